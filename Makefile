@@ -1,0 +1,70 @@
+# Everything here works on a fresh machine with Python 3.11, Rust and gcc; what else it needs it installs itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(shell find native -path '*/target' -prune -o \( -name '*.rs' -o -name '*.pyx' -o -name 'Cargo.*' \) -print)
+export PYO3_PYTHON := $(abspath $(BIN)/python)
+
+.PHONY: help build native demo test check fmt bench cluster-test proto wheels clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: .make/native .make/mock ## the virtual environment, the native modules, the mock NVML
+
+.make/venv: pyproject.toml constraints.txt
+	@mkdir -p .make
+	@test -x $(BIN)/python || { echo "==> virtual environment"; $(PYTHON) -m venv $(VENV); }
+	@echo "==> Python packages"
+	@$(BIN)/pip install -q --disable-pip-version-check 'pip>=25.1'
+	@$(BIN)/pip install -q -c constraints.txt --group build --group test --group check hatchling editables
+	@touch $@
+
+.make/native: .make/venv $(NATIVE)
+	@echo "==> native modules (Rust and Cython; about a minute the first time)"
+	@flock .make/lock $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[kubeconfig]'
+	@touch $@
+
+.make/mock: .make/venv $(NATIVE) native/mock-nvml/pyproject.toml $(wildcard native/mock-nvml/portraits/*)
+	@echo "==> mock NVML"
+	@flock .make/lock $(BIN)/pip install -q --no-build-isolation -e native/mock-nvml
+	@touch $@
+
+native: .make/native .make/mock
+
+demo: build ## the main job on mock GPUs: no cluster, no hardware
+	@$(BIN)/nvdra demo
+
+test: build ## every test that needs no cluster and no GPU
+	@cargo test -q --manifest-path native/Cargo.toml --workspace --exclude nvdra-py
+	@$(BIN)/python -m pytest
+
+check: build ## lint, types, arrows between rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cargo fmt --manifest-path native/Cargo.toml --all --check
+	cargo clippy -q --manifest-path native/Cargo.toml --workspace --all-targets -- -D warnings
+	$(BIN)/python -m mypy.stubtest nvdra._core nvdra._nvml
+
+fmt: build ## format all sources
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format -q .
+	cargo fmt --manifest-path native/Cargo.toml --all
+
+bench: build ## every speed and memory claim, as ratios within one run
+	@$(BIN)/python -m benchmarks
+
+cluster-test: build ## a real control plane, kubelet and containerd (first time: builds them, about 20 minutes)
+	@$(BIN)/python -m tests.cluster
+
+proto: .make/venv ## the kubelet's gRPC stubs from proto/
+	@$(BIN)/pip install -q -c constraints.txt --group proto
+	@proto/generate $(BIN)
+
+clean: ## remove everything built here
+	rm -rf .make $(VENV) build dist native/target

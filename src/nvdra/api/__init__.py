@@ -1,0 +1,1 @@
+"""Words that others own: claims, results, opaque configs, feature gates."""

@@ -1,0 +1,1 @@
+"""Container edits and CDI documents."""

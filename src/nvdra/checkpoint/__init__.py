@@ -1,0 +1,1 @@
+"""The record on disk: codec, checksum, boot-id rule."""

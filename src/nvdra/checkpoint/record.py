@@ -1,0 +1,70 @@
+"""The record: what this node has prepared for whom. The checkpoint's content, as values.
+
+Only what this driver builds is spelled out; what another release wrote and this one does not build
+(MIG, VFIO, MPS) is carried verbatim in `Foreign` entries, never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+State = Literal["PrepareStarted", "PrepareCompleted"]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDevice:
+    """One allocation result as answered to kubelet. `uuid` is the GPU's."""
+
+    uuid: str
+    requests: tuple[str, ...]  # full form, "req" or "req/sub"
+    pool: str
+    device: str
+    cdi_ids: tuple[str, ...]
+    share_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedGroup:
+    """The devices that share one config, and what was applied to them.
+
+    time_slice_applied   None: the file does not say
+    """
+
+    devices: tuple[PreparedDevice, ...]
+    mps_daemon_id: str = ""
+    time_slice_applied: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Prepared groups of a kind that this driver does not build, as the JSON they were read as."""
+
+    prepared_devices: bytes
+    kinds: frozenset[str]  # of "mig", "vfio", "mps": why it is foreign
+    device_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One claim in the record.
+
+    status      `ResourceClaim.status` as JSON bytes in the checkpoint's own field order
+    prepared    groups of a completed claim; () while started
+    name, namespace   empty where the writer kept none (completed entries of the Go driver)
+    """
+
+    state: State
+    status: bytes
+    prepared: tuple[PreparedGroup, ...] | Foreign = ()
+    name: str = ""
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything the checkpoint holds. `entries` by claim UID."""
+
+    boot_id: str
+    entries: Mapping[str, Entry] = field(default_factory=dict)

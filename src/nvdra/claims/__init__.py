@@ -1,0 +1,1 @@
+"""A ResourceClaim against this node: match, plan, seal."""

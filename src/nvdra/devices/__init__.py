@@ -1,0 +1,1 @@
+"""What a node has, and what is published of it."""

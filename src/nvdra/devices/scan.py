@@ -1,0 +1,69 @@
+"""What one sweep over NVML says of a node: numbers and texts as NVML gives them, nothing interpreted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NvLink:
+    """One NVLink of a GPU. `remote_pci_bus_id` is None where NVML does not tell the far end."""
+
+    link: int
+    is_active: bool
+    version: int | None
+    remote_pci_bus_id: str | None  # NVML's text, "00000000:9F:00.0"
+    remote_type: int | None  # nvmlIntNvLinkDeviceType_t: 0 GPU, 1 IBM NPU, 2 switch, 255 unknown
+
+
+@dataclass(frozen=True, slots=True)
+class GpuScan:
+    """One GPU, in NVML's own units and numbers.
+
+    Optional values are None where NVML says NOT_SUPPORTED or lacks the function.
+    Source: NVML 13 API reference.
+    """
+
+    index: int
+    minor: int
+    uuid: str
+    name: str
+    pci_bus_id: str  # nvmlPciInfo_t.busId: upper case, 8-digit domain
+    architecture: int
+    brand: int
+    cuda_compute_capability: tuple[int, int]
+    memory_bytes: int | None
+    mig_mode: tuple[int, int] | None  # (current, pending); None: not MIG capable
+    addressing_mode: int | None
+    numa_node: int | None
+    cpu_affinity: tuple[int, ...]  # CPU numbers; empty if unknown
+    nvlinks: tuple[NvLink, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A GPU that could not be read: which one, and NVML's refusal."""
+
+    index: int
+    minor: int | None
+    uuid: str | None
+    function: str
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeScan:
+    """The whole node in one sweep.
+
+    cuda_driver_version   NVML's number, 13000 for 13.0
+    common_ancestor       {(i, j): nvmlGpuTopologyLevel_t} for index pairs i < j
+    p2p                   {(i, j): nvmlGpuP2PStatus_t of NVLINK capability} for ordered index pairs i != j
+    """
+
+    driver_version: str
+    cuda_driver_version: int
+    gpus: tuple[GpuScan, ...]
+    left_out: tuple[LeftOut, ...]
+    common_ancestor: dict[tuple[int, int], int]
+    p2p: dict[tuple[int, int], int]

@@ -1,0 +1,1 @@
+"""This node: driver root, device nodes, locks, durable files, child processes."""

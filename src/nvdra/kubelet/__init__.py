@@ -1,0 +1,1 @@
+"""kubelet: DRA plugin, registration and health over gRPC."""

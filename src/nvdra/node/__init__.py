@@ -1,0 +1,1 @@
+"""What both kubelet plugins share: ledger, executor, sweep, publication."""

@@ -1,0 +1,1 @@
+"""NVML: a lease, a scan. Sole importer of the compiled binding."""

@@ -1,0 +1,199 @@
+"""The three seams to the world: files and processes, the API server, time.
+
+Each has one real form and one fake that ships in `nvdra.testing`; the same contract tests hold both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What lstat says. `kind` is "file", "dir", "link", "char", "block", "socket" or "fifo"."""
+
+    kind: str
+    mode: int  # permission bits
+    uid: int
+    gid: int
+    size: int
+    dev: int
+    ino: int
+    major: int = 0  # of a device node
+    minor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A child process that ended."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Host(Protocol):
+    """The node's files, locks and programs. Paths are absolute.
+
+    Reads raise OSError like the system calls do. The calls that must survive a crash (`replace`, `remove`,
+    `mkdir`) are coroutines carried out in order by one writer thread, so that a kill can be enumerated.
+    """
+
+    def read(self, path: str) -> bytes: ...
+    def list(self, path: str) -> list[str]:
+        """Sorted names in a directory."""
+        ...
+
+    def stat(self, path: str) -> Stat:
+        """lstat; raises OSError."""
+        ...
+
+    def readlink(self, path: str) -> str: ...
+    def resolve(self, path: str, root: str = "/") -> str | None:
+        """`path` below `root` with every link followed inside `root` (absolute links start there again);
+        None if a part is missing. The result is absolute, including `root`."""
+        ...
+
+    async def replace(self, path: str, content: bytes, *, mode: int, durable: bool) -> None:
+        """Write beside, rename into place. durable: the content is fsynced before the rename."""
+        ...
+
+    async def remove(self, path: str) -> bool:
+        """Unlink; False if it was absent."""
+        ...
+
+    async def mkdir(self, path: str, *, mode: int) -> None:
+        """Create with parents; an existing directory is fine."""
+        ...
+
+    def lock(self, path: str, *, timeout_s: float) -> AbstractAsyncContextManager[None]:
+        """flock(LOCK_EX) on a file created 0644; blocks in a thread, never polls. Raises LockTimeout."""
+        ...
+
+    def try_lock(self, path: str) -> int | None:
+        """flock(LOCK_EX|LOCK_NB): a descriptor to close, or None if another holds it."""
+        ...
+
+    def device_node(self, path: str, *, major: int, minor: int, mode: int) -> None:
+        """mknod of a character device."""
+        ...
+
+    async def spawn(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 30.0
+    ) -> Finished: ...
+
+    def boot_id(self) -> str:
+        """The kernel's boot id; always the real one."""
+        ...
+
+
+class LockTimeout(Exception):
+    """Another process held the lock for the whole deadline."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__(f"timeout acquiring lock ({path})")
+        self.path = path
+        self.timeout_s = timeout_s
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind of API object: `Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)`."""
+
+    group: str  # "" for the core group
+    version: str
+    plural: str
+    namespaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One watch event; BOOKMARK carries only a resourceVersion. `object` is the raw JSON."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    object: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A LIST: raw items and the resourceVersion to watch from."""
+
+    items: tuple[bytes, ...]
+    resource_version: str
+
+
+class ApiError(Exception):
+    """The API server's refusal, or its silence.
+
+    status         HTTP status; 0 if no answer came (refused, reset, timed out, TLS)
+    reason         the Status object's reason ("NotFound", "Conflict", …), "" if none
+    retry_after_s  from a Retry-After header, else None
+    has_object     the Status names an object: a 404 means *it* is missing, not the API
+    """
+
+    def __init__(
+        self, status: int, reason: str, message: str, retry_after_s: float | None = None, has_object: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.has_object = has_object
+
+
+class Kube(Protocol):
+    """The API server. Objects travel as the bytes the server sent: numbers and duplicate keys survive.
+
+    Every call may raise ApiError. `namespace` is "" for cluster-scoped kinds.
+    """
+
+    async def discover(self, group: str) -> tuple[str, ...]:
+        """Versions of an API group the server has, its preferred one first; () if it lacks the group."""
+        ...
+
+    async def server_version(self) -> str:
+        """gitVersion, for instance "v1.37.2"."""
+        ...
+
+    async def get(self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = 30.0) -> bytes: ...
+    async def list(
+        self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> Page: ...
+    async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes: ...
+    async def update(self, resource: Resource, name: str, body: bytes, namespace: str = "") -> bytes: ...
+    async def delete(
+        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
+        """Delete, with preconditions where given."""
+        ...
+
+    def watch(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        resource_version: str,
+        field_selector: str = "",
+        label_selector: str = "",
+    ) -> AsyncIterator[Event]:
+        """Events from `resource_version` on, with bookmarks; ends when the server closes the stream. ApiError 410: list anew."""
+        ...
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+    def deadline(self, seconds: float) -> AbstractAsyncContextManager[None]:
+        """Cancels its body after `seconds` and raises TimeoutError."""
+        ...

@@ -1,0 +1,1 @@
+"""Programs: tables of parts wired together."""
