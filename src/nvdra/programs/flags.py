@@ -1,0 +1,175 @@
+"""Flags, their variables and defaults as a table; parsing with the Go driver's rules and texts.
+
+An explicit flag wins over its variable, the variable over the default. Nothing here looks at the environment
+by itself: the caller hands it in.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+
+class UsageError(Exception):
+    """The command line or a variable cannot be used; the text is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One option.
+
+    names      without dashes, the first is the one in texts; one letter is a short option
+    variables  the first that is set counts
+    parse      text to value; raises ValueError with a reason
+    """
+
+    names: tuple[str, ...]
+    variables: tuple[str, ...]
+    default: Any
+    help: str
+    parse: Callable[[str], Any] = str
+    required: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.names[0].replace("-", "_")
+
+
+def boolean(text: str) -> bool:
+    """Go's strconv.ParseBool."""
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise ValueError(f'parsing "{text}": invalid syntax')
+
+
+def integer(text: str) -> int:
+    try:
+        return int(text, 10)
+    except ValueError:
+        raise ValueError(f'parsing "{text}": invalid syntax') from None
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'parsing "{text}": invalid syntax') from None
+
+
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration_s(text: str) -> float:
+    """Go's time.ParseDuration, in seconds: "5s", "1m30s", "250ms"."""
+    import re
+
+    sign = -1.0 if text.startswith("-") else 1.0
+    body = text.lstrip("+-")
+    if body == "0":
+        return 0.0
+    parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)", body)
+    if not parts or "".join(a + b for a, b in parts) != body:
+        raise ValueError(f'time: invalid duration "{text}"')
+    return sign * sum(float(amount) * _UNITS_S[unit] for amount, unit in parts)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parse(
+    program: str, description: str, flags: Sequence[Flag], argv: Sequence[str], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Values by `Flag.key`. Raises UsageError; `--help` prints and exits 0 like any program."""
+    parser = _Parser(
+        prog=program,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for flag in flags:
+        options = [f"--{name}" for name in flag.names] + [f"-{name}" for name in flag.names if len(name) == 1]
+        about = flag.help.replace("%", "%%")
+        if flag.variables:
+            about += f" [${', $'.join(flag.variables)}]"
+        about += " (required)" if flag.required else f" (default: {_shown(flag.default)})"
+        if flag.parse is boolean:
+            parser.add_argument(
+                *options, dest=flag.key, default=None, nargs="?", const="true", metavar="BOOL", help=about
+            )
+        else:
+            parser.add_argument(*options, dest=flag.key, default=None, metavar="VALUE", help=about)
+    given, rest = parser.parse_known_args(list(argv))
+    unknown = [word for word in rest if word.startswith("-") and word != "--"]
+    if unknown:
+        raise UsageError(f"flag provided but not defined: -{unknown[0].lstrip('-').split('=')[0]}")
+    words = [word for word in rest if word != "--"]
+    if words:
+        raise UsageError(f"arguments not supported: [{' '.join(words)}]")
+
+    values: dict[str, Any] = {}
+    missing: list[str] = []
+    for flag in flags:
+        text = getattr(given, flag.key)
+        name = flag.names[0]
+        if text is not None:
+            text = text.removeprefix("=") if len(name) == 1 else text  # -v=4
+            try:
+                values[flag.key] = flag.parse(text)
+            except ValueError as reason:
+                raise UsageError(f'invalid value "{text}" for flag -{name}: {reason}') from None
+            continue
+        # An empty variable counts only where a text is wanted, as in the Go driver's flag library.
+        variable = next((v for v in flag.variables if v in environ and (environ[v] or flag.parse is str)), None)
+        if variable is not None:
+            try:
+                values[flag.key] = flag.parse(environ[variable])
+            except ValueError as reason:
+                raise UsageError(
+                    f'could not parse "{environ[variable]}" from environment variable "{variable}" '
+                    f"as value for flag {name}: {reason}"
+                ) from None
+        elif flag.required:
+            missing.append(name)
+        else:
+            values[flag.key] = flag.default
+    if missing:
+        names = ", ".join(missing)
+        raise UsageError(f'Required flag{"s" if len(missing) > 1 else ""} "{names}" not set')
+    return values
+
+
+def _shown(default: Any) -> str:
+    if default is None or default == "":
+        return "none"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+LOGGING = (
+    Flag(("v",), ("V",), 0, "how much is logged: 0 little, 4 usual in the chart, 6 every API call", integer),
+    Flag(("vmodule",), ("VMODULE",), "", "verbosity by source file, name=level,... (text format only)"),
+    Flag(("logging-format",), ("LOGGING_FORMAT",), "text", "text or json"),
+    Flag(("log-flush-frequency",), ("LOG_FLUSH_FREQUENCY",), 5.0, "longest time a record waits, 5s", duration_s),
+    *(
+        Flag((name,), (name.upper().replace("-", "_"),), default, "needs the gate LoggingAlphaOptions", kind)
+        for name, default, kind in (
+            ("log-text-split-stream", False, boolean),
+            ("log-text-info-buffer-size", "0", str),
+            ("log-json-split-stream", False, boolean),
+            ("log-json-info-buffer-size", "0", str),
+        )
+    ),
+)
+
+KUBE = (
+    Flag(("kubeconfig",), ("KUBECONFIG",), "", "kubeconfig file; inside a cluster the pod's own account"),
+    Flag(("kube-api-qps",), ("KUBE_API_QPS",), 50.0, "API calls a second; reads of claims are exempt", number),
+    Flag(("kube-api-burst",), ("KUBE_API_BURST",), 100, "API calls at once above that rate", integer),
+)
+
+GATES = (Flag(("feature-gates",), ("FEATURE_GATES",), "", "Name=true|false, separated by commas"),)

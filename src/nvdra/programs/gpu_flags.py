@@ -1,0 +1,135 @@
+"""The command line of gpu-kubelet-plugin: every flag and variable of the Go driver, parsed and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nvdra.programs.flags import GATES, KUBE, LOGGING, Flag, UsageError, integer, parse
+
+PROGRAM = "gpu-kubelet-plugin"
+
+DESCRIPTION = """Finds this node's NVIDIA GPUs, publishes them as ResourceSlices and prepares them for pods.
+
+It runs on every GPU node, usually as a DaemonSet installed by the Helm chart. Every flag has a variable; the
+flag wins. Where something is missing on the node (driver, device nodes, API server) it says so and waits:
+claims that are already prepared are still answered and taken back.
+
+See also: nvdra doctor (what is wrong with this node), nvdra devices (what it would publish)."""
+
+FLAGS = (
+    Flag(("node-name",), ("NODE_NAME",), "", "name of this node, also of its pool", required=True),
+    Flag(("namespace",), ("NAMESPACE",), "default", "namespace the driver runs in"),
+    Flag(("cdi-root",), ("CDI_ROOT",), "/etc/cdi", "folder for CDI files, one a claim"),
+    Flag(
+        ("nvidia-driver-root", "host_driver-root"),
+        ("NVIDIA_DRIVER_ROOT", "HOST_DRIVER_ROOT"),
+        "/",
+        "root of the driver installation on the host",
+    ),
+    Flag(
+        ("container-driver-root",),
+        ("DRIVER_ROOT_CTR_PATH",),
+        "/driver-root",
+        "the same root as this process sees it; every search looks there",
+    ),
+    Flag(("host-root",), ("HOST_ROOT",), "/host-root", "the host's root as this process sees it (PassthroughSupport)"),
+    Flag(
+        ("nvidia-cdi-hook-path",),
+        ("NVIDIA_CDI_HOOK_PATH",),
+        "",
+        "nvidia-cdi-hook on the host; if empty, the bundled one is installed into the plugin's folder",
+    ),
+    Flag(("image-name",), ("IMAGE_NAME",), "", "image of this driver, for MPS control daemons", required=True),
+    Flag(("image-pull-secrets",), ("IMAGE_PULL_SECRETS",), "", "pull secrets for MPS control daemons"),
+    Flag(("image-pull-policy",), ("IMAGE_PULL_POLICY",), "", "pull policy for MPS control daemons", str.strip),
+    Flag(("service-account-name",), ("SERVICE_ACCOUNT_NAME",), "", "service account for MPS control daemons"),
+    Flag(
+        ("kubelet-registrar-directory-path",),
+        ("KUBELET_REGISTRAR_DIRECTORY_PATH",),
+        "/var/lib/kubelet/plugins_registry",
+        "where kubelet looks for registration sockets",
+    ),
+    Flag(
+        ("kubelet-plugins-directory-path",),
+        ("KUBELET_PLUGINS_DIRECTORY_PATH",),
+        "/var/lib/kubelet/plugins",
+        "where the plugin keeps its socket and its record",
+    ),
+    Flag(
+        ("healthcheck-port",),
+        ("HEALTHCHECK_PORT",),
+        -1,
+        "port of the gRPC health service; 0 any free one, negative off",
+        integer,
+    ),
+    Flag(
+        ("additional-xids-to-ignore",), ("ADDITIONAL_XIDS_TO_IGNORE",), "", "XIDs that are no fault, separated by commas"
+    ),
+    Flag(("http-endpoint",), ("HTTP_ENDPOINT",), "", "address of the metrics server, for instance :8080; empty: off"),
+    Flag(("metrics-path",), ("METRICS_PATH",), "/metrics", "path of the metrics; empty: off"),
+    Flag(
+        ("consumable-shares",),
+        ("CONSUMABLE_SHARES",),
+        "disabled",
+        "disabled, memory, unlimited, or how many shares a device has (ConsumableShares)",
+    ),
+    *KUBE,
+    *GATES,
+    *LOGGING,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says, by flag name in snake case."""
+
+    node_name: str
+    namespace: str
+    cdi_root: str
+    nvidia_driver_root: str
+    container_driver_root: str
+    host_root: str
+    nvidia_cdi_hook_path: str
+    image_name: str
+    image_pull_secrets: str
+    image_pull_policy: str
+    service_account_name: str
+    kubelet_registrar_directory_path: str
+    kubelet_plugins_directory_path: str
+    healthcheck_port: int
+    additional_xids_to_ignore: str
+    http_endpoint: str
+    metrics_path: str
+    consumable_shares: str
+    kubeconfig: str
+    kube_api_qps: float
+    kube_api_burst: int
+    feature_gates: str
+    v: int
+    vmodule: str
+    logging_format: str
+    log_flush_frequency: float
+    log_text_split_stream: bool
+    log_text_info_buffer_size: str
+    log_json_split_stream: bool
+    log_json_info_buffer_size: str
+
+
+def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """The command line, read. Raises UsageError."""
+    return Options(**parse(PROGRAM, DESCRIPTION, FLAGS, argv, environ))
+
+
+def check_shares(value: str, *, is_enabled: bool) -> None:
+    """Raises UsageError unless `--consumable-shares` is a value the gate allows."""
+    if not is_enabled:
+        if value != "disabled":
+            raise UsageError("invalid CLI flags: --consumable-shares requires feature gate ConsumableShares to be enabled")
+        return
+    is_count = value.isascii() and value.isdigit() and int(value) > 0
+    if value not in ("disabled", "memory", "unlimited") and not is_count:
+        raise UsageError(
+            f'invalid CLI flags: invalid value for --consumable-shares: "{value}" '
+            "(must be 'disabled', 'memory', 'unlimited', or a positive integer)"
+        )
