@@ -20,7 +20,12 @@ class NvLink:
 class GpuScan:
     """One GPU, in NVML's own units and numbers.
 
-    Optional values are None where NVML says NOT_SUPPORTED or lacks the function.
+    Optional values are None where NVML says NOT_SUPPORTED or lacks the function; those of modes and topology
+    (from `numa_node` on) also where NVML refuses for another reason: a GPU is published without them too.
+
+    numa_node            of the GPU's own memory, where the platform makes it one (Grace); not the nearest one
+    memory_affinity      the host's NUMA nodes nearest to the GPU; empty if unknown
+    virtualization_mode  0 none, 1 passthrough, 2 vGPU guest, 3 host vGPU, 4 host vSGA
     Source: NVML 13 API reference.
     """
 
@@ -38,11 +43,18 @@ class GpuScan:
     numa_node: int | None
     cpu_affinity: tuple[int, ...]  # CPU numbers; empty if unknown
     nvlinks: tuple[NvLink, ...]
+    memory_affinity: tuple[int, ...] = ()
+    max_mig_devices: int | None = None
+    virtualization_mode: int | None = None
+    persistence_mode: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A GPU that could not be read: which one, and NVML's refusal."""
+    """A GPU that could not be read: which one, and NVML's refusal.
+
+    code   NVML's; 10 (TIMEOUT) also when the function never answered, and `text` says since when
+    """
 
     index: int
     minor: int | None

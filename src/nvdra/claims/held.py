@@ -1,0 +1,180 @@
+"""Who holds what: the record's entries read as allocations of this driver's devices.
+
+Only reads: what to do about a holder is decided in `plan`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from nvdra.api.claim import ClaimRef, Result
+from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, Record
+from nvdra.devices import Inventory, MigName, VfioName, parse_name
+
+DRIVER = "gpu.nvidia.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a claim's status gives it of this driver: the results, and the configs as comparable text.
+
+    Two claims' allocations are the same if these are equal; timestamps, reservations and other drivers do not count.
+    """
+
+    results: tuple[Result, ...]
+    configs: tuple[tuple[str, tuple[str, ...], bytes], ...]
+
+    @property
+    def exclusive(self) -> Iterator[Result]:
+        """Results that keep others away: all but those for administrators."""
+        return (result for result in self.results if not result.admin_access)
+
+
+@lru_cache(maxsize=1024)
+def allocation(status: bytes) -> Allocation:
+    """The allocation in a claim's status; empty if it has none.
+
+    status   JSON as the record keeps it
+    """
+    devices = ((orjson.loads(status) or {}).get("allocation") or {}).get("devices") or {}
+    return Allocation(
+        results=tuple(
+            Result(
+                request=result.get("request", ""),
+                driver=DRIVER,
+                pool=result.get("pool", ""),
+                device=result.get("device", ""),
+                admin_access=bool(result.get("adminAccess")),
+                share_id=result.get("shareID"),
+            )
+            for result in devices.get("results") or ()
+            if result.get("driver") == DRIVER
+        ),
+        configs=tuple(
+            (
+                config.get("source", ""),
+                tuple(config.get("requests") or ()),
+                orjson.dumps(config["opaque"].get("parameters"), option=orjson.OPT_SORT_KEYS),
+            )
+            for config in devices.get("config") or ()
+            if (config.get("opaque") or {}).get("driver") == DRIVER
+        ),
+    )
+
+
+def answers(entry: Entry) -> tuple[PreparedDevice, ...]:
+    """What was answered to kubelet for a completed claim, whoever prepared it. `uuid` is "" for foreign devices."""
+    if isinstance(entry.prepared, Foreign):
+        return tuple(_foreign_answers(entry.prepared))
+    return tuple(device for group in entry.prepared for device in group.devices)
+
+
+def holder(result: Result, claim: ClaimRef, inventory: Inventory, record: Record) -> str | None:
+    """UID of another completed claim that holds the result's device, or the GPU behind it; None if it is free.
+
+    A device is held by name (the allocation's word). Its GPU is also held by whoever has it under another name:
+    as a MIG device, passed through, or with the minor number it had before a driver reload.
+    """
+    gpu = inventory.devices.get(result.device)
+    for uid, entry in record.entries.items():
+        if uid == claim.uid or entry.state != "PrepareCompleted":
+            continue
+        if any(other.device == result.device for other in allocation(entry.status).exclusive):
+            return uid
+        if gpu is None:
+            continue
+        if isinstance(entry.prepared, Foreign):
+            if gpu.name in _parents(entry.prepared, inventory):
+                return uid
+        elif any(device.uuid == gpu.uuid for device in _exclusive_devices(entry)):
+            return uid
+    return None
+
+
+def changed(record: Record, inventory: Inventory) -> Mapping[str, str]:
+    """Prepared devices whose name now belongs to another GPU: name to the UUID it was prepared with."""
+    moved: dict[str, str] = {}
+    for entry in record.entries.values():
+        if isinstance(entry.prepared, Foreign):
+            continue
+        for device in answers(entry):
+            gpu = inventory.devices.get(device.device)
+            if gpu is not None and gpu.uuid != device.uuid:
+                moved[device.device] = device.uuid
+    return moved
+
+
+def withdrawn(inventory: Inventory, record: Record) -> frozenset[str]:
+    """Names to hold back from publication, because a claim holds the name or its GPU as something else.
+
+    A name whose UUID changed while claimed, the new name of the claimed GPU, and a full GPU whose parts or whole
+    another release has handed out. They come back when the claim is unprepared.
+    """
+    names = set(changed(record, inventory))
+    by_uuid = {gpu.uuid: name for name, gpu in inventory.devices.items()}
+    for entry in record.entries.values():
+        if isinstance(entry.prepared, Foreign):
+            names |= _parents(entry.prepared, inventory)
+            continue
+        for device in answers(entry):
+            now = by_uuid.get(device.uuid)
+            if now is not None and now != device.device:
+                names.add(now)
+    return frozenset(names)
+
+
+def _exclusive_devices(entry: Entry) -> Iterator[PreparedDevice]:
+    names = {result.device for result in allocation(entry.status).exclusive}
+    return (device for device in answers(entry) if device.device in names)
+
+
+def _parents(foreign: Foreign, inventory: Inventory) -> set[str]:
+    """Full GPUs of this node that a foreign entry holds as MIG devices or passed through."""
+    found: set[str] = set()
+    for name in foreign.device_names:
+        match parse_name(name):
+            case MigName(parent_minor=minor):
+                found |= {gpu.name for gpu in inventory.devices.values() if gpu.minor == minor}
+            case VfioName():
+                found |= _passed_through(foreign, inventory)
+    return found
+
+
+def _passed_through(foreign: Foreign, inventory: Inventory) -> set[str]:
+    # A passed-through GPU's UUID is made from its PCI address: that finds it again under its full-GPU name.
+    uuids = {
+        device["vfio"].get("info", {}).get("uuid")
+        for group in orjson.loads(foreign.prepared_devices)
+        for device in group.get("devices") or ()
+        if device.get("vfio")
+    }
+    return {gpu.name for gpu in inventory.devices.values() if vfio_uuid(gpu.pci_bus_id) in uuids}
+
+
+def vfio_uuid(pci_bus_id: str) -> str:
+    """The UUID a passed-through GPU is published with: version 5, DNS namespace, name = PCI address."""
+    digest = hashlib.sha1(uuid.NAMESPACE_DNS.bytes + pci_bus_id.encode(), usedforsecurity=False).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
+def _foreign_answers(foreign: Foreign) -> Iterator[PreparedDevice]:
+    for group in orjson.loads(foreign.prepared_devices):
+        for prepared in group.get("devices") or ():
+            kinds: list[Any] = [prepared.get(kind) for kind in ("gpu", "mig", "vfio")]
+            device = next((kind["device"] for kind in kinds if kind), None)
+            if device is not None:
+                yield PreparedDevice(
+                    uuid="",
+                    requests=tuple(device.get("Requests") or ()),
+                    pool=device.get("PoolName", ""),
+                    device=device.get("DeviceName", ""),
+                    cdi_ids=tuple(device.get("CDIDeviceIDs") or ()),
+                    share_id=device.get("ShareID"),
+                )

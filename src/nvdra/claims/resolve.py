@@ -1,0 +1,85 @@
+"""From opaque configs and results to groups: which devices share which config.
+
+Texts of refusals are the Go driver's, without any prefix but their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nvdra.api.claim import OpaqueConfig, Result
+from nvdra.api.configs import (
+    Config,
+    ConfigError,
+    GpuConfig,
+    MigDeviceConfig,
+    VfioDeviceConfig,
+    decode,
+    kind_of,
+    normalize,
+    validate,
+)
+from nvdra.api.gates import Gates
+from nvdra.claims.held import DRIVER
+from nvdra.claims.matching import match
+from nvdra.claims.outcome import Group
+from nvdra.devices import Gpu
+
+_SOURCES = ("FromClass", "FromClaim")
+
+# Lowest precedence: what applies where users say nothing.
+_BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()),)
+
+
+def groups(members: Sequence[tuple[Result, Gpu]], configs: Sequence[OpaqueConfig], gates: Gates) -> tuple[Group, ...]:
+    """The results by the config that applies to them, in the order of each group's first result.
+
+    Configs come back with defaults filled in and validated.
+    Raises ConfigError or MismatchError.
+    """
+    known = _decoded(configs)
+    chosen = match(
+        [(result.request, result.device, "gpu") for result, _ in members],
+        [(kind_of(config), requests) for config, requests in known],
+    )
+    together: dict[int, list[tuple[Result, Gpu]]] = {}
+    for member, index in zip(members, chosen, strict=True):
+        together.setdefault(index, []).append(member)
+    return tuple(Group(_effective(known[index][0], gates), tuple(shared)) for index, shared in together.items())
+
+
+def _decoded(configs: Sequence[OpaqueConfig]) -> list[tuple[Config, tuple[str, ...]]]:
+    """This driver's configs, lowest precedence first: built in, then of classes, then of the claim."""
+    for config in configs:
+        if config.source not in _SOURCES:
+            raise ConfigError(f"error getting opaque device configs: invalid config source: {config.source}")
+    known = list(_BUILT_IN)
+    for source in _SOURCES:
+        for config in configs:
+            if config.source != source:
+                continue
+            if config.driver is None:
+                raise ConfigError(
+                    "error getting opaque device configs: only opaque parameters are supported by this driver"
+                )
+            if config.driver != DRIVER:
+                continue
+            try:
+                known.append((decode(config.parameters), config.requests))
+            except ConfigError as odd:
+                raise ConfigError(
+                    f"error getting opaque device configs: error decoding config parameters: {odd}"
+                ) from None
+    return known
+
+
+def _effective(config: Config, gates: Gates) -> Config:
+    if not isinstance(config, GpuConfig | MigDeviceConfig | VfioDeviceConfig):
+        raise ConfigError("runtime object is not a recognized configuration")
+    config = normalize(config, gates)
+    try:
+        validate(config, gates)
+    except ConfigError as odd:
+        # "GPU" whatever the kind: the Go driver's text.
+        raise ConfigError(f"error validating GPU config: {odd}") from None
+    return config
