@@ -1,0 +1,94 @@
+"""A whole cluster of one node: up, looked at, and down again."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .api import Api, Object, wait_until
+from .control_plane import ControlPlane, Release
+from .node import Node
+from .programs import CDI_HOOK, CONTAINERD, KUBERNETES, RUNC, Part, built
+from .seclusion import cgroup_name
+
+NODE = "node-a"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running cluster."""
+
+    folder: Path
+    programs: dict[Part, Path]
+    plane: ControlPlane
+    node: Node
+    api: Api
+
+    @property
+    def cdi_hook(self) -> Path:
+        """NVIDIA's CDI hook, linked statically."""
+        return self.programs[CDI_HOOK] / "nvidia-cdi-hook"
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """What one kubectl command of the administrator prints. Raises RuntimeError with its complaint."""
+        command = [str(self.programs[KUBERNETES] / "kubectl"), f"--kubeconfig={self.plane.kubeconfig('admin')}"]
+        done = subprocess.run([*command, *arguments], input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def exec(self, pod: str, *command: str) -> str:
+        """What a command run in a pod prints."""
+        return self.kubectl("exec", pod, "--", *command)
+
+    def tails(self, lines: int = 15) -> str:
+        """The end of every component's log."""
+        children = [*self.plane.children, *self.node.children]
+        return "\n".join(f"----- {child.log}\n{child.tail(lines)}" for child in children)
+
+
+def parts_for(release: Release) -> list[Part]:
+    """What must be built for a cluster of that release."""
+    # etcd and kubectl come with the newest release and serve every other.
+    return list(dict.fromkeys((CDI_HOOK, RUNC, CONTAINERD, KUBERNETES, release.part)))
+
+
+@contextmanager
+def cluster(release: Release, scratch: Path) -> Iterator[Cluster]:
+    """A cluster of one node that is Ready, with the default service account in place; gone afterwards."""
+    folder = scratch / release.version.rpartition(".")[0]
+    logs = folder / "logs"
+    logs.mkdir(parents=True)
+    programs = built(*parts_for(release))
+    plane = ControlPlane(release, programs, folder / "plane", logs, (NODE,))
+    node = Node(NODE, plane, programs, folder / "n", logs, cgroup_name(scratch))
+    try:
+        plane.start()
+        node.start()
+        up = Cluster(folder, programs, plane, node, plane.api())
+        wait_until("the default service account", lambda: up.api.find("ServiceAccount", "default") is not None, 30)
+        yield up
+    finally:
+        node.stop()
+        plane.stop()
+
+
+def pod(name: str, script: str = "sleep infinity", **spec: object) -> Object:
+    """A pod of one busybox container that runs `script`; `spec` goes into the pod's spec."""
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"containers": [container("main", script)], **_QUICK, **spec},
+    }
+
+
+# Nothing is written that a pod would need time to finish.
+_QUICK: Object = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
+
+
+def container(name: str, script: str, **more: object) -> Object:
+    """A container that runs `script` in the busybox image."""
+    return {"name": name, "image": "nvdra.test/busybox:1", "command": ["/bin/sh", "-c", script], **more}
