@@ -1,0 +1,14 @@
+"""A mock NVML: a `libnvidia-ml.so.1` without hardware, and the driver roots it lives in.
+
+from nvdra_mock_nvml import lay_out
+root = lay_out(Path("/tmp/node"), "h100x8")      # eight H100, as a driver root with /proc and /sys stand-ins
+root.library                                     # load this
+root.remove_gpu(3)                               # seven H100, from the next nvmlInit on
+root.set_faults([{"function": "nvmlDeviceGetName", "minor": 2, "code": "GPU_IS_LOST"}])
+"""
+
+from nvdra_mock_nvml.calls import read_calls
+from nvdra_mock_nvml.portraits import Portrait, load, names
+from nvdra_mock_nvml.root import DeviceFiles, LayoutError, Root, lay_out
+
+__all__ = ["DeviceFiles", "LayoutError", "Portrait", "Root", "lay_out", "load", "names", "read_calls"]

@@ -1,0 +1,5 @@
+import sys
+
+from nvdra_mock_nvml.cli import main
+
+sys.exit(main())

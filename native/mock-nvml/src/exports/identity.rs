@@ -1,0 +1,108 @@
+//! Who a GPU is and what it can do.
+
+use std::ffi::{c_char, c_int};
+
+use crate::abi::{AddressingMode, Out, versioned, write_text};
+use crate::code::Code;
+use crate::exports::{gpu_calls, pair_calls, supported};
+
+gpu_calls! {
+    nvmlDeviceGetIndex(session, gpu, index: Out<u32>) {
+        let _ = session;
+        index.set(gpu.index)
+    }
+
+    nvmlDeviceGetName(session, gpu, name: Out<c_char>, length: u32) {
+        write_text(&name, length, &session.model(gpu).name.value)
+    }
+
+    nvmlDeviceGetUUID(session, gpu, uuid: Out<c_char>, length: u32) {
+        let _ = session;
+        write_text(&uuid, length, &gpu.uuid)
+    }
+
+    nvmlDeviceGetMinorNumber(session, gpu, minor: Out<u32>) {
+        minor.set(session.gpu(gpu).minor)
+    }
+
+    nvmlDeviceGetSerial(session, gpu, serial: Out<c_char>, length: u32) {
+        write_text(&serial, length, &supported(&session.gpu(gpu).serial)?)
+    }
+
+    nvmlDeviceGetBoardId(session, gpu, board: Out<u32>) {
+        let _ = session;
+        let (domain, bus, device, _) = gpu.address;
+        board.set(domain << 16 | u32::from(bus) << 8 | u32::from(device) << 3)
+    }
+
+    nvmlDeviceGetMultiGpuBoard(_session, _gpu, is_multi: Out<u32>) {
+        is_multi.set(0)
+    }
+
+    nvmlDeviceGetBoardPartNumber(session, gpu, part: Out<c_char>, length: u32) {
+        write_text(&part, length, &supported(&session.model(gpu).part_number)?)
+    }
+
+    nvmlDeviceGetVbiosVersion(session, gpu, version: Out<c_char>, length: u32) {
+        write_text(&version, length, &supported(&session.model(gpu).vbios)?)
+    }
+
+    nvmlDeviceGetModuleId(session, gpu, module: Out<u32>) {
+        module.set(supported(&session.gpu(gpu).module_id)?)
+    }
+
+    nvmlDeviceGetNumGpuCores(session, gpu, cores: Out<u32>) {
+        cores.set(supported(&session.model(gpu).cores)?)
+    }
+
+    nvmlDeviceGetMemoryBusWidth(session, gpu, width: Out<u32>) {
+        width.set(supported(&session.model(gpu).memory_bus_width_bits)?)
+    }
+
+    nvmlDeviceGetArchitecture(session, gpu, architecture: Out<u32>) {
+        architecture.set(session.model(gpu).architecture.value)
+    }
+
+    nvmlDeviceGetBrand(session, gpu, brand: Out<u32>) {
+        brand.set(session.model(gpu).brand.value)
+    }
+
+    nvmlDeviceGetCudaComputeCapability(session, gpu, major: Out<c_int>, minor: Out<c_int>) {
+        let capability = session.model(gpu).compute_capability.value;
+        if minor.is_null() {
+            return Err(Code::INVALID_ARGUMENT);
+        }
+        major.set(capability.0)?;
+        minor.set(capability.1)
+    }
+
+    nvmlDeviceGetAddressingMode(session, gpu, mode: Out<AddressingMode>) {
+        let asked = mode.get()?;
+        if asked.version != versioned::<AddressingMode>(1) {
+            return Err(Code::ARGUMENT_VERSION_MISMATCH);
+        }
+        mode.set(AddressingMode { value: supported(&session.model(gpu).addressing_mode)?, ..asked })
+    }
+
+    nvmlDeviceGetVirtualizationMode(session, gpu, mode: Out<u32>) {
+        mode.set(supported(&session.model(gpu).virtualization_mode)?)
+    }
+
+    nvmlDeviceGetPersistenceMode(_session, _gpu, mode: Out<u32>) {
+        mode.set(1)
+    }
+
+    nvmlDeviceGetComputeMode(_session, _gpu, mode: Out<u32>) {
+        mode.set(0)
+    }
+
+    nvmlDeviceGetSupportedEventTypes(session, gpu, types: Out<u64>) {
+        types.set(session.model(gpu).event_types.value)
+    }
+}
+
+pair_calls! {
+    nvmlDeviceOnSameBoard(session, one, other, is_same: Out<c_int>) {
+        is_same.set(c_int::from(session.gpu(one).minor == session.gpu(other).minor))
+    }
+}

@@ -1,0 +1,129 @@
+//! The exported functions, by what they are about. Each one counts, meets its faults, and answers from the session.
+
+mod identity;
+mod lifetime;
+mod lookup;
+mod memory;
+mod mig;
+mod pci;
+mod system;
+mod topology;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::abi::Handle;
+use crate::code::{Answer, Code};
+use crate::functions::Function;
+use crate::session::{self, Seen, Session};
+use crate::{calls, faults};
+
+/// The return value; a bug in here is an unknown error to the caller, never an abort.
+pub fn returned(function: Function, body: impl FnOnce() -> Answer) -> u32 {
+    faults::begin(&session::place().root);
+    calls::count(function);
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => 0,
+        Ok(Err(code)) => code.0,
+        Err(_) => Code::UNKNOWN.0,
+    }
+}
+
+/// A call that concerns no GPU, or finds out itself which.
+pub fn on_system(function: Function, body: impl FnOnce(&Session) -> Answer) -> u32 {
+    returned(function, || body(&*session::current()?))
+}
+
+/// A call on the GPU of a handle.
+pub fn on_gpu(
+    function: Function,
+    handle: Handle,
+    body: impl FnOnce(&Session, &Seen) -> Answer,
+) -> u32 {
+    returned(function, || {
+        let session = session::current()?;
+        let seen = session.seen(handle)?;
+        faults::strike(function, &[session.gpu(seen).minor])?;
+        body(&session, seen)
+    })
+}
+
+/// A call on two GPUs.
+pub fn on_pair(
+    function: Function,
+    one: Handle,
+    other: Handle,
+    body: impl FnOnce(&Session, &Seen, &Seen) -> Answer,
+) -> u32 {
+    returned(function, || {
+        let session: Arc<Session> = session::current()?;
+        let (one, other) = (session.seen(one)?, session.seen(other)?);
+        faults::strike(
+            function,
+            &[session.gpu(one).minor, session.gpu(other).minor],
+        )?;
+        body(&session, one, other)
+    })
+}
+
+/// What a function answers that this mock does not have.
+pub fn decline(function: Function, first: usize) -> u32 {
+    returned(function, || {
+        let session = session::current()?;
+        let minors: Vec<u32> = session
+            .seen(first)
+            .iter()
+            .map(|seen| session.gpu(seen).minor)
+            .collect();
+        faults::strike(function, &minors)?;
+        Err(Code::NOT_SUPPORTED)
+    })
+}
+
+/// A value the portrait may not have: then the driver does not support the question.
+pub fn supported<T: Clone>(value: &Option<crate::portrait::Marked<T>>) -> Answer<T> {
+    value
+        .as_ref()
+        .map(|marked| marked.value.clone())
+        .ok_or(Code::NOT_SUPPORTED)
+}
+
+/// Defines exported functions on the system.
+macro_rules! system_calls {
+    ($($name:ident($session:ident $(, $argument:ident: $kind:ty)* $(,)?) $body:block)*) => {$(
+        #[unsafe(no_mangle)]
+        #[allow(non_snake_case)]
+        pub extern "C" fn $name($($argument: $kind),*) -> u32 {
+            crate::exports::on_system(crate::functions::Function::$name, |$session| {
+                crate::faults::strike(crate::functions::Function::$name, &[])?;
+                $body
+            })
+        }
+    )*};
+}
+
+/// Defines exported functions on one GPU, whose handle is the first argument.
+macro_rules! gpu_calls {
+    ($($name:ident($session:ident, $gpu:ident $(, $argument:ident: $kind:ty)* $(,)?) $body:block)*) => {$(
+        #[unsafe(no_mangle)]
+        #[allow(non_snake_case)]
+        pub extern "C" fn $name(device: crate::abi::Handle $(, $argument: $kind)*) -> u32 {
+            crate::exports::on_gpu(crate::functions::Function::$name, device, |$session, $gpu| $body)
+        }
+    )*};
+}
+
+/// Defines exported functions on two GPUs, whose handles are the first arguments.
+macro_rules! pair_calls {
+    ($($name:ident($session:ident, $one:ident, $other:ident $(, $argument:ident: $kind:ty)* $(,)?) $body:block)*) => {$(
+        #[unsafe(no_mangle)]
+        #[allow(non_snake_case)]
+        pub extern "C" fn $name(first: crate::abi::Handle, second: crate::abi::Handle $(, $argument: $kind)*) -> u32 {
+            crate::exports::on_pair(
+                crate::functions::Function::$name, first, second, |$session, $one, $other| $body,
+            )
+        }
+    )*};
+}
+
+use {gpu_calls, pair_calls, system_calls};

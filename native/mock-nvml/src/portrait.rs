@@ -1,0 +1,399 @@
+//! A node as data: what a portrait file says, every value with where it comes from.
+//!
+//! A value is written `[value, "measured" | "documented" | "assumed"]`, with a third element where there is more to say.
+//! Portraits are laid beside the library whole: models that the sources keep in files of their own are already inside.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde_json::error::Error;
+
+/// How sure a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Read from hardware of this kind.
+    Measured,
+    /// Stated in public documentation of the hardware or the driver.
+    Documented,
+    /// Plausible, and nothing more.
+    Assumed,
+}
+
+/// A value and its origin.
+#[derive(Clone, Debug)]
+pub struct Marked<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Marked<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pair<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Pair<T> {
+            type Value = Marked<T>;
+
+            fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+                out.write_str(
+                    "[value, \"measured\" | \"documented\" | \"assumed\", optional remark]",
+                )
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Marked<T>, A::Error> {
+                let value = items
+                    .next_element()?
+                    .ok_or_else(|| de::Error::invalid_length(0, &self))?;
+                let origin = items
+                    .next_element()?
+                    .ok_or_else(|| de::Error::invalid_length(1, &self))?;
+                let _remark: Option<String> = items.next_element()?;
+                Ok(Marked { value, origin })
+            }
+        }
+        deserializer.deserialize_seq(Pair(PhantomData))
+    }
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Portrait {
+    /// Format number: 1.
+    pub portrait: u32,
+    pub name: String,
+    /// What this node is, for people.
+    pub about: String,
+    pub driver_version: Marked<String>,
+    /// As `nvmlSystemGetCudaDriverVersion` counts: 1000 × major + 10 × minor.
+    pub cuda_version: Marked<u32>,
+    pub host: Host,
+    pub models: BTreeMap<String, Model>,
+    pub gpus: Vec<Gpu>,
+    /// `nvmlDeviceGetP2PStatus` between any two GPUs, by capability: read, write, nvlink, atomics, pci.
+    pub p2p: Option<BTreeMap<String, Marked<u32>>>,
+    /// Whether the node's GPUs lie in sysfs; a recording of a mock has none there.
+    #[serde(default = "yes")]
+    pub sysfs: bool,
+    /// Where the driver root keeps this file: `lib` (beside the library) or `etc`.
+    #[serde(default = "beside_library")]
+    pub kept: String,
+    /// Whether the laid-out library carries its soname; the recorded node's library had none.
+    #[serde(default = "yes")]
+    pub library_soname: bool,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    pub numa_nodes: Vec<NumaNode>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NumaNode {
+    pub node: u32,
+    pub socket: u32,
+    /// As the kernel lists processors: `0-55,112-167`.
+    pub cpus: Marked<String>,
+}
+
+/// What all GPUs of one kind have in common. An absent value is one the driver answers `NOT_SUPPORTED` for.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub name: Marked<String>,
+    pub brand: Marked<u32>,
+    pub architecture: Marked<u32>,
+    pub compute_capability: Marked<(i32, i32)>,
+    pub memory_total_bytes: Option<Marked<u64>>,
+    pub memory_reserved_bytes: Option<Marked<u64>>,
+    pub memory_bus_width_bits: Option<Marked<u32>>,
+    pub cores: Option<Marked<u32>>,
+    /// Device in the upper half, vendor in the lower.
+    pub pci_device_id: Marked<u32>,
+    pub pci_subsystem_id: Marked<u32>,
+    pub pci_class: Marked<u32>,
+    pub bars: Vec<Bar>,
+    pub vbios: Option<Marked<String>>,
+    pub part_number: Option<Marked<String>>,
+    pub addressing_mode: Option<Marked<u32>>,
+    pub virtualization_mode: Option<Marked<u32>>,
+    pub event_types: Marked<u64>,
+    pub nvlink: Option<NvLink>,
+    /// Absent: not MIG-capable.
+    pub mig: Option<Mig>,
+}
+
+/// A PCI memory region, in the order of the `resource` file.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bar {
+    pub size_bytes: Marked<u64>,
+    pub flags: Marked<u64>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NvLink {
+    pub version: Marked<u32>,
+    pub links: Marked<u32>,
+    /// Bus ids at the far ends, one a link; switches, unless a GPU of the portrait has that id.
+    pub remote: Marked<Vec<String>>,
+    pub remote_pci_device_id: Marked<u32>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mig {
+    /// Profile indices from here on are an invalid argument, those below and not listed are not supported.
+    pub index_limit: Marked<u32>,
+    pub profiles: Vec<MigProfile>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigProfile {
+    pub index: u32,
+    pub id: u32,
+    pub text: String,
+    pub slices: u32,
+    pub instances: u32,
+    pub sm: u32,
+    pub ce: u32,
+    pub dec: u32,
+    pub enc: u32,
+    pub jpg: u32,
+    pub ofa: u32,
+    pub memory_mib: u64,
+    pub size: u32,
+    pub starts: Vec<u32>,
+    pub origin: Origin,
+    #[serde(default)]
+    pub remark: Option<String>,
+}
+
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    pub minor: u32,
+    pub model: String,
+    /// As sysfs writes it: `0000:1b:00.0`.
+    pub pci_bus_id: Marked<String>,
+    /// From the host bridge down to the port above the GPU: `pci0000:15`, `0000:15:01.0`, …
+    pub pcie_path: Marked<Vec<String>>,
+    /// -1: the platform does not say.
+    pub numa_node: Marked<i32>,
+    pub module_id: Option<Marked<u32>>,
+    pub serial: Option<Marked<String>>,
+    /// Absent: a fixed function of the portrait's name and the minor.
+    pub uuid: Option<Marked<String>>,
+    /// Replaces the model's NVLink section: which switch ends where is a matter of the place on the board.
+    pub nvlink_remote: Option<Marked<Vec<String>>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn beside_library() -> String {
+    "lib".into()
+}
+
+impl Portrait {
+    /// The portrait in this text.
+    ///
+    /// Fails with the place in the text, or with the name of the GPU that contradicts the rest.
+    pub fn parse(text: &str) -> Result<Portrait, String> {
+        let portrait: Portrait =
+            serde_json::from_str(text).map_err(|error: Error| error.to_string())?;
+        portrait.check()?;
+        Ok(portrait)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.portrait != 1 {
+            return Err(format!(
+                "portrait format {}: this library reads format 1",
+                self.portrait
+            ));
+        }
+        let mut minors = std::collections::BTreeSet::new();
+        let mut addresses = std::collections::BTreeSet::new();
+        for gpu in &self.gpus {
+            let here = format!("GPU with minor {}", gpu.minor);
+            if gpu.minor as usize >= MINORS {
+                return Err(format!("{here}: minors go up to {}", MINORS - 1));
+            }
+            if !minors.insert(gpu.minor) {
+                return Err(format!("{here}: that minor is given twice"));
+            }
+            if !self.models.contains_key(&gpu.model) {
+                return Err(format!("{here}: there is no model {:?}", gpu.model));
+            }
+            if address(&gpu.pci_bus_id.value).is_none() {
+                return Err(format!(
+                    "{here}: {:?} is no PCI bus id",
+                    gpu.pci_bus_id.value
+                ));
+            }
+            if !addresses.insert(address(&gpu.pci_bus_id.value)) {
+                return Err(format!(
+                    "{here}: PCI bus id {} is given twice",
+                    gpu.pci_bus_id.value
+                ));
+            }
+            let node = gpu.numa_node.value;
+            if node >= 0
+                && !self
+                    .host
+                    .numa_nodes
+                    .iter()
+                    .any(|known| known.node as i32 == node)
+            {
+                return Err(format!("{here}: the host has no NUMA node {node}"));
+            }
+        }
+        for node in &self.host.numa_nodes {
+            if cpus(&node.cpus.value).is_none() {
+                return Err(format!(
+                    "NUMA node {}: {:?} is no list of processors",
+                    node.node, node.cpus.value
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The UUID of a GPU: its own, or a fixed function of portrait and minor.
+    pub fn uuid(&self, gpu: &Gpu) -> String {
+        match &gpu.uuid {
+            Some(uuid) => uuid.value.clone(),
+            None => format!(
+                "GPU-{}",
+                derived_uuid(&format!("{}/{}", self.name, gpu.minor))
+            ),
+        }
+    }
+}
+
+/// One more than the highest minor a GPU can have.
+pub const MINORS: usize = 256;
+
+/// Domain, bus, device, function of a PCI bus id, however many digits its domain has.
+pub fn address(bus_id: &str) -> Option<(u32, u8, u8, u8)> {
+    let (domain, rest) = bus_id.split_once(':')?;
+    let (bus, rest) = rest.split_once(':').unwrap_or((domain, rest));
+    let domain = if bus_id.matches(':').count() == 1 {
+        "0"
+    } else {
+        domain
+    };
+    let (device, function) = rest.split_once('.').unwrap_or((rest, "0"));
+    Some((
+        u32::from_str_radix(domain, 16).ok()?,
+        u8::from_str_radix(bus, 16).ok()?,
+        u8::from_str_radix(device, 16)
+            .ok()
+            .filter(|device| *device < 32)?,
+        u8::from_str_radix(function, 16)
+            .ok()
+            .filter(|function| *function < 8)?,
+    ))
+}
+
+/// The processors in a list such as `0-3,8`.
+pub fn cpus(list: &str) -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        if last < first {
+            return None;
+        }
+        all.extend(first..=last);
+    }
+    Some(all)
+}
+
+/// A UUID (version 8) that is the same for the same seed, here and in the Python package.
+pub fn derived_uuid(seed: &str) -> String {
+    let mut state: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in seed.bytes() {
+        state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    let high = mixed(state);
+    let low = mixed(state ^ 0x9e37_79b9_7f4a_7c15);
+    let high = (high & !0xf000) | 0x8000;
+    let low = (low & !(0b11 << 62)) | (0b10 << 62);
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+/// SplitMix64's last step: neighbouring inputs end far apart.
+fn mixed(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bus_ids_in_all_spellings() {
+        assert_eq!(address("0000:1b:00.0"), Some((0, 0x1b, 0, 0)));
+        assert_eq!(address("00000000:1B:00.0"), Some((0, 0x1b, 0, 0)));
+        assert_eq!(address("1b:00.0"), Some((0, 0x1b, 0, 0)));
+        assert_eq!(address("0001:1b:00"), Some((1, 0x1b, 0, 0)));
+        assert_eq!(address("00010000:1b:1f.7"), Some((0x10000, 0x1b, 0x1f, 7)));
+        for wrong in [
+            "",
+            "1b",
+            "zz:00.0",
+            "0000:1b:20.0",
+            "0000:1b:00.8",
+            "0000:1b:00.0 ",
+        ] {
+            assert_eq!(address(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn processor_lists() {
+        assert_eq!(cpus("0-2,8"), Some(vec![0, 1, 2, 8]));
+        assert_eq!(cpus("3-1"), None);
+        assert_eq!(cpus(""), None);
+    }
+
+    #[test]
+    fn derived_uuids_are_fixed_and_apart() {
+        // The Python package derives the same: its tests hold this value too.
+        assert_eq!(derived_uuid("h100x8/0"), derived_uuid("h100x8/0"));
+        let all: std::collections::BTreeSet<String> = (0..256)
+            .map(|minor| derived_uuid(&format!("h100x8/{minor}")))
+            .collect();
+        assert_eq!(all.len(), 256);
+        assert!(
+            all.iter()
+                .all(|uuid| uuid.len() == 36 && uuid.as_bytes()[14] == b'8')
+        );
+    }
+
+    #[test]
+    fn a_value_without_origin_is_refused() {
+        let error = serde_json::from_str::<Marked<u32>>("[1]")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("measured"), "{error}");
+        assert!(serde_json::from_str::<Marked<u32>>("[1, \"guessed\"]").is_err());
+        assert!(serde_json::from_str::<Marked<u32>>("[1, \"assumed\", \"why\"]").is_ok());
+    }
+}

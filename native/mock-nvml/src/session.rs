@@ -1,0 +1,211 @@
+//! What lives between the first init and the last shutdown.
+//!
+//! Visibility is decided at the first init and kept until the last shutdown, as a driver does. While a session is open
+//! it holds `dev/nvidiactl`, and the node of each GPU whose handle was given out, open: who looks for open device
+//! files finds them here as on hardware.
+
+use std::ffi::{CStr, OsStr};
+use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+
+use crate::abi::{Handle, INIT_FLAG_NO_GPUS};
+use crate::code::{Answer, Code};
+use crate::place::Place;
+use crate::portrait::{Gpu, MINORS, Model, Portrait, address};
+
+/// Addresses that handles point at; what lies there is of no meaning. They are the same in every session.
+static HANDLES: [u64; MINORS] = [0; MINORS];
+
+pub struct Session {
+    pub portrait: Arc<Portrait>,
+    pub driver_version: String,
+    /// In NVML's order.
+    pub gpus: Vec<Seen>,
+    _control: Option<File>,
+}
+
+/// A visible GPU, with what is worked out once.
+pub struct Seen {
+    pub index: u32,
+    /// Its place in the portrait's list.
+    position: usize,
+    pub uuid: String,
+    pub address: (u32, u8, u8, u8),
+    node: PathBuf,
+    held: OnceLock<Option<File>>,
+}
+
+impl Session {
+    pub fn gpu<'a>(&'a self, seen: &Seen) -> &'a Gpu {
+        &self.portrait.gpus[seen.position]
+    }
+
+    pub fn model<'a>(&'a self, seen: &Seen) -> &'a Model {
+        &self.portrait.models[&self.gpu(seen).model]
+    }
+
+    /// The GPU a handle was given out for.
+    pub fn seen(&self, handle: Handle) -> Answer<&Seen> {
+        let minor = handle.wrapping_sub(HANDLES.as_ptr() as usize) / size_of::<u64>();
+        if handle < HANDLES.as_ptr() as usize || minor >= MINORS || handle != self.handle_of(minor)
+        {
+            return Err(Code::INVALID_ARGUMENT);
+        }
+        self.gpus
+            .iter()
+            .find(|seen| self.gpu(seen).minor as usize == minor)
+            .ok_or(Code::INVALID_ARGUMENT)
+    }
+
+    /// The handle of a GPU; from now on its device node is held open.
+    pub fn handle(&self, seen: &Seen) -> Handle {
+        seen.held.get_or_init(|| hold(&seen.node));
+        self.handle_of(self.gpu(seen).minor as usize)
+    }
+
+    fn handle_of(&self, minor: usize) -> Handle {
+        HANDLES.as_ptr() as usize + minor * size_of::<u64>()
+    }
+}
+
+struct Open {
+    references: u64,
+    portrait: Option<(Stamp, Arc<Portrait>)>,
+}
+
+type Stamp = (PathBuf, u64, i64, i64);
+
+static OPEN: Mutex<Open> = Mutex::new(Open {
+    references: 0,
+    portrait: None,
+});
+static CURRENT: RwLock<Option<Arc<Session>>> = RwLock::new(None);
+
+/// The open session.
+pub fn current() -> Answer<Arc<Session>> {
+    let current = CURRENT
+        .read()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    current.as_ref().cloned().ok_or(Code::UNINITIALIZED)
+}
+
+/// One more reference; the first one looks at the root.
+pub fn init(flags: u32) -> Answer {
+    let mut open = OPEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if open.references == 0 {
+        let session = look(place(), flags, &mut open.portrait)?;
+        *CURRENT
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::new(session));
+    }
+    open.references += 1;
+    Ok(())
+}
+
+/// One reference less; the last one closes the session.
+pub fn shutdown() -> Answer {
+    let mut open = OPEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    match open.references {
+        0 => return Err(Code::UNINITIALIZED),
+        1 => {
+            *CURRENT
+                .write()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()) = None
+        }
+        _ => {}
+    }
+    open.references -= 1;
+    Ok(())
+}
+
+/// Where this library lies: asked once, since a replaced driver moves the file away from under a running program.
+pub fn place() -> &'static Place {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let file = library_file().unwrap_or_else(|| PathBuf::from("/"));
+        Place::of_library(&std::fs::canonicalize(&file).unwrap_or(file))
+    })
+}
+
+fn library_file() -> Option<PathBuf> {
+    // SAFETY: all-zero is a valid Dl_info: pointers and integers.
+    let mut about: libc::Dl_info = unsafe { std::mem::zeroed() };
+    let own_address = place as *const () as *const libc::c_void;
+    // SAFETY: the address is of our own code and `about` is ours to fill.
+    if unsafe { libc::dladdr(own_address, &mut about) } == 0 || about.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: the loader keeps this NUL-terminated name as long as the library is loaded.
+    let name = unsafe { CStr::from_ptr(about.dli_fname) };
+    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
+}
+
+fn look(place: &Place, flags: u32, cached: &mut Option<(Stamp, Arc<Portrait>)>) -> Answer<Session> {
+    if !place.root.join("dev/nvidiactl").exists() {
+        return Err(Code::DRIVER_NOT_LOADED);
+    }
+    let portrait = portrait(place, cached)?;
+    let visible = place.visible(&portrait);
+    if visible.is_empty() && flags & INIT_FLAG_NO_GPUS == 0 {
+        return Err(Code::GPU_NOT_FOUND);
+    }
+    let gpus = visible.iter().enumerate().map(|(index, gpu)| Seen {
+        index: index as u32,
+        position: portrait
+            .gpus
+            .iter()
+            .position(|other| other.minor == gpu.minor)
+            .unwrap_or_default(),
+        uuid: portrait.uuid(gpu),
+        address: address(&gpu.pci_bus_id.value).unwrap_or_default(),
+        node: place.node(gpu),
+        held: OnceLock::new(),
+    });
+    Ok(Session {
+        driver_version: place.driver_version(&portrait),
+        gpus: gpus.collect(),
+        _control: hold(&place.root.join("dev/nvidiactl")),
+        portrait,
+    })
+}
+
+/// The portrait beside the library, parsed again only when it is another file.
+fn portrait(place: &Place, cached: &mut Option<(Stamp, Arc<Portrait>)>) -> Answer<Arc<Portrait>> {
+    let Some(file) = place.portrait_file() else {
+        // Only files of another driver version are left: the driver was replaced while this library was loaded.
+        let replaced = place.has_other_version();
+        return Err(if replaced {
+            Code::LIB_RM_VERSION_MISMATCH
+        } else {
+            tell(place.portrait().err())
+        });
+    };
+    let about = std::fs::metadata(&file).map_err(|_| Code::LIB_RM_VERSION_MISMATCH)?;
+    let stamp = (file, about.ino(), about.mtime(), about.mtime_nsec());
+    if let Some((_, known)) = cached.as_ref().filter(|(known, _)| *known == stamp) {
+        return Ok(known.clone());
+    }
+    let read = Arc::new(place.portrait().map_err(|error| tell(Some(error)))?);
+    *cached = Some((stamp, read.clone()));
+    Ok(read)
+}
+
+fn tell(error: Option<String>) -> Code {
+    if let Some(error) = error {
+        eprintln!("mock NVML: {error}");
+    }
+    Code::DRIVER_NOT_LOADED
+}
+
+/// An open descriptor, if the file lets itself be opened: device nodes without a driver do not.
+fn hold(file: &Path) -> Option<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file)
+        .ok()
+}
