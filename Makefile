@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(shell find native -path '*/target' -prune -o \( -name '*.rs' -o -name '*.pyx' -o -name 'Cargo.*' \) -print)
+NATIVE := $(shell find native -path '*/target' -prune -o \( -name '*.rs' -o -name '*.pyx' -o -name '*.pxi' -o -name 'Cargo.*' \) -print)
 export PYO3_PYTHON := $(abspath $(BIN)/python)
 
 .PHONY: help build native demo test check fmt bench cluster-test proto wheels clean

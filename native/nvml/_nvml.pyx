@@ -1,2 +1,163 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
-"""NVML, bound by dlopen: ints and strings in, ints, strings and small tuples out."""
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: autotestdict=False, auto_pickle=False, binding=True
+"""NVML, bound by dlopen: ints and texts in, ints, texts and small tuples out.
+
+This module knows NVML's C interface and nothing else: it decides nothing, waits for nothing and starts no thread.
+Every call into the library is made without the GIL; a function the library lacks is an error of the call, never of
+the import. functions.pxi lists the functions, gpu.pxi reads one GPU, sweep.pxi a node.
+"""
+
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset, strcmp
+
+__all__ = [
+    "DRIVER_NOT_LOADED",
+    "FUNCTION_NOT_FOUND",
+    "GPU_IS_LOST",
+    "LIBRARY_NOT_FOUND",
+    "LIB_RM_VERSION_MISMATCH",
+    "NOT_SUPPORTED",
+    "SUCCESS",
+    "TIMEOUT",
+    "UNINITIALIZED",
+    "Library",
+    "NvmlError",
+    "NvmlMissing",
+    "Sweep",
+    "calls",
+]
+
+cdef extern from "dlfcn.h" nogil:
+    void *dlopen(const char *path, int flags)
+    void *dlsym(void *library, const char *name)
+    const char *dlerror()
+    int RTLD_LAZY
+    int RTLD_GLOBAL
+
+cdef extern from * nogil:
+    """
+    static unsigned long long nvdra_calls = 0;
+    static inline void nvdra_count(void) { __atomic_add_fetch(&nvdra_calls, 1, __ATOMIC_RELAXED); }
+    static inline unsigned long long nvdra_counted(void) { return __atomic_load_n(&nvdra_calls, __ATOMIC_RELAXED); }
+    static inline int nvdra_load(int *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+    static inline void nvdra_store(int *at, int value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
+    static inline void *nvdra_load_pointer(void **at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+    static inline void nvdra_store_pointer(void **at, void *value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
+    """
+    void _count "nvdra_count" ()
+    unsigned long long _counted "nvdra_counted" ()
+    int _load "nvdra_load" (int *at)
+    void _store "nvdra_store" (int *at, int value)
+    void *_load_pointer "nvdra_load_pointer" (void **at)
+    void _store_pointer "nvdra_store_pointer" (void **at, void *value)
+
+# What NVML answers, as far as anything here depends on it.
+SUCCESS = 0
+UNINITIALIZED = 1
+NOT_SUPPORTED = 3
+DRIVER_NOT_LOADED = 9
+TIMEOUT = 10
+LIBRARY_NOT_FOUND = 12
+FUNCTION_NOT_FOUND = 13
+GPU_IS_LOST = 15
+LIB_RM_VERSION_MISMATCH = 18
+
+cdef enum:
+    _NOT_SUPPORTED = 3
+    _FUNCTION_NOT_FOUND = 13
+    _GPU_IS_LOST = 15
+
+include "functions.pxi"
+
+
+def calls() -> int:
+    """How many NVML functions this process has called."""
+    return _counted()
+
+
+class NvmlError(Exception):
+    """NVML refused: which function, with which code, in NVML's words where it has some."""
+
+    def __init__(self, code: int, function: str, text: str = "") -> None:
+        super().__init__(f"{function}: {text or 'no text'} (NVML code {code})")
+        self.code = code
+        self.function = function
+        self.text = text
+
+
+class NvmlMissing(NvmlError):
+    """The loaded library has no such function: it is older than the call, or no NVML at all."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__(FUNCTION_NOT_FOUND, function, "the library has no such function")
+
+
+cdef str _name(int f):
+    return _functions[f].name.decode("ascii")
+
+
+cdef class Library:
+    """One loaded NVML library. It is never unloaded: a call may still be in it.
+
+    path   of the file; a name without a slash is looked for where the loader looks
+    Raises NvmlError with code 12 when it cannot be loaded.
+    """
+
+    cdef void *_table[1 + _MOST_FUNCTIONS]
+    cdef readonly str path
+
+    def __cinit__(self, path: str) -> None:
+        cdef bytes name = path.encode("utf-8", "surrogateescape")
+        cdef const char *raw = name
+        cdef const char *refusal = NULL
+        self.path = path
+        with nogil:
+            self._table[0] = dlopen(raw, RTLD_LAZY | RTLD_GLOBAL)
+            if self._table[0] == NULL:
+                refusal = dlerror()
+        if self._table[0] == NULL:
+            text = refusal.decode("utf-8", "replace") if refusal != NULL else f"{path}: cannot be loaded"
+            raise NvmlError(LIBRARY_NOT_FOUND, "dlopen", text)
+
+    def init(self) -> None:
+        """A session with the driver, also on a node where no GPU is visible; NVML counts nested ones."""
+        cdef int code = 0
+        cdef void *address
+        with nogil:
+            address = _enter(self._table, INIT, NULL)
+            code = (<Number> address)(_INIT_NO_GPUS) if address else _FUNCTION_NOT_FOUND
+        self._check(INIT, code)
+
+    def shutdown(self) -> None:
+        """The session's end: the last one closes the device nodes."""
+        cdef int code = 0
+        cdef void *address
+        with nogil:
+            address = _enter(self._table, SHUTDOWN, NULL)
+            code = (<Plain> address)() if address else _FUNCTION_NOT_FOUND
+        self._check(SHUTDOWN, code)
+
+    def error_text(self, code: int) -> str:
+        """NVML's words for one of its codes."""
+        cdef int number = code
+        cdef const char *text = NULL
+        cdef void *address
+        if number == _FUNCTION_NOT_FOUND:
+            return "the library has no such function"
+        with nogil:
+            address = _enter(self._table, ERROR_STRING, NULL)
+            if address:
+                text = (<ErrorString> address)(number)
+        return text.decode("utf-8", "replace") if text != NULL else ""
+
+    cdef int _check(self, int f, int code) except -1:
+        if code == 0:
+            return 0
+        if _load_pointer(&self._table[1 + f]) == _ABSENT:
+            raise NvmlMissing(_name(f))
+        raise NvmlError(code, _name(f), self.error_text(code))
+
+
+include "gpu.pxi"
+include "sweep.pxi"

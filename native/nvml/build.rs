@@ -6,7 +6,9 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=PYO3_PYTHON");
-    println!("cargo::rerun-if-changed=_nvml.pyx");
+    for source in ["_nvml.pyx", "functions.pxi", "gpu.pxi", "sweep.pxi"] {
+        println!("cargo::rerun-if-changed={source}");
+    }
 
     let python = env::var("PYO3_PYTHON").unwrap_or_else(|_| "python3".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

@@ -1,0 +1,186 @@
+# NVML's functions, structs and constants: what nvml.h says, as far as it is used.
+# A function is one `_declare` line, newest name first, then what an older library calls it; one of the few shapes
+# `_call_*` calls it.
+
+cdef enum:
+    _MOST_FUNCTIONS = 96
+
+cdef struct Names:
+    const char *name
+    const char *older
+    const char *oldest
+
+cdef Names _functions[_MOST_FUNCTIONS]
+cdef int _function_count = 0
+
+
+cdef int _declare(const char *name, const char *older=NULL, const char *oldest=NULL) noexcept:
+    global _function_count
+    assert _function_count < _MOST_FUNCTIONS
+    _functions[_function_count] = Names(name, older, oldest)
+    _function_count += 1
+    return _function_count - 1
+
+
+cdef int INIT = _declare("nvmlInitWithFlags")
+cdef int SHUTDOWN = _declare("nvmlShutdown")
+cdef int ERROR_STRING = _declare("nvmlErrorString")
+cdef int DRIVER_VERSION = _declare("nvmlSystemGetDriverVersion")
+cdef int CUDA_DRIVER_VERSION = _declare("nvmlSystemGetCudaDriverVersion")
+cdef int COUNT = _declare("nvmlDeviceGetCount_v2", "nvmlDeviceGetCount")
+cdef int HANDLE_BY_INDEX = _declare("nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex")
+cdef int NAME = _declare("nvmlDeviceGetName")
+cdef int UUID = _declare("nvmlDeviceGetUUID")
+cdef int MINOR_NUMBER = _declare("nvmlDeviceGetMinorNumber")
+cdef int MIG_MODE = _declare("nvmlDeviceGetMigMode")
+cdef int MAX_MIG_DEVICE_COUNT = _declare("nvmlDeviceGetMaxMigDeviceCount")
+cdef int MEMORY = _declare("nvmlDeviceGetMemoryInfo")
+cdef int ARCHITECTURE = _declare("nvmlDeviceGetArchitecture")
+cdef int BRAND = _declare("nvmlDeviceGetBrand")
+cdef int COMPUTE_CAPABILITY = _declare("nvmlDeviceGetCudaComputeCapability")
+cdef int PCI = _declare("nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2", "nvmlDeviceGetPciInfo")
+cdef int ADDRESSING_MODE = _declare("nvmlDeviceGetAddressingMode")
+cdef int VIRTUALIZATION_MODE = _declare("nvmlDeviceGetVirtualizationMode")
+cdef int PERSISTENCE_MODE = _declare("nvmlDeviceGetPersistenceMode")
+cdef int NUMA_NODE = _declare("nvmlDeviceGetNumaNodeId")
+cdef int CPU_AFFINITY = _declare("nvmlDeviceGetCpuAffinity")
+cdef int MEMORY_AFFINITY = _declare("nvmlDeviceGetMemoryAffinity")
+cdef int NVLINK_STATE = _declare("nvmlDeviceGetNvLinkState")
+cdef int NVLINK_VERSION = _declare("nvmlDeviceGetNvLinkVersion")
+cdef int NVLINK_REMOTE_PCI = _declare("nvmlDeviceGetNvLinkRemotePciInfo_v2", "nvmlDeviceGetNvLinkRemotePciInfo")
+cdef int NVLINK_REMOTE_TYPE = _declare("nvmlDeviceGetNvLinkRemoteDeviceType")
+cdef int COMMON_ANCESTOR = _declare("nvmlDeviceGetTopologyCommonAncestor")
+cdef int P2P_STATUS = _declare("nvmlDeviceGetP2PStatus")
+
+# Structs and limits.
+
+cdef enum:
+    _INIT_NO_GPUS = 1
+    _VERSION_SIZE = 80
+    _NAME_SIZE = 96
+    _MOST_LINKS = 18
+    _CPU_WORDS = 128  # 8192 CPUs, the most Linux is built for
+    _NODE_WORDS = 16
+    _AFFINITY_NODE = 0
+    _P2P_NVLINK = 2
+    _ADDRESSING_MODE_V1 = 0x01000008
+    _MOST_SILENT = 1024
+
+cdef struct PciInfo:
+    char bus_id_legacy[16]
+    unsigned int domain
+    unsigned int bus
+    unsigned int device
+    unsigned int pci_device_id
+    unsigned int pci_subsystem_id
+    char bus_id[32]
+
+cdef struct Memory:
+    unsigned long long total
+    unsigned long long free
+    unsigned long long used
+
+cdef struct AddressingMode:
+    unsigned int version
+    unsigned int value
+
+# The shapes.
+
+ctypedef int (*Plain)() noexcept nogil
+ctypedef int (*Number)(unsigned int) noexcept nogil
+ctypedef const char *(*ErrorString)(int) noexcept nogil
+ctypedef int (*Text)(char *, unsigned int) noexcept nogil
+ctypedef int (*Out)(void *) noexcept nogil
+ctypedef int (*NumberOut)(unsigned int, void *) noexcept nogil
+ctypedef int (*DeviceText)(void *, char *, unsigned int) noexcept nogil
+ctypedef int (*DeviceOut)(void *, void *) noexcept nogil
+ctypedef int (*DeviceTwo)(void *, unsigned int *, unsigned int *) noexcept nogil
+ctypedef int (*DeviceNumberOut)(void *, unsigned int, void *) noexcept nogil
+ctypedef int (*DeviceBits)(void *, unsigned int, unsigned long *, unsigned int) noexcept nogil
+ctypedef int (*TwoDevicesOut)(void *, void *, void *) noexcept nogil
+ctypedef int (*TwoDevicesNumberOut)(void *, void *, int, void *) noexcept nogil
+
+
+cdef struct Place:
+    # Where a walk stands: the function called last, and how many were called. Read by other threads.
+    int function
+    int calls
+
+
+cdef inline int _call_text(void **table, int f, Place *place, char *out, unsigned int size) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<Text> address)(out, size) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_out(void **table, int f, Place *place, void *out) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<Out> address)(out) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_number_out(void **table, int f, Place *place, unsigned int number, void *out) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<NumberOut> address)(number, out) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_device_text(void **table, int f, Place *place, void *device, char *out,
+                                  unsigned int size) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<DeviceText> address)(device, out, size) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_device_out(void **table, int f, Place *place, void *device, void *out) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<DeviceOut> address)(device, out) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_device_two(void **table, int f, Place *place, void *device, unsigned int *first,
+                                 unsigned int *second) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<DeviceTwo> address)(device, first, second) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_device_number_out(void **table, int f, Place *place, void *device, unsigned int number,
+                                        void *out) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<DeviceNumberOut> address)(device, number, out) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_device_bits(void **table, int f, Place *place, void *device, unsigned int words,
+                                  unsigned long *out, unsigned int scope) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<DeviceBits> address)(device, words, out, scope) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_two_devices_out(void **table, int f, Place *place, void *one, void *other,
+                                      void *out) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<TwoDevicesOut> address)(one, other, out) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_two_devices_number_out(void **table, int f, Place *place, void *one, void *other, int number,
+                                             void *out) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<TwoDevicesNumberOut> address)(one, other, number, out) if address else _FUNCTION_NOT_FOUND
+
+
+# table[0] is the dlopen handle, table[1 + f] the address of function f: NULL not looked for yet, _ABSENT not there.
+cdef void *_ABSENT = <void *> 1
+
+
+cdef void *_enter(void **table, int f, Place *place) noexcept nogil:
+    """The address of a function that is about to be called, or NULL; counts the call and leaves its mark."""
+    cdef void *address = _load_pointer(&table[1 + f])
+    if address == NULL:
+        address = dlsym(table[0], _functions[f].name)
+        if address == NULL and _functions[f].older != NULL:
+            address = dlsym(table[0], _functions[f].older)
+        if address == NULL and _functions[f].oldest != NULL:
+            address = dlsym(table[0], _functions[f].oldest)
+        _store_pointer(&table[1 + f], address if address else _ABSENT)
+    if address == _ABSENT or address == NULL:
+        return NULL
+    _count()
+    if place != NULL:
+        _store(&place.function, f)
+        _store(&place.calls, place.calls + 1)
+    return address

@@ -1,0 +1,95 @@
+"""NVML, bound by dlopen: ints and texts in, ints, texts and small tuples out."""
+
+from collections.abc import Iterable
+from typing import Self, TypeAlias, final
+
+__all__ = [
+    "DRIVER_NOT_LOADED",
+    "FUNCTION_NOT_FOUND",
+    "GPU_IS_LOST",
+    "LIBRARY_NOT_FOUND",
+    "LIB_RM_VERSION_MISMATCH",
+    "NOT_SUPPORTED",
+    "SUCCESS",
+    "TIMEOUT",
+    "UNINITIALIZED",
+    "Library",
+    "NvmlError",
+    "NvmlMissing",
+    "Sweep",
+    "calls",
+]
+
+SUCCESS: int
+UNINITIALIZED: int
+NOT_SUPPORTED: int
+DRIVER_NOT_LOADED: int
+TIMEOUT: int
+LIBRARY_NOT_FOUND: int
+FUNCTION_NOT_FOUND: int
+GPU_IS_LOST: int
+LIB_RM_VERSION_MISMATCH: int
+
+def calls() -> int: ...
+
+class NvmlError(Exception):
+    code: int
+    function: str
+    text: str
+    def __init__(self, code: int, function: str, text: str = "") -> None: ...
+
+class NvmlMissing(NvmlError):
+    def __init__(self, function: str) -> None: ...
+
+@final
+class Library:
+    path: str
+    def __new__(cls, path: str) -> Self: ...
+    def init(self) -> None: ...
+    def shutdown(self) -> None: ...
+    def error_text(self, code: int) -> str: ...
+
+# link, is active, version, PCI bus id of the far end, its type
+_Link: TypeAlias = tuple[int, bool, int | None, str | None, int | None]
+
+# In the order of nvdra.devices.scan.GpuScan's fields.
+_Gpu: TypeAlias = tuple[
+    int,
+    int,
+    str,
+    str,
+    str,
+    int,
+    int,
+    tuple[int, int],
+    int | None,
+    tuple[int, int] | None,
+    int | None,
+    int | None,
+    tuple[int, ...],
+    tuple[_Link, ...],
+    tuple[int, ...],
+    int | None,
+    int | None,
+    int | None,
+]
+
+# In the order of nvdra.devices.scan.LeftOut's fields.
+_LeftOut: TypeAlias = tuple[int, int | None, str | None, str, int, str]
+
+@final
+class Sweep:
+    def __new__(cls, library: Library, silent: Iterable[int] = (), without_pairs: Iterable[int] = ()) -> Self: ...
+    def run(self) -> None: ...
+    def read_gpu(self, index: int) -> None: ...
+    def read_pairs(self) -> None: ...
+    def abandon(self) -> None: ...
+    @property
+    def place(self) -> tuple[int | None, int | None, str, int]: ...
+    def function_at(self, index: int) -> str: ...
+    def unread(self) -> tuple[int, ...]: ...
+    def unfinished(self) -> tuple[int, ...]: ...
+    def known(self, index: int) -> tuple[int | None, str | None]: ...
+    def tell(
+        self,
+    ) -> tuple[str, int, list[_Gpu], list[_LeftOut], dict[tuple[int, int], int], dict[tuple[int, int], int]]: ...

@@ -1,0 +1,188 @@
+"""NVML is a lease, not a possession: open while it is used, and for a few seconds more.
+
+An open session holds /dev/nvidia*: it pins the kernel module, and a GPU that should go to another driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from nvdra._nvml import DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH, Library, NvmlError, NvmlMissing
+from nvdra.devices.scan import NodeScan
+from nvdra.nvml.crew import Crew
+from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHeld, NvmlHung
+from nvdra.ports import Clock
+
+log = logging.getLogger("nvdra.nvml")
+
+INIT = "nvmlInitWithFlags"
+SHUTDOWN = "nvmlShutdown"
+IDLE_S = 5.0
+TIMEOUT_S = 10.0
+
+
+class Nvml:
+    """The node's NVML: opened by whoever needs it, closed when nobody has needed it for `idle_s`.
+
+    library_path   the resolved path of libnvidia-ml.so.1 as it is now, None if there is none; runs in another thread
+    timeout_s      in every method: how long one call into NVML may take before it counts as hung
+
+    Every method may raise DriverAbsent, DriverChanged and NvmlHung. One event loop uses it.
+    """
+
+    def __init__(self, library_path: Callable[[], str | None], clock: Clock, *, idle_s: float = IDLE_S) -> None:
+        self._library_path = library_path
+        self._clock = clock
+        self._idle_s = idle_s
+        self._crew = Crew(clock, when_back=self._rest)
+        self._scanning = asyncio.Lock()
+        self._changing = asyncio.Lock()
+        self._users: list[str] = []
+        self._timer: asyncio.Task[None] | None = None
+        # The owner thread's: nobody else writes them.
+        self._library: Library | None = None
+        self._file: tuple[int, int] | None = None
+        self._is_open = False
+        self._was_open = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a session is open now, and so /dev/nvidia* may be."""
+        return self._is_open
+
+    async def scan(self, *, timeout_s: float = TIMEOUT_S) -> NodeScan:
+        """The whole node in one sweep; a GPU that refuses or hangs is in `left_out` and costs the others nothing."""
+        async with self._scanning:
+            was_open = self._is_open
+            async with self._use("a scan", timeout_s) as library:
+                try:
+                    return await self._crew.scan(library, timeout_s)
+                except NvmlError as refusal:
+                    if not was_open:
+                        raise self._unusable(refusal) from refusal
+                    log.warning("NVML refuses, opening it anew", extra={"error": str(refusal)})
+                async with self._changing:
+                    await self._crew.change(self._renew, timeout_s, INIT)
+                try:
+                    return await self._crew.scan(library, timeout_s)
+                except NvmlError as refusal:
+                    raise self._unusable(refusal) from refusal
+
+    @asynccontextmanager
+    async def hold(self, reason: str, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[None]:
+        """NVML stays open as long as the body runs. `reason` is told to who wants it closed meanwhile."""
+        async with self._use(reason, timeout_s):
+            yield
+
+    async def close(self, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Closes now, after the scan that runs: no device node is open any more. Raises NvmlHeld."""
+        async with self._scanning:
+            self._stop_timer()
+            try:
+                await self._end(timeout_s)
+            finally:
+                self._rest()
+
+    @asynccontextmanager
+    async def _use(self, reason: str, timeout_s: float) -> AsyncIterator[Library]:
+        self._stop_timer()
+        self._users.append(reason)
+        try:
+            async with self._changing:
+                carry_out = self._crew.look if self._is_open else self._crew.change
+                await carry_out(self._begin, timeout_s, INIT)
+            assert self._library is not None
+            yield self._library
+        finally:
+            self._users.remove(reason)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Starts the idle time, if nobody uses NVML."""
+        if not self._users and self._is_open:
+            self._stop_timer()
+            self._timer = asyncio.get_running_loop().create_task(self._expire())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _expire(self) -> None:
+        await self._clock.sleep(self._idle_s)
+        self._timer = None  # from here on it is not to be cancelled: a shutdown runs to its end
+        try:
+            await self._end(TIMEOUT_S)
+        except NvmlHeld:
+            pass  # somebody came while a change was under way
+        except NvmlHung as hung:
+            # The call that hangs keeps the session; when it returns, the idle time starts again.
+            log.warning("NVML stays open", extra={"reason": str(hung)})
+
+    async def _end(self, timeout_s: float) -> None:
+        async with self._changing:
+            if self._users:
+                raise NvmlHeld(tuple(self._users))
+            if self._is_open:
+                await self._crew.change(self._finish, timeout_s, SHUTDOWN)
+
+    # What follows runs in the owner thread.
+
+    def _begin(self) -> None:
+        """Loads the library if none is loaded, checks that it is still the node's, opens a session if none is open."""
+        try:
+            path = self._library_path()
+            file = None if path is None else _identity(path)
+        except OSError as error:
+            raise DriverAbsent(f"libnvidia-ml.so.1 cannot be looked for: {error}") from error
+        if path is None or file is None:
+            raise DriverAbsent("libnvidia-ml.so.1 is not in the driver root")
+        if self._library is None:
+            try:
+                self._library = Library(path)
+            except NvmlError as error:
+                raise DriverAbsent(error.text, error.code) from error
+            self._file = file
+        elif (path, file) != (self._library.path, self._file):
+            raise DriverChanged(f"the NVML library is now {path}; this process has loaded {self._library.path}")
+        if self._is_open:
+            return
+        try:
+            self._library.init()
+        except NvmlError as error:
+            raise self._unusable(error) from error
+        self._is_open = self._was_open = True
+
+    def _finish(self) -> None:
+        assert self._library is not None
+        try:
+            self._library.shutdown()
+        except NvmlError as error:
+            log.warning("NVML cannot be closed", extra={"error": str(error)})
+        self._is_open = False
+
+    def _renew(self) -> None:
+        self._finish()
+        self._begin()
+
+    def _unusable(self, error: NvmlError) -> DriverAbsent | DriverChanged:
+        """What a refusal of the library as a whole means to a program."""
+        path = self._library.path if self._library is not None else "libnvidia-ml.so.1"
+        if isinstance(error, NvmlMissing):
+            return DriverAbsent(f"{path} is no NVML library, or one too old: it lacks {error.function}", error.code)
+        if error.code == LIB_RM_VERSION_MISMATCH:
+            text = f"{path} is of another version than the loaded kernel module"
+            # A process that never had a session would find the same in its next life.
+            return DriverChanged(text) if self._was_open else DriverAbsent(text, error.code)
+        if error.code == DRIVER_NOT_LOADED:
+            return DriverAbsent("the NVIDIA kernel module is not loaded", error.code)
+        return DriverAbsent(str(error), error.code)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    about = os.stat(path)
+    return about.st_dev, about.st_ino

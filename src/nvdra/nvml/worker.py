@@ -1,0 +1,113 @@
+"""Threads that may be lost: each carries out one call after the other, and a call that hangs costs only its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from nvdra.ports import Clock
+
+T = TypeVar("T")
+
+
+class Worker:
+    """A daemon thread, started by its first call: it never keeps a process from ending."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._pending = 0
+
+    @property
+    def is_busy(self) -> bool:
+        return self._pending > 0
+
+    def call(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """The outcome of `work` in this thread, after what it was given before. Cancelling it stops nothing."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            self._pending -= 1
+            if future.cancelled():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+                future.exception()  # nobody may be waiting any more
+
+        def carry_out() -> None:
+            result, error = None, None
+            try:
+                result = work()
+            except BaseException as raised:
+                error = raised
+            with suppress(RuntimeError):  # the loop may have ended while the call hung
+                loop.call_soon_threadsafe(settle, result, error)
+
+        self._pending += 1
+        self._waiting.put(carry_out)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+            self._thread.start()
+        return future
+
+    def retire(self) -> None:
+        """Ends the thread after what it was given."""
+        self._waiting.put(None)
+
+    def _run(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            work()
+
+
+class Gate:
+    """Many calls at once, or one change of the session: the change waits for the calls, later calls for the change.
+
+    A call is inside until its thread is out of it, whoever waited for it: one that hangs keeps every change out.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._is_quiet = asyncio.Event()
+        self._is_quiet.set()
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+
+    async def call(self, worker: Worker, work: Callable[[], T]) -> asyncio.Future[T]:
+        while not self._is_open.is_set():
+            await self._is_open.wait()
+        future = worker.call(work)
+        self._inside += 1
+        self._is_quiet.clear()
+        future.add_done_callback(self._leave)
+        return future
+
+    def _leave(self, future: asyncio.Future[Any]) -> None:
+        self._inside -= 1
+        if self._inside == 0:
+            self._is_quiet.set()
+
+    @asynccontextmanager
+    async def alone(self, clock: Clock, timeout_s: float) -> AsyncIterator[None]:
+        """The body runs while no call is inside. Raises TimeoutError when one stays too long."""
+        self._is_open.clear()
+        try:
+            async with clock.deadline(timeout_s):
+                await self._is_quiet.wait()
+            yield
+        finally:
+            self._is_open.set()
+
+
+async def outcome(future: asyncio.Future[T], clock: Clock, timeout_s: float) -> T:
+    """What the call gave, without cancelling it. Raises TimeoutError."""
+    async with clock.deadline(timeout_s):
+        await asyncio.wait((future,))
+    return future.result()
