@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from .harness import packages, programs, seclusion
+from tests.cluster.harness import packages, programs, seclusion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT_LOGS = REPOSITORY / "build" / "cluster-logs"

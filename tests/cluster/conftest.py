@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 import pytest
+from nvdra_mock_nvml import lay_out
 
 from tests.cluster.harness.cluster import Cluster, cluster
 from tests.cluster.harness.control_plane import V1_37, Release
+from tests.cluster.harness.driver import Plugin, install
 from tests.cluster.harness.seclusion import inside
 
 _durations: list[tuple[str, float]] = []
@@ -19,6 +21,18 @@ def up(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     release: Release = request.param
     with cluster(release, inside()) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def plugin(up: Cluster) -> Iterator[Plugin]:
+    """The plugin on the cluster's node, with the eight mock GPUs published."""
+    install(up.api)
+    running = Plugin(up, lay_out(up.folder / "driver", "h100x8"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.child.stop()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .api import Api, Object, wait_until
-from .control_plane import ControlPlane, Release
-from .node import Node
-from .programs import CDI_HOOK, CONTAINERD, KUBERNETES, RUNC, Part, built
-from .seclusion import cgroup_name
+from tests.cluster.harness.api import Api, Object, wait_until
+from tests.cluster.harness.control_plane import ControlPlane, Release
+from tests.cluster.harness.images import BUSYBOX
+from tests.cluster.harness.node import Node
+from tests.cluster.harness.programs import CDI_HOOK, CONTAINERD, KUBERNETES, RUNC, Part, built
+from tests.cluster.harness.seclusion import cgroup_name
 
 NODE = "node-a"
 
@@ -76,19 +77,21 @@ def cluster(release: Release, scratch: Path) -> Iterator[Cluster]:
         plane.stop()
 
 
-def pod(name: str, script: str = "sleep infinity", **spec: object) -> Object:
+# Test pods look up no names. With a grace of 0 the object would be gone before the kubelet has ended the pod.
+QUICK: Object = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "dnsPolicy": "Default"}
+STAY = "trap 'exit 0' TERM; sleep infinity & wait"
+"""Stays until told to go, and then goes at once."""
+
+
+def pod(name: str, script: str = STAY, **spec: object) -> Object:
     """A pod of one busybox container that runs `script`; `spec` goes into the pod's spec."""
     return {
         "kind": "Pod",
         "metadata": {"name": name},
-        "spec": {"containers": [container("main", script)], **_QUICK, **spec},
+        "spec": {"containers": [container("main", script)], **QUICK, **spec},
     }
-
-
-# Nothing is written that a pod would need time to finish.
-_QUICK: Object = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
 
 
 def container(name: str, script: str, **more: object) -> Object:
     """A container that runs `script` in the busybox image."""
-    return {"name": name, "image": "nvdra.test/busybox:1", "command": ["/bin/sh", "-c", script], **more}
+    return {"name": name, "image": BUSYBOX, "command": ["/bin/sh", "-c", script], **more}

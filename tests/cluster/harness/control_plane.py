@@ -9,10 +9,10 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .api import Api, wait_until
-from .children import Child
-from .programs import KUBERNETES, KUBERNETES_1_32, Part
-from .seclusion import NODE_ADDRESS
+from tests.cluster.harness.api import Api, wait_until
+from tests.cluster.harness.children import Child
+from tests.cluster.harness.programs import KUBERNETES, KUBERNETES_1_32, Part
+from tests.cluster.harness.seclusion import NODE_ADDRESS
 
 API_PORT = 6443
 ETCD = "http://127.0.0.1:2379"

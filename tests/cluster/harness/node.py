@@ -7,12 +7,12 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import images
-from .api import wait_until
-from .children import Child
-from .control_plane import PODS, ControlPlane
-from .programs import CONTAINERD, RUNC, Part
-from .seclusion import NODE_ADDRESS, cgroup_roots
+from tests.cluster.harness import images
+from tests.cluster.harness.api import wait_until
+from tests.cluster.harness.children import Child
+from tests.cluster.harness.control_plane import PODS, ControlPlane
+from tests.cluster.harness.programs import CONTAINERD, RUNC, Part
+from tests.cluster.harness.seclusion import NODE_ADDRESS, cgroup_roots
 
 _CONTAINERD = """version = 3
 root = "{folder}/containerd"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 
-from .cluster import cluster
-from .control_plane import V1_32, V1_37
-from .programs import KUBERNETES
-from .seclusion import inside
+from tests.cluster.harness.cluster import cluster
+from tests.cluster.harness.control_plane import V1_32, V1_37
+from tests.cluster.harness.programs import KUBERNETES
+from tests.cluster.harness.seclusion import inside
 
 
 def main() -> None:

@@ -1,0 +1,103 @@
+"""Plugin killed, plugin replaced, kubelet restarted, each with claims alive: running pods stay, others get through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.cluster.harness.api import Api, wait_until
+from tests.cluster.harness.claims import claim, given, remove, seen, template, user, wait_running
+from tests.cluster.harness.driver import Plugin, Traces
+
+pytestmark = pytest.mark.cluster
+
+
+def _documents_grew(plugin: Plugin, before: Traces) -> bool:
+    return len(plugin.traces().documents) > len(before.documents)
+
+
+def _record_grew(plugin: Plugin, before: Traces) -> bool:
+    return len(plugin.traces().claims) > len(before.claims)
+
+
+def _life(api: Api, pod: str) -> str:
+    """What tells one life of a pod's container from the next."""
+    status = api.get("Pod", pod)["status"]["containerStatuses"][0]
+    return f"{status['containerID']} restarted {status['restartCount']} times"
+
+
+@pytest.mark.parametrize("moment", [_documents_grew, _record_grew], ids=["first CDI document", "first record entry"])
+def test_the_plugin_is_killed_while_pods_start(plugin: Plugin, moment: Callable[[Plugin, Traces], bool]) -> None:
+    api = plugin.cluster.api
+    before = plugin.traces()
+    api.create(claim(api, "steady"))
+    api.create(user("steady", "steady"))
+    wait_running(api, "steady")
+    life, at_work = _life(api, "steady"), plugin.traces()
+
+    api.create(template(api, "late-template"))
+    late = tuple(f"late-{number}" for number in range(4))
+    for name in late:
+        api.create(user(name, "late-template"))
+    wait_until("the plugin to be at work", lambda: moment(plugin, at_work), 60, plugin.traces, every_s=0.002)
+    plugin.child.kill()
+    assert not plugin.child.is_running
+    # A pod is not touched by the plugin's death.
+    assert plugin.cluster.exec("steady", "nvidia-smi", "-L") in api.logs("steady", "main")
+    plugin.start()
+
+    wait_running(api, *late)
+    for name in ("steady", *late):
+        assert len(given(plugin, name).uuids) == 1
+        assert seen(api, name) == given(plugin, name)
+    assert len({uuid for name in ("steady", *late) for uuid in seen(api, name).uuids}) == 5
+    assert _life(api, "steady") == life
+    remove(api, ("steady", *late), ("steady",), ("late-template",))
+    wait_until("nothing to be left", lambda: _is_clean(plugin, before), 30, plugin.traces)
+
+
+def test_the_plugin_is_replaced_with_a_claim_alive(plugin: Plugin) -> None:
+    api = plugin.cluster.api
+    before = plugin.traces()
+    api.create(claim(api, "kept"))
+    api.create(user("kept", "kept"))
+    wait_running(api, "kept")
+    life, alive = _life(api, "kept"), plugin.traces()
+    assert plugin.child.stop() == 0, plugin.child.tail()
+    plugin.start()
+    # Nothing about the claim or the devices has changed, so nothing is written.
+    assert plugin.traces() == alive
+    assert seen(api, "kept") == given(plugin, "kept")
+    assert _life(api, "kept") == life
+    remove(api, ("kept",), ("kept",))
+    assert plugin.traces() == before
+
+
+def test_the_kubelet_restarts_with_claims_alive(plugin: Plugin) -> None:
+    api = plugin.cluster.api
+    before = plugin.traces()
+    api.create(claim(api, "lasting", count=2))
+    api.create(user("lasting", "lasting"))
+    wait_running(api, "lasting")
+    life, uuids, slices = _life(api, "lasting"), plugin.uuids(), plugin.traces().slices
+
+    plugin.cluster.node.restart_kubelet()
+    # A starting kubelet deletes all slices of its node: the plugin must publish them anew.
+    wait_until("the slices to be other objects", lambda: not plugin.traces().slices & slices, 90, plugin.traces)
+    plugin.wait_published()
+    assert plugin.uuids() == uuids
+
+    # The new kubelet knows of no prepared claim: it asks again for the running pod, and for one that joins.
+    api.create(user("joining", "lasting"))
+    wait_running(api, "joining")
+    assert seen(api, "joining") == seen(api, "lasting") == given(plugin, "lasting")
+    assert _life(api, "lasting") == life
+    assert plugin.cluster.exec("lasting", "nvidia-smi", "-L") in api.logs("lasting", "main")
+    remove(api, ("lasting", "joining"), ("lasting",))
+    wait_until("nothing to be left", lambda: _is_clean(plugin, before), 30, plugin.traces)
+
+
+def _is_clean(plugin: Plugin, before: Traces) -> bool:
+    now = plugin.traces()
+    return (now.documents, now.claims) == (before.documents, before.claims)
