@@ -5,10 +5,18 @@ use std::fmt;
 /// What kind of input was wrong; the name is what Python sees as `CoreError.kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The bytes are not JSON, or not of the expected shape.
+    /// The bytes are not JSON.
     Syntax,
-    /// The bytes are well formed, but a stored checksum disagrees with them.
+    /// The bytes end before the JSON does.
+    Truncated,
+    /// JSON, but not of the shape this object has.
+    Malformed,
+    /// A claim without an allocation.
+    Unallocated,
+    /// A stored checksum disagrees with the bytes.
     Checksum,
+    /// Intact, but of a shape or version this release does not know.
+    Future,
 }
 
 impl Kind {
@@ -16,7 +24,11 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Syntax => "syntax",
+            Kind::Truncated => "truncated",
+            Kind::Malformed => "malformed",
+            Kind::Unallocated => "unallocated",
             Kind::Checksum => "checksum",
+            Kind::Future => "future",
         }
     }
 }
@@ -29,8 +41,11 @@ pub struct Error {
 }
 
 impl Error {
-    pub fn syntax(text: impl Into<String>) -> Self {
-        Error { kind: Kind::Syntax, text: text.into() }
+    pub fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Error {
+            kind,
+            text: text.into(),
+        }
     }
 }
 

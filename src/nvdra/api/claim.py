@@ -6,6 +6,11 @@ Values only; the claim's own JSON stays beside them, because the record on disk 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from nvdra._core import CoreError, is_same_allocation
+from nvdra._core import decode_claim as _decode_claim
+from nvdra._core import decode_status as _decode_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +60,67 @@ class Claim:
     results: tuple[Result, ...]
     configs: tuple[OpaqueConfig, ...]
     status: bytes
+
+
+class ClaimError(ValueError):
+    """A claim that cannot be read.
+
+    kind   "unallocated": no device was given to it yet; "malformed": the API server sent something else than a claim
+    """
+
+    def __init__(self, kind: Literal["unallocated", "malformed"], text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def decode_claim(body: bytes) -> Claim:
+    """The claim in an API object's body, of any served version of resource.k8s.io.
+
+    Raises ClaimError.
+    """
+    try:
+        namespace, name, uid, results, configs, status = _decode_claim(body)
+    except CoreError as error:
+        raise _refusal(error) from None
+    return Claim(ClaimRef(namespace, name, uid), _results(results), _configs(configs), status)
+
+
+def decode_status(status: bytes) -> tuple[tuple[Result, ...], tuple[OpaqueConfig, ...]]:
+    """The results and configs in a claim's status, such as the checkpoint keeps.
+
+    Raises ClaimError.
+    """
+    try:
+        results, configs = _decode_status(status)
+    except CoreError as error:
+        raise _refusal(error) from None
+    return _results(results), _configs(configs)
+
+
+def same_allocation(one: bytes, other: bytes) -> bool:
+    """Whether two statuses give the same devices to the same requests with the same configs, in the same order.
+
+    Who uses the claim does not count, nor do fields that older programs did not store (timestamps, tolerations):
+    an upgrade must not make a prepared claim look allocated anew.
+    Raises ClaimError.
+    """
+    try:
+        return is_same_allocation(one, other)
+    except CoreError as error:
+        raise _refusal(error) from None
+
+
+def _refusal(error: CoreError) -> ClaimError:
+    if error.kind == "unallocated":
+        return ClaimError("unallocated", str(error))
+    return ClaimError("malformed", f"the claim is not readable: {error}")
+
+
+def _results(read: list[tuple[str, str, str, str, bool, str | None]]) -> tuple[Result, ...]:
+    return tuple(Result(*fields) for fields in read)
+
+
+def _configs(read: list[tuple[str, list[str], str | None, bytes]]) -> tuple[OpaqueConfig, ...]:
+    return tuple(
+        OpaqueConfig(source, tuple(requests), driver, parameters) for source, requests, driver, parameters in read
+    )

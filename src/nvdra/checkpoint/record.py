@@ -30,20 +30,28 @@ class PreparedGroup:
     """The devices that share one config, and what was applied to them.
 
     time_slice_applied   None: the file does not say
+    verbatim   the group as JSON, where the file says more of it than the fields here do (keys of a later release):
+               written again as it is, so whoever changes a field drops it
     """
 
     devices: tuple[PreparedDevice, ...]
     mps_daemon_id: str = ""
     time_slice_applied: bool | None = None
+    verbatim: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Prepared groups of a kind that this driver does not build, as the JSON they were read as."""
+    """Prepared groups of a kind that this driver does not build, as the JSON they were read as.
+
+    kinds     of "mig", "vfio", "mps": why it is foreign
+    devices   what is known of each, enough to answer kubelet again; `uuid` is the MIG device's or the VFIO record's
+    """
 
     prepared_devices: bytes
-    kinds: frozenset[str]  # of "mig", "vfio", "mps": why it is foreign
+    kinds: frozenset[str]
     device_names: tuple[str, ...]
+    devices: tuple[PreparedDevice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class Entry:
     status      `ResourceClaim.status` as JSON bytes in the checkpoint's own field order
     prepared    groups of a completed claim; () while started
     name, namespace   empty where the writer kept none (completed entries of the Go driver)
+    unknown     members of the entry that this release does not know, as JSON `"key":value,…`; written again
     """
 
     state: State
@@ -60,11 +69,17 @@ class Entry:
     prepared: tuple[PreparedGroup, ...] | Foreign = ()
     name: str = ""
     namespace: str = ""
+    unknown: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything the checkpoint holds. `entries` by claim UID."""
+    """Everything the checkpoint holds.
+
+    entries    by claim UID
+    left_out   keys of the file outside its entries that were not understood: the next write drops them
+    """
 
     boot_id: str
     entries: Mapping[str, Entry] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()

@@ -1,0 +1,274 @@
+//! A ResourceClaim as the API server sends it, of any version served.
+
+use crate::error::{Error, Kind, Result};
+use crate::json::{Node, Value, parse, utf8, write_compact};
+use crate::shape::{CLAIM_STATUS, Style, marshal};
+
+/// One DeviceRequestAllocationResult.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    pub request: String,
+    pub driver: String,
+    pub pool: String,
+    pub device: String,
+    pub admin_access: bool,
+    pub share_id: Option<String>,
+}
+
+/// One entry of `status.allocation.devices.config`; no driver: the entry is not opaque.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub source: String,
+    pub requests: Vec<String>,
+    pub driver: Option<String>,
+    /// The parameters' text, as it stands in the claim.
+    pub parameters: String,
+}
+
+/// What a claim was given, and with which configs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocation {
+    pub results: Vec<Given>,
+    pub configs: Vec<Config>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub allocation: Allocation,
+    /// `status`, projected onto the fields of resource.k8s.io/v1.
+    pub status: String,
+}
+
+fn malformed(text: impl Into<String>) -> Error {
+    Error::new(Kind::Malformed, text)
+}
+
+/// The claim in an API object's body.
+pub fn decode(body: &[u8]) -> Result<Claim> {
+    let source = utf8(body)?;
+    let root = parse(source)?;
+    if root.members().is_none() {
+        return Err(malformed(format!(
+            "not a ResourceClaim: the body is {}",
+            root.noun()
+        )));
+    }
+    if let Some(kind) = root.get("kind").map(|kind| kind.text().unwrap_or_default())
+        && kind != "ResourceClaim"
+    {
+        return Err(malformed(format!("not a ResourceClaim: kind {kind:?}")));
+    }
+    let identity = |key: &str| -> Result<String> {
+        match root
+            .get("metadata")
+            .and_then(|metadata| metadata.get(key))
+            .and_then(Node::text)
+        {
+            Some(text) if !text.is_empty() => Ok(text.to_owned()),
+            _ => Err(malformed(format!(
+                "not a ResourceClaim: metadata.{key} is missing"
+            ))),
+        }
+    };
+    let (namespace, name, uid) = (identity("namespace")?, identity("name")?, identity("uid")?);
+    let within = |mut error: Error| {
+        error.text = format!("claim {namespace}/{name}: {}", error.text);
+        error
+    };
+    let Some(status) = root
+        .get("status")
+        .filter(|status| status.get("allocation").is_some())
+    else {
+        return Err(Error::new(
+            Kind::Unallocated,
+            format!("claim {namespace}/{name} not allocated"),
+        ));
+    };
+    // The projection comes first: it is what finds fields of a wrong type and names them.
+    let projected =
+        marshal(status, source, &CLAIM_STATUS, Style::RELEASED, "status").map_err(within)?;
+    let allocation = allocation(status, source);
+    Ok(Claim {
+        allocation,
+        status: projected,
+        namespace,
+        name,
+        uid,
+    })
+}
+
+/// The allocation in a status alone, such as the checkpoint keeps.
+pub fn decode_status(status: &[u8]) -> Result<Allocation> {
+    let source = utf8(status)?;
+    let root = parse(source)?;
+    marshal(&root, source, &CLAIM_STATUS, Style::RELEASED, "status")?;
+    Ok(allocation(&root, source))
+}
+
+/// Whether two statuses give the same devices with the same configs.
+///
+/// Fields that an older writer of checkpoints did not know (timestamps, tolerations) and who uses the claim do not count:
+/// a claim must not be prepared anew because the program was upgraded.
+pub fn is_same_allocation(one: &[u8], other: &[u8]) -> Result<bool> {
+    if one == other {
+        return Ok(true);
+    }
+    let comparable = |status: &[u8]| -> Result<Allocation> {
+        let mut allocation = decode_status(status)?;
+        for config in &mut allocation.configs {
+            let mut compact = String::with_capacity(config.parameters.len());
+            write_compact(&mut compact, &config.parameters);
+            config.parameters = compact;
+        }
+        Ok(allocation)
+    };
+    Ok(comparable(one)? == comparable(other)?)
+}
+
+/// The allocation of a status whose shape was checked.
+fn allocation(status: &Node<'_>, source: &str) -> Allocation {
+    let text = |node: &Node<'_>, key: &str| {
+        node.get(key)
+            .and_then(Node::text)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let devices = status
+        .get("allocation")
+        .and_then(|allocation| allocation.get("devices"));
+    let list = |key: &str| {
+        devices
+            .and_then(|devices| devices.get(key))
+            .and_then(Node::list)
+            .unwrap_or_default()
+    };
+    let results = list("results")
+        .iter()
+        .map(|node| Given {
+            request: text(node, "request"),
+            driver: text(node, "driver"),
+            pool: text(node, "pool"),
+            device: text(node, "device"),
+            admin_access: node
+                .get("adminAccess")
+                .is_some_and(|node| node.value == Value::Boolean(true)),
+            share_id: node.get("shareID").and_then(Node::text).map(str::to_owned),
+        })
+        .collect();
+    let configs = list("config")
+        .iter()
+        .map(|node| {
+            let opaque = node.get("opaque");
+            Config {
+                source: text(node, "source"),
+                requests: node
+                    .get("requests")
+                    .and_then(Node::list)
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|request| request.text().unwrap_or_default().to_owned())
+                    .collect(),
+                driver: opaque.map(|opaque| text(opaque, "driver")),
+                parameters: opaque
+                    .and_then(|opaque| opaque.get("parameters"))
+                    .map_or("null", |parameters| parameters.source(source))
+                    .to_owned(),
+            }
+        })
+        .collect();
+    Allocation { results, configs }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(status: &str) -> String {
+        format!(
+            r#"{{"kind":"ResourceClaim","metadata":{{"namespace":"ns","name":"c","uid":"u"}},"status":{status}}}"#
+        )
+    }
+
+    #[test]
+    fn fields_come_in_gos_order_and_unknown_ones_go() {
+        let claim = decode(body(r#"{"reservedFor":[{"uid":"1","name":"p","resource":"pods"}], "allocation": {"new": 1, "allocationTimestamp":"2026-01-01T01:00:00+01:00",
+            "devices":{"results":[{"device":"gpu-0","pool":"n","driver":"d","request":"r","adminAccess":false,"shareID":"s","consumedCapacity":{"b":"1024Mi","a":1},
+            "tolerations":[{"tolerationSeconds":0,"key":"k"}]}],
+            "config":[{"opaque":{"parameters": {"z": "<&>", "a": 1.0} ,"driver":"d"},"source":"FromClaim"}]},
+            "nodeSelector":{"nodeSelectorTerms":[{"matchFields":[{"values":["n"],"operator":"In","key":"metadata.name"}]}]}}}"#).as_bytes()).unwrap();
+        assert_eq!(
+            claim.status,
+            concat!(
+                r#"{"allocation":{"devices":{"results":[{"request":"r","driver":"d","pool":"n","device":"gpu-0","adminAccess":false,"#,
+                r#""tolerations":[{"key":"k","tolerationSeconds":0}],"shareID":"s","consumedCapacity":{"a":"1","b":"1Gi"}}],"#,
+                r#""config":[{"source":"FromClaim","opaque":{"driver":"d","parameters":{"z":"\u003c\u0026\u003e","a":1.0}}}]},"#,
+                r#""nodeSelector":{"nodeSelectorTerms":[{"matchFields":[{"key":"metadata.name","operator":"In","values":["n"]}]}]},"#,
+                r#""allocationTimestamp":"2026-01-01T00:00:00Z"},"reservedFor":[{"resource":"pods","name":"p","uid":"1"}]}"#
+            )
+        );
+        assert_eq!(
+            claim.allocation.configs[0].parameters,
+            r#"{"z": "<&>", "a": 1.0}"#
+        );
+        assert_eq!(claim.allocation.results[0].share_id.as_deref(), Some("s"));
+        assert!(is_same_allocation(claim.status.as_bytes(), claim.status.as_bytes()).unwrap());
+    }
+
+    #[test]
+    fn statuses_of_devices_follow() {
+        let claim = decode(body(r#"{"allocation":{"devices":{}},"devices":[{"driver":"d","pool":"p","device":"x","data":{ "a": 1 },
+            "networkData":{"ips":["10.0.0.1/8"]}},{"driver":"d","pool":"p","device":"y","conditions":[{"type":"T","status":"True","lastTransitionTime":null,"reason":"","message":"m","observedGeneration":0}]}]}"#).as_bytes()).unwrap();
+        assert_eq!(
+            claim.status,
+            concat!(
+                r#"{"allocation":{"devices":{}},"devices":[{"driver":"d","pool":"p","device":"x","conditions":null,"data":{"a":1},"#,
+                r#""networkData":{"ips":["10.0.0.1/8"]}},{"driver":"d","pool":"p","device":"y","conditions":[{"type":"T","status":"True","lastTransitionTime":null,"reason":"","message":"m"}]}]}"#
+            )
+        );
+    }
+
+    #[test]
+    fn unallocated_and_malformed_claims_say_so() {
+        for status in ["null", "{}", r#"{"allocation":null}"#] {
+            let error = decode(body(status).as_bytes()).unwrap_err();
+            assert_eq!(
+                (error.kind, error.text.as_str()),
+                (Kind::Unallocated, "claim ns/c not allocated")
+            );
+        }
+        let error =
+            decode(body(r#"{"allocation":{"devices":{"results":[{"request":1}]}}}"#).as_bytes())
+                .unwrap_err();
+        assert_eq!(
+            error.text,
+            "claim ns/c: status.allocation.devices.results[0].request: a string was expected, found a number"
+        );
+        for text in [
+            "[]",
+            "{}",
+            r#"{"kind":"Pod"}"#,
+            r#"{"metadata":{"namespace":"a","name":"","uid":"u"}}"#,
+        ] {
+            assert_eq!(
+                decode(text.as_bytes()).unwrap_err().kind,
+                Kind::Malformed,
+                "{text}"
+            );
+        }
+        assert_eq!(decode(b"{\"a\"").unwrap_err().kind, Kind::Truncated);
+        assert_eq!(decode(b"\xff").unwrap_err().kind, Kind::Syntax);
+    }
+
+    #[test]
+    fn an_allocation_is_the_same_whoever_uses_it_and_whoever_wrote_it() {
+        let short = br#"{"allocation":{"devices":{"results":[{"request":"r","driver":"d","pool":"n","device":"x"}],"config":[{"source":"FromClaim","opaque":{"driver":"d","parameters":{"a":1}}}]}}}"#;
+        let long = br#"{"allocation":{"devices":{"results":[{"request":"r","driver":"d","pool":"n","device":"x","tolerations":[{"key":"k"}]}],
+            "config":[{"source":"FromClaim","opaque":{"driver":"d","parameters":{ "a" : 1 }}}]},"allocationTimestamp":"2026-01-01T00:00:00Z"},"reservedFor":[{"resource":"pods","name":"p","uid":"u"}]}"#;
+        assert!(is_same_allocation(short, long).unwrap());
+        let other = br#"{"allocation":{"devices":{"results":[{"request":"r","driver":"d","pool":"n","device":"y"}]}}}"#;
+        assert!(!is_same_allocation(short, other).unwrap());
+    }
+}

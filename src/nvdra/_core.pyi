@@ -1,0 +1,128 @@
+"""The native core: pure functions from bytes and values to bytes and tuples.
+
+Wrapped by the rooms api, claims, checkpoint and cdi; nothing else imports it. Values are read by attribute.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+from nvdra.cdi.edits import Document, Edits
+from nvdra.checkpoint.record import Foreign, PreparedGroup
+
+__all__ = [
+    "CoreError",
+    "Fragment",
+    "checksum",
+    "decode_checkpoint",
+    "decode_claim",
+    "decode_status",
+    "device_yaml",
+    "edits_yaml",
+    "encode_checkpoint",
+    "head_yaml",
+    "indent_json",
+    "is_same_allocation",
+    "match_configs",
+    "remarshal_checkpoint",
+    "render_json",
+    "render_yaml",
+]
+
+class CoreError(ValueError):
+    """Input that is refused.
+
+    kind   "syntax", "truncated", "malformed", "unallocated", "checksum" or "future"
+    """
+
+    kind: str
+
+# request, driver, pool, device, admin access, share id
+_Result = tuple[str, str, str, str, bool, str | None]
+# source, requests, driver (None: not opaque), parameters as they stand in the claim
+_Config = tuple[str, list[str], str | None, bytes]
+
+def decode_claim(body: bytes) -> tuple[str, str, str, list[_Result], list[_Config], bytes]:
+    """Namespace, name, uid, results, configs and projected status of a ResourceClaim of any served version.
+
+    Raises CoreError: syntax, truncated, malformed, unallocated.
+    """
+
+def decode_status(status: bytes) -> tuple[list[_Result], list[_Config]]:
+    """Results and configs of a status alone. Raises CoreError: syntax, truncated, malformed."""
+
+def is_same_allocation(one: bytes, other: bytes) -> bool:
+    """Whether two statuses give the same devices to the same requests with the same configs.
+
+    Raises CoreError: syntax, truncated, malformed.
+    """
+
+def match_configs(
+    results: Sequence[tuple[str, str, str]], configs: Sequence[tuple[Sequence[str], str]]
+) -> list[int | tuple[int | None, str]]:
+    """For each result the index of its config, or (index of the config that names it but does not fit, text).
+
+    results   (request, device, device kind: "gpu", "mig", "migdyn", "vfio", "unknown")
+    configs   (requests it names, kind: "GpuConfig", "MigDeviceConfig", "VfioDeviceConfig"; others never fit),
+              in rising precedence: defaults, then FromClass, then FromClaim
+    The index in the tuple is None if no config applies at all.
+    """
+
+@final
+class Fragment:
+    """One entry's text in both sections of the checkpoint, rendered once."""
+
+    def __new__(
+        cls,
+        uid: str,
+        is_completed: bool,
+        status: bytes,
+        prepared: Sequence[PreparedGroup] | Foreign,
+        name: str,
+        namespace: str,
+        unknown: bytes,
+    ) -> Fragment: ...
+
+def encode_checkpoint(fragments: Sequence[Fragment], boot_id: str) -> bytes:
+    """The checkpoint file; fragments may come in any order."""
+
+# uuid, requests, pool, device, CDI ids, share id
+_Device = tuple[str, list[str], str, str, list[str], str | None]
+# devices, MPS daemon id, time slice applied, verbatim
+_Group = tuple[list[_Device], str, bool | None, bytes]
+# text, kinds, devices
+_Foreign = tuple[bytes, list[str], list[_Device]]
+# uid, is completed, status, prepared, name, namespace, unknown members
+_Entry = tuple[str, bool, bytes, list[_Group] | _Foreign, str, str, bytes]
+
+def decode_checkpoint(content: bytes) -> tuple[str, list[_Entry], list[str]]:
+    """Boot id, entries, and the keys outside of entries that are not understood.
+
+    Raises CoreError: syntax, truncated, checksum, future.
+    """
+
+def remarshal_checkpoint(content: bytes) -> bytes:
+    """The checkpoint as the releases would write what they read of it, stored checksums kept.
+
+    Raises CoreError: syntax, truncated, malformed.
+    """
+
+def indent_json(content: bytes) -> str:
+    """The JSON text, two spaces of indent a level. Raises CoreError: syntax, truncated."""
+
+def checksum(content: bytes) -> int:
+    """FNV-1a (32 bit) over the decimal dump of `content`."""
+
+def render_yaml(document: Document, version: str) -> bytes:
+    """The CDI document as YAML in block style."""
+
+def render_json(document: Document, version: str) -> bytes:
+    """The CDI document as compact JSON."""
+
+def head_yaml(version: str, kind: str) -> bytes:
+    """The lines of a YAML document in front of its devices."""
+
+def device_yaml(name: str) -> bytes:
+    """The line that opens a device."""
+
+def edits_yaml(edits: Edits, indent: int) -> bytes:
+    """`containerEdits` as a member of the document (indent 0) or of a device (indent 6); empty for empty edits."""

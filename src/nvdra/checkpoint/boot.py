@@ -1,0 +1,42 @@
+"""The boot-id rule: what was prepared before a reboot is not prepared any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nvdra.checkpoint.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """The record to go on with, and what became of the one on disk.
+
+    what      "kept": written in this boot; "injected": it named none, this one was put in;
+              "invalidated": written in another boot, so `record` is empty
+    stored    the boot id on disk, "" if there was none
+    current   the boot id now
+    """
+
+    record: Record
+    what: Literal["kept", "injected", "invalidated"]
+    stored: str
+    current: str
+
+    def __str__(self) -> str:
+        match self.what:
+            case "kept":
+                return f'Keeping checkpoint of boot "{self.current}"'
+            case "injected":
+                return f'Checkpoint without nodeBootID: taken as of boot "{self.current}"'
+            case "invalidated":
+                return f'Invalidating checkpoint: checkpoint nodeBootID "{self.stored}" != current "{self.current}"'
+
+
+def boot(record: Record, boot_id: str) -> Booted:
+    """What a program that starts in boot `boot_id` makes of the record it finds."""
+    if record.boot_id == boot_id:
+        return Booted(record, "kept", record.boot_id, boot_id)
+    if not record.boot_id:
+        return Booted(replace(record, boot_id=boot_id), "injected", "", boot_id)
+    return Booted(Record(boot_id), "invalidated", record.boot_id, boot_id)

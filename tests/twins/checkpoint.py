@@ -1,0 +1,77 @@
+"""The checkpoint in plain Python: slow, short, and made from the contract's layout rather than from the Rust code."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nvdra.checkpoint import Entry, Foreign, PreparedDevice, PreparedGroup, Record
+
+
+def text(value: Any) -> str:
+    """JSON as Go writes it: compact, keys as they come, HTML characters and line separators escaped."""
+    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        written = written.replace(character, f"\\u{ord(character):04x}")
+    return written
+
+
+def checksum(content: bytes) -> int:
+    value = 0x811C9DC5
+    for byte in ("([]uint8)[" + " ".join(map(str, content)) + "]").encode():
+        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return value
+
+
+def encode(record: Record) -> bytes:
+    first: dict[str, str] = {}
+    second: dict[str, str] = {}
+    for uid, entry in sorted(record.entries.items(), key=lambda item: item[0].encode()):
+        body = f'"status":{(entry.status or b"{}").decode()}'
+        if entry.prepared:
+            body += f',"preparedDevices":{_prepared(entry)}'
+        if entry.state == "PrepareCompleted":
+            first[uid] = "{" + body + "}"
+        tail = "".join(f',"{key}":{text(getattr(entry, key))}' for key in ("name", "namespace") if getattr(entry, key))
+        tail += f",{entry.unknown.decode()}" if entry.unknown else ""
+        second[uid] = f'{{"checkpointState":"{entry.state}",{body}{tail}}}'
+    v1 = "{" + _claims(first) + "}"
+    rest = ("," + _claims(second) if second else "") + (
+        f',"nodeBootID":{text(record.boot_id)}' if record.boot_id else ""
+    )
+    outer = checksum(f'{{"checksum":0,"v1":{v1}}}'.encode())
+    inner = checksum(f'{{"checksum":0{rest}}}'.encode())
+    return f'{{"checksum":{outer},"v1":{v1},"v2":{{"checksum":{inner}{rest}}}}}'.encode()
+
+
+def _claims(texts: dict[str, str]) -> str:
+    if not texts:
+        return ""
+    return '"preparedClaims":{' + ",".join(f"{text(uid)}:{body}" for uid, body in texts.items()) + "}"
+
+
+def _prepared(entry: Entry) -> str:
+    if isinstance(entry.prepared, Foreign):
+        return entry.prepared.prepared_devices.decode()
+    return "[" + ",".join(_group(group) for group in entry.prepared) + "]"
+
+
+def _group(group: PreparedGroup) -> str:
+    if group.verbatim:
+        return group.verbatim.decode()
+    state: dict[str, Any] = {"mpsControlDaemonID": group.mps_daemon_id}
+    if group.time_slice_applied is not None:
+        state["timeSliceApplied"] = group.time_slice_applied
+    return text({"devices": [_device(device) for device in group.devices], "configState": state})
+
+
+def _device(device: PreparedDevice) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "Requests": device.requests,
+        "PoolName": device.pool,
+        "DeviceName": device.device,
+        "CDIDeviceIDs": device.cdi_ids,
+    }
+    if device.share_id is not None:
+        answer["ShareID"] = device.share_id
+    return {"gpu": {"info": {"uuid": device.uuid}, "device": answer}, "mig": None}

@@ -1,0 +1,100 @@
+"""What this release does not build or does not know goes through it unharmed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nvdra.checkpoint import Foreign, Record, decode, encode
+from tests.twins import checkpoint as twin
+from tests.unit.checkpoint.files import BOOT, answer, gpu, group, mig, mirrored, second, signed
+
+CONCRETE = {"parentMinor": 1, "giId": 2, "ciId": 0, "migUUID": "MIG-1", "parentUUID": "GPU-1"}
+VFIO = {
+    "info": {"uuid": "v-1", "pciBusID": "0000:01:00.0"},
+    "device": answer(Metadata={"Attributes": {"a": {"int": 1}}, "NetworkData": None}),
+}
+FOREIGN = {
+    "dynamic MIG": (group(mig(concrete=CONCRETE)), {"mig"}, "MIG-1"),
+    "MIG before v25.12": (group(mig(info={"uuid": "MIG-2", "index": "0"})), {"mig"}, "MIG-2"),
+    "passthrough": (group({"gpu": None, "mig": None, "vfio": VFIO}), {"vfio"}, "v-1"),
+    "MPS": (group(gpu(), mpsControlDaemonID="c1-abcde"), {"mps"}, "GPU-0"),
+    "MPS of a later build": (group(gpu(), mpsApplied=True), {"mps"}, "GPU-0"),
+    "MPS on MIG with a new key": (
+        group(mig(concrete=CONCRETE) | {"new": [1.50]}, mpsControlDaemonID="x"),
+        {"mig", "mps"},
+        "MIG-1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_kinds_not_built_here_are_carried_verbatim_and_named(name: str) -> None:
+    written, kinds, uuid = FOREIGN[name]
+    content = mirrored(second([written]))
+    record = decode(content)
+    foreign = record.entries["c1"].prepared
+    assert isinstance(foreign, Foreign)
+    assert foreign.kinds == kinds
+    assert foreign.prepared_devices == twin.text([written]).encode()
+    [device] = foreign.devices
+    assert device.uuid == uuid
+    assert foreign.device_names == (device.device,)
+    assert device.cdi_ids
+    assert encode(record) == content
+
+
+def test_a_claim_with_one_foreign_group_is_foreign_as_a_whole() -> None:
+    content = mirrored(second([group(gpu()), group(mig(concrete=CONCRETE))]))
+    foreign = decode(content).entries["c1"].prepared
+    assert isinstance(foreign, Foreign)
+    assert foreign.device_names == ("gpu-0", "gpu-1-mig-1g12gb-19-0")
+    assert encode(decode(content)) == content
+
+
+def test_a_foreign_group_without_daemon_id_gets_the_empty_one_that_releases_check_by() -> None:
+    written = group(mig(concrete=CONCRETE))
+    without = {"devices": written["devices"], "configState": {"timeSliceApplied": True}}
+    foreign = decode(signed({}, second([without]))).entries["c1"].prepared
+    assert isinstance(foreign, Foreign)
+    assert json.loads(foreign.prepared_devices) == [group(*written["devices"], timeSliceApplied=True)]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        group(gpu(), computeMode="X"),
+        group(gpu()) | {"later": {"b": 1.50, "a": None}},
+        group(gpu(NewID="x")),
+        group(gpu() | {"cpu": None}),
+        group(gpu(), mpsApplied=False),
+        group(gpu(Requests=None)),
+    ],
+)
+def test_keys_of_a_group_that_are_not_known_are_written_again(written: dict[str, Any]) -> None:
+    content = mirrored(second([written]))
+    record = decode(content)
+    [read] = record.entries["c1"].prepared  # type: ignore[misc]
+    assert read.devices[0].uuid == "GPU-0"
+    assert read.verbatim == twin.text(written).encode()
+    assert encode(record) == content
+
+
+def test_keys_of_an_entry_that_are_not_known_are_written_again() -> None:
+    content = mirrored(second([group(gpu())], name="n", namespace="ns", later={"x": [1.0]}, more="<"))
+    record = decode(content)
+    assert record.entries["c1"].unknown == b'"later":{"x":[1.0]},"more":"\\u003c"'
+    assert encode(record) == content
+
+
+def test_keys_of_a_status_that_are_not_known_are_written_again() -> None:
+    claim = {"checkpointState": "PrepareStarted", "status": {"later": {"z": 1, "a": 2}}}
+    content = signed({}, {"preparedClaims": {"c1": claim}})
+    assert encode(decode(content)) == content
+
+
+def test_keys_outside_entries_that_are_not_known_are_named() -> None:
+    content = signed({}, {"preparedClaims": {}, "nodeBootID": BOOT, "later": 1})
+    assert decode(content[:-1] + b',"v3":{},"note":"x"}') == Record(BOOT, left_out=("v3", "note", "v2.later"))

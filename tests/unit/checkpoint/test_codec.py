@@ -1,0 +1,317 @@
+"""The codec against its twin, against the contract's vectors, and against files of other shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nvdra.checkpoint import (
+    Corrupt,
+    Encoder,
+    Entry,
+    Future,
+    PreparedDevice,
+    PreparedGroup,
+    Record,
+    Truncated,
+    Unreadable,
+    decode,
+    encode,
+)
+from tests.twins import checkpoint as twin
+from tests.unit.checkpoint.files import BOOT, DEVICE, ENTRY, STATUS, gpu, group, mirrored, second, signed
+
+# ---- the contract's vectors
+
+
+def test_an_empty_record() -> None:
+    assert encode(Record(BOOT)) == (
+        b'{"checksum":1083090442,"v1":{},"v2":{"checksum":511425237,"nodeBootID":"11111111-2222-3333-4444-555555555555"}}'
+    )
+    assert decode(encode(Record(BOOT))) == Record(BOOT)
+
+
+def test_one_completed_gpu() -> None:
+    content = encode(Record(BOOT, {"c1": ENTRY}))
+    root = json.loads(content)
+    assert (root["checksum"], root["v2"]["checksum"]) == (3996242268, 675354383)
+    assert decode(content) == Record(BOOT, {"c1": ENTRY})
+
+
+def test_the_form_without_daemon_id_is_read() -> None:
+    content = mirrored(second([{"devices": [gpu()], "configState": {}}]))
+    root = json.loads(content)
+    assert (root["checksum"], root["v2"]["checksum"]) == (3120725081, 3748688620)
+    assert decode(content) == Record(BOOT, {"c1": ENTRY})
+
+
+# ---- against the twin
+
+words = st.text(st.characters(codec="utf-8"), max_size=8)
+devices = st.builds(
+    PreparedDevice,
+    uuid=words,
+    requests=st.lists(words, max_size=2).map(tuple),
+    pool=words,
+    device=words,
+    cdi_ids=st.lists(words, max_size=2).map(tuple),
+    share_id=st.none() | words,
+)
+groups = st.builds(
+    PreparedGroup,
+    devices=st.lists(devices, max_size=3).map(tuple),
+    time_slice_applied=st.none() | st.booleans(),
+)
+members = st.dictionaries(words, st.none() | st.booleans() | words, max_size=3)
+entries = st.builds(
+    Entry,
+    state=st.sampled_from(["PrepareStarted", "PrepareCompleted"]),
+    status=members.map(lambda status: twin.text(status).encode()),
+    prepared=st.lists(groups, max_size=2).map(tuple),
+    name=words,
+    namespace=words,
+)
+records = st.builds(Record, boot_id=words, entries=st.dictionaries(words, entries, max_size=4))
+
+
+@given(records)
+def test_a_record_is_written_as_the_twin_writes_it_and_read_back_whole(record: Record) -> None:
+    content = encode(record)
+    assert content == twin.encode(record)
+    assert decode(content) == record
+
+
+@given(records, st.integers(0, 3), entries)
+def test_an_encoder_that_knows_most_entries_writes_the_same(record: Record, which: int, other: Entry) -> None:
+    encoder = Encoder()
+    assert encoder.encode(record) == encode(record)
+    uids = sorted(record.entries)
+    changed = dict(record.entries)
+    changed["new"] = other
+    if uids:
+        changed[uids[which % len(uids)]] = other
+    record = dataclasses.replace(record, entries=changed)
+    assert encoder.encode(record) == encode(record)
+    assert encoder.encode(Record(record.boot_id)) == encode(Record(record.boot_id))
+
+
+def test_entries_are_written_in_the_order_of_their_uids_bytes() -> None:
+    content = encode(Record(BOOT, dict.fromkeys(("b", "a", "é", "Z", "a-"), ENTRY)))
+    assert list(json.loads(content)["v2"]["preparedClaims"]) == ["Z", "a", "a-", "b", "é"]
+
+
+def test_the_first_section_holds_completed_entries_only() -> None:
+    started = Entry("PrepareStarted", STATUS, name="n", namespace="ns")
+    root = json.loads(encode(Record(BOOT, {"c1": ENTRY, "c2": started})))
+    assert list(root["v1"]["preparedClaims"]) == ["c1"]
+    assert root["v2"]["preparedClaims"]["c2"] == {
+        "checkpointState": "PrepareStarted",
+        "status": json.loads(STATUS),
+        "name": "n",
+        "namespace": "ns",
+    }
+
+
+# ---- other files that are read
+
+
+def test_a_file_with_the_first_section_alone_is_migrated() -> None:
+    claim = {"status": json.loads(STATUS), "preparedDevices": [group(gpu())]}
+    assert decode(signed({"preparedClaims": {"c1": claim}}, None)) == Record("", {"c1": ENTRY})
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        b'{"checksum":4166374854}',
+        b'{"checksum":1083090442,"v1":{}}',
+        b'{"checksum":4166374854,"v1":null,"v2":null}',
+        b'{"checksum":1083090442,"v1":{"preparedClaims":null}}',
+    ],
+)
+def test_files_without_claims(empty: bytes) -> None:
+    assert decode(empty) == Record("")
+
+
+def test_shares_survive() -> None:
+    shared = PreparedGroup((dataclasses.replace(DEVICE, share_id="s-1"),))
+    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(shared,))})
+    assert b'"k8s.gpu.nvidia.com/claim=c1-gpu-0"],"ShareID":"s-1"}},"mig":null}' in encode(record)
+    assert decode(encode(record)) == record
+
+
+def test_a_claim_for_administrators_keeps_its_access() -> None:
+    status = STATUS.replace(b'"device":"gpu-0"', b'"device":"gpu-0","adminAccess":true,"shareID":"s-1"')
+    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, status=status)})
+    assert decode(encode(record)).entries["c1"].status == status
+
+
+def test_an_indented_file_is_the_same_file() -> None:
+    record = Record(BOOT, {"c1": ENTRY})
+    assert decode(json.dumps(json.loads(encode(record)), indent=4).encode()) == record
+
+
+def test_a_key_that_no_checksum_covers_is_accepted_as_the_go_driver_does() -> None:
+    content = encode(Record(BOOT, {"c1": ENTRY}))
+    [_, section] = content.split(b',"v2":')
+    edited = content.replace(section, section.replace(b'"mig":null', b'"mig":null,"edited":"by hand"'))
+    [read] = decode(edited).entries["c1"].prepared  # type: ignore[misc]
+    assert b'"edited":"by hand"' in read.verbatim
+
+
+def test_of_equal_keys_the_last_one_counts() -> None:
+    claims = '{"c1":{"checkpointState":"PrepareStarted","status":{}},"c1":{"checkpointState":"PrepareCompleted","status":{}}}'
+    inner = twin.checksum(f'{{"checksum":0,"preparedClaims":{claims}}}'.encode())
+    content = f'{{"checksum":1083090442,"v1":{{}},"v2":{{"checksum":{inner},"preparedClaims":{claims}}}}}'
+    assert decode(content.encode()) == Record("", {"c1": Entry("PrepareCompleted", b"{}")})
+
+
+# ---- files that are not to be trusted
+
+
+def test_a_changed_byte_is_corrupt_and_the_difference_is_shown() -> None:
+    content = encode(Record(BOOT, {"c1": ENTRY})).replace(b'"uuid":"GPU-0"', b'"uuid":"GPU-0","dummy":"x"')
+    with pytest.raises(Corrupt) as caught:
+        decode(content.replace(b"gpu-0", b"gpu-1"))
+    assert str(caught.value) == "checkpoint is corrupted"
+    lines = caught.value.diff.splitlines()
+    assert lines[:2] == ["--- on-disk", "+++ re-marshaled"]
+    assert lines[2].startswith("@@ -")
+    assert any(line.startswith("-") and '"dummy": "x"' in line for line in lines)
+
+
+@pytest.mark.parametrize("section", ["checksum", "v2"])
+def test_each_checksum_counts(section: str) -> None:
+    root = json.loads(encode(Record(BOOT, {"c1": ENTRY})))
+    if section == "v2":
+        root["v2"]["checksum"] ^= 1
+    else:
+        root["checksum"] ^= 1
+    with pytest.raises(Corrupt) as caught:
+        decode(twin.text(root).encode())
+    assert caught.value.diff == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{}",
+        b'{"checksum":"1","v1":{}}',
+        b'{"v1":{}}',
+        b'{"checksum":-1,"v1":{}}',
+        b'{"checksum":1083090442,"v1":{},"v2":{}}',
+        b'{"checksum":99999999999999,"v1":{}}',
+    ],
+)
+def test_a_missing_checksum_is_a_wrong_one(content: bytes) -> None:
+    with pytest.raises(Corrupt):
+        decode(content)
+
+
+def test_a_corrupt_file_of_no_known_shape_says_so_instead_of_a_difference() -> None:
+    with pytest.raises(Corrupt) as caught:
+        decode(b'{"checksum":1,"v1":{"preparedClaims":[]}}')
+    assert "checkpoint.v1.preparedClaims: an object was expected, found a list" in caught.value.diff
+
+
+@pytest.mark.parametrize("content", [b"", b"   ", b"nonsense", b"{", b'{"checksum":1}x', b"\xff\xfe", b"\0" * 4096])
+def test_what_is_no_json_is_truncated(content: bytes) -> None:
+    with pytest.raises(Truncated, match="checkpoint is not readable"):
+        decode(content)
+
+
+def test_every_prefix_is_truncated() -> None:
+    content = encode(Record(BOOT, {"c1": ENTRY}))
+    for end in range(len(content)):
+        with pytest.raises(Truncated):
+            decode(content[:end])
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"[]", "the file holds a list"),
+        (b'{"checksum":1,"v3":{}}', "v2 is not there, but v3 is"),
+        (b'{"checksum":1083090442,"v1":{},"w2":{}}', "v2 is not there, but w2 is"),
+        (signed({}, second(checkpointState="PrepareHalf")), "unknown checkpointState"),
+        (signed({}, {"preparedClaims": []}), "v2.preparedClaims: an object was expected"),
+        (signed({}, {"preparedClaims": {"c1": 1}}), "an object was expected, found a number"),
+        (signed({}, {"nodeBootID": 5}), "v2.nodeBootID: a string was expected"),
+        (signed({}, second({})), "preparedDevices: a list was expected"),
+        (signed({}, second([[]])), r"preparedDevices\[0\]: an object was expected"),
+        (signed({}, second([{"devices": [{"cpu": {}}]}])), "none of gpu, mig and vfio"),
+        (signed({}, second([group(gpu(Requests="x"))])), "Requests: a list was expected"),
+        (signed({}, second([{"configState": {"timeSliceApplied": 1}}])), "timeSliceApplied: a boolean"),
+        (signed({}, second(status=[])), "status: an object was expected"),
+        (signed({}, second(name=1)), "name: a string was expected"),
+    ],
+)
+def test_an_intact_file_of_unknown_shape_is_of_the_future(content: bytes, what: str) -> None:
+    with pytest.raises(Future, match=what):
+        decode(content)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_with_an_error_of_ours(content: bytes) -> None:
+    with pytest.raises(Unreadable):
+        decode(content)
+
+
+KEYS = [
+    "checksum",
+    "v1",
+    "v2",
+    "preparedClaims",
+    "c1",
+    "status",
+    "preparedDevices",
+    "devices",
+    "gpu",
+    "mig",
+    "device",
+    "info",
+    "configState",
+    "Requests",
+]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_any_json_is_read_or_refused(value: Any) -> None:
+    """Signed, so that the shapes behind the checksum are reached too."""
+    for content in (
+        json.dumps(value).encode(),
+        signed({}, {"preparedClaims": {"c1": value}}),
+        signed({}, second([value])),
+        signed({}, second([{"devices": [value]}])),
+    ):
+        try:
+            record = decode(content)
+        except Unreadable:
+            continue
+        assert decode(encode(record)).entries == record.entries
+
+
+def test_damage_is_found_or_does_not_matter() -> None:
+    """The one key that may be damaged unseen says that something is absent; the Go driver accepts that file too."""
+    content = encode(Record(BOOT, {"c1": ENTRY}))
+    chance = random.Random(7)
+    for _ in range(2000):
+        at, byte = chance.randrange(len(content)), chance.randrange(256)
+        try:
+            record = decode(content[:at] + bytes([byte]) + content[at + 1 :])
+        except Unreadable:
+            continue
+        [read] = record.entries["c1"].prepared  # type: ignore[misc]
+        kept = dataclasses.replace(record.entries["c1"], prepared=(dataclasses.replace(read, verbatim=b""),))
+        assert Record(record.boot_id, {"c1": kept}) == Record(BOOT, {"c1": ENTRY})
