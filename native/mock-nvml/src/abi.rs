@@ -30,6 +30,21 @@ pub struct PciInfo {
     pub bus_id: [u8; 32],
 }
 
+impl PciInfo {
+    pub fn new(address: (u32, u8, u8, u8), device_id: u32, subsystem_id: u32) -> PciInfo {
+        let (domain, bus, device, function) = address;
+        PciInfo {
+            bus_id_legacy: fixed(&format!("{domain:04X}:{bus:02X}:{device:02X}.{function}")),
+            domain,
+            bus: u32::from(bus),
+            device: u32::from(device),
+            pci_device_id: device_id,
+            pci_subsystem_id: subsystem_id,
+            bus_id: fixed(&format!("{domain:08X}:{bus:02X}:{device:02X}.{function}")),
+        }
+    }
+}
+
 /// The form before `busId` was added; what the unversioned symbols fill.
 #[repr(C)]
 #[derive(Clone, Copy)]

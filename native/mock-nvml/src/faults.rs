@@ -113,6 +113,9 @@ impl Fault {
 /// What tells one state of a file from another.
 type Stamp = Option<(u64, u64, i64, i64, u64)>;
 
+/// The rules as read, or what is wrong with their file.
+type Rules = Arc<Result<Vec<Fault>, String>>;
+
 struct Watched {
     file: PathBuf,
     root: PathBuf,
@@ -121,7 +124,7 @@ struct Watched {
     next_look_ms: AtomicU64,
     /// Whether there is anything to strike: the fast way out.
     armed: AtomicBool,
-    rules: RwLock<(Stamp, Arc<Result<Vec<Fault>, String>>)>,
+    rules: RwLock<(Stamp, Rules)>,
 }
 
 static WATCHED: OnceLock<Watched> = OnceLock::new();
@@ -148,7 +151,6 @@ pub fn begin(root: &Path) {
 
 /// The fault that strikes this call, after its delay; `minors` are the GPUs the call concerns.
 pub fn strike(function: Function, minors: &[u32]) -> Answer {
-    look();
     let Some(watched) = WATCHED
         .get()
         .filter(|watched| watched.armed.load(Ordering::Acquire))
@@ -170,8 +172,10 @@ pub fn strike(function: Function, minors: &[u32]) -> Answer {
         if fault.delay_ms > 0 {
             std::thread::sleep(Duration::from_millis(fault.delay_ms));
         }
-        while fault.hang {
-            std::thread::sleep(Duration::from_secs(3600));
+        if fault.hang {
+            loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
         }
         match fault.code() {
             Ok(Some(Code::SUCCESS) | None) | Err(_) => {}

@@ -11,6 +11,7 @@ mod code;
 mod exports;
 mod faults;
 mod functions;
+pub mod notation;
 pub mod place;
 pub mod portrait;
 mod session;

@@ -127,13 +127,13 @@ impl Place {
             .iter()
             .filter(|gpu| self.node(gpu).exists())
             .collect();
-        gpus.sort_by_key(|gpu| crate::portrait::address(&gpu.pci_bus_id.value));
+        gpus.sort_by_key(|gpu| crate::notation::address(&gpu.pci_bus_id.value));
         gpus
     }
 }
 
 /// What is left of `folder` when the first of `tails` it ends in is taken off; itself if it ends in none.
-fn above(folder: &Path, tails: &[&str]) -> PathBuf {
+pub fn above(folder: &Path, tails: &[&str]) -> PathBuf {
     for tail in tails {
         if folder.ends_with(tail) {
             let depth = Path::new(tail).components().count();

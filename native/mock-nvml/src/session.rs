@@ -11,10 +11,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
-use crate::abi::{Handle, INIT_FLAG_NO_GPUS};
+use crate::abi::{Handle, INIT_FLAG_NO_GPUS, PciInfo};
 use crate::code::{Answer, Code};
+use crate::notation::address;
 use crate::place::Place;
-use crate::portrait::{Gpu, MINORS, Model, Portrait, address};
+use crate::portrait::{Gpu, MINORS, Model, Portrait};
+use crate::topology::{Scope, processors};
 
 /// Addresses that handles point at; what lies there is of no meaning. They are the same in every session.
 static HANDLES: [u64; MINORS] = [0; MINORS];
@@ -34,6 +36,9 @@ pub struct Seen {
     position: usize,
     pub uuid: String,
     pub address: (u32, u8, u8, u8),
+    pub pci: PciInfo,
+    /// Processors near it, by scope (NUMA node, socket), as words of bits.
+    pub processors: [Vec<usize>; 2],
     node: PathBuf,
     held: OnceLock<Option<File>>,
 }
@@ -154,6 +159,8 @@ fn look(place: &Place, flags: u32, cached: &mut Option<(Stamp, Arc<Portrait>)>) 
     }
     let gpus = visible.iter().enumerate().map(|(index, gpu)| Seen {
         index: index as u32,
+        pci: pci_of(&portrait, gpu),
+        processors: [Scope::Node, Scope::Socket].map(|scope| processors(&portrait, gpu, scope)),
         position: portrait
             .gpus
             .iter()
@@ -170,6 +177,16 @@ fn look(place: &Place, flags: u32, cached: &mut Option<(Stamp, Arc<Portrait>)>) 
         _control: hold(&place.root.join("dev/nvidiactl")),
         portrait,
     })
+}
+
+fn pci_of(portrait: &Portrait, gpu: &Gpu) -> PciInfo {
+    let model = &portrait.models[&gpu.model];
+    let (device, subsystem) = (model.pci_device_id.value, model.pci_subsystem_id.value);
+    PciInfo::new(
+        address(&gpu.pci_bus_id.value).unwrap_or_default(),
+        device,
+        subsystem,
+    )
 }
 
 /// The portrait beside the library, parsed again only when it is another file.

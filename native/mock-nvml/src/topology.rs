@@ -1,6 +1,7 @@
 //! How two GPUs of a portrait are joined, worked out from where they hang.
 
-use crate::portrait::{Gpu, NvLink, Portrait};
+use crate::notation::{address, cpus};
+use crate::portrait::{Gpu, NumaNode, NvLink, Portrait};
 
 /// `nvmlGpuTopologyLevel_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,22 +49,66 @@ pub fn remote_ends<'a>(gpu: &'a Gpu, nvlink: &'a NvLink) -> &'a [String] {
 
 /// The GPU with this bus id, if it is one of the portrait: else a link ends in a switch.
 pub fn gpu_at<'a>(portrait: &'a Portrait, bus_id: &str) -> Option<&'a Gpu> {
-    let address = crate::portrait::address(bus_id);
+    let wanted = address(bus_id);
     portrait
         .gpus
         .iter()
-        .find(|gpu| crate::portrait::address(&gpu.pci_bus_id.value) == address)
+        .find(|gpu| address(&gpu.pci_bus_id.value) == wanted)
 }
 
-/// A set of numbers as NVML's callers want it: words of machine size, lowest first, what does not fit left out.
-pub fn bit_words(numbers: impl Iterator<Item = u32>, words: usize) -> Vec<usize> {
-    let mut set = vec![0usize; words];
+/// How far "near" reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Node = 0,
+    Socket = 1,
+}
+
+/// NUMA nodes near a GPU: its own, all of the socket, or all there are when the platform does not say.
+pub fn nodes(portrait: &Portrait, gpu: &Gpu, scope: Scope) -> Vec<u32> {
+    let own = gpu.numa_node.value;
+    let all = &portrait.host.numa_nodes;
+    let socket = all
+        .iter()
+        .find(|node| node.node as i32 == own)
+        .map(|node| node.socket);
+    let is_near = |node: &NumaNode| match (socket, scope) {
+        (None, _) => true,
+        (Some(socket), Scope::Socket) => node.socket == socket,
+        (Some(_), Scope::Node) => node.node as i32 == own,
+    };
+    all.iter()
+        .filter(|node| is_near(node))
+        .map(|node| node.node)
+        .collect()
+}
+
+/// Processors near a GPU, as words of bits.
+pub fn processors(portrait: &Portrait, gpu: &Gpu, scope: Scope) -> Vec<usize> {
+    let near = nodes(portrait, gpu, scope);
+    let all = portrait
+        .host
+        .numa_nodes
+        .iter()
+        .filter(|node| near.contains(&node.node));
+    bit_words(
+        all.flat_map(|node| cpus(&node.cpus.value).unwrap_or_default())
+            .collect(),
+    )
+}
+
+/// A set of numbers as NVML's callers want it: words of machine size, lowest first.
+pub fn bit_words(numbers: Vec<u32>) -> Vec<usize> {
+    let word = |number: u32| (number / usize::BITS) as usize;
+    let mut set = vec![0; numbers.iter().max().map_or(0, |highest| word(*highest) + 1)];
     for number in numbers {
-        if let Some(word) = set.get_mut(number as usize / usize::BITS as usize) {
-            *word |= 1 << (number % usize::BITS);
-        }
+        set[word(number)] |= 1usize << (number % usize::BITS);
     }
     set
+}
+
+pub fn has_bit(set: &[usize], number: u32) -> bool {
+    set.get((number / usize::BITS) as usize)
+        .is_some_and(|word| word >> (number % usize::BITS) & 1 == 1)
 }
 
 #[cfg(test)]
@@ -72,7 +117,7 @@ mod tests {
 
     #[test]
     fn words_lowest_first() {
-        assert_eq!(bit_words([0, 1, 64, 200].into_iter(), 2), vec![3, 1]);
-        assert_eq!(bit_words(std::iter::empty(), 1), vec![0]);
+        assert_eq!(bit_words(vec![0, 1, 64]), vec![3, 1]);
+        assert_eq!(bit_words(vec![]), Vec::<usize>::new());
     }
 }

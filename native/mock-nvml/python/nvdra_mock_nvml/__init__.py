@@ -9,6 +9,7 @@ root.set_faults([{"function": "nvmlDeviceGetName", "minor": 2, "code": "GPU_IS_L
 
 from nvdra_mock_nvml.calls import read_calls
 from nvdra_mock_nvml.portraits import Portrait, load, names
-from nvdra_mock_nvml.root import DeviceFiles, LayoutError, Root, lay_out
+from nvdra_mock_nvml.root import Root, lay_out
+from nvdra_mock_nvml.tree import DeviceFiles, LayoutError
 
 __all__ = ["DeviceFiles", "LayoutError", "Portrait", "Root", "lay_out", "load", "names", "read_calls"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from nvdra_mock_nvml import portraits, read_calls
 from nvdra_mock_nvml.portraits import PortraitError
-from nvdra_mock_nvml.root import LayoutError, Root, lay_out
+from nvdra_mock_nvml.root import lay_out
 from nvdra_mock_nvml.shipped import NotBuiltError
+from nvdra_mock_nvml.tree import LayoutError
 
 _ABOUT = """\
 GPU nodes without GPUs: a libnvidia-ml.so.1 that answers from a portrait, and the driver root around it.
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         help="character devices need root; auto: regular files where they are not permitted",
     )
     root.add_argument("--stand-ins", type=Path, metavar="DIR", help="where proc and sys go (default: OUT/stand-ins)")
+    root.add_argument("--drm", action="store_true", help="graphics nodes for each GPU")
     root.add_argument("--without", action="append", default=[], metavar="FUNCTION", help="an older library without it")
     root.add_argument("out", type=Path, metavar="OUT", help="the new driver root")
     root.set_defaults(run=_root)
@@ -76,7 +78,7 @@ def _minors(text: str) -> list[int]:
 
 
 def _root(options: argparse.Namespace) -> int:
-    laid: Root = lay_out(
+    laid = lay_out(
         options.out,
         options.portrait,
         driver_version=options.driver_version,
@@ -84,6 +86,7 @@ def _root(options: argparse.Namespace) -> int:
         device_files=options.device_files,
         lib_dir=options.lib_dir,
         stand_in_dir=options.stand_ins,
+        drm=options.drm,
         without=options.without,
     )
     print(f"driver root  {laid.root}  ({laid.portrait.name}, driver {laid.driver_version})")

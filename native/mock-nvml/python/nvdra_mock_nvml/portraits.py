@@ -43,9 +43,7 @@ class Portrait:
     driver_version: str
     cuda_version: int
     gpus: tuple[Gpu, ...]
-    is_in_sysfs: bool
-    kept: str
-    library_has_soname: bool
+    is_recorded: bool  # another mock's node: no portrait beside the library, no soname, no sysfs
     text: str  # the whole file, models inside: what is laid beside the library
 
 
@@ -102,9 +100,7 @@ def _portrait(raw: dict[str, Any]) -> Portrait:
         driver_version=raw["driver_version"][0],
         cuda_version=raw["cuda_version"][0],
         gpus=tuple(_gpus(raw)),
-        is_in_sysfs=raw.get("sysfs", True),
-        kept=raw.get("kept", "lib"),
-        library_has_soname=raw.get("library_soname", True),
+        is_recorded=raw.get("recorded", False),
         text=json.dumps(raw, indent=1) + "\n",
     )
 

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from nvdra_mock_nvml.portraits import Gpu, Portrait
@@ -21,8 +23,8 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def lay_proc(proc: Path, portrait: Portrait, version: str, minors: set[int]) -> None:
-    """`/proc/devices` and `/proc/driver/nvidia` of a node whose GPUs all have MIG off."""
+def lay_proc(proc: Path, portrait: Portrait, version: str) -> None:
+    """`/proc/devices` and `/proc/driver/nvidia` without any GPU."""
     write(proc / "devices", _devices())
     lay_version(proc, version)
     driver = proc / "driver/nvidia"
@@ -32,11 +34,7 @@ def lay_proc(proc: Path, portrait: Portrait, version: str, minors: set[int]) -> 
             driver / "capabilities" / name,
             f"DeviceFileMinor: {minor}\nDeviceFileMode: {mode}\nDeviceFileModify: 1\n",
         )
-    (driver / "capabilities").mkdir(parents=True, exist_ok=True)
     write(proc / "driver/nvidia-caps/mig-minors", _mig_minors(portrait))
-    for gpu in portrait.gpus:
-        if gpu.minor in minors:
-            add_proc(proc, gpu, version)
 
 
 def lay_version(proc: Path, version: str) -> None:
@@ -47,7 +45,7 @@ def lay_version(proc: Path, version: str) -> None:
 
 
 def add_proc(proc: Path, gpu: Gpu, version: str) -> None:
-    """What procfs shows of one GPU."""
+    """What procfs shows of one GPU, with MIG off."""
     lines = {
         "Model": f"\t\t {gpu.name}",
         "IRQ": f"  \t\t {64 + gpu.minor}",
@@ -66,14 +64,11 @@ def add_proc(proc: Path, gpu: Gpu, version: str) -> None:
     (proc / f"driver/nvidia/capabilities/gpu{gpu.minor}/mig").mkdir(parents=True, exist_ok=True)
 
 
-def lay_sys(sys: Path, portrait: Portrait, version: str, minors: set[int]) -> None:
-    """The PCI devices, their driver, and the loaded module."""
-    for folder in ("bus/pci/devices", "bus/pci/drivers/nvidia", "module/nvidia", "kernel"):
+def lay_sys(sys: Path, version: str) -> None:
+    """An empty PCI bus, the driver on it, and the loaded module."""
+    for folder in ("bus/pci/devices", "bus/pci/drivers/nvidia", "devices"):
         (sys / folder).mkdir(parents=True, exist_ok=True)
     lay_module(sys, version)
-    for gpu in portrait.gpus:
-        if gpu.minor in minors and portrait.is_in_sysfs:
-            add_sys(sys, gpu)
 
 
 def lay_module(sys: Path, version: str) -> None:
@@ -81,8 +76,11 @@ def lay_module(sys: Path, version: str) -> None:
     write(sys / "module/nvidia/initstate", "live\n")
 
 
-def add_sys(sys: Path, gpu: Gpu) -> None:
-    """A GPU's PCI function, bound to the driver, below the bridges of its path."""
+def add_sys(sys: Path, gpu: Gpu, drm_nodes: Mapping[str, tuple[str, int, int]]) -> None:
+    """A GPU's PCI function, bound to the driver, below the bridges of its path.
+
+    drm_nodes   its graphics nodes by kind: name, minor, mode
+    """
     bus = sys / "bus/pci"
     device = sys / "devices" / Path(*gpu.pcie_path) / gpu.pci_bus_id
     device.mkdir(parents=True, exist_ok=True)
@@ -107,6 +105,8 @@ def add_sys(sys: Path, gpu: Gpu) -> None:
     _link(device / "subsystem", bus)
     _link(bus / "devices" / gpu.pci_bus_id, device)
     _link(bus / "drivers/nvidia" / gpu.pci_bus_id, device)
+    for name, minor, _ in drm_nodes.values():
+        write(device / "drm" / name / "dev", f"{MAJOR_DRM}:{minor}\n")
     for depth, port in enumerate(gpu.pcie_path[1:], start=2):
         bridge = sys / "devices" / Path(*gpu.pcie_path[:depth])
         for name, value in (
@@ -126,9 +126,7 @@ def remove_sys(sys: Path, gpu: Gpu) -> None:
     if link.is_symlink():
         device = link.resolve()
         link.unlink()
-        for file in device.iterdir():
-            file.unlink()
-        device.rmdir()
+        shutil.rmtree(device)
 
 
 def _link(link: Path, target: Path) -> None:

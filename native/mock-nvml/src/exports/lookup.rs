@@ -9,7 +9,7 @@ use crate::code::{Answer, Code};
 use crate::exports::{on_system, supported};
 use crate::faults;
 use crate::functions::Function;
-use crate::portrait;
+use crate::notation;
 use crate::session::{Seen, Session};
 
 fn count(function: Function, count: Out<u32>) -> u32 {
@@ -52,7 +52,7 @@ fn by_index(function: Function, index: u32, device: Out<Handle>) -> u32 {
 
 fn by_bus_id(function: Function, bus_id: *const c_char, device: Out<Handle>) -> u32 {
     look_up(function, device, |session| {
-        let address = portrait::address(read_text(bus_id)?).ok_or(Code::INVALID_ARGUMENT)?;
+        let address = notation::address(read_text(bus_id)?).ok_or(Code::INVALID_ARGUMENT)?;
         Ok(session.gpus.iter().find(|seen| seen.address == address))
     })
 }

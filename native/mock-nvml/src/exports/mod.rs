@@ -107,8 +107,8 @@ macro_rules! gpu_calls {
     ($($name:ident($session:ident, $gpu:ident $(, $argument:ident: $kind:ty)* $(,)?) $body:block)*) => {$(
         #[unsafe(no_mangle)]
         #[allow(non_snake_case)]
-        pub extern "C" fn $name(device: crate::abi::Handle $(, $argument: $kind)*) -> u32 {
-            crate::exports::on_gpu(crate::functions::Function::$name, device, |$session, $gpu| $body)
+        pub extern "C" fn $name(handle: crate::abi::Handle $(, $argument: $kind)*) -> u32 {
+            crate::exports::on_gpu(crate::functions::Function::$name, handle, |$session, $gpu| $body)
         }
     )*};
 }

@@ -8,6 +8,7 @@ use crate::exports::{returned, system_calls};
 use crate::faults;
 use crate::functions::Function;
 use crate::session::{self, Session};
+use crate::topology::{Scope, has_bit};
 
 /// CUDA's version is known without a session too.
 fn cuda_version(function: Function, version: Out<c_int>) -> u32 {
@@ -53,7 +54,7 @@ system_calls! {
         let near: Vec<Handle> = session
             .gpus
             .iter()
-            .filter(|seen| super::topology::processors(session, seen).contains(&cpu))
+            .filter(|seen| has_bit(&seen.processors[Scope::Node as usize], cpu))
             .map(|seen| session.handle(seen))
             .collect();
         super::topology::counted(&near, &count, &devices)

@@ -2,15 +2,14 @@
 
 use crate::abi::{Handle, Out, P2P_CAPABILITIES, PciInfo, PciInfoLegacy};
 use crate::code::{Answer, Code};
-use crate::exports::pci::{legacy, pci};
+use crate::exports::pci::legacy;
 use crate::exports::{gpu_calls, pair_calls};
-use crate::portrait::{address, cpus};
+use crate::notation::address;
 use crate::session::{Seen, Session};
-use crate::topology::{bit_words, common_ancestor, gpu_at, remote_ends};
+use crate::topology::{Scope, bit_words, common_ancestor, gpu_at, nodes, remote_ends};
 
 const REMOTE_GPU: u32 = 0;
 const REMOTE_SWITCH: u32 = 2;
-const SCOPE_SOCKET: u32 = 1;
 const P2P_NOT_SUPPORTED: u32 = 5;
 /// Names of `nvmlGpuP2PCapsIndex_t` as portraits use them.
 const P2P_NAMES: [&str; P2P_CAPABILITIES as usize] = ["read", "write", "nvlink", "atomics", "pci"];
@@ -28,46 +27,23 @@ pub fn counted<T: Copy>(all: &[T], count: &Out<u32>, out: &Out<T>) -> Answer {
     out.fill(all)
 }
 
-/// NUMA nodes near a GPU: its own, all of the socket, or all there are when the platform does not say.
-fn nodes(session: &Session, gpu: &Seen, scope: u32) -> Vec<u32> {
-    let own = session.gpu(gpu).numa_node.value;
-    let all = &session.portrait.host.numa_nodes;
-    let socket = all
-        .iter()
-        .find(|node| node.node as i32 == own)
-        .map(|node| node.socket);
-    all.iter()
-        .filter(|node| match socket {
-            None => true,
-            Some(socket) if scope == SCOPE_SOCKET => node.socket == socket,
-            Some(_) => node.node as i32 == own,
-        })
-        .map(|node| node.node)
-        .collect()
+/// `nvmlAffinityScope_t`.
+fn scope(number: u32) -> Answer<Scope> {
+    match number {
+        0 => Ok(Scope::Node),
+        1 => Ok(Scope::Socket),
+        _ => Err(Code::INVALID_ARGUMENT),
+    }
 }
 
-fn processors_within(session: &Session, gpu: &Seen, scope: u32) -> Vec<u32> {
-    let near = nodes(session, gpu, scope);
-    let all = session
-        .portrait
-        .host
-        .numa_nodes
-        .iter()
-        .filter(|node| near.contains(&node.node));
-    all.flat_map(|node| cpus(&node.cpus.value).unwrap_or_default())
-        .collect()
-}
-
-/// The processors near a GPU.
-pub fn processors(session: &Session, gpu: &Seen) -> Vec<u32> {
-    processors_within(session, gpu, 0)
-}
-
-fn write_set(numbers: Vec<u32>, words: u32, out: &Out<usize>) -> Answer {
+/// Writes a set of bits to an array of `words`: what is not there is zero, what does not fit is left out.
+fn write_set(set: &[usize], words: u32, out: &Out<usize>) -> Answer {
     if words == 0 || out.is_null() {
         return Err(Code::INVALID_ARGUMENT);
     }
-    out.fill(&bit_words(numbers.into_iter(), words as usize))
+    let mut whole = set.to_vec();
+    whole.resize(words as usize, 0);
+    out.fill(&whole)
 }
 
 /// The far end of a link; links beyond the model's count are an invalid argument.
@@ -87,7 +63,11 @@ fn remote<'a>(session: &'a Session, gpu: &'a Seen, link: u32) -> Answer<(&'a str
 
 fn remote_pci(session: &Session, gpu: &Seen, link: u32) -> Answer<PciInfo> {
     let (end, device_id) = remote(session, gpu, link)?;
-    Ok(pci(address(end).ok_or(Code::UNKNOWN)?, device_id, 0))
+    Ok(PciInfo::new(
+        address(end).ok_or(Code::UNKNOWN)?,
+        device_id,
+        0,
+    ))
 }
 
 pair_calls! {
@@ -151,22 +131,17 @@ gpu_calls! {
         kind.set(if gpu_at(&session.portrait, end).is_some() { REMOTE_GPU } else { REMOTE_SWITCH })
     }
 
-    nvmlDeviceGetCpuAffinity(session, gpu, words: u32, set: Out<usize>) {
-        write_set(processors(session, gpu), words, &set)
+    nvmlDeviceGetCpuAffinity(_session, gpu, words: u32, set: Out<usize>) {
+        write_set(&gpu.processors[Scope::Node as usize], words, &set)
     }
 
-    nvmlDeviceGetCpuAffinityWithinScope(session, gpu, words: u32, set: Out<usize>, scope: u32) {
-        if scope > SCOPE_SOCKET {
-            return Err(Code::INVALID_ARGUMENT);
-        }
-        write_set(processors_within(session, gpu, scope), words, &set)
+    nvmlDeviceGetCpuAffinityWithinScope(_session, gpu, words: u32, set: Out<usize>, scope: u32) {
+        write_set(&gpu.processors[self::scope(scope)? as usize], words, &set)
     }
 
     nvmlDeviceGetMemoryAffinity(session, gpu, words: u32, set: Out<usize>, scope: u32) {
-        if scope > SCOPE_SOCKET {
-            return Err(Code::INVALID_ARGUMENT);
-        }
-        write_set(nodes(session, gpu, scope), words, &set)
+        let near = nodes(&session.portrait, session.gpu(gpu), self::scope(scope)?);
+        write_set(&bit_words(near), words, &set)
     }
 
     // The node of the GPU's own memory, which only coherent platforms have.

@@ -1,0 +1,176 @@
+//! Stand-ins for `nvidia-smi` and, under that name, `nvidia-modprobe`: they read the portrait and the device nodes of
+//! the root they lie in, and nothing else.
+//!
+//! Linked statically, so that they run in any container. Settings are accepted and written down, one line a run, in
+//! `var/log/nvdra-mock-smi.log` of that root if it can be written.
+
+mod modprobe;
+mod node;
+mod show;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use nvdra_mock_nvml::portrait::Gpu;
+
+use crate::node::Node;
+use crate::show::{csv, list, long_bus_id, table, version};
+
+const HELP: &str = "\
+nvidia-smi of the mock NVML
+
+    nvidia-smi                                              a table of the GPUs
+    nvidia-smi -L                                           one line a GPU
+    nvidia-smi --version
+    nvidia-smi [-i GPU] --query-gpu=FIELDS --format=csv[,noheader][,nounits]
+        FIELDS: index, uuid, name, pci.bus_id, memory.total, memory.used, memory.free, driver_version, serial,
+                minor_number, compute_cap, compute_mode, mig.mode.current, vbios_version
+    nvidia-smi compute-policy -i GPU --set-timeslice N      accepted and written down
+    nvidia-smi -i GPU -c MODE                               accepted and written down
+    nvidia-smi -i GPU -pm 0|1                               accepted and written down
+
+GPU is an index, a UUID or a PCI bus id.
+";
+
+/// What went wrong, and the exit status it gets: the real program's numbers.
+struct Failure(String, u8);
+
+type Outcome<T = ()> = Result<T, Failure>;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args();
+    let name = words.next().unwrap_or_default();
+    let arguments: Vec<String> = words.collect();
+    let outcome = if Path::new(&name).ends_with("nvidia-modprobe") {
+        modprobe::run(&arguments)
+    } else {
+        run(&arguments)
+    };
+    match outcome {
+        Ok(text) => {
+            // A reader that closed the pipe has seen enough.
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(Failure(text, status)) => {
+            let _ = writeln!(io::stdout(), "{text}");
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Outcome<String> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["-h" | "--help"] = words[..] {
+        return Ok(HELP.into());
+    }
+    let node = Node::here()?;
+    match words[..] {
+        [] => table(&node),
+        ["-L" | "--list-gpus"] => list(&node),
+        ["--version"] => Ok(version(&node)),
+        ["compute-policy", ref rest @ ..] => compute_policy(&node, rest, arguments),
+        ref rest => queried_or_set(&node, rest, arguments),
+    }
+}
+
+fn compute_policy(node: &Node, words: &[&str], arguments: &[String]) -> Outcome<String> {
+    let (mut choice, mut slice) = (None, None);
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        let (name, attached) = word
+            .split_once('=')
+            .map_or((*word, None), |(name, value)| (name, Some(value)));
+        match name {
+            "-i" | "--id" => choice = attached.or_else(|| rest.next().copied()),
+            "--set-timeslice" => slice = attached.or_else(|| rest.next().copied()),
+            _ => return Err(misuse(&format!("compute-policy has no option {word:?}"))),
+        }
+    }
+    match slice.map(str::parse::<u32>) {
+        Some(Ok(0..=3)) => {}
+        Some(_) => {
+            return Err(misuse(
+                "--set-timeslice takes 0 (default), 1 (short), 2 (medium) or 3 (long)",
+            ));
+        }
+        None => return Err(misuse("compute-policy needs --set-timeslice")),
+    }
+    let chosen = node.chosen(choice)?;
+    node.write_down(arguments);
+    let line = |(_, gpu): &(usize, &Gpu)| {
+        format!(
+            "Successfully set Timeslice policy for GPU {} to {}.\n",
+            long_bus_id(gpu),
+            slice.unwrap_or_default()
+        )
+    };
+    Ok(chosen.iter().map(line).collect())
+}
+
+fn queried_or_set(node: &Node, words: &[&str], arguments: &[String]) -> Outcome<String> {
+    let (mut choice, mut query, mut format, mut setting) = (None, None, None, None);
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        let (name, attached) = word
+            .split_once('=')
+            .map_or((*word, None), |(name, value)| (name, Some(value)));
+        let mut value = || {
+            attached
+                .or_else(|| rest.next().copied())
+                .ok_or_else(|| misuse(&format!("{name} needs a value")))
+        };
+        match name {
+            "-i" | "--id" => choice = Some(value()?),
+            "--query-gpu" => query = Some(value()?),
+            "--format" => format = Some(value()?),
+            "-c" | "--compute-mode" => setting = Some(("compute mode", value()?)),
+            "-pm" | "--persistence-mode" => setting = Some(("persistence mode", value()?)),
+            _ => {
+                return Err(misuse(&format!(
+                    "{word:?} is not an option of this stand-in"
+                )));
+            }
+        }
+    }
+    let chosen = node.chosen(choice)?;
+    match (query, setting) {
+        (Some(fields), None) => csv(node, &chosen, fields, format.unwrap_or_default()),
+        (None, Some((what, value))) => {
+            let known = if what == "compute mode" {
+                [
+                    "0",
+                    "1",
+                    "2",
+                    "3",
+                    "DEFAULT",
+                    "EXCLUSIVE_THREAD",
+                    "PROHIBITED",
+                    "EXCLUSIVE_PROCESS",
+                ]
+                .contains(&value)
+            } else {
+                ["0", "1", "ENABLED", "DISABLED"].contains(&value)
+            };
+            if !known {
+                return Err(misuse(&format!("{value:?} is no {what}")));
+            }
+            node.write_down(arguments);
+            let line = |(_, gpu): &(usize, &Gpu)| {
+                format!("Set {what} to {value} for GPU {}.\n", long_bus_id(gpu))
+            };
+            Ok(chosen.iter().map(line).collect::<String>() + "All done.\n")
+        }
+        _ => Err(misuse("nothing to do, or too much at once")),
+    }
+}
+
+fn misuse(what: &str) -> Failure {
+    Failure(
+        format!(
+            "Invalid combination of input arguments: {what}. Please run 'nvidia-smi -h' for help."
+        ),
+        2,
+    )
+}

@@ -1,0 +1,87 @@
+//! `nvidia-modprobe`: makes the device nodes that are missing; the modules of a mock are always loaded.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use nvdra_mock_nvml::place::{PROGRAM_FOLDERS, above};
+
+use crate::node::own_file;
+use crate::{Failure, Outcome, misuse};
+
+const MAJOR: u32 = 195;
+const MAJOR_UVM: u32 = 510;
+const CONTROL: u32 = 255;
+
+/// `-c MINOR` (once or more), `-u` for unified memory's nodes, `-m` for modesetting's.
+pub fn run(arguments: &[String]) -> Outcome<String> {
+    let mut wanted = vec![("nvidiactl".to_string(), MAJOR, CONTROL)];
+    let mut rest = arguments.iter();
+    while let Some(word) = rest.next() {
+        let (name, attached) = word
+            .split_once('=')
+            .map_or((word.as_str(), None), |(name, value)| (name, Some(value)));
+        match name {
+            "-u" | "--unified-memory" => {
+                wanted.push(("nvidia-uvm".into(), MAJOR_UVM, 0));
+                wanted.push(("nvidia-uvm-tools".into(), MAJOR_UVM, 1));
+            }
+            "-m" | "--modeset" => wanted.push(("nvidia-modeset".into(), MAJOR, 254)),
+            "-c" | "--create-nvidia-device-file" => {
+                let minor = attached
+                    .or_else(|| rest.next().map(String::as_str))
+                    .unwrap_or_default();
+                let minor: u32 = minor.parse().map_err(|_| misuse("-c needs a minor"))?;
+                if minor != CONTROL {
+                    wanted.push((format!("nvidia{minor}"), MAJOR, minor));
+                }
+            }
+            _ => {
+                return Err(misuse(&format!(
+                    "{word:?} is not an option of this stand-in"
+                )));
+            }
+        }
+    }
+    let program =
+        own_file().ok_or_else(|| Failure("this program cannot tell where it lies".into(), 1))?;
+    let dev = above(program.parent().unwrap_or(Path::new("/")), PROGRAM_FOLDERS).join("dev");
+    // In a root whose nodes are plain files, the missing ones are too.
+    let control = fs::symlink_metadata(dev.join("nvidiactl"));
+    let as_files = control.is_ok_and(|about| !about.file_type().is_char_device());
+    for (name, major, minor) in wanted {
+        let node = dev.join(name);
+        if node.exists() {
+            continue;
+        }
+        let made = if as_files {
+            fs::write(&node, "")
+        } else {
+            make_node(&node, major, minor)
+        };
+        made.map_err(|error| Failure(format!("nvidia-modprobe: {}: {error}", node.display()), 1))?;
+    }
+    Ok(String::new())
+}
+
+fn make_node(node: &Path, major: u32, minor: u32) -> std::io::Result<()> {
+    let name = CString::new(node.as_os_str().as_bytes())?;
+    // SAFETY: a NUL-terminated path of ours; the call touches no memory of this process.
+    if unsafe {
+        libc::mknod(
+            name.as_ptr(),
+            libc::S_IFCHR | 0o666,
+            libc::makedev(major, minor),
+        )
+    } != 0
+    {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: as above; the mask of the process has taken permissions away.
+    if unsafe { libc::chmod(name.as_ptr(), 0o666) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
