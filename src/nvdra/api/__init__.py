@@ -1,1 +1,28 @@
 """Words that others own: claims, results, opaque configs, feature gates."""
+
+from nvdra.api.claim import (
+    Claim,
+    ClaimError,
+    ClaimRef,
+    OpaqueConfig,
+    Result,
+    decode_claim,
+    decode_status,
+    same_allocation,
+)
+from nvdra.api.configs import ConfigError
+from nvdra.api.gates import GateError, Gates
+
+__all__ = [
+    "Claim",
+    "ClaimError",
+    "ClaimRef",
+    "ConfigError",
+    "GateError",
+    "Gates",
+    "OpaqueConfig",
+    "Result",
+    "decode_claim",
+    "decode_status",
+    "same_allocation",
+]

@@ -3,12 +3,15 @@
 from nvdra.claims.held import DRIVER, Allocation, allocation, answers, withdrawn
 from nvdra.claims.outcome import Done, Group, Leave, NotPrepared, Plan, Ready, Refuse, Release, Repair, Sealed
 from nvdra.claims.plan import CDI_KIND, plan, recall, seal
+from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
 from nvdra.claims.release import unprepare
 
 __all__ = [
     "CDI_KIND",
     "DRIVER",
+    "NOT_FOUND",
     "Allocation",
+    "Answer",
     "Done",
     "Group",
     "Leave",
@@ -19,11 +22,18 @@ __all__ = [
     "Release",
     "Repair",
     "Sealed",
+    "Settled",
     "allocation",
     "answers",
+    "due",
+    "nameless",
+    "orphans",
     "plan",
     "recall",
     "seal",
+    "settle",
+    "stale",
+    "to_get",
     "unprepare",
     "withdrawn",
 ]

@@ -10,12 +10,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-import orjson
-
-from nvdra.api.claim import ClaimRef, Result
-from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, Record
+from nvdra.api.claim import ClaimRef, OpaqueConfig, Result, decode_status
+from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
 from nvdra.devices import Inventory, MigName, VfioName, parse_name
 
 DRIVER = "gpu.nvidia.com"
@@ -23,13 +20,13 @@ DRIVER = "gpu.nvidia.com"
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What a claim's status gives it of this driver: the results, and the configs as comparable text.
+    """What a claim's status gives it of this driver.
 
     Two claims' allocations are the same if these are equal; timestamps, reservations and other drivers do not count.
     """
 
     results: tuple[Result, ...]
-    configs: tuple[tuple[str, tuple[str, ...], bytes], ...]
+    configs: tuple[OpaqueConfig, ...]
 
     @property
     def exclusive(self) -> Iterator[Result]:
@@ -43,36 +40,17 @@ def allocation(status: bytes) -> Allocation:
 
     status   JSON as the record keeps it
     """
-    devices = ((orjson.loads(status) or {}).get("allocation") or {}).get("devices") or {}
+    results, configs = decode_status(status)
     return Allocation(
-        results=tuple(
-            Result(
-                request=result.get("request", ""),
-                driver=DRIVER,
-                pool=result.get("pool", ""),
-                device=result.get("device", ""),
-                admin_access=bool(result.get("adminAccess")),
-                share_id=result.get("shareID"),
-            )
-            for result in devices.get("results") or ()
-            if result.get("driver") == DRIVER
-        ),
-        configs=tuple(
-            (
-                config.get("source", ""),
-                tuple(config.get("requests") or ()),
-                orjson.dumps(config["opaque"].get("parameters"), option=orjson.OPT_SORT_KEYS),
-            )
-            for config in devices.get("config") or ()
-            if (config.get("opaque") or {}).get("driver") == DRIVER
-        ),
+        tuple(result for result in results if result.driver == DRIVER),
+        tuple(config for config in configs if config.driver == DRIVER),
     )
 
 
 def answers(entry: Entry) -> tuple[PreparedDevice, ...]:
-    """What was answered to kubelet for a completed claim, whoever prepared it. `uuid` is "" for foreign devices."""
+    """What was answered to kubelet for a completed claim, whoever prepared it."""
     if isinstance(entry.prepared, Foreign):
-        return tuple(_foreign_answers(entry.prepared))
+        return entry.prepared.devices
     return tuple(device for group in entry.prepared for device in group.devices)
 
 
@@ -149,12 +127,7 @@ def _parents(foreign: Foreign, inventory: Inventory) -> set[str]:
 
 def _passed_through(foreign: Foreign, inventory: Inventory) -> set[str]:
     # A passed-through GPU's UUID is made from its PCI address: that finds it again under its full-GPU name.
-    uuids = {
-        device["vfio"].get("info", {}).get("uuid")
-        for group in orjson.loads(foreign.prepared_devices)
-        for device in group.get("devices") or ()
-        if device.get("vfio")
-    }
+    uuids = {device.uuid for device in foreign.devices}
     return {gpu.name for gpu in inventory.devices.values() if vfio_uuid(gpu.pci_bus_id) in uuids}
 
 
@@ -162,19 +135,3 @@ def vfio_uuid(pci_bus_id: str) -> str:
     """The UUID a passed-through GPU is published with: version 5, DNS namespace, name = PCI address."""
     digest = hashlib.sha1(uuid.NAMESPACE_DNS.bytes + pci_bus_id.encode(), usedforsecurity=False).digest()
     return str(uuid.UUID(bytes=digest[:16], version=5))
-
-
-def _foreign_answers(foreign: Foreign) -> Iterator[PreparedDevice]:
-    for group in orjson.loads(foreign.prepared_devices):
-        for prepared in group.get("devices") or ():
-            kinds: list[Any] = [prepared.get(kind) for kind in ("gpu", "mig", "vfio")]
-            device = next((kind["device"] for kind in kinds if kind), None)
-            if device is not None:
-                yield PreparedDevice(
-                    uuid="",
-                    requests=tuple(device.get("Requests") or ()),
-                    pool=device.get("PoolName", ""),
-                    device=device.get("DeviceName", ""),
-                    cdi_ids=tuple(device.get("CDIDeviceIDs") or ()),
-                    share_id=device.get("ShareID"),
-                )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nvdra.api.claim import Claim, Result
 from nvdra.api.configs import Config
-from nvdra.checkpoint.record import Entry, PreparedDevice
+from nvdra.checkpoint import Entry, PreparedDevice
 from nvdra.devices import Gpu
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.api.configs import ConfigError
 from nvdra.api.gates import Gates
-from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, PreparedGroup, Record
+from nvdra.checkpoint import Entry, Foreign, PreparedDevice, PreparedGroup, Record
 from nvdra.claims.held import DRIVER, allocation, answers, holder
 from nvdra.claims.matching import MismatchError
 from nvdra.claims.outcome import Done, Leave, Plan, Ready, Refuse, Repair, Sealed
@@ -118,7 +118,7 @@ def _again(claim: ClaimRef, entry: Entry, inventory: Inventory, has_file: bool) 
     known = answers(entry)
     for device in known:
         gpu = inventory.devices.get(device.device)
-        if device.uuid and gpu is not None and gpu.uuid != device.uuid:
+        if gpu is not None and gpu.uuid != device.uuid:
             return Refuse(
                 f"{_unable(claim)}device {device.device} was prepared as {device.uuid} and is {gpu.uuid} now: "
                 "delete the pods that use this claim, then it can be prepared anew"

@@ -7,7 +7,7 @@ build (MIG devices, passed-through GPUs, MPS daemons) is kept, and the refusal s
 from __future__ import annotations
 
 from nvdra.api.claim import ClaimRef
-from nvdra.checkpoint.record import Entry, Foreign, Record
+from nvdra.checkpoint import Entry, Foreign, Record
 from nvdra.claims.held import allocation
 from nvdra.claims.outcome import Leave, NotPrepared, Refuse, Release
 from nvdra.devices import MigName, VfioName, parse_name

@@ -12,8 +12,6 @@ from nvdra.api.configs import (
     Config,
     ConfigError,
     GpuConfig,
-    MigDeviceConfig,
-    VfioDeviceConfig,
     decode,
     kind_of,
     normalize,
@@ -28,7 +26,7 @@ from nvdra.devices import Gpu
 _SOURCES = ("FromClass", "FromClaim")
 
 # Lowest precedence: what applies where users say nothing.
-_BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()),)
+BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()),)
 
 
 def groups(members: Sequence[tuple[Result, Gpu]], configs: Sequence[OpaqueConfig], gates: Gates) -> tuple[Group, ...]:
@@ -40,7 +38,7 @@ def groups(members: Sequence[tuple[Result, Gpu]], configs: Sequence[OpaqueConfig
     known = _decoded(configs)
     chosen = match(
         [(result.request, result.device, "gpu") for result, _ in members],
-        [(kind_of(config), requests) for config, requests in known],
+        [(requests, kind_of(config)) for config, requests in known],
     )
     together: dict[int, list[tuple[Result, Gpu]]] = {}
     for member, index in zip(members, chosen, strict=True):
@@ -53,7 +51,7 @@ def _decoded(configs: Sequence[OpaqueConfig]) -> list[tuple[Config, tuple[str, .
     for config in configs:
         if config.source not in _SOURCES:
             raise ConfigError(f"error getting opaque device configs: invalid config source: {config.source}")
-    known = list(_BUILT_IN)
+    known = list(BUILT_IN)
     for source in _SOURCES:
         for config in configs:
             if config.source != source:
@@ -74,8 +72,6 @@ def _decoded(configs: Sequence[OpaqueConfig]) -> list[tuple[Config, tuple[str, .
 
 
 def _effective(config: Config, gates: Gates) -> Config:
-    if not isinstance(config, GpuConfig | MigDeviceConfig | VfioDeviceConfig):
-        raise ConfigError("runtime object is not a recognized configuration")
     config = normalize(config, gates)
     try:
         validate(config, gates)

@@ -3,80 +3,22 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
-from nvdra.checkpoint.record import Entry, Record
-from nvdra.devices import GpuScan, Inventory, NodeScan, from_scan
+from nvdra import claims
+from nvdra.api import gates
+from nvdra.api.claim import Claim, decode_claim
+from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
+from nvdra.claims import Plan, Ready, Sealed
+from tests.unit.devices.scans import inventory
 
-RECORDINGS = Path(__file__).parents[2] / "golden" / "recordings"
 POOL = "node-a"
 OURS = "gpu.nvidia.com"
 
 
-def uuid_of(minor: int) -> str:
-    return f"GPU-4d4f434b-0000-0000-0000-{minor:012d}"
-
-
-def gpu_scan(minor: int, **changes: Any) -> GpuScan:
-    """A GPU with the identities of the recorded nodes."""
-    values: dict[str, Any] = {
-        "index": minor,
-        "minor": minor,
-        "uuid": uuid_of(minor),
-        "name": "Mock NVIDIA A100-SXM4-40GB",
-        "pci_bus_id": f"00000000:{minor + 1:02X}:00.0",
-        "architecture": 7,
-        "brand": 14,
-        "cuda_compute_capability": (8, 0),
-        "memory_bytes": 40 * 2**30,
-        "mig_mode": (0, 0),
-        "addressing_mode": None,
-        "numa_node": None,
-        "cpu_affinity": (),
-        "nvlinks": (),
-    }
-    return GpuScan(**{**values, **changes})
-
-
-def node_scan(*gpus: GpuScan, **changes: Any) -> NodeScan:
-    values: dict[str, Any] = {
-        "driver_version": "550.163.01",
-        "cuda_driver_version": 12040,
-        "gpus": gpus,
-        "left_out": (),
-        "common_ancestor": {},
-        "p2p": {},
-    }
-    return NodeScan(**{**values, **changes})
-
-
-def inventory(count: int = 8) -> Inventory:
-    return from_scan(node_scan(*(gpu_scan(minor) for minor in range(count))), {})
-
-
 def claim_of(document: dict[str, Any]) -> Claim:
-    """A claim as the API server stores it, read with nothing but the standard library."""
-    meta, status = document["metadata"], document["status"]
-    devices = status["allocation"]["devices"]
-    return Claim(
-        ref=ClaimRef(meta["namespace"], meta["name"], meta["uid"]),
-        results=tuple(
-            Result(r["request"], r["driver"], r["pool"], r["device"], bool(r.get("adminAccess")), r.get("shareID"))
-            for r in devices["results"]
-        ),
-        configs=tuple(
-            OpaqueConfig(
-                c["source"],
-                tuple(c.get("requests", ())),
-                c["opaque"]["driver"] if "opaque" in c else None,
-                json.dumps(c["opaque"]["parameters"], separators=(",", ":")).encode() if "opaque" in c else b"",
-            )
-            for c in devices.get("config", ())
-        ),
-        status=json.dumps(status, separators=(",", ":")).encode(),
-    )
+    """The claim that the API server would send."""
+    return decode_claim(json.dumps(document).encode())
 
 
 def claim(
@@ -104,9 +46,39 @@ def gpu_config(parameters: dict[str, Any] | None = None, **more: Any) -> dict[st
     return {"source": "FromClaim", "opaque": {"driver": OURS, "parameters": fields}, **more}
 
 
-def record(**entries: Entry) -> Record:
+def plan(one: Claim, record: Record | None = None, **more: Any) -> Plan:
+    """The plan for a claim on a node of eight GPUs with nothing prepared, unless said otherwise."""
+    values: dict[str, Any] = {"pool": POOL, "has_file": True, **more}
+    seen = values.pop("inventory", None) or inventory()
+    on = values.pop("gates", None) or gates.defaults()
+    return claims.plan(one, seen, record or Record("boot"), on, **values)
+
+
+def sealed(one: Claim, record: Record | None = None, **more: Any) -> Sealed:
+    """What a claim leaves behind; it must be free to be prepared."""
+    ready = plan(one, record, **more)
+    assert isinstance(ready, Ready), ready
+    return claims.seal(ready)
+
+
+def prepared(*some: Claim, **more: Any) -> Record:
+    """The record after these claims were prepared, one after the other."""
+    entries: dict[str, Entry] = {}
+    for one in some:
+        entries[one.ref.uid] = sealed(one, Record("boot", dict(entries)), **more).entry
     return Record("boot", entries)
 
 
-def recording(folder: str, name: str) -> Any:
-    return json.loads((RECORDINGS / folder / name).read_text())
+def started(one: Claim) -> Entry:
+    """The entry of a claim that was begun and not completed."""
+    return Entry("PrepareStarted", one.status, (), one.ref.name, one.ref.namespace)
+
+
+def foreign(one: Claim, kind: str, uuid: str = "foreign") -> Entry:
+    """A completed entry that another release wrote for devices this one does not build."""
+    devices = tuple(
+        PreparedDevice(uuid, (r.request,), r.pool, r.device, (f"k8s.gpu.nvidia.com/claim={one.ref.uid}-{r.device}",))
+        for r in one.results
+    )
+    names = tuple(device.device for device in devices)
+    return Entry("PrepareCompleted", one.status, Foreign(b"[]", frozenset((kind,)), names, devices))
