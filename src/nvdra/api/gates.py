@@ -5,7 +5,7 @@ Pure values: a program parses its setting once and hands the frozen `Gates` on. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -184,7 +184,7 @@ def refuse_unbuilt(gates: Gates, program: str) -> None:
         )
 
 
-def help_lines() -> Iterable[str]:
+def help_lines() -> list[str]:
     """One line a gate for a flag's help text, sorted by name."""
     return [
         f"{gate.name}=true|false ({gate.stage.upper()} - default={_go_bool(gate.default)})" for gate in GATES.values()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -34,7 +34,8 @@ class Allocation:
         return (result for result in self.results if not result.admin_access)
 
 
-@lru_cache(maxsize=1024)
+# More claims than a node has pods for; no more, because every claim that comes and goes leaves a status here.
+@lru_cache(maxsize=256)
 def allocation(status: bytes) -> Allocation:
     """The allocation in a claim's status; empty if it has none.
 
@@ -76,32 +77,22 @@ def holder(result: Result, claim: ClaimRef, inventory: Inventory, record: Record
     return None
 
 
-def changed(record: Record, inventory: Inventory) -> Mapping[str, str]:
-    """Prepared devices whose name now belongs to another GPU: name to the UUID it was prepared with."""
-    moved: dict[str, str] = {}
-    for entry in record.entries.values():
-        if isinstance(entry.prepared, Foreign):
-            continue
-        for device in answers(entry):
-            gpu = inventory.devices.get(device.device)
-            if gpu is not None and gpu.uuid != device.uuid:
-                moved[device.device] = device.uuid
-    return moved
-
-
 def withdrawn(inventory: Inventory, record: Record) -> frozenset[str]:
     """Names to hold back from publication, because a claim holds the name or its GPU as something else.
 
     A name whose UUID changed while claimed, the new name of the claimed GPU, and a full GPU whose parts or whole
     another release has handed out. They come back when the claim is unprepared.
     """
-    names = set(changed(record, inventory))
+    names: set[str] = set()
     by_uuid = {gpu.uuid: name for name, gpu in inventory.devices.items()}
     for entry in record.entries.values():
         if isinstance(entry.prepared, Foreign):
             names |= _parents(entry.prepared, inventory)
             continue
         for device in answers(entry):
+            here = inventory.devices.get(device.device)
+            if here is not None and here.uuid != device.uuid:
+                names.add(here.name)
             now = by_uuid.get(device.uuid)
             if now is not None and now != device.device:
                 names.add(now)

@@ -182,7 +182,7 @@ def test_the_dump_is_go_s_map_literal_sorted_by_name():
 
 
 def test_help_names_every_gate_sorted():
-    lines = list(gates.help_lines())
+    lines = gates.help_lines()
     assert lines == sorted(lines)
     assert len(lines) == 18
     assert "DynamicMIG=true|false (ALPHA - default=false)" in lines
