@@ -54,6 +54,7 @@ functions! {
         nvmlDeviceIsMigDeviceHandle nvmlDeviceGetDeviceHandleFromMigDeviceHandle
         nvmlDeviceGetGpuInstanceId nvmlDeviceGetComputeInstanceId nvmlDeviceGetGpuInstanceById
         nvmlDeviceGetGpuInstanceProfileInfo nvmlDeviceGetGpuInstanceProfileInfoV
+        nvmlDeviceGetGpuInstanceProfileInfoByIdV
         nvmlDeviceGetGpuInstancePossiblePlacements nvmlDeviceGetGpuInstancePossiblePlacements_v2
         nvmlDeviceGetGpuInstanceRemainingCapacity
         nvmlDeviceGetSupportedEventTypes

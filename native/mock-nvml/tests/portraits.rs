@@ -16,16 +16,26 @@ fn whole(file: &Path) -> Value {
     let mut portrait: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     for (_, model) in portrait["models"].as_object_mut().unwrap() {
         if let Some(name) = model.as_str() {
-            *model = serde_json::from_str(&fs::read_to_string(folder().join(name)).unwrap()).unwrap();
+            *model =
+                serde_json::from_str(&fs::read_to_string(folder().join(name)).unwrap()).unwrap();
         }
     }
     portrait
 }
 
 fn all() -> Vec<(String, Value)> {
-    let files = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let files = fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let portraits = files.filter(|file| file.extension().is_some_and(|ending| ending == "json"));
-    portraits.map(|file| (file.file_stem().unwrap().to_str().unwrap().to_string(), whole(&file))).collect()
+    portraits
+        .map(|file| {
+            (
+                file.file_stem().unwrap().to_str().unwrap().to_string(),
+                whole(&file),
+            )
+        })
+        .collect()
 }
 
 fn parsed(name: &str) -> Portrait {
@@ -37,7 +47,8 @@ fn every_portrait_is_read_and_named_as_its_file() {
     let all = all();
     assert!(all.len() >= 5);
     for (name, text) in all {
-        let portrait = Portrait::parse(&text.to_string()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let portrait =
+            Portrait::parse(&text.to_string()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(portrait.name, name);
     }
 }
@@ -49,9 +60,18 @@ fn profiles_fit_into_the_gpu() {
             let Some(mig) = about.mig else { continue };
             for profile in mig.profiles {
                 let here = format!("{name}, {model}, {}", profile.text);
-                assert!(profile.starts.iter().all(|start| start + profile.size <= 8), "{here}: placements");
-                assert!(profile.instances as usize <= profile.starts.len(), "{here}: more instances than placements");
-                assert!(profile.memory_mib << 20 <= about.memory_total_bytes.as_ref().unwrap().value, "{here}: memory");
+                assert!(
+                    profile.starts.iter().all(|start| start + profile.size <= 8),
+                    "{here}: placements"
+                );
+                assert!(
+                    profile.instances as usize <= profile.starts.len(),
+                    "{here}: more instances than placements"
+                );
+                assert!(
+                    profile.memory_mib << 20 <= about.memory_total_bytes.as_ref().unwrap().value,
+                    "{here}: memory"
+                );
                 assert!(profile.index < mig.index_limit.value, "{here}: index");
             }
         }
@@ -64,7 +84,12 @@ fn every_link_has_a_far_end() {
         let portrait = parsed(&name);
         for gpu in &portrait.gpus {
             if let Some(nvlink) = &portrait.models[&gpu.model].nvlink {
-                assert_eq!(remote_ends(gpu, nvlink).len(), nvlink.links.value as usize, "{name}, {}", gpu.minor);
+                assert_eq!(
+                    remote_ends(gpu, nvlink).len(),
+                    nvlink.links.value as usize,
+                    "{name}, {}",
+                    gpu.minor
+                );
             }
         }
     }

@@ -58,6 +58,51 @@ fn placements(
     count.set(all.len() as u32)
 }
 
+/// The profile in the form whose version the first word asks for.
+fn versioned_profile(profile: &MigProfile, out: &Out<u32>) -> Answer {
+    let version = out.get()?;
+    let name = fixed(&format!("MIG {}", profile.text));
+    let (slice_count, instance_count, multiprocessor_count) =
+        (profile.slices, profile.instances, profile.sm);
+    let (copy_engine_count, decoder_count, encoder_count) = (profile.ce, profile.dec, profile.enc);
+    let (jpeg_count, ofa_count, memory_size_mib) = (profile.jpg, profile.ofa, profile.memory_mib);
+    if version == versioned::<GpuInstanceProfileV2>(2) {
+        out.cast().set(GpuInstanceProfileV2 {
+            version,
+            id: profile.id,
+            is_p2p_supported: 0,
+            slice_count,
+            instance_count,
+            multiprocessor_count,
+            copy_engine_count,
+            decoder_count,
+            encoder_count,
+            jpeg_count,
+            ofa_count,
+            memory_size_mib,
+            name,
+        })
+    } else if version == versioned::<GpuInstanceProfileV3>(3) {
+        out.cast().set(GpuInstanceProfileV3 {
+            version,
+            id: profile.id,
+            slice_count,
+            instance_count,
+            multiprocessor_count,
+            copy_engine_count,
+            decoder_count,
+            encoder_count,
+            jpeg_count,
+            ofa_count,
+            memory_size_mib,
+            name,
+            capabilities: 0,
+        })
+    } else {
+        Err(Code::ARGUMENT_VERSION_MISMATCH)
+    }
+}
+
 gpu_calls! {
     nvmlDeviceGetMigMode(session, gpu, current: Out<u32>, pending: Out<u32>) {
         capable(session, gpu)?;
@@ -116,24 +161,11 @@ gpu_calls! {
     }
 
     nvmlDeviceGetGpuInstanceProfileInfoV(session, gpu, index: u32, out: Out<u32>) {
-        let (profile, version) = (by_index(capable(session, gpu)?, index)?, out.get()?);
-        let name = fixed(&format!("MIG {}", profile.text));
-        let (slice_count, instance_count, multiprocessor_count) = (profile.slices, profile.instances, profile.sm);
-        let (copy_engine_count, decoder_count, encoder_count) = (profile.ce, profile.dec, profile.enc);
-        let (jpeg_count, ofa_count, memory_size_mib) = (profile.jpg, profile.ofa, profile.memory_mib);
-        if version == versioned::<GpuInstanceProfileV2>(2) {
-            out.cast().set(GpuInstanceProfileV2 {
-                version, id: profile.id, is_p2p_supported: 0, slice_count, instance_count, multiprocessor_count,
-                copy_engine_count, decoder_count, encoder_count, jpeg_count, ofa_count, memory_size_mib, name,
-            })
-        } else if version == versioned::<GpuInstanceProfileV3>(3) {
-            out.cast().set(GpuInstanceProfileV3 {
-                version, id: profile.id, slice_count, instance_count, multiprocessor_count, copy_engine_count,
-                decoder_count, encoder_count, jpeg_count, ofa_count, memory_size_mib, name, capabilities: 0,
-            })
-        } else {
-            Err(Code::ARGUMENT_VERSION_MISMATCH)
-        }
+        versioned_profile(by_index(capable(session, gpu)?, index)?, &out)
+    }
+
+    nvmlDeviceGetGpuInstanceProfileInfoByIdV(session, gpu, id: u32, out: Out<u32>) {
+        versioned_profile(by_id(capable(session, gpu)?, id)?, &out)
     }
 
     nvmlDeviceGetGpuInstancePossiblePlacements(
