@@ -109,7 +109,7 @@ def links(handle: Any) -> Any:
         remote = told(pynvml.nvmlDeviceGetNvLinkRemotePciInfo, handle, link)
         version = told(pynvml.nvmlDeviceGetNvLinkVersion, handle, link)
         kind = told(pynvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, link)
-        found.append({"state": state, "version": version, "remote": remote["busId"], "kind": kind})
+        found.append({"state": state, "version": version, "remote": remote.get("busId", remote), "kind": kind})
     return {"links": found, "end": None}
 
 
@@ -141,22 +141,26 @@ def gpu(handle: Any, handles: list[Any]) -> dict[str, Any]:
     return values
 
 
-def same(handle: Any) -> dict[str, bool]:
+def same(handle: Any) -> dict[str, Any]:
     """Whether every other road to a GPU ends at the same handle."""
-    address = ctypes.addressof(handle.contents)
-
-    def is_it(other: Any) -> bool:
-        return ctypes.addressof(other.contents) == address
-
     uuid = pynvml.nvmlDeviceGetUUID(handle)
     bus_id = pynvml.nvmlDeviceGetPciInfo(handle).busId
+    serial = told(pynvml.nvmlDeviceGetSerial, handle)
+
+    def ends_here(road: Callable[..., Any], *arguments: Any) -> Any:
+        return told(lambda: ctypes.addressof(road(*arguments).contents) == ctypes.addressof(handle.contents))
+
     return {
-        "uuid": is_it(pynvml.nvmlDeviceGetHandleByUUID(uuid)),
-        "uuid as text": is_it(pynvml.nvmlDeviceGetHandleByUUIDV(uuid.encode(), pynvml.NVML_UUID_TYPE_ASCII)),
-        "pci": is_it(pynvml.nvmlDeviceGetHandleByPciBusId(bus_id)),
-        "short pci": is_it(pynvml.nvmlDeviceGetHandleByPciBusId(bus_id[4:].lower())),
-        "serial": "error" in str(serial := told(pynvml.nvmlDeviceGetSerial, handle))
-        or is_it(pynvml.nvmlDeviceGetHandleBySerial(serial)),
+        "uuid": ends_here(pynvml.nvmlDeviceGetHandleByUUID, uuid),
+        "text": ends_here(pynvml.nvmlDeviceGetHandleByUUIDV, uuid.encode(), pynvml.NVML_UUID_TYPE_ASCII),
+        "bytes": ends_here(
+            pynvml.nvmlDeviceGetHandleByUUIDV,
+            bytes.fromhex(uuid.removeprefix("GPU-").replace("-", "")),
+            pynvml.NVML_UUID_TYPE_BINARY,
+        ),
+        "pci": ends_here(pynvml.nvmlDeviceGetHandleByPciBusId, bus_id),
+        "short pci": ends_here(pynvml.nvmlDeviceGetHandleByPciBusId, bus_id[4:].lower()),
+        "serial": isinstance(serial, dict) or ends_here(pynvml.nvmlDeviceGetHandleBySerial, serial),
     }
 
 

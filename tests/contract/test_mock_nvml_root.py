@@ -138,7 +138,7 @@ def test_libraries_have_the_sonames_of_their_links(root: Root, tmp_path: Path) -
     for link in (link for link in folder.rglob("*.so.?") if link.is_symlink()):
         assert soname(link) == link.name
         ctypes.CDLL(str(link))
-    for name in ("libnvidia-gpucomp", "libnvidia-vulkan-producer"):
+    for name in ("libnvidia-gpucomp", "libnvidia-vulkan-producer", "libnvdra-mock-portrait"):
         assert soname(folder / f"{name}.so.580.159.04") == f"{name}.so.580.159.04"
     recorded = lay_out(tmp_path / "recorded", "recorded-a100x8", device_files="regular")
     assert soname(recorded.library) is None
@@ -225,6 +225,8 @@ def test_the_command_lays_out_and_lists(tmp_path: Path, capsys: pytest.CaptureFi
         (["--portrait", "h100x9", "OUT"], "no portrait 'h100x9'"),
         (["--portrait", "h100x8", "--gpus", "8", "OUT"], "no GPU with minor 8"),
         (["--portrait", "h100x8", "FULL"], "is not empty"),
+        (["--portrait", "h100x8", "--driver-version", "../580", "OUT"], "no driver version"),
+        (["--portrait", "h100x8", "--lib-dir", "opt/lib", "OUT"], "usr/lib64"),
         (["--portrait", "BAD.json", "OUT"], "KeyError: 'models'"),
     ],
 )

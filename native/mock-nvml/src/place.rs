@@ -23,6 +23,8 @@ pub const PROGRAM_FOLDERS: &[&str] = &["opt/bin", "usr/bin", "usr/sbin", "bin", 
 
 const PORTRAIT_PREFIX: &str = "libnvdra-mock-portrait.so.";
 const LIBRARY_PREFIX: &str = "libnvidia-ml.so.";
+/// Ends the shared object that the portrait beside the library begins with.
+const MARK: &[u8] = b"\nnvdra mock portrait\n";
 const PORTRAIT_IN_ETC: &str = "etc/nvdra-mock-portrait.json";
 
 /// A driver root and the portrait found in it.
@@ -104,9 +106,8 @@ impl Place {
                 self.root.display()
             )
         })?;
-        let text =
-            fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        Portrait::parse(&text).map_err(|error| format!("{}: {error}", file.display()))
+        let content = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        Portrait::parse(text_of(&content)).map_err(|error| format!("{}: {error}", file.display()))
     }
 
     /// The driver's version: the library's file name decides, then the portrait.
@@ -130,6 +131,15 @@ impl Place {
         gpus.sort_by_key(|gpu| crate::notation::address(&gpu.pci_bus_id.value));
         gpus
     }
+}
+
+/// The portrait's text: the whole file, or what follows the mark in one that is a shared object for tools that look.
+fn text_of(content: &[u8]) -> &str {
+    let at = content
+        .windows(MARK.len())
+        .position(|window| window == MARK)
+        .map_or(0, |at| at + MARK.len());
+    std::str::from_utf8(&content[at..]).unwrap_or("")
 }
 
 /// What is left of `folder` when the first of `tails` it ends in is taken off; itself if it ends in none.
@@ -188,6 +198,13 @@ mod tests {
                 "{file}"
             );
         }
+    }
+
+    #[test]
+    fn a_portrait_may_follow_a_shared_object() {
+        assert_eq!(text_of(b"{}"), "{}");
+        assert_eq!(text_of(b"\x7fELF\xff\nnvdra mock portrait\n{}"), "{}");
+        assert_eq!(text_of(b"\x7fELF\xff"), "");
     }
 
     #[test]

@@ -78,6 +78,29 @@ fn profiles_fit_into_the_gpu() {
     }
 }
 
+/// The name a profile gets from its memory: eighths of the whole, as marketing counts gigabytes.
+#[test]
+fn profile_texts_follow_from_memory() {
+    for (name, _) in all() {
+        for model in parsed(&name).models.into_values() {
+            let (Some(mig), Some(total)) = (model.mig, model.memory_total_bytes) else {
+                continue;
+            };
+            let total = total.value as f64;
+            for profile in mig.profiles {
+                let eighths = ((profile.memory_mib << 20) as f64 / total * 8.0).ceil() / 8.0;
+                let gigabytes = (eighths * (total / f64::from(1 << 30)).ceil()).round();
+                let plain = format!("{}g.{gigabytes}gb", profile.slices);
+                assert_eq!(
+                    profile.text.split('+').next(),
+                    Some(plain.as_str()),
+                    "{name}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn every_link_has_a_far_end() {
     for (name, _) in all() {

@@ -9,7 +9,7 @@ from nvdra_mock_nvml import portraits, read_calls
 from nvdra_mock_nvml.portraits import PortraitError
 from nvdra_mock_nvml.root import lay_out
 from nvdra_mock_nvml.shipped import NotBuiltError
-from nvdra_mock_nvml.tree import LayoutError
+from nvdra_mock_nvml.tree import DEFAULT_LIBRARY_FOLDER, LayoutError
 
 _ABOUT = """\
 GPU nodes without GPUs: a libnvidia-ml.so.1 that answers from a portrait, and the driver root around it.
@@ -18,6 +18,11 @@ GPU nodes without GPUs: a libnvidia-ml.so.1 that answers from a portrait, and th
   /tmp/node/usr/bin/nvidia-smi -L                       look at it
   rm /tmp/node/dev/nvidia3                              take a GPU away: its device node decides
   LD_LIBRARY_PATH=/tmp/node/usr/lib/x86_64-linux-gnu PROGRAM    run any NVML program on it
+"""
+_ROOT = """\
+Lays out a driver root at OUT: libraries with their sonames and links, programs, firmware, configurations, device nodes,
+and stand-ins for /proc and /sys. Give the three paths it prints to programs that take a driver root, a procfs, a sysfs.
+Afterwards everything is plain files: remove dev/nvidia3 and GPU 3 is gone from the next nvmlInit on.
 """
 _FAULTS = """\
 Faults: write /tmp/node/etc/nvdra-mock-faults.json (or any file, named by NVDRA_MOCK_FAULTS), also while programs run:
@@ -44,10 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("nvdra-mock-nvml", description=_ABOUT, epilog=_FAULTS, formatter_class=raw)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    root = commands.add_parser("root", help="lay out a driver root", description=lay_out.__doc__, formatter_class=raw)
+    root = commands.add_parser("root", help="lay out a driver root", description=_ROOT, formatter_class=raw)
     root.add_argument("--portrait", required=True, help="a name that `portraits` lists, or the path of a .json file")
     root.add_argument("--driver-version", metavar="X.Y.Z", help="else the portrait's own")
-    root.add_argument("--lib-dir", default="usr/lib/x86_64-linux-gnu", metavar="DIR", help="default: %(default)s")
+    root.add_argument("--lib-dir", default=DEFAULT_LIBRARY_FOLDER, metavar="DIR", help="default: %(default)s")
     root.add_argument("--gpus", type=_minors, metavar="M,M,…", help="minors of the GPUs that are there (default: all)")
     root.add_argument(
         "--device-files",

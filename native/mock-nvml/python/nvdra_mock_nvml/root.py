@@ -1,6 +1,7 @@
 """Driver roots: laid out once, changed while programs use them."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -75,6 +76,7 @@ class Root:
 
         A program that has the old library loaded gets LIB_RM_VERSION_MISMATCH from its next first init.
         """
+        _version(version)
         tree.remove_driver(self.root, self.library.parent, self.portrait, self.driver_version)
         tree.lay_driver(self.root, self.library.parent, self.portrait, version, self.without)
         stand_ins.lay_version(self.procfs, version)
@@ -114,7 +116,7 @@ def lay_out(
     driver_version: str | None = None,
     gpus: Iterable[int] | None = None,
     device_files: DeviceFiles = "auto",
-    lib_dir: str = "usr/lib/x86_64-linux-gnu",
+    lib_dir: str = tree.DEFAULT_LIBRARY_FOLDER,
     stand_in_dir: Path | None = None,
     drm: bool = False,
     without: Iterable[str] = (),
@@ -131,17 +133,20 @@ def lay_out(
     Raises LayoutError (also for a root that is not empty), PortraitError, NotBuiltError.
     """
     node = load(portrait)
+    root = root.absolute()
+    version = _version(driver_version or node.driver_version)
+    folder = _library_folder(root, lib_dir)
     if root.is_dir() and any(root.iterdir()):
         raise LayoutError(f"{root} is not empty: give a folder that does not exist yet, or empty it first")
     minors = _minors(node, gpus)
-    stand_in = stand_in_dir or root / "stand-ins"
+    stand_in = (stand_in_dir or root / "stand-ins").absolute()
     laid = Root(
         root=root,
         procfs=stand_in / "proc",
         sysfs=stand_in / "sys",
-        library=root / lib_dir / "libnvidia-ml.so.1",
+        library=folder / "libnvidia-ml.so.1",
         portrait=node,
-        driver_version=driver_version or node.driver_version,
+        driver_version=version,
         device_files=tree.chosen(device_files),
         drm=drm,
         without=tuple(without),
@@ -159,6 +164,20 @@ def lay_out(
     except elf.ElfError as error:
         raise LayoutError(str(error)) from error
     return laid
+
+
+def _version(version: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)+", version):
+        raise LayoutError(f"{version!r} is no driver version: it is numbers with dots between, such as 580.159.04")
+    return version
+
+
+def _library_folder(root: Path, lib_dir: str) -> Path:
+    """Where the libraries go: a place from which the library finds the root above it."""
+    if lib_dir.strip("/") not in tree.LIBRARY_FOLDERS:
+        known = ", ".join(tree.LIBRARY_FOLDERS)
+        raise LayoutError(f"libraries cannot go to {lib_dir!r}: drivers keep them in one of {known}")
+    return root / lib_dir.strip("/")
 
 
 def _minors(node: Portrait, gpus: Iterable[int] | None) -> list[int]:

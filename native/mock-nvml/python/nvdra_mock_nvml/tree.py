@@ -1,6 +1,7 @@
 """What lies in a driver root: libraries, programs, firmware, configurations, device nodes."""
 
 import os
+import platform
 import shutil
 import socket
 import stat
@@ -13,9 +14,20 @@ from nvdra_mock_nvml import elf, shipped
 from nvdra_mock_nvml.portraits import Gpu, Portrait
 from nvdra_mock_nvml.stand_ins import MAJOR_DRM, MAJOR_NVIDIA, MAJOR_UVM
 
+LIBRARY_FOLDERS = (
+    "usr/lib64",
+    "usr/lib/x86_64-linux-gnu",
+    "usr/lib/aarch64-linux-gnu",
+    "lib64",
+    "lib/x86_64-linux-gnu",
+    "lib/aarch64-linux-gnu",
+    ".",
+)
+DEFAULT_LIBRARY_FOLDER = f"usr/lib/{platform.machine()}-linux-gnu"
 DeviceFiles = Literal["auto", "mknod", "regular", "none"]
 
 _MANAGEMENT, _PORTRAIT = "libnvidia-ml.so", "libnvdra-mock-portrait.so"
+_MARK = b"\nnvdra mock portrait\n"
 _PORTRAIT_IN_ETC = "etc/nvdra-mock-portrait.json"
 _PROGRAMS = (
     "nvidia-cuda-mps-control",
@@ -94,7 +106,7 @@ def lay_driver(root: Path, folder: Path, portrait: Portrait, version: str, witho
     if portrait.is_recorded:
         compiled = elf.without_soname(compiled)
     write(folder / f"{_MANAGEMENT}.{version}", elf.without_symbols(compiled, without), 0o644)
-    write(_portrait_file(root, folder, portrait, version), portrait.text.encode(), 0o644)
+    write(*_portrait_file(root, folder, portrait, version), 0o644)
     _link(folder / f"{_MANAGEMENT}.1", f"{_MANAGEMENT}.{version}")
     _link(folder / _MANAGEMENT, f"{_MANAGEMENT}.1")
     for name in _FIRMWARE:
@@ -106,7 +118,7 @@ def remove_driver(root: Path, folder: Path, portrait: Portrait, version: str) ->
     for library in _libraries(version):
         (folder / library.file).unlink(missing_ok=True)
     (folder / f"{_MANAGEMENT}.{version}").unlink(missing_ok=True)
-    _portrait_file(root, folder, portrait, version).unlink(missing_ok=True)
+    _portrait_file(root, folder, portrait, version)[0].unlink(missing_ok=True)
     shutil.rmtree(root / f"lib/firmware/nvidia/{version}", ignore_errors=True)
 
 
@@ -182,8 +194,15 @@ def write(path: Path, content: bytes, mode: int) -> None:
     path.chmod(mode)
 
 
-def _portrait_file(root: Path, folder: Path, portrait: Portrait, version: str) -> Path:
-    return root / _PORTRAIT_IN_ETC if portrait.is_recorded else folder / f"{_PORTRAIT}.{version}"
+def _portrait_file(root: Path, folder: Path, portrait: Portrait, version: str) -> tuple[Path, bytes]:
+    """Where the portrait goes, and what it looks like there.
+
+    Beside the library it begins as a shared object: CDI tools read the soname of every `*.so.<version>`.
+    """
+    if portrait.is_recorded:
+        return root / _PORTRAIT_IN_ETC, portrait.text.encode()
+    name = f"{_PORTRAIT}.{version}"
+    return folder / name, elf.shared_object(name) + _MARK + portrait.text.encode()
 
 
 def _make_socket(path: Path) -> None:
