@@ -10,17 +10,23 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
+def _replace(source: Path, target: Path) -> None:
+    """Puts a file in place at once: an editable install may be in use meanwhile."""
+    new = target.with_name(target.name + ".new")
+    shutil.copy2(source, new)
+    new.replace(target)
+
+
 class NativeBuildHook(BuildHookInterface):
     """The wheel fits any Python 3 of this platform: nothing in it links against Python."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         native = Path(self.root) / "python/nvdra_mock_nvml/native"
-        shutil.rmtree(native, ignore_errors=True)
-        native.mkdir()
-        shutil.copy2(self._compiled("--lib") / "libnvdra_mock_nvml.so", native / "libnvidia-ml.so.1")
+        native.mkdir(exist_ok=True)
+        _replace(self._compiled("--lib") / "libnvdra_mock_nvml.so", native / "libnvidia-ml.so.1")
         # Static, so that it runs in containers that have no loader.
         program = self._compiled("--bin", "nvidia-smi", rustc=("-C", "target-feature=+crt-static"))
-        shutil.copy2(program / "nvidia-smi", native / "nvidia-smi")
+        _replace(program / "nvidia-smi", native / "nvidia-smi")
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
