@@ -1,1 +1,40 @@
-"""Container edits and CDI documents."""
+"""Container edits and CDI documents. This room knows values and bytes, no file."""
+
+from nvdra.cdi.document import (
+    KIND,
+    claim_document,
+    claim_uid,
+    device_id,
+    device_name,
+    file_name,
+    minimum_version,
+    simplify,
+    transform_root,
+)
+from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi.render import Common, parse, render, render_claim
+from nvdra.cdi.validate import InvalidDocument, validate
+
+__all__ = [
+    "KIND",
+    "Common",
+    "Device",
+    "DeviceNode",
+    "Document",
+    "Edits",
+    "Hook",
+    "InvalidDocument",
+    "Mount",
+    "claim_document",
+    "claim_uid",
+    "device_id",
+    "device_name",
+    "file_name",
+    "minimum_version",
+    "parse",
+    "render",
+    "render_claim",
+    "simplify",
+    "transform_root",
+    "validate",
+]
