@@ -8,6 +8,6 @@ pub mod fnv;
 pub mod json;
 pub mod matching;
 pub mod quantity;
+pub mod scalar;
 pub mod shape;
 pub mod time;
-pub mod yaml;

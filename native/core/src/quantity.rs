@@ -35,7 +35,7 @@ pub fn canonical(text: &str) -> Option<String> {
     if digits.is_empty() {
         return Some("0".to_owned());
     }
-    if digits.len() > 30 || power.abs() > 30 {
+    if digits.len() > 30 || (!matches!(format, Format::Binary) && power.abs() > 30) {
         return Some(text.to_owned());
     }
     // value = mantissa × 10^scale, exactly.
@@ -139,6 +139,7 @@ mod tests {
             ("1Ki", "1Ki"),
             ("0.5Mi", "512Ki"),
             ("80Gi", "80Gi"),
+            ("1024Ti", "1Pi"),
             ("-2048Ki", "-2Mi"),
             ("+5", "5"),
             ("0.1Ki", "102400m"),

@@ -1,0 +1,59 @@
+//! The two checksums.
+
+use crate::error::{Error, Kind, Result};
+use crate::fnv::checksum;
+use crate::json::{Node, Value};
+use crate::shape::{Style, V1, V2, marshal};
+
+/// Whether the stored checksums agree with the file, taken as it stands or as the releases would write it.
+pub(super) fn verify(root: &Node<'_>, source: &str) -> Result<()> {
+    let stored = |node: &Node<'_>| match node.get("checksum").map(|node| &node.value) {
+        Some(Value::Number(token)) => token.parse::<u32>().ok(),
+        _ => None,
+    };
+    let rewritten = |node: &Node<'_>, shape, mps_id_always| {
+        marshal(
+            node,
+            source,
+            shape,
+            Style {
+                mps_id_always,
+                zero_checksums: true,
+            },
+            "",
+        )
+        .ok()
+    };
+    let outer = |v1: &str| checksum(&["{\"checksum\":0,\"v1\":", v1, "}"]);
+    let is_outer_true = match (root.get("v1"), stored(root)) {
+        (_, None) => false,
+        (None, Some(stored)) => stored == checksum(&["{\"checksum\":0}"]),
+        (Some(v1), Some(stored)) => {
+            stored == outer(v1.source(source))
+                || [true, false].iter().any(|always| {
+                    rewritten(v1, &V1, *always).is_some_and(|v1| stored == outer(&v1))
+                })
+        }
+    };
+    let is_inner_true = match root.get("v2") {
+        None => true,
+        Some(v2) => stored(v2).is_some_and(|stored| {
+            let text = v2.source(source);
+            let as_it_stands = v2.get("checksum").map(|node| {
+                checksum(&[
+                    &text[..node.start - v2.start],
+                    "0",
+                    &text[node.end - v2.start..],
+                ])
+            });
+            as_it_stands == Some(stored)
+                || [true, false].iter().any(|always| {
+                    rewritten(v2, &V2, *always).is_some_and(|v2| stored == checksum(&[&v2]))
+                })
+        }),
+    };
+    if is_outer_true && is_inner_true {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Checksum, "checkpoint is corrupted"))
+}

@@ -1,0 +1,57 @@
+//! The checkpoint codec against what real builds of the Go driver wrote.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nvdra_core::checkpoint::{Fragment, decode, encode};
+use nvdra_core::claim;
+use nvdra_core::json::parse;
+
+fn recordings() -> Vec<(String, PathBuf)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/recordings");
+    let mut found: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().join("checkpoint.json").exists())
+        .map(|entry| (entry.file_name().into_string().unwrap(), entry.path()))
+        .collect();
+    found.sort();
+    assert!(found.len() >= 5);
+    found
+}
+
+fn written_again(content: &[u8]) -> String {
+    let record = decode(content).unwrap();
+    let fragments: Vec<Fragment> = record.entries.iter().map(Fragment::render).collect();
+    encode(&fragments.iter().rev().collect::<Vec<_>>(), &record.boot_id)
+}
+
+#[test]
+fn what_a_release_wrote_is_written_again_byte_for_byte() {
+    for (name, path) in recordings() {
+        let content = fs::read(path.join("checkpoint.json")).unwrap();
+        let ours = written_again(&content);
+        if name.starts_with('v') {
+            assert_eq!(ours.as_bytes(), content, "{name}");
+        }
+        assert_eq!(written_again(ours.as_bytes()), ours, "{name}");
+    }
+}
+
+#[test]
+fn a_claims_status_is_kept_as_the_go_driver_keeps_it() {
+    for (name, path) in recordings() {
+        let record = decode(&fs::read(path.join("checkpoint.json")).unwrap()).unwrap();
+        let text = fs::read_to_string(path.join("claims.json")).unwrap();
+        let claims = parse(&text).unwrap();
+        for (_, body) in claims.members().unwrap() {
+            let claim = claim::decode(body.source(&text).as_bytes()).unwrap();
+            let entry = record
+                .entries
+                .iter()
+                .find(|entry| entry.uid == claim.uid)
+                .unwrap();
+            assert_eq!(entry.status, claim.status, "{name}");
+        }
+    }
+}
