@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 import pytest
-from nvdra_mock_nvml import lay_out
 
 from tests.cluster.harness.cluster import Cluster, cluster
 from tests.cluster.harness.control_plane import V1_37, Release
-from tests.cluster.harness.driver import Plugin, install
+from tests.cluster.harness.driver import Plugin, running
 from tests.cluster.harness.seclusion import inside
 
 _durations: list[tuple[str, float]] = []
@@ -19,20 +18,15 @@ _durations: list[tuple[str, float]] = []
 def up(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster of one node; of another release if a test is parametrized with one."""
     release: Release = request.param
-    with cluster(release, inside()) as running:
-        yield running
+    with cluster(release, inside()) as cluster_up:
+        yield cluster_up
 
 
 @pytest.fixture(scope="session")
 def plugin(up: Cluster) -> Iterator[Plugin]:
     """The plugin on the cluster's node, with the eight mock GPUs published."""
-    install(up.api)
-    running = Plugin(up, lay_out(up.folder / "driver", "h100x8"))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.child.stop()
+    with running(up) as plugin:
+        yield plugin
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,9 +38,9 @@ def pytest_runtest_makereport(
     if call.when == "call":
         _durations.append((item.name, call.duration))
     if report.failed:
-        running = getattr(item, "funcargs", {}).get("up")
-        if running is not None:
-            report.sections.append(("components of the cluster", running.tails()))
+        cluster_up = getattr(item, "funcargs", {}).get("up")
+        if cluster_up is not None:
+            report.sections.append(("components of the cluster", cluster_up.tails()))
     return report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.cluster.harness.api import Api, Object, wait_until
@@ -23,10 +23,10 @@ class Cluster:
     """A running cluster."""
 
     folder: Path
-    programs: dict[Part, Path]
-    plane: ControlPlane
-    node: Node
-    api: Api
+    programs: dict[Part, Path] = field(repr=False)
+    plane: ControlPlane = field(repr=False)
+    node: Node = field(repr=False)
+    api: Api = field(repr=False)
 
     @property
     def cdi_hook(self) -> Path:

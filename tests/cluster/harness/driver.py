@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from nvdra_mock_nvml import Root
+from nvdra_mock_nvml import Root, lay_out
 
 from tests.cluster.harness.api import Api, Object, wait_until
 from tests.cluster.harness.children import Child
@@ -69,9 +71,9 @@ class Plugin:
     """`gpu-kubelet-plugin` on the cluster's node, run by its own command line with a service account's token."""
 
     cluster: Cluster
-    root: Root
+    root: Root = field(repr=False)
     """The driver root and the stand-ins for /proc and /sys."""
-    child: Child = field(init=False)
+    child: Child = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         node, plane = self.cluster.node, self.cluster.plane
@@ -143,3 +145,15 @@ class Plugin:
 
     def _slices(self) -> list[Object]:
         return [each for each in self.cluster.api.items("ResourceSlice") if each["spec"]["driver"] == DRIVER]
+
+
+@contextmanager
+def running(cluster: Cluster, portrait: str = "h100x8") -> Iterator[Plugin]:
+    """The plugin on the cluster's node with all GPUs of the portrait published; stopped afterwards."""
+    install(cluster.api)
+    plugin = Plugin(cluster, lay_out(cluster.folder / "driver", portrait))
+    try:
+        plugin.start()
+        yield plugin
+    finally:
+        plugin.child.stop()

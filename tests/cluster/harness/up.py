@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 
 from tests.cluster.harness.cluster import cluster
@@ -16,8 +17,15 @@ def main() -> None:
     releases = {release.version.rpartition(".")[0]: release for release in (V1_37, V1_32)}
     parser = argparse.ArgumentParser(prog="tests/cluster/up", description="Keeps a cluster up until Ctrl-C.")
     parser.add_argument("--kubernetes", choices=sorted(releases), default="1.37", help="release (default 1.37)")
-    release = releases[parser.parse_args().kubernetes]
-    with cluster(release, inside()) as up:
+    parser.add_argument("--driver", action="store_true", help="with the plugin on it, and eight mock H100")
+    chosen = parser.parse_args()
+    release = releases[chosen.kubernetes]
+    with cluster(release, inside()) as up, contextlib.ExitStack() as stack:
+        if chosen.driver:
+            # Only here: a cluster without the driver needs neither of the two.
+            from tests.cluster.harness.driver import running
+
+            stack.enter_context(running(up))
         outside = (inside() / "pid").read_text()
         kubectl = up.folder / "kubectl"
         program = up.programs[KUBERNETES] / "kubectl"
