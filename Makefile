@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find native -path '*/target' -prune -o \( -name '*.rs' -o -name '*.pyx' -o -name '*.pxi' -o -name 'Cargo.*' \) -print)
 export PYO3_PYTHON := $(abspath $(BIN)/python)
+# maturin is called by name.
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help build native demo test check fmt bench cluster-test proto wheels clean
 

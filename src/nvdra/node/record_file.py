@@ -1,0 +1,126 @@
+"""The record's file: read once, trusted while it is the same file, written whole and durably.
+
+A file that cannot be read is never an end: it is set aside beside the record under `QUARANTINED`, and while it lies
+there the claims it knew are made up from the API before anything of theirs is given to others (node/sweep).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nvdra import checkpoint, telemetry
+from nvdra.checkpoint import Record
+from nvdra.ports import Held, Host
+
+NAME = "checkpoint.json"
+QUARANTINED = "checkpoint.json.quarantined"
+
+
+class RecordFile:
+    """`checkpoint.json` in the plugin's folder. Only to be used under the node's locks.
+
+    has_claim_files   whether CDI files of claims lie on the node: without a record they tell that one was lost
+    """
+
+    def __init__(self, host: Host, plugin_dir: str, has_claim_files: Callable[[], bool]) -> None:
+        self.path = f"{plugin_dir}/{NAME}"
+        self.quarantine_path = f"{plugin_dir}/{QUARANTINED}"
+        self._dir = plugin_dir
+        self._host = host
+        self._has_claim_files = has_claim_files
+        self._boot_id = host.boot_id()
+        self._encoder = checkpoint.Encoder()
+        self._record: Record | None = None
+        self._held: Held | None = None
+
+    async def current(self) -> Record:
+        """The record as it is on disk; from memory while the file is the one last read or written."""
+        if self._record is not None and self._held is not None and self._held.is_current():
+            return self._record
+        return await self._read()
+
+    async def store(self, record: Record) -> None:
+        """Replace the file, fsynced before it is renamed into place. Raises OSError, and the old file stands."""
+        await self._host.replace(self.path, self._encoder.encode(record), mode=0o600, durable=True)
+        self._trust(record, self._host.hold(self.path))
+
+    def forget(self) -> None:
+        """Trust nothing in memory: the next look reads the file."""
+        self._record = None
+
+    def _trust(self, record: Record, held: Held) -> None:
+        if self._held is not None:
+            self._held.close()
+        self._record, self._held = record, held
+
+    @property
+    def is_quarantined(self) -> bool:
+        """A former record lies aside and its claims are not settled yet."""
+        try:
+            self._host.stat(self.quarantine_path)
+        except OSError:
+            return False
+        return True
+
+    async def end_quarantine(self) -> None:
+        """The claims of the set-aside record are settled; its content stays for people to look at."""
+        held = self._host.hold(self.quarantine_path)
+        content = held.read()
+        held.close()
+        if content:
+            await self._host.replace(f"{self.path}.corrupt", content, mode=0o600, durable=False)
+        await self._host.remove(self.quarantine_path)
+
+    def leftovers(self) -> list[str]:
+        """Files that a writer of the record left behind when it was killed."""
+        return [
+            f"{self._dir}/{name}" for name in self._host.list(self._dir) if name.startswith(".") and name[1:].isdigit()
+        ]
+
+    async def _read(self) -> Record:
+        try:
+            held = self._host.hold(self.path)
+        except FileNotFoundError:
+            return await self._first()
+        content = held.read()
+        try:
+            record = checkpoint.decode(content)
+        except checkpoint.Unreadable as error:
+            held.close()
+            return await self._set_aside(content, error)
+        if record.left_out:
+            telemetry.warning("The record says more than this release understands", path=self.path, keys=record.left_out)
+        booted = checkpoint.boot(record, self._boot_id)
+        if booted.what == "kept":
+            self._trust(record, held)
+            return record
+        # After a reboot partitions, sockets and CDI files are gone or void; nothing is rebuilt from them.
+        telemetry.info(0, str(booted))
+        held.close()
+        await self.store(booted.record)
+        return booted.record
+
+    async def _first(self) -> Record:
+        if self._has_claim_files():
+            telemetry.warning(f"The record {self.path} is lost but claims' CDI files are there; asking the API server")
+            await self._host.replace(self.quarantine_path, b"", mode=0o600, durable=True)
+        return await self._fresh()
+
+    async def _fresh(self) -> Record:
+        record = Record(self._boot_id)
+        await self.store(record)
+        return record
+
+    async def _set_aside(self, content: bytes, error: checkpoint.Unreadable) -> Record:
+        if isinstance(error, checkpoint.Corrupt):
+            telemetry.error(
+                "checkpoint failed checksum verification; unified diff "
+                f"(on-disk vs re-marshaled by current binary):\n{error.diff}"
+            )
+        telemetry.error(
+            f"The record {self.path} cannot be used; it is kept as {self.quarantine_path}, and its claims are made up "
+            "from the API server",
+            error,
+        )
+        await self._host.replace(self.quarantine_path, content, mode=0o600, durable=True)
+        return await self._fresh()
