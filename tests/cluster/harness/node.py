@@ -196,7 +196,7 @@ class Node:
             "evictionHard": {"memory.available": "16Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "failSwapOn": False,
             "imageGCHighThresholdPercent": 100,
-            # A pod whose claims could not be prepared is tried again at its next sync: by default after a minute or more.
+            # A pod whose claims could not be prepared is tried again at its next sync: by default after a minute.
             "syncFrequency": "10s",
             "podLogsDir": str(self.folder / "pod-logs"),
             "volumePluginDir": str(self.folder / "volumes"),
