@@ -24,6 +24,7 @@ class Stat:
     ino: int
     major: int = 0  # of a device node
     minor: int = 0
+    mtime_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,20 @@ class Finished:
     stderr: bytes
 
 
+class Held(Protocol):
+    """A file kept open. While it is, no other file can have its identity, so "is it still the same" has an answer."""
+
+    def read(self) -> bytes:
+        """Its whole content, whatever now lies at its path."""
+        ...
+
+    def is_current(self) -> bool:
+        """Whether the path still leads to this very file."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Host(Protocol):
     """The node's files, locks and programs. Paths are absolute.
 
@@ -42,7 +57,14 @@ class Host(Protocol):
     `mkdir`) are coroutines carried out in order by one writer thread, so that a kill can be enumerated.
     """
 
-    def read(self, path: str) -> bytes: ...
+    def read(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
+        """The content, or at most `size` bytes of it from `offset` on."""
+        ...
+
+    def hold(self, path: str) -> Held:
+        """Open a file and keep it open."""
+        ...
+
     def list(self, path: str) -> list[str]:
         """Sorted names in a directory."""
         ...
@@ -53,12 +75,16 @@ class Host(Protocol):
 
     def readlink(self, path: str) -> str: ...
     def resolve(self, path: str, root: str = "/") -> str | None:
-        """`path` below `root` with every link followed inside `root` (absolute links start there again);
-        None if a part is missing. The result is absolute, including `root`."""
+        """`path`, as seen from inside `root`, with every link followed there: an absolute link starts at `root`
+        again and ".." does not leave it. The result begins with `root`; None if a part is missing or links loop."""
         ...
 
     async def replace(self, path: str, content: bytes, *, mode: int, durable: bool) -> None:
-        """Write beside, rename into place. durable: the content is fsynced before the rename."""
+        """Write beside, rename into place. durable: the content is fsynced before the rename.
+
+        The file beside is `spec.<digits>.tmp` for a YAML file and `.<digits>` for any other, so that no reader of
+        these folders takes it for the real one.
+        """
         ...
 
     async def remove(self, path: str) -> bool:
@@ -70,32 +96,41 @@ class Host(Protocol):
         ...
 
     def lock(self, path: str, *, timeout_s: float) -> AbstractAsyncContextManager[None]:
-        """flock(LOCK_EX) on a file created 0644; blocks in a thread, never polls. Raises LockTimeout."""
+        """flock(LOCK_EX) on a file created 0644; blocks in a thread, never polls. Raises LockError."""
         ...
 
     def try_lock(self, path: str) -> int | None:
         """flock(LOCK_EX|LOCK_NB): a descriptor to close, or None if another holds it."""
         ...
 
-    def device_node(self, path: str, *, major: int, minor: int, mode: int) -> None:
+    def device_node(self, path: str, *, major: int, minor: int, mode: int, gid: int = 0) -> None:
         """mknod of a character device."""
         ...
 
     async def spawn(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 30.0
-    ) -> Finished: ...
+    ) -> Finished:
+        """Run a program to its end. Raises TimeoutError after `timeout_s`, when it and its children were killed."""
+        ...
 
     def boot_id(self) -> str:
         """The kernel's boot id; always the real one."""
         ...
 
 
-class LockTimeout(Exception):
+class LockError(Exception):
+    """A file lock that could not be taken; the texts are the Go driver's."""
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(text)
+        self.path = path
+
+
+class LockTimeout(LockError):
     """Another process held the lock for the whole deadline."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__(f"timeout acquiring lock ({path})")
-        self.path = path
+        super().__init__(path, f"timeout acquiring lock ({path})")
         self.timeout_s = timeout_s
 
 
@@ -164,7 +199,12 @@ class Kube(Protocol):
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> Page: ...
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes: ...
-    async def update(self, resource: Resource, name: str, body: bytes, namespace: str = "") -> bytes: ...
+    async def update(
+        self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""
+    ) -> bytes:
+        """Replace the object, or only its `subresource` ("status")."""
+        ...
+
     async def delete(
         self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
     ) -> None:
@@ -180,7 +220,10 @@ class Kube(Protocol):
         field_selector: str = "",
         label_selector: str = "",
     ) -> AsyncIterator[Event]:
-        """Events from `resource_version` on, with bookmarks; ends when the server closes the stream. ApiError 410: list anew."""
+        """Events from `resource_version` on, with bookmarks; ends when the server closes the stream.
+
+        ApiError 410: list anew.
+        """
         ...
 
 

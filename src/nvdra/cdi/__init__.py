@@ -11,6 +11,15 @@ from nvdra.cdi.document import (
     simplify,
     transform_root,
 )
+from nvdra.cdi.driver import (
+    DriverFiles,
+    FoundFile,
+    FoundLibrary,
+    FoundNode,
+    GpuFiles,
+    common_edits,
+    gpu_edits,
+)
 from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
 from nvdra.cdi.render import Common, parse, render, render_claim
 from nvdra.cdi.validate import InvalidDocument, validate
@@ -21,15 +30,22 @@ __all__ = [
     "Device",
     "DeviceNode",
     "Document",
+    "DriverFiles",
     "Edits",
+    "FoundFile",
+    "FoundLibrary",
+    "FoundNode",
+    "GpuFiles",
     "Hook",
     "InvalidDocument",
     "Mount",
     "claim_document",
     "claim_uid",
+    "common_edits",
     "device_id",
     "device_name",
     "file_name",
+    "gpu_edits",
     "minimum_version",
     "parse",
     "render",

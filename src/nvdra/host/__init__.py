@@ -1,1 +1,33 @@
 """This node: driver root, device nodes, locks, durable files, child processes."""
+
+from nvdra.host.driver_files import DriverVersionUnknown, look_up
+from nvdra.host.driver_root import (
+    DriverFileMissing,
+    DriverRoot,
+    device_major,
+    driver_root,
+    find_library,
+    find_program,
+    module_version,
+)
+from nvdra.host.node import Node, is_temporary
+from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_bus
+
+__all__ = [
+    "BusListing",
+    "DriverFileMissing",
+    "DriverRoot",
+    "DriverVersionUnknown",
+    "Node",
+    "PciBus",
+    "PciFunction",
+    "device_major",
+    "driver_root",
+    "find_library",
+    "find_program",
+    "gpu_files",
+    "is_temporary",
+    "look_at_bus",
+    "look_up",
+    "module_version",
+]

@@ -1,0 +1,52 @@
+"""Programs of others, run to their end: bounded in time and in what they may say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+from nvdra.ports import Finished
+
+_MOST_OUTPUT = 256 * 1024  # bytes kept of each stream; what is beyond is read and dropped
+
+
+async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: float) -> Finished:
+    """What `ports.Host.spawn` promises. Raises OSError if the program cannot be started."""
+    child = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=env,
+        start_new_session=True,  # a group of its own, so that its children can be killed with it
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    ended = asyncio.gather(_keep(child.stdout), _keep(child.stderr), child.wait())
+    try:
+        stdout, stderr, exit_code = await asyncio.wait_for(asyncio.shield(ended), timeout_s)
+    except TimeoutError:
+        await _kill(child, ended)
+        raise TimeoutError(f"{argv[0]} did not end within {timeout_s:g} s and was killed") from None
+    except BaseException:
+        await _kill(child, ended)
+        raise
+    return Finished(exit_code, stdout, stderr)
+
+
+async def _keep(stream: asyncio.StreamReader) -> bytes:
+    kept = bytearray()
+    while chunk := await stream.read(64 * 1024):
+        kept += chunk[: _MOST_OUTPUT - len(kept)]
+    return bytes(kept)
+
+
+async def _kill(child: asyncio.subprocess.Process, ended: asyncio.Future[tuple[bytes, bytes, int]]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    # Its streams stay open if a process that left the group has them: that must not keep us.
+    await asyncio.wait([ended], timeout=5.0)
+    ended.cancel()

@@ -1,0 +1,262 @@
+"""What of an installed driver a container needs: found below the driver root, handed on as one value.
+
+Source: the search of the NVIDIA Container Toolkit 1.19 in mode nvml. What is absent there is left out here as well,
+except for what no container can work without: that is named as missing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from glob import escape
+
+from nvdra.cdi import DriverFiles, FoundFile, FoundLibrary, FoundNode
+from nvdra.host import elf, ld_cache
+from nvdra.host.driver_root import DriverRoot, matches
+from nvdra.ports import Host
+
+_CONTROL_NODES = ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl")
+# Without these no CUDA program starts. Modeset serves displays, and uvm-tools debuggers.
+_NEEDED_NODES = ("/dev/nvidia-uvm", "/dev/nvidiactl")
+
+_LIBRARY_DIRS = (
+    "/",
+    "/usr/lib64",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu/nvidia/current",
+    "/usr/lib/aarch64-linux-gnu/nvidia/current",
+    "/lib64",
+    "/lib/x86_64-linux-gnu",
+    "/lib/aarch64-linux-gnu",
+    "/lib/x86_64-linux-gnu/nvidia/current",
+    "/lib/aarch64-linux-gnu/nvidia/current",
+)
+_CONFIGS = (
+    "glvnd/egl_vendor.d/10_nvidia.json",
+    "egl/egl_external_platform.d/15_nvidia_gbm.json",
+    "egl/egl_external_platform.d/10_nvidia_wayland.json",
+    "egl/egl_external_platform.d/09_nvidia_wayland2.json",
+    "nvidia/nvoptix.bin",
+    "X11/xorg.conf.d/10-nvidia.conf",
+    "X11/xorg.conf.d/nvidia-drm-outputclass.conf",
+)
+_VULKAN = (
+    "vulkan/icd.d/nvidia_icd.json",
+    "vulkan/icd.d/nvidia_layers.json",
+    "vulkan/implicit_layer.d/nvidia_layers.json",
+    f"vulkan/icd.d/nvidia_icd.{platform.machine()}.json",
+)
+_PROGRAMS = (
+    "nvidia-smi",
+    "nvidia-debugdump",
+    "nvidia-persistenced",
+    "nvidia-cuda-mps-control",
+    "nvidia-cuda-mps-server",
+    "nvidia-imex",
+    "nvidia-imex-ctl",
+)
+_PROGRAM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_XORG_FOLDERS = ("modules/drivers", "modules/extensions", "modules/updates/drivers", "modules/updates/extensions")
+_XORG_BASES = ("/usr/lib/xorg", "/usr/lib64/xorg", "/usr/X11R6/lib", "/usr/X11R6/lib64")
+
+
+class DriverVersionUnknown(Exception):
+    """No driver library below the root says its version, or not the one that is loaded."""
+
+
+def look_up(
+    host: Host,
+    root: DriverRoot,
+    version: str | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    kernel_release: str | None = None,
+) -> DriverFiles:
+    """Everything of the driver below `root` that containers get.
+
+    version         the driver's, as NVML says it; None: as its libraries are named
+    environ         PATH and XDG_DATA_DIRS widen the search for programs and configurations
+    kernel_release  the running kernel's (uname -r)
+    Raises DriverVersionUnknown if neither libcuda nor libnvidia-ml of that version is there.
+    """
+    search = _Search(host, root)
+    version, directory = _driver_library(search, version)
+    directories = [directory, f"{directory.rstrip('/')}/vdpau"]
+    libraries = search.resolved(search.paths(directories, f"*.so.{escape(version)}"))
+    nodes = [node for path in _CONTROL_NODES if (node := device_node(host, root, path)) is not None]
+    missing = [path for path in _NEEDED_NODES if path not in {node.container_path for node in nodes}]
+    if not any(path.rpartition("/")[2] == f"libcuda.so.{version}" for path in libraries):
+        missing.append(f"libcuda.so.{version}")
+    return DriverFiles(
+        version=version,
+        library_dir=directory,
+        control_nodes=tuple(nodes),
+        libraries=tuple(_libraries(host, root, libraries)),
+        graphics=_graphics(search, version),
+        xorg=_xorg(search, version, directory),
+        configs=_configs(search, environ),
+        sockets=_sockets(search),
+        firmware=_firmware(search, version, os.uname().release if kernel_release is None else kernel_release),
+        binaries=_programs(search, environ),
+        missing=tuple(missing),
+    )
+
+
+def device_node(host: Host, root: DriverRoot, path: str) -> FoundNode | None:
+    """The device node at `path` below the device root; None if it is not there or no character device."""
+    place = path if root.dev == "/" else root.dev + path
+    try:
+        status = host.stat(place)
+    except OSError:
+        return None
+    if status.kind == "char":
+        return FoundNode(place, path, status.major, status.minor, status.mode, status.gid)
+    if root.is_stand_in and status.kind == "file":
+        # A stand-in's node where nobody may make real ones: it has no numbers to tell.
+        return FoundNode(place, path, 0, 0, 0, 0)
+    return None
+
+
+class _Search:
+    """Paths inside the root, found and brought into the two forms a mount needs."""
+
+    def __init__(self, host: Host, root: DriverRoot) -> None:
+        self.host = host
+        self.root = root
+
+    def paths(self, directories: Iterable[str], pattern: str) -> list[str]:
+        return matches(self.host, self.root, directories, pattern)
+
+    def resolved(self, paths: Iterable[str]) -> list[str]:
+        """Links followed, each file once; as seen from inside the root."""
+        found = (self.host.resolve(path, self.root.path) for path in paths)
+        return list(dict.fromkeys(self.root.inside(path) for path in found if path is not None))
+
+    def libraries(self, pattern: str) -> list[str]:
+        """Libraries that fit, links followed; in the loader's cache only if the usual folders have none."""
+        found = self.resolved(self.paths(_LIBRARY_DIRS, pattern))
+        if found:
+            return found
+        cached = ld_cache.libraries(self.host, self.root.below("/etc/ld.so.cache"))
+        # The cache knows sonames; versions stand in the names of what they link to.
+        return [path for path in self.resolved(cached) if fnmatchcase(path.rpartition("/")[2], pattern)]
+
+    def found(self, path: str, container_path: str = "") -> FoundFile:
+        """A file as it was found, its links kept: a container expects it under that name.
+
+        Where a link on its way is absolute, a mount would follow it outside of the root: then what it leads to.
+        """
+        host_path = self.root.below(path)
+        inside = self.host.resolve(path, self.root.path)
+        if inside is not None and self.host.resolve(host_path) != self.host.resolve(inside):
+            host_path = inside
+        return FoundFile(host_path, container_path or path)
+
+    def every(self, paths: Iterable[str]) -> tuple[FoundFile, ...]:
+        return tuple(self.found(path) for path in dict.fromkeys(paths))
+
+
+def _driver_library(search: _Search, version: str | None) -> tuple[str, str]:
+    """The driver's version and its library folder."""
+    for stem in ("libcuda.so.", "libnvidia-ml.so."):
+        for path in search.libraries(stem + ("*.*" if version is None else escape(version))):
+            directory, _, name = path.rpartition("/")
+            return version or name.removeprefix(stem), directory or "/"
+    wanted = "of any version" if version is None else f"of version {version}"
+    raise DriverVersionUnknown(
+        f"neither libcuda.so nor libnvidia-ml.so {wanted} is below the driver root {search.root.path}; "
+        "is the driver being installed or replaced?"
+    )
+
+
+def _libraries(host: Host, root: DriverRoot, paths: Iterable[str]) -> Iterator[FoundLibrary]:
+    beside: dict[str, list[str]] = {}
+    for path in paths:
+        file = FoundFile(root.below(path), path)
+        directory, _, name = file.host_path.rpartition("/")
+        try:
+            soname = elf.soname(host, file.host_path) or name
+        except (elf.UnreadableElf, OSError):
+            yield FoundLibrary(file, None, frozenset())
+            continue
+        if directory not in beside:
+            beside[directory] = host.list(directory or "/")
+        stem = soname.partition(".so")[0] + ".so"
+        related = [entry for entry in beside[directory] if entry.startswith(stem)]
+        links = [entry for entry in related if host.stat(f"{directory}/{entry}").kind == "link"]
+        yield FoundLibrary(file, soname, frozenset(links))
+
+
+def _graphics(search: _Search, version: str) -> tuple[FoundFile, ...]:
+    patterns = (
+        # These have a version of their own.
+        "libnvidia-egl-gbm.so.*.*",
+        "libnvidia-egl-wayland.so.*.*",
+        "libnvidia-egl-wayland2.so.*.*",
+        f"libnvidia-allocator.so.{escape(version)}",
+        f"libnvidia-vulkan-producer.so.{escape(version)}",
+    )
+    paths = dict.fromkeys(path for pattern in patterns for path in search.libraries(pattern))
+    return tuple(FoundFile(search.root.below(path), path) for path in paths)
+
+
+def _xorg(search: _Search, version: str, library_dir: str) -> tuple[FoundFile, ...]:
+    library_dir = library_dir.rstrip("/")
+    bases = (f"{library_dir}/xorg", *_XORG_BASES)
+    directories = [f"{library_dir}/nvidia/xorg", *(f"{base}/{folder}" for base in bases for folder in _XORG_FOLDERS)]
+    names = ("nvidia_drv.so", f"libglxserver_nvidia.so.{escape(version)}")
+    return search.every(path for name in names for path in search.paths(directories, name)[:1])
+
+
+def _configs(search: _Search, environ: Mapping[str, str]) -> tuple[FoundFile, ...]:
+    shared = environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    directories = ["/etc", *(part for part in shared.split(":") if part)]
+    found = list(search.every(path for name in _CONFIGS for path in search.paths(directories, name)))
+    for name in _VULKAN:
+        # Some installations keep them directly below the root; containers look for them in /etc.
+        for path in (search.paths(directories, name) or search.paths(("/",), name))[:1]:
+            found.append(search.found(path, f"/etc/{name}"))
+    return tuple(found)
+
+
+def _sockets(search: _Search) -> tuple[FoundFile, ...]:
+    paths = [
+        path
+        for name in ("nvidia-persistenced/socket", "nvidia-fabricmanager/socket")
+        for path in search.paths(("/run", "/var/run"), name)[:1]
+    ]
+    return search.every([*paths, *search.paths(("/tmp",), "nvidia-mps")])
+
+
+def _firmware(search: _Search, version: str, kernel_release: str) -> tuple[FoundFile, ...]:
+    directories = [
+        "/lib/firmware/updates/" + kernel_release,
+        "/lib/firmware/updates",
+        "/lib/firmware/" + kernel_release,
+        "/lib/firmware",
+    ]
+    try:
+        custom = search.host.read(f"{search.root.sysfs}/module/firmware_class/parameters/path")
+    except OSError:
+        custom = b""
+    if path := custom.decode(errors="surrogateescape").strip():
+        directories.insert(0, path)
+    return search.every(search.paths(directories, f"nvidia/{version}/gsp*.bin"))
+
+
+def _programs(search: _Search, environ: Mapping[str, str]) -> tuple[FoundFile, ...]:
+    own = [part for part in environ.get("PATH", "").split(":") if part.startswith("/")]
+    directories = [*own, *_PROGRAM_DIRS]
+    return search.every(path for name in _PROGRAMS for path in _executable(search, directories, name)[:1])
+
+
+def _executable(search: _Search, directories: Sequence[str], name: str) -> list[str]:
+    found = []
+    for path in search.paths(directories, name):
+        at = search.host.resolve(path, search.root.path)
+        if at is not None and search.host.stat(at).mode & 0o111:
+            found.append(path)
+    return found

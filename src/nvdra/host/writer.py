@@ -1,0 +1,57 @@
+"""The writer: one thread that makes every durable call, in the order they were asked for.
+
+One thread, so that a kill before the n-th rename, fsync or unlink can be enumerated: tracers count per thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Writer:
+    """Calls in, results out, one after the other. The thread starts with the first call and never blocks an exit."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """What `call` returns or raises. It runs to its end even if the caller is cancelled."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+            self._thread.start()
+        done: Future[T] = Future()
+
+        def carry_out() -> None:
+            try:
+                result = call()
+            except BaseException as error:  # a call's failure belongs to its caller; the thread goes on
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        self._calls.put(carry_out)
+        return await asyncio.shield(asyncio.wrap_future(done))
+
+    async def drain(self) -> None:
+        """Return once everything asked for so far is done."""
+        if self._thread is not None:
+            await self.run(lambda: None)
+
+    def close(self) -> None:
+        """End the thread after what is still waiting."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()

@@ -1,0 +1,185 @@
+"""FakeHost: a folder as the whole node. Files, links and locks are real; devices and programs are remembered.
+
+It can be told to die before a chosen effect, and to refuse one: what crash tests and fault tests are made of.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from nvdra.host.node import Node, OpenFile, resolve
+from nvdra.ports import Finished, Stat
+
+T = TypeVar("T")
+
+BOOT_ID = "11111111-2222-3333-4444-555555555555"
+
+Program = Callable[[Sequence[str]], Finished]
+
+
+class Killed(BaseException):
+    """The program ended here, like by SIGKILL: nothing after this took place, no clean-up either.
+
+    Not an Exception: no `except Exception` may outlive it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One change of the outside, in the order they took place.
+
+    kind   "create" (the file beside), "write", "fsync", "rename", "unlink", "mkdir", "mknod", "exec"
+    path   the path the caller named; of a program its command line
+    """
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    kind: str
+    path: str
+    error: int
+
+
+class FakeHost(Node):
+    """A node whose / is `folder`.
+
+    effects     what has been done to it through this host, oldest first
+    programs    what answers when a program is run, by the name of its file; others are not installed
+    boot        the boot id
+    """
+
+    def __init__(self, folder: Path | str, *, boot_id: str = BOOT_ID) -> None:
+        super().__init__()
+        self._folder = str(folder).rstrip("/")
+        self._nodes: dict[str, Stat] = {}
+        self._refusals: list[_Refusal] = []
+        self._die_after: int | None = None
+        self._is_dead = False
+        self.boot = boot_id
+        self.effects: list[Effect] = []
+        self.programs: dict[str, Program] = {}
+
+    def kill_after(self, effects: int) -> None:
+        """Let so many further effects take place; die instead of the next one."""
+        self._die_after = len(self.effects) + effects
+
+    def revive(self) -> FakeHost:
+        """The same node with a fresh program on it."""
+        fresh = FakeHost(self._folder, boot_id=self.boot)
+        fresh._nodes = self._nodes
+        fresh.programs = self.programs
+        return fresh
+
+    def refuse(self, kind: str, path: str, error: int) -> None:
+        """From now on effects of this kind at `path` or below it fail with this errno."""
+        self._refusals.append(_Refusal(kind, path, error))
+
+    def forgive(self) -> None:
+        """Refuse nothing any more."""
+        self._refusals.clear()
+
+    def write(self, path: str, content: bytes | str = b"", *, mode: int = 0o644) -> None:
+        """Put a file there, as somebody else would: no effect of this program."""
+        place = Path(self._at(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content.encode() if isinstance(content, str) else content)
+        place.chmod(mode)
+
+    def link(self, path: str, target: str) -> None:
+        """Put a symbolic link there."""
+        place = Path(self._at(path, follow=False))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(target)
+
+    def put_device(self, path: str, major: int, minor: int, *, mode: int = 0o666, gid: int = 0) -> None:
+        """Put a character device there, as the driver would."""
+        place = self._at(path, follow=False)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb"):
+            status = os.lstat(place)
+        self._nodes[place] = Stat("char", mode, 0, gid, 0, status.st_dev, status.st_ino, major, minor)
+
+    def read(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
+        self._live()
+        return super().read(path, offset=offset, size=size)
+
+    def hold(self, path: str) -> OpenFile:
+        self._live()
+        return super().hold(path)
+
+    def stat(self, path: str) -> Stat:
+        place = self._at(path, follow=False)
+        seen = super().stat(path)
+        node = self._nodes.get(place)
+        if node is None or (node.dev, node.ino) != (seen.dev, seen.ino):
+            return seen
+        return replace(node, mtime_ns=seen.mtime_ns)
+
+    def resolve(self, path: str, root: str = "/") -> str | None:
+        base = resolve(root, self._folder)
+        if base is None:
+            return None
+        found = resolve(path, base)
+        if found is None:
+            return None
+        shown = "" if root == "/" else root.rstrip("/")
+        return shown + found[len(base) :] or "/"
+
+    def device_node(self, path: str, *, major: int, minor: int, mode: int, gid: int = 0) -> None:
+        def make() -> None:
+            place = self._at(path, follow=False)
+            if os.path.lexists(place):
+                raise FileExistsError(17, os.strerror(17), path)
+            self.put_device(path, major, minor, mode=stat.S_IMODE(mode), gid=gid)
+
+        self._effect("mknod", path, make)
+
+    async def spawn(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 30.0
+    ) -> Finished:
+        def start() -> Finished:
+            # Through a chroot it is the program inside that counts.
+            path = argv[2] if argv[0].rpartition("/")[2] == "chroot" else argv[0]
+            program = self.programs.get(path.rpartition("/")[2])
+            if program is None:
+                raise FileNotFoundError(2, os.strerror(2), path)
+            return program(argv)
+
+        return self._effect("exec", " ".join(argv), start)
+
+    def boot_id(self) -> str:
+        return self.boot
+
+    def _at(self, path: str, follow: bool = True) -> str:
+        """A link that says /x means the fake's /x: every path is resolved here, never by the kernel."""
+        if follow:
+            found = resolve(path, self._folder)
+            if found is not None:
+                return found
+        parent, _, name = path.rstrip("/").rpartition("/")
+        found = resolve(parent, self._folder)
+        return f"{found or self._folder + parent}/{name}"
+
+    def _live(self) -> None:
+        if self._is_dead:
+            raise Killed
+
+    def _effect(self, kind: str, path: str, call: Callable[[], T]) -> T:
+        self._live()
+        if self._die_after is not None and len(self.effects) >= self._die_after:
+            self._is_dead = True
+            raise Killed
+        for refusal in self._refusals:
+            if refusal.kind == kind and (path == refusal.path or path.startswith(refusal.path.rstrip("/") + "/")):
+                raise OSError(refusal.error, os.strerror(refusal.error), path)
+        result = call()
+        self.effects.append(Effect(kind, path))
+        return result
