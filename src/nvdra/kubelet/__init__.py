@@ -1,1 +1,28 @@
-"""kubelet: DRA plugin, registration and health over gRPC."""
+"""kubelet: DRA plugin, registration and health over gRPC.
+
+The program gives two callbacks, this room gives kubelet what it expects around them: sockets that appear when they
+answer, both versions of the service, an answer for every claim, an orderly leave.
+"""
+
+from nvdra.kubelet.answers import AnswerDevice, Failed, Failure, PrepareAnswer, UnprepareAnswer
+from nvdra.kubelet.health import HealthService
+from nvdra.kubelet.plugin import Plugin, Prepare, Unprepare
+from nvdra.kubelet.registration import Patience, Registration
+from nvdra.kubelet.sockets import SocketPathError, SocketPaths, socket_paths
+
+__all__ = [
+    "AnswerDevice",
+    "Failed",
+    "Failure",
+    "HealthService",
+    "Patience",
+    "Plugin",
+    "Prepare",
+    "PrepareAnswer",
+    "Registration",
+    "SocketPathError",
+    "SocketPaths",
+    "Unprepare",
+    "UnprepareAnswer",
+    "socket_paths",
+]

@@ -96,7 +96,10 @@ class _Dump:
 
 
 def install_stack_dump(path: str = DUMP_PATH) -> None:
-    """Answer SIGUSR2 from here on. Call it in the main thread before heavy imports: without a handler the signal kills."""
+    """Answer SIGUSR2 from here on.
+
+    Call it in the main thread before heavy imports: without a handler the signal kills.
+    """
     dump = _Dump(path)
     # The Python handler first: faulthandler chains to the one that is installed when it registers.
     signal.signal(signal.SIGUSR2, dump.caught)

@@ -1,8 +1,8 @@
 """Log lines as klog writes them, or one JSON object a line. Everything goes to standard error, unbuffered.
 
-`info(4, "About to announce device gpu-0")` prints its text bare; with keys and values, `info(6, "Response", verb="GET")`
-prints `"Response" verb="GET"`. Level 0 always appears, others from `-v` on. A call below the level costs a
-comparison; nothing here raises.
+`info(4, "About to announce device gpu-0")` prints its text bare; with keys and values,
+`info(6, "Response", verb="GET")` prints `"Response" verb="GET"`. Level 0 always appears, others from `-v` on.
+A call below the level costs a comparison; nothing here raises.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class _State:
     vmodule: tuple[tuple[str, int], ...] = ()
     highest = 0  # of verbosity and every vmodule level: what a call must reach to be looked at
     stream: IO[str] | None = None  # None: descriptor 2
+    second: tuple[int, str] = (-1, "")  # the last second seen and its text: lines come in bursts
     cache: dict[tuple[str, str], int] = {}  # noqa: RUF012  level by (file, name shown)
 
 
 _state = _State()
-_second: tuple[int, str] = (-1, "")
 _write_lock = threading.Lock()
 
 
@@ -128,12 +128,13 @@ def _emit(
 
 def text_line(severity: str, now: float, place: str, msg: str, reason: str | None, values: dict[str, Any]) -> str:
     """`I0807 16:00:54.123456       1 file.py:12] message`, values after it as ` key="value"`."""
-    global _second
     whole = int(now)
-    if _second[0] != whole:
-        _second = (whole, time.strftime("%m%d %H:%M:%S", time.localtime(whole)))
+    second, shown = _state.second
+    if second != whole:
+        shown = time.strftime("%m%d %H:%M:%S", time.localtime(whole))
+        _state.second = (whole, shown)
     micros = int((now - whole) * 1_000_000)
-    head = f"{_SEVERITY[severity]}{_second[1]}.{micros:06d} {os.getpid():7d} {place}] "
+    head = f"{_SEVERITY[severity]}{shown}.{micros:06d} {os.getpid():7d} {place}] "
     if reason is None and not values:
         return f"{head}{msg}\n"
     parts = [_quoted(msg)]

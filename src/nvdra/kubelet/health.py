@@ -1,0 +1,74 @@
+"""grpc.health.v1 over TCP: SERVING while a new client gets through both sockets, as kubelet would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from nvdra import telemetry
+from nvdra.kubelet.plugin import method
+from nvdra.kubelet.proto.grpc.health.v1 import health_pb2 as pb
+from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as registration_pb
+from nvdra.kubelet.registration import GET_INFO, PROBE_METADATA
+from nvdra.kubelet.sockets import SocketPaths
+from nvdra.kubelet.transport import Client, Metadata, RpcError, Server
+
+CHECK = "/grpc.health.v1.Health/Check"
+SERVICES = ("", "liveness")
+# The chart's probes wait 10 s; what takes longer than this is not healthy.
+PATIENCE_S = 5.0
+
+
+class HealthService:
+    """The health check's server.
+
+    port              more than 0: this one; 0: any free one. (Negative means off: do not start one then.)
+    is_standing_by    an instance that waits for another one's sockets is healthy without having its own
+    """
+
+    def __init__(
+        self, *, paths: SocketPaths, port: int, host: str = "", is_standing_by: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.port = port
+        self._paths = paths
+        self._host = host or "[::]"
+        self._is_standing_by = is_standing_by
+        self._server = Server({CHECK: self._check})
+
+    async def start(self) -> None:
+        """Raises OSError with the address in its text."""
+        self.port = await self._server.start(f"{self._host}:{self.port}")
+        telemetry.info(1, "Health service is up", port=self.port)
+
+    async def stop(self) -> None:
+        await self._server.stop(0)
+
+    async def _check(self, request: bytes, _metadata: Metadata) -> bytes:
+        service = pb.HealthCheckRequest.FromString(request).service
+        if service not in SERVICES:
+            raise RpcError("NOT_FOUND", "unknown service")
+        reason = "" if self._is_standing_by() else await self.failure()
+        if reason:
+            telemetry.error("Health check failed", reason)
+            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.NOT_SERVING).SerializeToString()
+        telemetry.info(7, "Health check succeeded", service=service)
+        return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVING).SerializeToString()
+
+    async def failure(self) -> str:
+        """What keeps kubelet from being served, "" if nothing does."""
+        registration = self._ask("registration", self._paths.registration, GET_INFO)
+        dra = self._ask("DRA", self._paths.dra, method("v1beta1", "NodePrepareResources"))
+        (info, wrong), (_, wrong_dra) = await asyncio.gather(registration, dra)
+        if wrong or wrong_dra:
+            return wrong or wrong_dra
+        endpoint = registration_pb.PluginInfo.FromString(info).endpoint
+        return "" if endpoint == self._paths.dra else f"kubelet is sent to {endpoint}, this instance serves elsewhere"
+
+    async def _ask(self, what: str, path: str, rpc: str) -> tuple[bytes, str]:
+        client = Client(f"unix:{path}")
+        try:
+            return await client.call(rpc, timeout_s=PATIENCE_S, metadata=PROBE_METADATA), ""
+        except RpcError as error:
+            return b"", f"{what} socket {path}: {error}"
+        finally:
+            await client.close()

@@ -1,0 +1,203 @@
+"""The DRA plugin that kubelet calls: both versions of one service on one socket, and its registration.
+
+Device work belongs to the claims, not to the call: a caller that runs out of time or goes away stops waiting, the
+work goes on and the next call joins it. Nothing that goes wrong with one claim ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from nvdra import telemetry
+from nvdra.api import ClaimRef
+from nvdra.kubelet import answers
+from nvdra.kubelet.answers import Failure, PrepareAnswer, UnprepareAnswer, Version
+from nvdra.kubelet.registration import Patience, Registration
+from nvdra.kubelet.sockets import Bound, Life, SocketPaths, gone, hidden_beside, probe, sweep
+from nvdra.kubelet.transport import Metadata, RpcError, Server
+
+Prepare: TypeAlias = Callable[[Sequence[ClaimRef]], Awaitable[Mapping[str, PrepareAnswer]]]
+Unprepare: TypeAlias = Callable[[Sequence[ClaimRef]], Awaitable[Mapping[str, UnprepareAnswer]]]
+
+# Kubelet takes the first entry of the list that it knows.
+VERSIONS: tuple[Version, ...] = ("v1", "v1beta1")
+
+
+def method(version: Version, name: str) -> str:
+    return f"/k8s.io.kubelet.pkg.apis.dra.{version}.DRAPlugin/{name}"
+
+
+class Plugin:
+    """One driver at kubelet's door.
+
+    prepare, unprepare   answer the claims of one call by UID; asked with no claim twice in a call, never with none
+    on_registered        after each registration: kubelet may have been restarted and have wiped our slices
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: str,
+        paths: SocketPaths,
+        prepare: Prepare,
+        unprepare: Unprepare,
+        on_registered: Callable[[], None] = lambda: None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.paths = paths
+        self.standing_by_for = ""  # the socket of a live instance that this one waits for
+        self._driver = driver
+        self._prepare = prepare
+        self._unprepare = unprepare
+        self._numbers = itertools.count(1)
+        self._work: set[asyncio.Task[Any]] = set()
+        self._is_stopping = False
+        self._bound: Bound | None = None
+        self._server: Server | None = None
+        self.registration = Registration(
+            driver=driver,
+            path=paths.registration,
+            endpoint=paths.dra,
+            versions=[f"{version}.DRAPlugin" for version in VERSIONS],
+            on_registered=on_registered,
+            patience=patience,
+        )
+
+    @property
+    def is_serving(self) -> bool:
+        return self._bound is not None
+
+    async def start(self) -> None:
+        """Serve, then register. While a live instance holds the sockets, wait for it to let go.
+
+        Raises OSError when a socket cannot be bound; nothing of ours is left behind then.
+        """
+        os.makedirs(os.path.dirname(self.paths.dra), mode=0o750, exist_ok=True)
+        await self._stand_by()
+        self._clear_leftovers()
+        try:
+            await self._serve()
+            await self.registration.start()
+        except BaseException:
+            await self.stop(grace_s=0)
+            raise
+
+    async def stop(self, *, grace_s: float = 30.0) -> None:
+        """Leave in the order that loses no call: deregister, refuse new calls, finish running ones, close."""
+        self._is_stopping = True
+        self.registration.withdraw()
+        if self._server is not None:
+            ends = time.monotonic() + grace_s
+            await self._server.stop(grace_s)
+            left_s = max(0.0, ends - time.monotonic())
+            if self._work and left_s:
+                await asyncio.wait(self._work, timeout=left_s)
+            self._server = None
+        if self._bound is not None:
+            self._bound.remove()
+            self._bound = None
+        await self.registration.stop()
+
+    async def _stand_by(self) -> None:
+        for path in (self.paths.registration, self.paths.dra):
+            if probe(path) is Life.LIVE:
+                self.standing_by_for = path
+                telemetry.info(0, "Another instance serves here, standing by until it stops", path=path)
+                await gone(path)
+        if self.standing_by_for:
+            telemetry.info(0, "The other instance is gone, taking over")
+        self.standing_by_for = ""
+
+    def _clear_leftovers(self) -> None:
+        """Sockets of killed instances: kubelet would keep dialling them."""
+        registrar, plugin_dir = os.path.dirname(self.paths.registration), os.path.dirname(self.paths.dra)
+        for path in (
+            *sweep(registrar, f"{self._driver}-*reg.sock"),
+            *sweep(registrar, f".{self._driver}-*"),
+            *sweep(plugin_dir, "dra*.sock"),
+            *sweep(plugin_dir, ".s-*"),
+        ):
+            telemetry.info(1, "Removed the socket of an instance that is gone", path=path)
+
+    async def _serve(self) -> None:
+        calls: dict[str, Callable[[bytes, Metadata], Awaitable[bytes]]] = {}
+        for version in VERSIONS:
+            for name, call in (
+                ("NodePrepareResources", self._node_prepare),
+                ("NodeUnprepareResources", self._node_unprepare),
+            ):
+                path = method(version, name)
+                calls[path] = _bind(call, version, path)
+        self._server = Server(calls)
+        hidden = hidden_beside(self.paths.dra, self._driver)
+        await self._server.start(f"unix:{hidden}")
+        self._bound = Bound.publish(hidden, self.paths.dra)
+        telemetry.info(1, "DRA socket is up", path=self.paths.dra)
+
+    async def _node_prepare(self, version: Version, path: str, request: bytes) -> bytes:
+        refs = self._claims(path, request)
+        if not refs:
+            return b""
+        return answers.prepared(version, refs, await self._owned(path, refs, self._prepare))
+
+    async def _node_unprepare(self, _version: Version, path: str, request: bytes) -> bytes:
+        refs = self._claims(path, request)
+        if not refs:
+            return b""
+        return answers.unprepared(refs, await self._owned(path, refs, self._unprepare))
+
+    def _claims(self, path: str, request: bytes) -> tuple[ClaimRef, ...]:
+        if self._is_stopping:
+            raise RpcError("UNAVAILABLE", f"{self._driver} is shutting down")
+        try:
+            refs = answers.claims_of(request)
+        except DecodeError as error:
+            raise RpcError("INVALID_ARGUMENT", f"the request cannot be read: {error}") from None
+        if not refs:
+            # The liveness probe's question; it must cost nothing and touch nothing.
+            telemetry.info(7, "Call without claims", method=path)
+        return refs
+
+    async def _owned(self, path: str, refs: Sequence[ClaimRef], work: Callable[..., Any]) -> Mapping[str, Any]:
+        """Have `work` done in a task of its own, which outlives a call that is cancelled."""
+        number = next(self._numbers)
+        is_told = telemetry.enabled(6)
+        if is_told:
+            telemetry.info(6, "Request", method=path, requestID=number, claims=[str(ref) for ref in refs])
+        task = asyncio.get_running_loop().create_task(_guarded(work, refs), name=f"call-{number}")
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        try:
+            outcome = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            telemetry.info(1, "Kubelet stopped waiting; the work goes on", method=path, requestID=number)
+            raise
+        if is_told:
+            failed = {uid: a.error for uid, a in outcome.items() if a is not None and not isinstance(a, tuple)}
+            telemetry.info(6, "Response", method=path, requestID=number, failed=failed)
+        return outcome
+
+
+def _bind(call: Callable[[Version, str, bytes], Coroutine[Any, Any, bytes]], version: Version, path: str) -> Any:
+    def answer(request: bytes, _metadata: Metadata) -> Coroutine[Any, Any, bytes]:
+        return call(version, path, request)
+
+    return answer
+
+
+async def _guarded(work: Callable[..., Any], refs: Sequence[ClaimRef]) -> Mapping[str, Any]:
+    """The outcome of `work`, or the failure of each of its claims: an unforeseen error is theirs, not the process's."""
+    try:
+        outcome: Mapping[str, Any] = await work(refs)
+    except Exception as error:
+        telemetry.error("Claims failed unexpectedly", error, kind=type(error).__name__, claims=[str(r) for r in refs])
+        failure = Failure(f"internal error: {type(error).__name__}: {error}")
+        return {ref.uid: failure for ref in refs}
+    return outcome

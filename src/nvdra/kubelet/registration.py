@@ -1,0 +1,149 @@
+"""How kubelet gets to know this driver: GetInfo and NotifyRegistrationStatus on a socket in its registry.
+
+Kubelet gives GetInfo one second and then backs off for up to two minutes, so it is answered from bytes made in
+advance, on threads of its own: a busy event loop does not delay it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nvdra import telemetry
+from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as pb
+from nvdra.kubelet.sockets import Bound, hidden_beside
+from nvdra.kubelet.transport import Metadata, RpcError, ThreadServer
+
+GET_INFO = "/pluginregistration.Registration/GetInfo"
+NOTIFY = "/pluginregistration.Registration/NotifyRegistrationStatus"
+# Our own health check asks GetInfo too; with this it is not taken for kubelet.
+PROBE_METADATA: Metadata = {"nvdra-probe": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a registration may stay without success before the socket is announced again.
+
+    answer_s      after GetInfo, for NotifyRegistrationStatus (kubelet itself allows 5 s for the call)
+    again_s       after a refusal; doubles with each one in a row
+    at_most_s     what it doubles up to
+    """
+
+    answer_s: float = 15.0
+    again_s: float = 5.0
+    at_most_s: float = 120.0
+
+
+class Registration:
+    """The registration socket and what came of it.
+
+    on_registered   called on the loop after every success; the second one tells that kubelet was restarted
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: str,
+        path: str,
+        endpoint: str,
+        versions: Sequence[str],
+        on_registered: Callable[[], None],
+        patience: Patience | None = None,
+    ) -> None:
+        self.path = path
+        self.is_registered = False
+        self._driver = driver
+        self._info = pb.PluginInfo(
+            type="DRAPlugin", name=driver, endpoint=endpoint, supported_versions=versions
+        ).SerializeToString(deterministic=True)
+        self._on_registered = on_registered
+        self._patience = patience or Patience()
+        self._pause_s = self._patience.again_s
+        self._server: ThreadServer | None = None
+        self._bound: Bound | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> None:
+        """Serve under a hidden name, then show the socket to kubelet. Raises OSError."""
+        self._loop = asyncio.get_running_loop()
+        self._server = ThreadServer({GET_INFO: self._get_info, NOTIFY: self._notify})
+        hidden = hidden_beside(self.path, self._driver)
+        self._server.start(f"unix:{hidden}")
+        self._bound = Bound.publish(hidden, self.path)
+        telemetry.info(1, "Registration socket is up", path=self.path)
+
+    def withdraw(self) -> None:
+        """Take the socket's name away, which tells kubelet to forget this instance. A successor's name stays."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._bound is not None and not self._bound.remove():
+            telemetry.info(1, "Registration socket is another instance's by now, left alone", path=self.path)
+        self._bound = None
+
+    async def stop(self) -> None:
+        """Close the server; `withdraw` comes first."""
+        self.withdraw()
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)
+            self._server = None
+
+    # On the server's threads.
+
+    def _get_info(self, _request: bytes, metadata: Metadata) -> bytes:
+        if not any(metadata.get(key) == value for key, value in PROBE_METADATA.items()):
+            self._tell(self._asked)
+        return self._info
+
+    def _notify(self, request: bytes, _metadata: Metadata) -> bytes:
+        status = pb.RegistrationStatus.FromString(request)
+        self._tell(self._told, status.plugin_registered, status.error)
+        if not status.plugin_registered:
+            # The Go driver's answer; it changes nothing in kubelet.
+            raise RpcError("UNKNOWN", f"failed registration process: {status.error}")
+        return b""
+
+    def _tell(self, what: Callable[..., None], *args: object) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(what, *args)
+
+    # On the loop.
+
+    def _asked(self) -> None:
+        telemetry.info(6, "GetInfo", endpoint=self.path)
+        self._announce_after(self._patience.answer_s, "kubelet asked for this driver but did not register it")
+
+    def _told(self, is_registered: bool, error: str) -> None:
+        self.is_registered = is_registered
+        if is_registered:
+            telemetry.info(1, "Registered with kubelet", driver=self._driver)
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._pause_s = self._patience.again_s
+            self._on_registered()
+            return
+        telemetry.error("Kubelet refused the registration", error, driver=self._driver)
+        self._announce_after(self._pause_s, "kubelet refused the registration")
+        self._pause_s = min(self._pause_s * 2, self._patience.at_most_s)
+
+    def _announce_after(self, seconds: float, why: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._loop is not None and self._bound is not None:
+            self._timer = self._loop.call_later(seconds, self._announce, why)
+
+    def _announce(self, why: str) -> None:
+        """Let kubelet start over: up to 1.35 it never tries again by itself."""
+        self._timer = None
+        if self._bound is None:
+            return
+        try:
+            done = self._bound.announce_again(hidden_beside(self.path, self._driver))
+        except OSError as error:
+            telemetry.error("Cannot announce the registration socket again", error, path=self.path)
+            self._announce_after(self._patience.at_most_s, why)
+            return
+        if done:
+            telemetry.warning("Announcing the registration socket again", reason=why, path=self.path)

@@ -1,0 +1,161 @@
+"""Unix sockets that others find by name: where they lie, who lives behind them, whose they are.
+
+A socket is bound under a name with a leading dot, which kubelet's watcher skips, and renamed once it accepts:
+kubelet sees one event, for a socket that already answers. Only what this process bound is ever removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fnmatch
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from enum import Enum
+
+# sockaddr_un holds 108 bytes, the last of which is the terminating NUL.
+PATH_LIMIT = 107
+
+
+class SocketPathError(Exception):
+    """A socket cannot be at this path; the text is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPaths:
+    """Where one instance of a driver serves. `registration` is looked for by kubelet, `dra` is told to it."""
+
+    registration: str
+    dra: str
+
+
+def socket_paths(driver: str, registrar_dir: str, plugins_dir: str) -> SocketPaths:
+    """The fixed names: `<registrar>/<driver>-reg.sock` and `<plugins>/<driver>/dra.sock`.
+
+    Raises SocketPathError if the kernel would refuse one of them.
+    """
+    paths = SocketPaths(
+        registration=os.path.join(os.path.abspath(registrar_dir), f"{driver}-reg.sock"),
+        dra=os.path.join(os.path.abspath(plugins_dir), driver, "dra.sock"),
+    )
+    for what, path, flag in (
+        ("registration", paths.registration, "--kubelet-registrar-directory-path"),
+        ("DRA", paths.dra, "--kubelet-plugins-directory-path"),
+    ):
+        length = len(os.fsencode(path))
+        if length > PATH_LIMIT:
+            raise SocketPathError(
+                f"path of the {what} socket is too long: {length} bytes, a unix socket's path may have "
+                f"{PATH_LIMIT}: {path} (choose a shorter {flag})"
+            )
+    return paths
+
+
+class Life(Enum):
+    """What a connection attempt to a path tells."""
+
+    ABSENT = "absent"
+    STALE = "stale"  # a file that refuses: its process is gone
+    LIVE = "live"
+
+
+def probe(path: str) -> Life:
+    """Whether somebody accepts connections at `path`. Does not block."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+        code = client.connect_ex(path)
+    if code in (0, errno.EAGAIN, errno.EINPROGRESS):
+        return Life.LIVE  # EAGAIN: its backlog is full, so there is a listener
+    return Life.ABSENT if code == errno.ENOENT else Life.STALE
+
+
+async def gone(path: str) -> None:
+    """Return when nobody accepts connections at `path` any more: at once, or when the process there lets go.
+
+    A connection is held open to it, so its end is an event; a short pause keeps a peer that closes
+    connections on its own from being asked in a tight loop.
+    """
+    while probe(path) is Life.LIVE:
+        try:
+            reader, writer = await asyncio.open_unix_connection(path)
+        except OSError:
+            await asyncio.sleep(0.1)
+            continue
+        try:
+            while await reader.read(4096):
+                pass
+        except OSError:
+            pass
+        finally:
+            writer.close()
+        await asyncio.sleep(0.05)
+
+
+def sweep(directory: str, pattern: str) -> list[str]:
+    """Remove sockets in `directory` whose names match and whose process is gone; the paths removed.
+
+    Only for names that this driver alone uses: a socket just bound and not yet listening refuses too.
+    """
+    removed = []
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    for name in fnmatch.filter(names, pattern):
+        path = os.path.join(directory, name)
+        try:
+            if stat.S_ISSOCK(os.lstat(path).st_mode) and probe(path) is Life.STALE:
+                os.unlink(path)
+                removed.append(path)
+        except FileNotFoundError:
+            continue
+    return removed
+
+
+def hidden_beside(path: str, driver: str) -> str:
+    """A name with a leading dot in the same directory, no longer than `path`'s own, not used by anybody else."""
+    directory, name = os.path.split(path)
+    stem = f".{driver}-" if name.startswith(driver) else ".s-"
+    return os.path.join(directory, stem + os.urandom(2).hex())
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A socket file of ours at its final name: removed only while it is still the one we put there."""
+
+    path: str
+    dev: int
+    ino: int
+
+    @classmethod
+    def publish(cls, hidden: str, path: str) -> Bound:
+        """Move a socket that already accepts to its final name, over whatever lies there."""
+        os.rename(hidden, path)
+        found = os.lstat(path)
+        return cls(path, found.st_dev, found.st_ino)
+
+    def is_ours(self) -> bool:
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.dev, self.ino)
+
+    def remove(self) -> bool:
+        """Unlink if the name is still ours. A successor's socket stays."""
+        if not self.is_ours():
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        return True
+
+    def announce_again(self, hidden: str) -> bool:
+        """Make the same socket vanish and appear, so that kubelet's watcher starts over with it."""
+        if not self.is_ours():
+            return False
+        os.link(self.path, hidden, follow_symlinks=False)
+        os.unlink(self.path)
+        os.rename(hidden, self.path)
+        return True
