@@ -6,18 +6,16 @@ A call that hangs is charged to the GPU it is about: that GPU is left alone unti
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from nvdra import telemetry
 from nvdra._nvml import TIMEOUT, Library, Sweep
 from nvdra.devices.scan import GpuScan, LeftOut, NodeScan, NvLink
 from nvdra.nvml.errors import NvmlHung
 from nvdra.nvml.worker import Gate, Worker, outcome
 from nvdra.ports import Clock
-
-log = logging.getLogger("nvdra.nvml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +145,11 @@ class Crew:
 
         def back(_: asyncio.Future[None]) -> None:
             self._stuck.remove(stuck)
-            log.info("NVML is back", extra={"function": function, "index": gpu, "uuid": uuid})
+            telemetry.info(0, "An NVML call came back", function=function, index=gpu, uuid=uuid)
             self._when_back()
 
         running.add_done_callback(back)
-        log.warning("NVML does not answer", extra={"function": function, "index": gpu, "uuid": uuid, "peer": peer})
+        telemetry.warning("An NVML call does not return", function=function, index=gpu, uuid=uuid, peer=peer)
 
     def _silent(self) -> set[int]:
         return {stuck.gpu for stuck in self._stuck if stuck.peer is None}
@@ -164,10 +162,12 @@ class Crew:
         driver_version, cuda_driver_version, gpus, refused, ancestors, p2p = sweep.tell()
         left_out = [LeftOut(*refusal) for refusal in refused]
         left_out += [self._left_alone(stuck) for stuck in self._stuck if stuck.peer is None]
+        # GPUs on one board have the same links to the same switches: each is made once.
+        links = {link: NvLink(*link) for link in {link for gpu in gpus for link in gpu[13]}}
         return NodeScan(
             driver_version=driver_version,
             cuda_driver_version=cuda_driver_version,
-            gpus=tuple(GpuScan(*gpu[:13], tuple(NvLink(*link) for link in gpu[13]), *gpu[14:]) for gpu in gpus),
+            gpus=tuple(GpuScan(*gpu[:13], tuple(links[link] for link in gpu[13]), *gpu[14:]) for gpu in gpus),
             left_out=tuple(sorted(left_out, key=lambda left: left.index)),
             common_ancestor=ancestors,
             p2p=p2p,

@@ -6,18 +6,16 @@ An open session holds /dev/nvidia*: it pins the kernel module, and a GPU that sh
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from nvdra import telemetry
 from nvdra._nvml import DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH, Library, NvmlError, NvmlMissing
 from nvdra.devices.scan import NodeScan
 from nvdra.nvml.crew import Crew
 from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHeld, NvmlHung
 from nvdra.ports import Clock
-
-log = logging.getLogger("nvdra.nvml")
 
 INIT = "nvmlInitWithFlags"
 SHUTDOWN = "nvmlShutdown"
@@ -64,7 +62,7 @@ class Nvml:
                 except NvmlError as refusal:
                     if not was_open:
                         raise self._unusable(refusal) from refusal
-                    log.warning("NVML refuses, opening it anew", extra={"error": str(refusal)})
+                    telemetry.warning("NVML refuses, opening it anew", cause=str(refusal))
                 async with self._changing:
                     await self._crew.change(self._renew, timeout_s, INIT)
                 try:
@@ -121,7 +119,7 @@ class Nvml:
             pass  # somebody came while a change was under way
         except NvmlHung as hung:
             # The call that hangs keeps the session; when it returns, the idle time starts again.
-            log.warning("NVML stays open", extra={"reason": str(hung)})
+            telemetry.warning("NVML stays open", cause=str(hung))
 
     async def _end(self, timeout_s: float) -> None:
         async with self._changing:
@@ -162,7 +160,7 @@ class Nvml:
         try:
             self._library.shutdown()
         except NvmlError as error:
-            log.warning("NVML cannot be closed", extra={"error": str(error)})
+            telemetry.warning("NVML refuses to close", cause=str(error))
         self._is_open = False
 
     def _renew(self) -> None:
