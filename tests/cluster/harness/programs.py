@@ -77,7 +77,10 @@ CDI_HOOK = Part(
     tags=("netgo", "osusergo"),
     ldflags="-s -w -linkmode external -extldflags '-static -Wl,-z,lazy'",
 )
-ALL = (CDI_HOOK, RUNC, CONTAINERD, KUBERNETES, KUBERNETES_1_32)
+# Renders and installs the chart; the tests of `tests/cluster/chart` build it alone.
+_HELM = "helm.sh/helm/v3/internal/version"
+HELM = Part("helm", ("helm.sh/helm/v3/cmd/helm",), ldflags=f"-s -w -X {_HELM}.version=v3.22.0")
+ALL = (CDI_HOOK, RUNC, CONTAINERD, HELM, KUBERNETES, KUBERNETES_1_32)
 
 
 def cache() -> Path:
