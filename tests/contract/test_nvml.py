@@ -5,11 +5,6 @@ NVDRA_TEST_NVML_LIBRARY   the library of a real driver, where it is not in one o
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +12,8 @@ import pytest
 from nvdra_mock_nvml import lay_out
 
 from nvdra import nvml
-from nvdra.devices.scan import NodeScan
 from tests.contract.clocks import LoopClock, until
-
-ORACLE = Path(__file__).with_name("nvml_oracle.py")
-PLACES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/local/nvidia/lib64")
-
-
-def real_library() -> Path | None:
-    named = os.environ.get("NVDRA_TEST_NVML_LIBRARY")
-    found = [Path(named)] if named else [Path(place) / "libnvidia-ml.so.1" for place in PLACES]
-    return next((path.resolve() for path in found if path.exists()), None)
+from tests.contract.nvml_node import open_device_nodes, oracle, plain, real_library
 
 
 @pytest.fixture(params=["h200x1", "h100x8", "a100x8", "gpus16", pytest.param("real", marks=pytest.mark.gpu)])
@@ -44,34 +30,10 @@ def session(library: Path, **options: Any) -> nvml.Nvml:
     return nvml.Nvml(lambda: str(library), LoopClock(), **options)
 
 
-def oracle(library: Path) -> dict[str, Any]:
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
-    done = subprocess.run([sys.executable, ORACLE], env=environment, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)["node"]
-
-
-def plain(scan: NodeScan) -> dict[str, Any]:
-    """A scan in the oracle's form."""
-    values = dataclasses.asdict(scan)
-    values["left_out"] = [{"index": left["index"], "code": left["code"]} for left in values["left_out"]]
-    for name in ("common_ancestor", "p2p"):
-        values[name] = sorted([*pair, value] for pair, value in values[name].items())
-    return json.loads(json.dumps(values))
-
-
-def open_device_nodes(library: Path) -> list[str]:
-    """What this process has open of the node's /dev/nvidia*."""
-    opened = []
-    for descriptor in os.listdir("/proc/self/fd"):
-        try:
-            opened.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        except FileNotFoundError:
-            continue  # the listing's own
-    return sorted(path for path in opened if "/dev/nvidia" in path)
-
-
 async def test_every_value_is_nvidias(library):
-    scan = plain(await session(library).scan())
+    held = session(library)
+    scan = plain(await held.scan())
+    await held.close()
     said = oracle(library)
     assert scan.keys() == said.keys()
     for ours, theirs in zip(scan["gpus"], said["gpus"], strict=True):
@@ -90,16 +52,16 @@ async def test_a_node_with_a_lost_gpu_is_read_as_nvidias_binding_reads_it(tmp_pa
 
 async def test_no_device_node_is_open_once_the_lease_ran_out(library):
     held = session(library, idle_s=0.05)
-    before = open_device_nodes(library)
+    before = open_device_nodes()
     async with held.hold("a look at what is open"):
         first = await held.scan()
-        during = open_device_nodes(library)
+        during = open_device_nodes()
     await until(lambda: not held.is_open)
     assert during != before, "an open session holds the device nodes"
-    assert open_device_nodes(library) == before
+    assert open_device_nodes() == before
     assert await held.scan() == first, "and it opens again"
     await held.close()
-    assert open_device_nodes(library) == before
+    assert open_device_nodes() == before
 
 
 async def test_calls_are_counted(tmp_path):
