@@ -1,1 +1,30 @@
-"""The API server: calls, list and watch."""
+"""The API server: calls, list and watch.
+
+Objects travel as the bytes the server sent. Retrying is the caller's: here it is said what went wrong.
+"""
+
+from nvdra.kube.client import HttpKube, Response
+from nvdra.kube.config import Access, ConfigError, access
+from nvdra.kube.discovery import DRA_GROUP, ResourceApi
+from nvdra.kube.raw import items, members
+from nvdra.kube.throttle import Throttle
+from nvdra.kube.versions import from_wire, to_wire
+from nvdra.kube.watch import Change, Store, Watcher
+
+__all__ = [
+    "DRA_GROUP",
+    "Access",
+    "Change",
+    "ConfigError",
+    "HttpKube",
+    "ResourceApi",
+    "Response",
+    "Store",
+    "Throttle",
+    "Watcher",
+    "access",
+    "from_wire",
+    "items",
+    "members",
+    "to_wire",
+]

@@ -1,0 +1,368 @@
+"""The ResourceSlices a node wants, and how they differ from those stored.
+
+This file decides; it never calls the API server. Slices and devices are v1-shaped JSON values. Names, generations and
+counts follow the Go slice controller (k8s.io/dynamic-resource-allocation v0.36), so that either may follow the other
+on a live node without a write when the content is equal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from nvdra.api import quantity
+from nvdra.devices.limits import DEVICES, DEVICES_WITH_MORE, is_demanding
+
+Device = Mapping[str, Any]
+Slice = Mapping[str, Any]
+
+Layout = Literal["single"]  # all devices in one slice, or as few as the limits allow
+
+_DIGITS = 5
+_INDEX = re.compile(r"[0-9a-fA-F]{5,}-")
+_EMPTY: tuple[None, dict[str, Any], list[Any]] = (None, {}, [])
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A node's devices of one driver: what slices are found and named by. The pool is called like its node."""
+
+    driver: str
+    node_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SliceSpec:
+    """What a slice is to hold; which pool and which generation it belongs to is `changes`' concern."""
+
+    devices: tuple[Device, ...] = ()
+    shared_counters: tuple[Mapping[str, Any], ...] = ()
+
+    def is_like(self, other: SliceSpec) -> bool:
+        """Whether the API server means the same by both: order counts, notation and absent fields do not."""
+        return self == other or (
+            _same_devices(self.devices, other.devices)
+            and _meaning(list(self.shared_counters)) == _meaning(list(other.shared_counters))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A slice of which the server kept less than it was sent, and the feature gates that look to be off."""
+
+    sent: SliceSpec
+    kept: SliceSpec
+    gates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A PUT of the whole object."""
+
+    index: int
+    name: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A POST; `owned` adds the owner, whose uid is needed only here."""
+
+    index: int
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """A DELETE with both preconditions."""
+
+    name: str
+    uid: str
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What to write.
+
+    surplus     slices of the generation that stays: they go together with the writes
+    outdated    slices no scheduler looks at once the writes are done: they go last
+    """
+
+    generation: int
+    updates: tuple[Update, ...] = ()
+    creates: tuple[Create, ...] = ()
+    surplus: tuple[Delete, ...] = ()
+    outdated: tuple[Delete, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.updates or self.creates or self.surplus or self.outdated)
+
+
+def wanted(
+    devices: Iterable[Device],
+    layout: Layout = "single",
+    withdrawn: frozenset[str] = frozenset(),
+    stored_order: Sequence[str] = (),
+) -> tuple[SliceSpec, ...]:
+    """The slices that publish these devices; one empty slice if there are none, so that the pool exists.
+
+    withdrawn      names held back
+    stored_order   names as stored now: kept where the set of names is the same, since order is a preference of the
+                   scheduler's and a new order a write
+    """
+    chosen = {str(device["name"]): device for device in devices if device["name"] not in withdrawn}
+    if len(stored_order) == len(chosen) and set(stored_order) == chosen.keys():
+        chosen = {name: chosen[name] for name in stored_order}
+    ordered = tuple(chosen.values())
+    most = DEVICES_WITH_MORE if any(is_demanding(device) for device in ordered) else DEVICES
+    parts = [ordered[start : start + most] for start in range(0, len(ordered), most)]
+    return tuple(SliceSpec(part) for part in parts) or (SliceSpec(),)
+
+
+def stored_order(stored: Iterable[Slice]) -> tuple[str, ...]:
+    """Device names of the pool's newest generation, in the order a scheduler sees them."""
+    slices = list(stored)
+    newest = _newest(slices)
+    current = sorted((each for each in slices if _generation(each) == newest), key=_name)
+    return tuple(str(device["name"]) for each in current for device in each["spec"].get("devices") or ())
+
+
+def changes(
+    specs: Sequence[SliceSpec],
+    stored: Iterable[Slice],
+    pool: Pool,
+    kept: Mapping[int, Dropped] | None = None,
+) -> Changes:
+    """What makes the stored slices of the pool the wanted ones; empty if nothing differs.
+
+    One changed slice is rewritten at its generation: the pool stays complete. Anything more starts a generation.
+    kept   by index: what the server made of a slice before; it is not asked again for what it drops
+    """
+    slices = sorted(stored, key=lambda each: (str(each["metadata"].get("creationTimestamp", "")), _name(each)))
+    newest = _newest(slices)
+    current = _adopted(specs, slices, newest) or _by_index(slices, newest, len(specs))
+    taken = {id(each) for each in current.values()}
+    changed = [
+        index
+        for index, each in current.items()
+        if not _is_settled(specs[index], each, pool, len(specs), (kept or {}).get(index))
+    ]
+    missing = [index for index in range(len(specs)) if index not in current]
+    is_bumped = bool(missing) or len(changed) > 1
+    generation = newest + 1 if is_bumped else newest
+    if is_bumped:
+        changed = sorted(current)
+    place = {"name": pool.node_name, "generation": generation, "resourceSliceCount": len(specs)}
+    gone = [each for each in slices if id(each) not in taken]
+    return Changes(
+        generation,
+        tuple(Update(index, _name(current[index]), _updated(current[index], specs[index], place)) for index in changed),
+        tuple(Create(index, _created(index, specs[index], place, pool, len(specs))) for index in missing),
+        tuple(_delete(each) for each in gone if _generation(each) >= generation),
+        tuple(_delete(each) for each in gone if _generation(each) < generation),
+    )
+
+
+def owned(create: Create, pool: Pool, node_uid: str) -> dict[str, Any]:
+    """The object to POST: the node owns it, and takes it along when it is deleted."""
+    owner = {"apiVersion": "v1", "kind": "Node", "name": pool.node_name, "uid": node_uid, "controller": True}
+    body = create.body
+    return {**body, "metadata": {**body["metadata"], "ownerReferences": [owner]}}
+
+
+def dropped(sent: SliceSpec, answer: Slice) -> Dropped | None:
+    """What the server did not keep of a slice; None if it kept all."""
+    kept = spec_of(answer)
+    if sent.is_like(kept):
+        return None
+    return Dropped(sent, kept, tuple(_gates(sent, kept)) or ("unknown",))
+
+
+def spec_of(stored: Slice) -> SliceSpec:
+    """What a stored slice holds."""
+    spec = stored["spec"]
+    return SliceSpec(tuple(spec.get("devices") or ()), tuple(spec.get("sharedCounters") or ()))
+
+
+def _newest(slices: Iterable[Slice]) -> int:
+    return max((_generation(each) for each in slices), default=0)
+
+
+def _generation(stored: Slice) -> int:
+    return int(stored["spec"]["pool"].get("generation", 0))
+
+
+def _name(stored: Slice) -> str:
+    return str(stored["metadata"]["name"])
+
+
+def _delete(stored: Slice) -> Delete:
+    metadata = stored["metadata"]
+    return Delete(metadata["name"], metadata["uid"], metadata["resourceVersion"])
+
+
+def _width(count: int) -> int:
+    return max(_DIGITS, len(f"{max(count - 1, 0):x}"))
+
+
+def _by_index(slices: Iterable[Slice], newest: int, count: int) -> dict[int, Slice]:
+    """Slices of the newest generation by the index in their names; of two with one index the older."""
+    index_in_name = re.compile(rf"([0-9a-fA-F]{{{_width(count)}}})-")
+    current: dict[int, Slice] = {}
+    for each in slices:
+        found = index_in_name.match(_name(each))
+        if found and _generation(each) == newest and int(found[1], 16) < count:
+            current.setdefault(int(found[1], 16), each)
+    return dict(sorted(current.items()))
+
+
+def _adopted(specs: Sequence[SliceSpec], slices: Sequence[Slice], newest: int) -> dict[int, Slice]:
+    """A complete pool of one slice with equal content under a name without index, as older drivers named theirs.
+
+    Recreating it would take the devices away for a moment and change nothing else.
+    """
+    current = [each for each in slices if _generation(each) == newest]
+    if len(specs) != 1 or len(current) != 1:
+        return {}
+    (found,) = current
+    is_complete = found["spec"]["pool"].get("resourceSliceCount") == 1
+    if _INDEX.match(_name(found)) or not is_complete or not specs[0].is_like(spec_of(found)):
+        return {}
+    return {0: found}
+
+
+def _is_settled(spec: SliceSpec, stored: Slice, pool: Pool, count: int, known: Dropped | None) -> bool:
+    is_content = spec.is_like(spec_of(stored)) or (
+        known is not None and known.sent.is_like(spec) and known.kept.is_like(spec_of(stored))
+    )
+    place, targets = stored["spec"]["pool"], stored["spec"]
+    return (
+        is_content
+        and place.get("name") == pool.node_name
+        and place.get("resourceSliceCount") == count
+        and not any(targets.get(key) for key in ("nodeSelector", "allNodes", "perDeviceNodeSelection"))
+    )
+
+
+def _updated(stored: Slice, spec: SliceSpec, place: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole stored object with the wanted content; what nobody here knows stays."""
+    metadata = {key: value for key, value in stored["metadata"].items() if key != "managedFields"}
+    theirs = ("pool", "devices", "sharedCounters", "nodeSelector", "allNodes", "perDeviceNodeSelection")
+    rest = {key: value for key, value in stored["spec"].items() if key not in theirs}
+    before = {str(device["name"]): device for device in stored["spec"].get("devices") or ()}
+    devices = tuple(_with_times(device, before.get(str(device["name"]), {})) for device in spec.devices)
+    return {**stored, "metadata": metadata, "spec": {**rest, "pool": place, **_content(spec, devices)}}
+
+
+def _created(index: int, spec: SliceSpec, place: Mapping[str, Any], pool: Pool, count: int) -> dict[str, Any]:
+    prefix = f"{index:0{_width(count)}x}-{pool.driver}-{pool.node_name}-"
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceSlice",
+        "metadata": {"generateName": prefix},
+        "spec": {
+            "driver": pool.driver,
+            "nodeName": pool.node_name,
+            "pool": place,
+            **_content(spec, spec.devices),
+        },
+    }
+
+
+def _content(spec: SliceSpec, devices: Sequence[Device]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if devices:
+        content["devices"] = list(devices)
+    if spec.shared_counters:
+        content["sharedCounters"] = list(spec.shared_counters)
+    return content
+
+
+def _with_times(device: Device, before: Device) -> Device:
+    """The device, its taints dated as they are stored: a taint that stays keeps the moment it was added."""
+    dated = {_taint(taint): taint.get("timeAdded") for taint in before.get("taints") or ()}
+    if not device.get("taints") or not dated:
+        return device
+    taints = [
+        {**taint, "timeAdded": dated[_taint(taint)]}
+        if not taint.get("timeAdded") and dated.get(_taint(taint))
+        else taint
+        for taint in device["taints"]
+    ]
+    return {**device, "taints": taints}
+
+
+def _taint(taint: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(taint.get("key") or ""), str(taint.get("value") or ""), str(taint.get("effect") or "")
+
+
+def _same_devices(one: Sequence[Device], other: Sequence[Device]) -> bool:
+    return len(one) == len(other) and all(map(_same_device, one, other))
+
+
+def _same_device(one: Device, other: Device) -> bool:
+    if one == other:
+        return True
+    untainted = [{key: device[key] for key in device if key != "taints"} for device in (one, other)]
+    ours, theirs = one.get("taints") or (), other.get("taints") or ()
+    return (
+        _meaning(untainted[0]) == _meaning(untainted[1])
+        and len(ours) == len(theirs)
+        and all(_taint(a) == _taint(b) and _same_moment(a, b) for a, b in zip(ours, theirs, strict=True))
+    )
+
+
+def _same_moment(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Servers keep whole seconds, and fill in a moment where none was given."""
+    ours, theirs = one.get("timeAdded"), other.get("timeAdded")
+    if not ours or not theirs:
+        return True
+    return abs((datetime.fromisoformat(ours) - datetime.fromisoformat(theirs)).total_seconds()) <= 1
+
+
+_AMOUNTS = frozenset(("value", "default", "min", "max", "step"))
+
+
+def _meaning(thing: Any, key: str = "", is_amount: bool = False) -> Any:
+    """A form in which equal means the same to the API server: nothing absent, amounts instead of notations."""
+    if isinstance(thing, Mapping):
+        is_counted = is_amount or key in ("capacity", "counters")
+        parts = {name: _meaning(value, name, is_counted) for name, value in thing.items()}
+        return {name: part for name, part in parts.items() if part not in _EMPTY}
+    if isinstance(thing, list | tuple):
+        is_counted = is_amount and key == "validValues"
+        return [_amount(each) if is_counted else _meaning(each, "", is_amount) for each in thing]
+    if is_amount and key in _AMOUNTS:
+        return _amount(thing)
+    return thing
+
+
+def _amount(value: Any) -> Any:
+    try:
+        return quantity.parse(str(value)).nanos
+    except ValueError:
+        return value
+
+
+def _gates(sent: SliceSpec, kept: SliceSpec) -> Iterable[str]:
+    """Feature gates that explain the loss, in the order of their evidence."""
+    pairs = list(zip(sent.devices, kept.devices, strict=False))
+
+    def fewer(*keys: str) -> bool:
+        return any(len(ours.get(key) or ()) > len(theirs.get(key) or ()) for ours, theirs in pairs for key in keys)
+
+    if fewer("taints"):
+        yield "DRADeviceTaints"
+    if len(sent.shared_counters) > len(kept.shared_counters) or fewer("consumesCounters"):
+        yield "DRAPartitionableDevices"
+    if fewer("bindingConditions", "bindingFailureConditions"):
+        yield "DRADeviceBindingConditions"
+    if any(
+        ours.get("allowMultipleAllocations") and not theirs.get("allowMultipleAllocations") for ours, theirs in pairs
+    ):
+        yield "DRAConsumableCapacity"

@@ -1,0 +1,381 @@
+"""HTTP to the API server: bytes in, bytes out, over connections that stay warm.
+
+A call is one request and one answer or ApiError; nothing is retried here but what never reached the server's logic:
+a refused token that has a successor, and a GET told to come again within its own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from nvdra.kube.config import Access
+from nvdra.kube.raw import items, members
+from nvdra.kube.throttle import Throttle
+from nvdra.ports import ApiError, Event, Page, Resource
+
+DEFAULT_QPS = 50.0
+DEFAULT_BURST = 100
+TIMEOUT_S = 30.0
+
+# The API server closes a connection after 90 idle seconds, and a new one costs a TLS handshake.
+_WARM_EVERY_S = 60.0
+_KEEP_ALIVE_S = 89.0
+
+_PAGE = 500
+_RETRIED = frozenset((429, 503))
+_EVENTS = {b"ADDED", b"MODIFIED", b"DELETED", b"BOOKMARK"}
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One exchange with the API server, for logs and counters.
+
+    status        HTTP status; 0 if no answer came
+    keeps_warm    only keeps an idle connection from being closed
+    """
+
+    verb: str
+    url: str
+    status: int
+    duration_s: float
+    keeps_warm: bool = False
+
+
+class HttpKube:
+    """The `Kube` port over HTTP/1.1. Use it with `async with`.
+
+    qps, burst   a queue of our own in front of the server; GETs of claims never wait in it, pods wait for those
+    on_response  called after each exchange
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        qps: float = DEFAULT_QPS,
+        burst: int = DEFAULT_BURST,
+        user_agent: str = "nvdra",
+        on_response: Callable[[Response], None] | None = None,
+        warm_every_s: float = _WARM_EVERY_S,
+    ) -> None:
+        self._access = access
+        self._qps, self._burst = qps, burst
+        self._user_agent = user_agent
+        self._on_response = on_response
+        self._warm_every_s = warm_every_s
+        self._urls: dict[tuple[Resource, str], str] = {}
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._throttle = Throttle(self._qps, self._burst, self._loop.time, asyncio.sleep)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=self._access.tls if self._access.tls is not None else True,
+                limit=0,
+                keepalive_timeout=_KEEP_ALIVE_S,
+                socket_factory=_socket,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept-Encoding", "User-Agent"),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+        self._last_used = self._loop.time()
+        self._warming = asyncio.create_task(self._keep_warm())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._warming.cancel()
+        await asyncio.gather(self._warming, return_exceptions=True)
+        await self._session.close()
+
+    # The port
+
+    async def discover(self, group: str) -> tuple[str, ...]:
+        try:
+            answer = await self._call("GET", f"/apis/{group}")
+        except ApiError as error:
+            if error.status == 404:
+                return ()
+            raise
+        document = _object(answer)
+        versions = [version["version"] for version in document.get("versions") or ()]
+        preferred = (document.get("preferredVersion") or {}).get("version")
+        return tuple(sorted(versions, key=lambda version: version != preferred))
+
+    async def server_version(self) -> str:
+        return str(_object(await self._call("GET", "/version")).get("gitVersion", ""))
+
+    async def get(self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = TIMEOUT_S) -> bytes:
+        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
+        is_claim = resource.plural == "resourceclaims"
+        return await self._call("GET", path, timeout_s=timeout_s, queued=not is_claim, patient=True)
+
+    async def list(
+        self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> Page:
+        query = _selectors(field_selector, label_selector)
+        query["limit"] = str(_PAGE)
+        found: list[bytes] = []
+        while True:
+            answer = await self._call("GET", self._path(resource, namespace), query)
+            metadata = _object(answer).get("metadata") or {}
+            found += items(answer)
+            if not metadata.get("continue"):
+                return Page(tuple(found), str(metadata.get("resourceVersion", "")))
+            query["continue"] = metadata["continue"]
+
+    async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes:
+        return await self._call("POST", self._path(resource, namespace), body=body)
+
+    async def update(
+        self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""
+    ) -> bytes:
+        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
+        return await self._call("PUT", f"{path}/{subresource}" if subresource else path, body=body)
+
+    async def delete(
+        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+    ) -> None:
+        conditions = {"uid": uid, "resourceVersion": resource_version}
+        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        options["preconditions"] = {key: value for key, value in conditions.items() if value}
+        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
+        await self._call("DELETE", path, body=orjson.dumps(options))
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        resource_version: str,
+        field_selector: str = "",
+        label_selector: str = "",
+    ) -> AsyncIterator[Event]:
+        # Servers end watches of one age together; a spread age spreads the reconnects.
+        age_s = random.randint(300, 600)
+        query = _selectors(field_selector, label_selector)
+        query |= {"watch": "1", "allowWatchBookmarks": "true"}
+        query |= {"resourceVersion": resource_version, "timeoutSeconds": str(age_s)}
+        path = self._path(resource, namespace)
+        await self._throttle.admit()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=age_s + TIMEOUT_S)
+        began = self._loop.time()
+        status = 0
+        try:
+            async with self._request("GET", self._url(path, query), None, timeout) as response:
+                status = response.status
+                self._last_used = self._loop.time()
+                self._report("GET", path, status, began)
+                if status != 200:
+                    raise _refusal(status, await response.read(), response.headers)
+                rest = b""
+                async for chunk in response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        if line:
+                            yield _event(line)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if not status:
+                self._report("GET", path, 0, began)
+            raise self._silence(error, TIMEOUT_S) from None
+        finally:
+            # A server that refused the token is asked with the next one; a watcher comes again by itself.
+            if status == 401:
+                await self._access.credentials.renew()
+
+    # Requests
+
+    async def _call(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        body: bytes | None = None,
+        timeout_s: float = TIMEOUT_S,
+        queued: bool = True,
+        patient: bool = False,
+        keeps_warm: bool = False,
+    ) -> bytes:
+        """The body of a 2xx answer.
+
+        patient   wait for what a Retry-After says, as long as `timeout_s` allows
+        """
+        ends = self._loop.time() + timeout_s
+        renewed = False
+        while True:
+            if queued:
+                await self._throttle.admit()
+            began = self._loop.time()
+            try:
+                answer = await self._exchange(verb, path, query, body, max(ends - began, 0.001), keeps_warm)
+            except ApiError as error:
+                if error.status == 401 and not renewed:
+                    renewed = True
+                    if await self._access.credentials.renew():
+                        continue
+                wait_s = error.retry_after_s
+                if not patient or error.status not in _RETRIED or wait_s is None or self._loop.time() + wait_s >= ends:
+                    raise
+                await asyncio.sleep(wait_s)
+                continue
+            return answer
+
+    async def _exchange(
+        self, verb: str, path: str, query: Mapping[str, str] | None, body: bytes | None, timeout_s: float, warm: bool
+    ) -> bytes:
+        began = self._last_used = self._loop.time()
+        status = 0
+        try:
+            url = self._url(path, query)
+            async with self._request(verb, url, body, aiohttp.ClientTimeout(total=timeout_s)) as response:
+                answer: bytes = await response.read()
+                status = response.status
+                if 200 <= status < 300:
+                    return answer
+                raise _refusal(status, answer, response.headers)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # OSError includes TimeoutError; ValueError an address that is no URL.
+            raise self._silence(error, timeout_s) from None
+        finally:
+            self._last_used = self._loop.time()
+            self._report(verb, path, status, began, warm)
+
+    def _request(
+        self, verb: str, url: URL, body: bytes | None, timeout: aiohttp.ClientTimeout
+    ) -> Any:  # aiohttp's private context manager
+        headers = {"Accept": _JSON, "User-Agent": self._user_agent}
+        if body is not None:
+            headers["Content-Type"] = _JSON
+        authorization = self._access.credentials.header()
+        if authorization:
+            headers["Authorization"] = authorization
+        return self._session.request(
+            verb,
+            url,
+            data=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            proxy=self._access.proxy,
+            server_hostname=self._access.server_name,
+        )
+
+    async def _keep_warm(self) -> None:
+        while True:
+            idle_s = self._loop.time() - self._last_used
+            if idle_s < self._warm_every_s:
+                await asyncio.sleep(self._warm_every_s - idle_s)
+                continue
+            try:
+                await self._call("GET", "/version", timeout_s=10.0, queued=False, keeps_warm=True)
+            except ApiError:
+                self._last_used = self._loop.time()
+
+    def _path(self, resource: Resource, namespace: str) -> str:
+        key = (resource, namespace)
+        path = self._urls.get(key)
+        if path is None:
+            root = f"/apis/{resource.group}/{resource.version}" if resource.group else f"/api/{resource.version}"
+            path = f"{root}/namespaces/{quote(namespace, safe='')}" if namespace else root
+            path = f"{path}/{resource.plural}"
+            if len(self._urls) > 1000:
+                self._urls.clear()
+            self._urls[key] = path
+        return path
+
+    def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
+        return URL(
+            f"{self._access.server}{path}?{urlencode(query)}" if query else f"{self._access.server}{path}", encoded=True
+        )
+
+    def _report(self, verb: str, path: str, status: int, began: float, keeps_warm: bool = False) -> None:
+        if self._on_response is not None:
+            took_s = self._loop.time() - began
+            self._on_response(Response(verb, self._access.server + path, status, took_s, keeps_warm))
+
+    def _silence(self, error: Exception, timeout_s: float) -> ApiError:
+        server = self._access.server
+        if isinstance(error, TimeoutError):
+            return ApiError(0, "Timeout", f"the API server at {server} did not answer within {timeout_s:g} s")
+        if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+            return ApiError(0, "", f"no trusted connection to the API server at {server}: {error}")
+        return ApiError(0, "", f"the API server at {server} cannot be reached: {error or type(error).__name__}")
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket that notices within a minute that its peer is gone: a watch may be silent for long and must not hang."""
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setblocking(False)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    return made
+
+
+def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:
+    pairs = {"fieldSelector": field_selector, "labelSelector": label_selector}
+    return {key: value for key, value in pairs.items() if value}
+
+
+def _event(line: bytes) -> Event:
+    parts = members(line)
+    kind = parts.get("type", b"").strip(b'"')
+    thing = parts.get("object", b"{}")
+    if kind not in _EVENTS:
+        status = _object(thing)
+        raise _from_status(int(status.get("code") or 0), status, None)
+    return Event(kind.decode(), thing)  # type: ignore[arg-type]
+
+
+def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
+    try:
+        retry_after_s = float(headers.get("Retry-After", ""))
+    except ValueError:
+        retry_after_s = None
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = None
+    if not isinstance(document, dict) or document.get("kind") != "Status":
+        # Not the API server's own words: an unknown path, or something in between.
+        text = body.decode(errors="replace").strip()[:200] or "no text"
+        return ApiError(status, "", f"HTTP {status}: {text}", retry_after_s)
+    return _from_status(status, document, retry_after_s)
+
+
+def _from_status(code: int, status: Mapping[str, Any], retry_after_s: float | None) -> ApiError:
+    details = status.get("details") or {}
+    if retry_after_s is None and details.get("retryAfterSeconds"):
+        retry_after_s = float(details["retryAfterSeconds"])
+    message = str(status.get("message") or f"HTTP {code}")
+    return ApiError(code, str(status.get("reason") or ""), message, retry_after_s, bool(details.get("name")))
+
+
+def _object(answer: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(answer)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(0, "", f"the API server's answer is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ApiError(0, "", "the API server's answer is not a JSON object")
+    return document

@@ -1,0 +1,87 @@
+"""resource.k8s.io in the version this server has: found out once, and again only when that version is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+from nvdra.ports import ApiError, Kube, Resource
+
+DRA_GROUP = "resource.k8s.io"
+
+_KNOWN = ("v1", "v1beta2", "v1beta1")
+_NAMESPACED = frozenset(("resourceclaims", "resourceclaimtemplates"))
+
+T = TypeVar("T")
+
+
+class ResourceApi:
+    """Claims and slices of the API server, in the newest version of theirs that we know."""
+
+    def __init__(self, kube: Kube) -> None:
+        self.kube = kube
+        self._version = ""
+        self._looking: asyncio.Lock = asyncio.Lock()
+
+    async def version(self) -> str:
+        """ "v1", "v1beta2" or "v1beta1". Raises ApiError if the server cannot say or has none of them."""
+        if not self._version:
+            async with self._looking:
+                if not self._version:
+                    self._version = _newest(await self.kube.discover(DRA_GROUP))
+        return self._version
+
+    def forget(self, error: ApiError) -> bool:
+        """Whether the error says that the version itself is gone; it is looked for again then.
+
+        A 404 that names an object is about that object.
+        """
+        if error.status != 404 or error.has_object or not self._version:
+            return False
+        self._version = ""
+        return True
+
+    async def resource(self, plural: str) -> Resource:
+        return Resource(DRA_GROUP, await self.version(), plural, namespaced=plural in _NAMESPACED)
+
+    async def claim(self, namespace: str, name: str, *, timeout_s: float) -> bytes:
+        """One GET of a ResourceClaim; its bytes in the server's version."""
+        claims = await self._claims(timeout_s)
+        try:
+            return await self.kube.get(claims, name, namespace, timeout_s=timeout_s)
+        except ApiError as error:
+            if not self.forget(error):
+                raise
+        return await self.kube.get(await self._claims(timeout_s), name, namespace, timeout_s=timeout_s)
+
+    async def claims(self) -> tuple[bytes, ...]:
+        """Every ResourceClaim of the cluster."""
+        try:
+            return (await self.kube.list(await self.resource("resourceclaims"))).items
+        except ApiError as error:
+            if not self.forget(error):
+                raise
+        return (await self.kube.list(await self.resource("resourceclaims"))).items
+
+    async def _claims(self, timeout_s: float) -> Resource:
+        if self._version:
+            return Resource(DRA_GROUP, self._version, "resourceclaims", namespaced=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.resource("resourceclaims")
+        except TimeoutError:
+            text = f"the API server did not say within {timeout_s:g} s which versions of {DRA_GROUP} it has"
+            raise ApiError(0, "Timeout", text) from None
+
+
+def _newest(served: tuple[str, ...]) -> str:
+    for version in _KNOWN:
+        if version in served:
+            return version
+    has = ", ".join(served) or "none"
+    raise ApiError(
+        404,
+        "NotFound",
+        f"the API server has {DRA_GROUP} in none of {', '.join(_KNOWN)} (it has: {has}): "
+        "Kubernetes 1.32 or newer with DynamicResourceAllocation on is needed",
+    )

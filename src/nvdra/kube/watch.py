@@ -1,0 +1,294 @@
+"""List and watch as a state machine, and the store it fills.
+
+Three states: Listing, Watching, Pausing. What follows an outcome is decided by `after`, a pure function; the Watcher
+only carries it out. In the store deletes always win: an object that was seen deleted cannot come back by a late answer.
+
+  Listing   ─ listed ─▶ Watching        Watching ─ 410, or its API version gone ─▶ Listing
+  Watching  ─ ended ─▶ Watching         any ─ other failure ─▶ Pausing ─▶ where it was
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, assert_never
+
+import orjson
+
+from nvdra.ports import ApiError, Clock, Event, Kube, Page, Resource
+
+T = TypeVar("T")
+
+PAUSE_FIRST_S = 0.5
+PAUSE_LIMIT_S = 30.0
+
+# A watch that ends sooner than this without a word is a failure like any other: asked for at once, it would spin.
+SHORT_S = 1.0
+
+# The net below the watch: a list this old is made anew when a watch ends.
+RELIST_S = 1800.0
+
+_GONE = 410
+_REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Nothing is known that a watch could start from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pausing:
+    seconds: float
+    then: Listing | Watching
+
+
+State = Listing | Watching | Pausing
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The server closed a watch. `is_stale`: the list it began from is old."""
+
+    resource_version: str
+    is_stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A list or a watch failed; `resource_version` is how far a watch came, "" for a list.
+
+    is_version_gone   the server no longer has the API version asked for
+    """
+
+    error: ApiError
+    resource_version: str = ""
+    is_version_gone: bool = False
+
+
+Outcome = Listed | Ended | Failed
+
+
+def after(outcome: Outcome, failures: int, jitter: float) -> State:
+    """The next state.
+
+    failures   failures in a row, this one included
+    jitter     0 to 1: what spreads clients that lost the server together
+    """
+    match outcome:
+        case Listed(resource_version):
+            return Watching(resource_version)
+        case Ended(resource_version, is_stale):
+            return Listing() if is_stale else Watching(resource_version)
+        case Failed(error, resource_version, is_version_gone):
+            is_lost = error.status == _GONE or is_version_gone or not resource_version
+            then: Listing | Watching = Listing() if is_lost else Watching(resource_version)
+            if failures <= 1 and (error.status == _GONE or is_version_gone):
+                return then
+            return Pausing(pause_s(failures, jitter, error.retry_after_s), then)
+        case _:
+            assert_never(outcome)
+
+
+def pause_s(failures: int, jitter: float, retry_after_s: float | None = None) -> float:
+    """How long to wait after so many failures in a row; what the server asked for comes first."""
+    if retry_after_s is not None:
+        return retry_after_s + jitter
+    return float(min(PAUSE_LIMIT_S, PAUSE_FIRST_S * 2 ** min(max(failures, 1) - 1, 10))) * (0.5 + jitter / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """What became of an object in the store; "listed" (no object) after each complete list."""
+
+    kind: Literal["put", "deleted", "listed"]
+    uid: str = ""
+    value: T | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept(Generic[T]):
+    revision: int
+    value: T
+
+
+class Store(Generic[T]):
+    """The newest known state of each object, by uid.
+
+    shape   a decoded object to what is kept of it
+    """
+
+    def __init__(self, shape: Callable[[dict[str, Any]], T], on_change: Callable[[Change[T]], None]) -> None:
+        self._shape = shape
+        self._on_change = on_change
+        self._objects: dict[str, _Kept[T]] = {}
+        self._deleted: OrderedDict[str, None] = OrderedDict()
+        self.is_filled = False
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def values(self) -> list[T]:
+        return [kept.value for kept in self._objects.values()]
+
+    def put(self, raw: bytes) -> bool:
+        """Whether this is news: an answer to an own write and the watch's word of it come in any order."""
+        thing = orjson.loads(raw)
+        uid, revision = thing["metadata"]["uid"], _revision(thing)
+        kept = self._objects.get(uid)
+        if uid in self._deleted or (kept is not None and 0 < revision <= kept.revision):
+            return False
+        value = self._shape(thing)
+        self._objects[uid] = _Kept(revision, value)
+        self._on_change(Change("put", uid, value))
+        return True
+
+    def drop(self, uid: str) -> bool:
+        """Whether it was here. It stays out for good: uids never come again."""
+        self._deleted[uid] = None
+        while len(self._deleted) > _REMEMBERED:
+            self._deleted.popitem(last=False)
+        kept = self._objects.pop(uid, None)
+        if kept is not None:
+            self._on_change(Change("deleted", uid, kept.value))
+        return kept is not None
+
+    def replace(self, page: Page) -> None:
+        """A complete list: what it lacks is gone, unless it was written after the list was made."""
+        seen: set[str] = set()
+        for raw in page.items:
+            seen.add(orjson.loads(raw)["metadata"]["uid"])
+            self.put(raw)
+        made = _number(page.resource_version)
+        for uid in [
+            uid for uid, kept in self._objects.items() if uid not in seen and (kept.revision <= made or not made)
+        ]:
+            self.drop(uid)
+        self.is_filled = True
+        self._on_change(Change("listed"))
+
+
+class Watcher(Generic[T]):
+    """Keeps a store like the server's, for as long as `run` runs.
+
+    resource     the kind, found out anew before each list
+    is_gone      whether a failure says that its API version is gone
+    on_failure   called for each failure, with the pause that follows (seconds)
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        clock: Clock,
+        resource: Callable[[], Awaitable[Resource]],
+        shape: Callable[[dict[str, Any], Resource], T],
+        *,
+        namespace: str = "",
+        field_selector: str = "",
+        label_selector: str = "",
+        on_change: Callable[[Change[T]], None] = lambda _: None,
+        on_failure: Callable[[ApiError, float], None] = lambda _error, _pause_s: None,
+        is_gone: Callable[[ApiError], bool] = lambda _: False,
+        relist_s: float = RELIST_S,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._find = resource
+        self._namespace = namespace
+        self._selectors = {"field_selector": field_selector, "label_selector": label_selector}
+        self._on_failure = on_failure
+        self._is_gone = is_gone
+        self._relist_s = relist_s * (0.75 + jitter() / 2)
+        self._jitter = jitter
+        self._resource = Resource("", "", "", namespaced=False)
+        self._failures = 0
+        self._listed_at = clock.now()
+        self.state: State = Listing()
+        self.store: Store[T] = Store(lambda thing: shape(thing, self._resource), on_change)
+
+    async def run(self) -> None:
+        """Never returns; cancel it."""
+        while True:
+            match self.state:
+                case Pausing(seconds, then):
+                    await self._clock.sleep(seconds)
+                    self.state = then
+                case Listing():
+                    self._next(await self._list())
+                case Watching(resource_version):
+                    self._next(await self._watch(resource_version))
+                case _:
+                    assert_never(self.state)
+
+    def _next(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            self._failures += 1
+        self.state = after(outcome, self._failures, self._jitter())
+        if isinstance(outcome, Failed):
+            self._on_failure(outcome.error, self.state.seconds if isinstance(self.state, Pausing) else 0.0)
+
+    async def _list(self) -> Outcome:
+        try:
+            self._resource = await self._find()
+            page = await self._kube.list(self._resource, self._namespace, **self._selectors)
+        except ApiError as error:
+            return Failed(error, is_version_gone=self._is_gone(error))
+        self._listed_at = self._clock.now()
+        self.store.replace(page)
+        return Listed(page.resource_version)
+
+    async def _watch(self, resource_version: str) -> Outcome:
+        began = self._clock.now()
+        is_alive = False
+        events = self._kube.watch(self._resource, self._namespace, resource_version=resource_version, **self._selectors)
+        try:
+            async with aclosing(events) as stream:  # type: ignore[type-var]
+                async for event in stream:
+                    resource_version = self._apply(event) or resource_version
+                    is_alive = True
+                    self._failures = 0
+        except ApiError as error:
+            if self._clock.now() - began >= SHORT_S:
+                self._failures = 0
+            return Failed(error, resource_version, is_version_gone=self._is_gone(error))
+        if not is_alive and self._clock.now() - began < SHORT_S:
+            return Failed(ApiError(0, "", "the server ended a watch at once"), resource_version)
+        self._failures = 0
+        return Ended(resource_version, is_stale=self._clock.now() - self._listed_at >= self._relist_s)
+
+    def _apply(self, event: Event) -> str:
+        """Put the event into the store; its resourceVersion."""
+        metadata = orjson.loads(event.object).get("metadata") or {}
+        match event.type:
+            case "ADDED" | "MODIFIED":
+                self.store.put(event.object)
+            case "DELETED":
+                self.store.drop(metadata["uid"])
+            case "BOOKMARK":
+                pass
+            case _:
+                assert_never(event.type)
+        return str(metadata.get("resourceVersion", ""))
+
+
+def _revision(thing: dict[str, Any]) -> int:
+    return _number(str(thing["metadata"].get("resourceVersion", "")))
+
+
+def _number(resource_version: str) -> int:
+    """Resource versions of one kind grow like numbers, which Kubernetes promises since 1.35; 0 if this one is none."""
+    return int(resource_version) if resource_version.isdigit() else 0
