@@ -25,17 +25,20 @@ pub fn canonical(text: &str) -> Option<String> {
         .unwrap_or(rest.len());
     let (number, suffix) = rest.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+    if fraction.contains('.') {
         return None;
     }
     let (format, power) = power_of(suffix)?;
+    if is_reused(whole, fraction, &format, power) {
+        return Some(text.to_owned());
+    }
     let fraction = fraction.trim_end_matches('0');
     let digits = format!("{whole}{fraction}");
     let digits = digits.trim_start_matches('0');
     if digits.is_empty() {
         return Some("0".to_owned());
     }
-    if digits.len() > 30 || (!matches!(format, Format::Binary) && power.abs() > 30) {
+    if digits.len() > 30 {
         return Some(text.to_owned());
     }
     // value = mantissa × 10^scale, exactly.
@@ -44,10 +47,12 @@ pub fn canonical(text: &str) -> Option<String> {
     let mut is_binary = false;
     match format {
         Format::Binary => {
-            let Some(scaled) = mantissa.checked_mul(1_i128 << power) else {
-                return Some(text.to_owned());
-            };
-            mantissa = scaled;
+            // No binary quantity is larger than an i64.
+            let limit = i128::from(i64::MAX).saturating_mul(10_i128.pow(scale.unsigned_abs()));
+            match mantissa.checked_mul(1_i128 << power) {
+                Some(scaled) if scaled <= limit => mantissa = scaled,
+                _ => (mantissa, scale) = (i64::MAX.into(), 0),
+            }
             is_binary = true;
         }
         Format::Decimal | Format::Exponent => scale += power,
@@ -90,6 +95,35 @@ pub fn canonical(text: &str) -> Option<String> {
     match DECIMAL.get(usize::try_from(scale / 3 + 3).ok()?) {
         Some(suffix) => Some(format!("{sign}{mantissa}{suffix}")),
         None => Some(text.to_owned()),
+    }
+}
+
+/// Whether Kubernetes takes the text for canonical without looking further, and writes it as it came.
+///
+/// It does so for short numbers that end in no zeros to speak of; signs and points may then survive.
+fn is_reused(whole: &str, fraction: &str, format: &Format, power: i32) -> bool {
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let length = i32::try_from(whole.len() + fraction.len()).unwrap_or(i32::MAX);
+    let shifted = format!("{whole}{fraction}");
+    let Ok(value) = shifted.parse::<i64>() else {
+        return false;
+    };
+    match format {
+        Format::Binary => {
+            fraction.is_empty()
+                && 14 - length - power * 3 / 10 >= 0
+                && value & 7 != 0
+                && value.checked_mul(1 << power).is_some()
+        }
+        Format::Decimal | Format::Exponent => {
+            let scale = power - i32::try_from(fraction.len()).unwrap_or(i32::MAX);
+            length <= 18
+                && scale >= -9
+                && scale % 3 == 0
+                && !shifted.ends_with("000")
+                && !shifted.starts_with('0')
+        }
     }
 }
 
@@ -141,13 +175,18 @@ mod tests {
             ("80Gi", "80Gi"),
             ("1024Ti", "1Pi"),
             ("-2048Ki", "-2Mi"),
-            ("+5", "5"),
+            ("+5", "+5"),
+            ("+8Ki", "8Ki"),
+            ("-", "0"),
+            ("1000000Ei", "9223372036854775807"),
             ("0.1Ki", "102400m"),
             ("1n", "1n"),
             ("0.5n", "1n"),
             (".5", "500m"),
-            ("5.", "5"),
-            ("12e0", "12"),
+            ("5.", "5."),
+            ("12e0", "12e0"),
+            ("-52e-52", "-1e-9"),
+            ("-.80e51", "-800e48"),
         ] {
             assert_eq!(canonical(text).as_deref(), Some(wanted), "{text}");
         }
@@ -156,7 +195,7 @@ mod tests {
     #[test]
     fn what_is_no_quantity_is_none() {
         for text in [
-            "", "-", "x", "1x", "1.2.3", "1ki", "e3", "1e", "1ee3", "--1", "1 Gi", "1e+-3", "1e3x",
+            "", "x", "1x", "1.2.3", "1ki", "1e", "1ee3", "--1", "1 Gi", "1e+-3", "1e3x",
         ] {
             assert_eq!(canonical(text), None, "{text}");
         }
