@@ -45,54 +45,60 @@ class _Dump:
         self.path = path
         self.file: io.FileIO | None = None
         self.size = 0  # of the file before the next dump
-        self.reason = ""
-
-    def open(self, path: str) -> io.FileIO:
-        # Appending: the C handler may write again before the last dump was looked after.
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        return io.FileIO(fd, "r+")
+        self.is_busy = False
+        self.is_again = False  # another signal came while the last one was looked after
 
     def arm(self) -> None:
+        """Let the C handler write; to standard error if there is nowhere else."""
         try:
-            self.file = self.open(self.path)
-            faulthandler.register(signal.SIGUSR2, file=self.file, all_threads=True, chain=True)
-        except OSError as reason:
-            # Nowhere to write: the stacks go to standard error at the signal.
-            self.file = None
-            self.reason = reason.strerror or str(reason)
-            faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=True)
+            self.file = _open(self.path)
+            target: int | io.FileIO = self.file
+        except OSError:
+            target = 2
+        faulthandler.register(signal.SIGUSR2, file=target, all_threads=True, chain=True)
 
     def caught(self, _signum: int, _frame: Any) -> None:
         """The interpreter's turn, after the C handler wrote."""
+        self.is_again = True
+        if self.is_busy:
+            return
+        self.is_busy = True
         try:
-            if self.file is None:
-                self.retry()
-            else:
-                self.renew(self.file)
+            while self.is_again:
+                self.is_again = False
+                self.renew()
         except OSError as reason:
-            log.error(f"Could not write {self.path}: {reason.strerror or reason}")
+            # The C handler has printed to standard error, or into a file that somebody may have deleted.
+            if self.file is not None:
+                faulthandler.dump_traceback(2, all_threads=True)
             os.write(2, _tasks())
+            log.error(f"Could not write {self.path}: {reason.strerror or reason}")
+        finally:
+            self.is_busy = False
 
-    def retry(self) -> None:
-        """The file could not be opened before; the C handler has printed the stacks to standard error."""
-        log.error(f"Could not write {self.path}: {self.reason}")
-        old = self.reason
-        self.arm()
-        if self.file is None and self.reason != old:
-            log.error(f"Could not write {self.path}: {self.reason}")
+    def renew(self) -> None:
+        """Put this dump alone into the file, by renaming: who reads meanwhile sees the older, longer one.
 
-    def renew(self, file: io.FileIO) -> None:
-        """Put this dump alone into the file, by renaming: who reads meanwhile sees the older, longer one."""
-        fresh = os.pread(file.fileno(), 1 << 21, self.size)
+        The C handler is pointed at the new file before it gets its name, so a signal sent on seeing it lands in it.
+        """
         beside = f"{self.path}.{os.getpid()}"
-        renewed = self.open(beside)
+        renewed = _open(beside)
+        fresh = os.pread(self.file.fileno(), 1 << 21, self.size) if self.file is not None else b""
+        if not fresh:
+            faulthandler.dump_traceback(renewed, all_threads=True)
         renewed.write(fresh + _tasks())
-        os.rename(beside, self.path)
-        self.size = os.fstat(renewed.fileno()).st_size
-        self.file = renewed
+        old, self.file, self.size = self.file, renewed, os.fstat(renewed.fileno()).st_size
         faulthandler.register(signal.SIGUSR2, file=renewed, all_threads=True, chain=True)
-        file.close()
+        if old is not None:
+            old.close()
+        os.rename(beside, self.path)
         log.info(0, f"Wrote: {self.path}")
+
+
+def _open(path: str) -> io.FileIO:
+    # Appending: the C handler may write again before the last dump was looked after.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    return io.FileIO(fd, "r+")
 
 
 def install_stack_dump(path: str = DUMP_PATH) -> None:

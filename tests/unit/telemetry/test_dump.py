@@ -129,8 +129,8 @@ def test_without_a_place_to_write_the_stacks_go_to_standard_error(tmp_path: Path
     log = "".join(lines)
     assert f"Could not write {path}: No such file or directory" in log
     assert "main.RunPlugin" in log
+    # Once there is a place, the next signal finds it.
     path.parent.mkdir()
-    program.signal()
     program.signal()
     wait_for(path, "main.RunPlugin")
     program.end()
