@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nvdra.checkpoint import Entry, Record
 from nvdra.node.record_file import RecordFile
@@ -55,9 +55,9 @@ class LedgerError(Exception):
 
 @dataclass(slots=True)
 class _Job:
-    decide: Decide[object]
-    done: asyncio.Future[object]
-    change: Change[object] | None = None
+    decide: Callable[[Record], Change[Any]]
+    done: asyncio.Future[Any]
+    change: Change[Any] | None = None
 
     def fail(self, error: Exception) -> None:
         if not self.done.done():
@@ -102,8 +102,8 @@ class Ledger:
         job = _Job(decide, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._wake.set()
-        answer = await job.done
-        return answer  # type: ignore[return-value]  # the future holds what this decide answered
+        answer: T = await job.done
+        return answer
 
     async def _batches(self) -> None:
         while True:
@@ -192,16 +192,14 @@ class Ledger:
             for path in change.write:
                 if all(uid not in before.entries for uid in change.entries):
                     await self._host.remove(path)
-            job.fail(
-                LedgerError(f"unable to update checkpoint: {self._file.path}: {error.strerror or error}")
-            )
+            job.fail(LedgerError(f"unable to update checkpoint: {self._file.path}: {error.strerror or error}"))
 
 
 def _alive(batch: list[_Job]) -> list[_Job]:
     return [job for job in batch if not job.done.done()]
 
 
-def _change(job: _Job) -> Change[object]:
+def _change(job: _Job) -> Change[Any]:
     assert job.change is not None
     return job.change
 

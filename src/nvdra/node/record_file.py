@@ -89,7 +89,9 @@ class RecordFile:
             held.close()
             return await self._set_aside(content, error)
         if record.left_out:
-            telemetry.warning("The record says more than this release understands", path=self.path, keys=record.left_out)
+            telemetry.warning(
+                "The record says more than this release understands", path=self.path, keys=record.left_out
+            )
         booted = checkpoint.boot(record, self._boot_id)
         if booted.what == "kept":
             self._trust(record, held)

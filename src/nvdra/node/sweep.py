@@ -6,16 +6,16 @@ out through the ledger. It never frees a device on the word of an API server tha
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Record
 from nvdra.devices import Inventory
-from nvdra.node.ledger import Change, Ledger, LedgerError
+from nvdra.node.ledger import Change, Ledger
 from nvdra.node.record_file import RecordFile
 from nvdra.node.walk import Site, Walk
 from nvdra.ports import ApiError, Clock, Host
@@ -97,7 +97,9 @@ class Sweep:
         except ApiError as error:
             if error.status == 404:
                 return claims.NOT_FOUND
-            telemetry.info(4, "Cleanup: the API server does not tell, asking again later", claim=str(ref), cause=str(error))
+            telemetry.info(
+                4, "Cleanup: the API server does not tell, asking again later", claim=str(ref), cause=str(error)
+            )
             return None
         except ClaimError as error:
             # An unallocated claim still has its UID in the body, but what is left to free is the same either way.
@@ -142,7 +144,7 @@ class Sweep:
                 telemetry.warning("The record is lost and the API server does not list claims yet", cause=str(error))
                 await self._clock.sleep(LIST_AGAIN_S)
                 continue
-            settled = await self._ledger.submit(lambda record, known=known: self._decide_settled(record, known))
+            settled = await self._ledger.submit(partial(self._decide_settled, known=known))
             for uid in settled.adopted:
                 telemetry.warning("Took over a claim whose record was lost: it is still allocated here", uid=uid)
             for uid in settled.orphans:
@@ -184,7 +186,9 @@ class Sweep:
             try:
                 document = cdi.parse(self._host.read(self._path(uid)))
             except (OSError, ValueError) as error:
-                telemetry.warning("A CDI file cannot be read; it counts as an orphan", path=self._path(uid), cause=str(error))
+                telemetry.warning(
+                    "A CDI file cannot be read; it counts as an orphan", path=self._path(uid), cause=str(error)
+                )
                 found[uid] = frozenset()
                 continue
             found[uid] = frozenset(device.name.removeprefix(f"{uid}-") for device in document.devices)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, assert_never
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, Gates, decode_claim
 from nvdra.checkpoint import PreparedDevice, Record
-from nvdra.devices import Gpu, Inventory
+from nvdra.devices import Inventory
 from nvdra.node.ledger import Change, Ledger, LedgerError
+from nvdra.node.supply import Supply, SupplyError
 from nvdra.ports import ApiError, Clock, Host
+from nvdra.telemetry.metrics import DriverMetrics
 
 # kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
 API_PATIENCE_S = 2.0
@@ -46,25 +49,6 @@ class ClaimSource(Protocol):
     """Where claims come from: the API server, one GET each."""
 
     async def claim(self, namespace: str, name: str, *, timeout_s: float) -> bytes: ...
-
-
-class Supply(Protocol):
-    """What containers need beside their GPU's own node, kept at hand."""
-
-    async def refresh(self) -> None:
-        """Make sure of the driver's files. Raises SupplyError with a text for people."""
-        ...
-
-    @property
-    def common(self) -> cdi.Common: ...
-
-    def gpu(self, gpu: Gpu) -> cdi.Edits:
-        """The GPU's own edits; SupplyError if its device node is missing."""
-        ...
-
-
-class SupplyError(Exception):
-    """Something the driver should have put on this node is missing; asking again later may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +80,7 @@ class Walk:
         inventory: Callable[[], Inventory],
         rescan: Callable[[], Coroutine[Any, Any, None]],
         unsettled: Callable[[], Mapping[str, str]],
+        metrics: DriverMetrics,
     ) -> None:
         self._site = site
         self._host = host
@@ -106,6 +91,7 @@ class Walk:
         self._inventory = inventory
         self._rescan = rescan
         self._unsettled = unsettled
+        self._metrics = metrics
         self._work: dict[str, tuple[str, asyncio.Task[Any]]] = {}
 
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Prepared]:
@@ -137,7 +123,7 @@ class Walk:
                 task = asyncio.create_task(work(free), name=f"{operation} {', '.join(ref.uid for ref in free)}")
                 for ref in free:
                     self._work[ref.uid] = (operation, task)
-                task.add_done_callback(lambda done, uids=tuple(ref.uid for ref in free): self._release(uids, done))
+                task.add_done_callback(partial(self._release, tuple(ref.uid for ref in free)))
                 busy.update({ref.uid: (operation, task) for ref in free})
             tasks = {task for _, task in busy.values()}
             await asyncio.wait(tasks)  # a cancelled caller leaves the tasks running
@@ -156,20 +142,33 @@ class Walk:
 
     async def _prepare_all(self, refs: list[ClaimRef]) -> dict[str, Prepared]:
         fetched = await asyncio.gather(*(self._fetch(ref) for ref in refs))
-        supply_error = await self._refresh_supply()
-        answers = await asyncio.gather(
-            *(self._prepare_fetched(ref, claim, supply_error) for ref, claim in zip(refs, fetched, strict=True))
-        )
+        supply = await asyncio.gather(*(self._supply_for(claim) for claim in fetched))
+        # From here to the ledger nothing waits, so that the claims of one call share a batch.
+        answers = await asyncio.gather(*map(self._prepare_counted, refs, fetched, supply))
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
 
-    async def _refresh_supply(self) -> str:
+    async def _supply_for(self, claim: Claim | ApiError | str) -> str:
+        """Make sure of what the claim's containers need; what is missing, "" if nothing."""
+        known = self._inventory().devices
+        results = claim.results if isinstance(claim, Claim) else ()
+        gpus = [known[r.device] for r in results if r.driver == self._site.driver and r.device in known]
         try:
-            await self._supply.refresh()
+            await self._supply.refresh(gpus)
         except SupplyError as error:
             return str(error)
         return ""
 
-    async def _fetch(self, ref: ClaimRef) -> Claim | Exception:
+    async def _prepare_counted(self, ref: ClaimRef, fetched: Claim | ApiError | str, supply_error: str) -> Prepared:
+        with self._metrics.serving("prepare"):
+            began = self._clock.now()
+            answer = await self._prepare_fetched(ref, fetched, supply_error)
+        if isinstance(answer, Failure):
+            self._metrics.failed("prepare", answer.kind)
+        else:
+            self._metrics.succeeded("prepare", self._clock.now() - began)
+        return answer
+
+    async def _fetch(self, ref: ClaimRef) -> Claim | ApiError | str:
         """The claim as the API server has it, or what is wrong with it. One GET; asked again only if no answer came."""
         end = self._clock.now() + API_PATIENCE_S
         while True:
@@ -184,18 +183,19 @@ class Walk:
                         continue
                 return error
             except ClaimError as error:
-                return error
+                return str(error)
             if claim.ref.uid != ref.uid:
-                return ClaimError(f"claim {ref.namespace}/{ref.name} got replaced")
+                return f"claim {ref.namespace}/{ref.name} got replaced"
             return claim
 
-    async def _prepare_fetched(self, ref: ClaimRef, fetched: Claim | Exception, supply_error: str) -> Prepared:
+    async def _prepare_fetched(self, ref: ClaimRef, fetched: Claim | ApiError | str, supply_error: str) -> Prepared:
         try:
             if isinstance(fetched, ApiError) and fetched.status != 404:
                 return await self._from_record(ref, fetched)
-            if isinstance(fetched, Exception):
-                what = f"retrieve claim {ref.namespace}/{ref.name}: " if isinstance(fetched, ApiError) else ""
-                return self._failed(ref, f"{what}{fetched}")
+            if isinstance(fetched, ApiError):
+                return self._failed(ref, f"retrieve claim {ref.namespace}/{ref.name}: {fetched.message}")
+            if isinstance(fetched, str):
+                return self._failed(ref, fetched)
             answer = await self._submit_prepare(fetched, supply_error)
             if isinstance(answer, claims.Refuse) and answer.rescan:
                 await self._rescan()
@@ -213,9 +213,7 @@ class Walk:
     async def _submit_prepare(self, claim: Claim, supply_error: str) -> Answers | claims.Refuse:
         return await self._ledger.submit(lambda record: self._decide_prepare(claim, record, supply_error))
 
-    def _decide_prepare(
-        self, claim: Claim, record: Record, supply_error: str
-    ) -> Change[Answers | claims.Refuse]:
+    def _decide_prepare(self, claim: Claim, record: Record, supply_error: str) -> Change[Answers | claims.Refuse]:
         path = self._path(claim.ref.uid)
         plan = claims.plan(
             claim,
@@ -279,8 +277,18 @@ class Walk:
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _unprepare_all(self, refs: list[ClaimRef]) -> dict[str, Unprepared]:
-        answers = await asyncio.gather(*(self._unprepare_one(ref) for ref in refs))
+        answers = await asyncio.gather(*map(self._unprepare_counted, refs))
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
+
+    async def _unprepare_counted(self, ref: ClaimRef) -> Unprepared:
+        with self._metrics.serving("unprepare"):
+            began = self._clock.now()
+            failure = await self._unprepare_one(ref)
+        if failure is not None:
+            self._metrics.failed("unprepare", failure.kind)
+        else:
+            self._metrics.succeeded("unprepare", self._clock.now() - began)
+        return failure
 
     async def _unprepare_one(self, ref: ClaimRef) -> Unprepared:
         try:
@@ -309,6 +317,9 @@ class Walk:
         match release:
             case claims.Leave():
                 return Change(release, entries={ref.uid: None}, remove=(self._path(ref.uid),))
+            case claims.NotPrepared() if self._exists(self._path(ref.uid)):
+                # An orphan: the claim is let go of, so nobody may take it up again from its file.
+                return Change(release, remove=(self._path(ref.uid),))
             case _:
                 return Change(release)
 

@@ -64,7 +64,10 @@ FLAGS = (
         integer,
     ),
     Flag(
-        ("additional-xids-to-ignore",), ("ADDITIONAL_XIDS_TO_IGNORE",), "", "XIDs that are no fault, separated by commas"
+        ("additional-xids-to-ignore",),
+        ("ADDITIONAL_XIDS_TO_IGNORE",),
+        "",
+        "XIDs that are no fault, separated by commas",
     ),
     Flag(("http-endpoint",), ("HTTP_ENDPOINT",), "", "address of the metrics server, for instance :8080; empty: off"),
     Flag(("metrics-path",), ("METRICS_PATH",), "/metrics", "path of the metrics; empty: off"),
@@ -125,7 +128,9 @@ def check_shares(value: str, *, is_enabled: bool) -> None:
     """Raises UsageError unless `--consumable-shares` is a value the gate allows."""
     if not is_enabled:
         if value != "disabled":
-            raise UsageError("invalid CLI flags: --consumable-shares requires feature gate ConsumableShares to be enabled")
+            raise UsageError(
+                "invalid CLI flags: --consumable-shares requires feature gate ConsumableShares to be enabled"
+            )
         return
     is_count = value.isascii() and value.isdigit() and int(value) > 0
     if value not in ("disabled", "memory", "unlimited") and not is_count:

@@ -1,0 +1,404 @@
+"""Publication: the slices of this node, kept as wanted, whoever else writes them.
+
+What is wanted and what would have to be written is decided in `devices`; this module asks, writes and loops. It never
+writes what is stored already, never deletes devices because a driver is absent, and never ends the process: an API
+server that is away or refuses is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from nvdra import telemetry
+from nvdra.devices import (
+    Changes,
+    Create,
+    Delete,
+    Dropped,
+    Layout,
+    Pool,
+    Update,
+    changes,
+    device_problems,
+    dropped,
+    owned,
+    slice_problems,
+    stored_order,
+    wanted,
+)
+from nvdra.kube import Change, ResourceApi, Watcher, from_wire, pause_s, to_wire
+from nvdra.ports import ApiError, Clock, Resource
+
+# Who deletes or edits slices rarely does it to one alone: what follows within this time is repaired together.
+SETTLE_S = 1.0
+# kubelet wipes a node's slices when it starts, around the moment it registers us.
+SETTLE_AT_RESTART_S = 0.1
+RESTART_LASTS_S = 15.0
+# Two writers that undo each other slow down; after this much peace they are quick again.
+PEACE_S = 60.0
+REPAIR_LIMIT_S = 30.0
+
+_AT_ONCE = 5  # conflicts in a row answered without a pause
+_NODES = Resource("", "v1", "nodes", namespaced=False)
+_SLICES = "resourceslices"
+
+Value = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that happened, for logs and counters.
+
+    wrote      slices were created, updated or deleted
+    failed     they could not be; `retry_s` says when it is tried again
+    dropped    the server kept less than it was sent
+    left_out   a device was not published, because no server would take it
+    """
+
+    kind: Literal["wrote", "failed", "dropped", "left_out"]
+    text: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def log(notice: Notice) -> None:
+    """The notice as a log line."""
+    if notice.kind == "wrote":
+        telemetry.info(1, notice.text, **notice.values)
+    else:
+        telemetry.warning(notice.text, **notice.values)
+
+
+class _Unpublished(Exception):
+    """A write that failed; `again` says that its cause is settled and it can be tried at once."""
+
+    def __init__(self, text: str, *, again: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.again = again
+        self.retry_after_s = retry_after_s
+
+
+class Publication:
+    """One node's pool. `publish` says what it holds, `run` keeps it so.
+
+    published      set once the pool has been what was wanted
+    is_published   whether it is now, as far as is known
+    """
+
+    def __init__(
+        self,
+        api: ResourceApi,
+        clock: Clock,
+        pool: Pool,
+        *,
+        layout: Layout = "single",
+        on_notice: Callable[[Notice], None] = log,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._api = api
+        self._clock = clock
+        self._pool = pool
+        self._layout: Layout = layout
+        self._notice = on_notice
+        self._jitter = jitter
+        self._wanted: tuple[tuple[Value, ...], frozenset[str]] | None = None
+        self._left_out: dict[str, str] = {}
+        self._kept: dict[int, Dropped] = {}
+        self._reported: dict[int, Dropped] = {}
+        self._node_uid = ""
+        self._node_lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._due_at: float | None = None
+        self._not_before = 0.0
+        self._restarted_at = -RESTART_LASTS_S
+        self._is_repair = False
+        self._repairs = 0
+        self._repaired_at = 0.0
+        self._writing = False
+        self.published = asyncio.Event()
+        self.is_published = False
+        self._watcher: Watcher[dict[str, Any]] = Watcher(
+            api.kube,
+            clock,
+            lambda: api.resource(_SLICES),
+            _shape,
+            field_selector=f"spec.driver={pool.driver},spec.nodeName={pool.node_name}",
+            on_change=self._on_change,
+            on_failure=self._on_watch_failure,
+            is_gone=api.forget,
+            jitter=jitter,
+        )
+
+    def publish(self, devices: Iterable[Value], withdrawn: Iterable[str] = ()) -> None:
+        """The pool is to hold these devices (v1-shaped, by `devices.published`), but for those withdrawn."""
+        fit = tuple(device for device in devices if self._is_fit(device))
+        if self._wanted != (wish := (fit, frozenset(withdrawn))):
+            self._wanted = wish
+            self._schedule(0.0)
+
+    def hold(self) -> None:
+        """Leave what is published as it is: what this node has cannot be known now."""
+        self._wanted = None
+
+    def nudge(self) -> None:
+        """kubelet has registered us anew: it wipes slices when it starts, and they are wanted back at once."""
+        self._restarted_at = self._clock.now()
+        self._schedule(0.0)
+
+    @property
+    def stored(self) -> list[dict[str, Any]]:
+        """The slices of this node and driver as the API server has them, v1-shaped."""
+        return self._watcher.store.values()
+
+    async def run(self) -> None:
+        """Never returns; cancel it. Slices stay: kubelet removes them if nobody comes back."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watcher.run(), name="watch slices")
+            group.create_task(self._read_ahead(), name="read node")
+            group.create_task(self._loop(), name="publish")
+
+    # When
+
+    def _schedule(self, in_s: float) -> None:
+        at = max(self._clock.now() + in_s, self._not_before)
+        if self._due_at is None or at < self._due_at:
+            self._due_at = at
+            self._wake.set()
+
+    async def _until_due(self) -> None:
+        while self._due_at is None or self._due_at > self._clock.now():
+            self._wake.clear()
+            if self._due_at is None:
+                await self._wake.wait()
+                continue
+            try:
+                async with self._clock.deadline(self._due_at - self._clock.now()):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        self._due_at = None
+
+    def _on_change(self, change: Change[dict[str, Any]]) -> None:
+        if self._writing:
+            return
+        if change.kind == "listed":
+            telemetry.info(2, "Caches populated", at="reflector.go:429", type="*v1.ResourceSlice")
+            self._schedule(0.0)
+            return
+        if change.kind == "deleted":
+            # Slices go with their node: one that is made anew under its name has another uid.
+            self._node_uid = ""
+        if self._watcher.store.is_filled:
+            self._is_repair = True
+            self._schedule(self._settle_s())
+
+    def _settle_s(self) -> float:
+        now = self._clock.now()
+        if now - self._restarted_at < RESTART_LASTS_S:
+            return SETTLE_AT_RESTART_S
+        if now - self._repaired_at > PEACE_S:
+            self._repairs = 0
+        return float(min(SETTLE_S * 2**self._repairs, REPAIR_LIMIT_S))
+
+    def _on_watch_failure(self, error: ApiError, pause_s: float) -> None:
+        # A server that comes back may be another release with other features: it is asked again for what it dropped.
+        if self._kept:
+            self._kept.clear()
+            self._schedule(pause_s + SETTLE_S)
+        telemetry.info(1, "Watching ResourceSlices failed", error=error.message, retry_s=round(pause_s, 1))
+
+    # What
+
+    async def _loop(self) -> None:
+        failures = 0
+        while True:
+            await self._until_due()
+            try:
+                await self._sync()
+            except _Unpublished as error:
+                failures += 1
+                self.is_published = False
+                if error.again and failures <= _AT_ONCE:
+                    self._schedule(0.0)
+                    continue
+                retry_s = pause_s(failures, self._jitter(), error.retry_after_s)
+                if error.retry_after_s is not None:
+                    self._not_before = self._clock.now() + retry_s
+                self._schedule(retry_s)
+                values = {"pool": self._pool.node_name, "error": str(error), "retry_s": round(retry_s, 1)}
+                self._notice(Notice("failed", "Publishing devices failed", values))
+            else:
+                failures = 0
+
+    async def _sync(self) -> None:
+        store = self._watcher.store
+        if self._wanted is None or not store.is_filled:
+            return
+        devices, withdrawn = wish = self._wanted
+        stored = store.values()
+        specs = wanted(devices, self._layout, withdrawn, stored_order(stored))
+        plan = changes(specs, stored, self._pool, self._kept)
+        if plan.is_empty:
+            self._settled()
+            return
+        if self._is_repair:
+            self._repairs += 1
+            self._repaired_at = self._clock.now()
+            self._is_repair = False
+        for body in (write.body for write in (*plan.updates, *plan.creates)):
+            if problems := slice_problems(body["spec"]):
+                raise _Unpublished(f"the API server would refuse the slices: {'; '.join(problems)}")
+        await self._carry_out(plan, {index: spec for index, spec in enumerate(specs)})
+        if self._wanted == wish:
+            self._settled()
+
+    def _settled(self) -> None:
+        self._is_repair = False
+        self.is_published = True
+        self.published.set()
+
+    async def _carry_out(self, plan: Changes, specs: Mapping[int, Any]) -> None:
+        uid = await self._owner() if plan.creates else ""
+        slices = await self._resource()
+        await _together(
+            *(self._update(slices, update, specs[update.index]) for update in plan.updates),
+            *(self._create(slices, create, specs[create.index], uid) for create in plan.creates),
+            *(self._delete(slices, delete) for delete in plan.surplus),
+        )
+        await _together(*(self._delete(slices, delete) for delete in plan.outdated))
+        values = {
+            "pool": self._pool.node_name,
+            "generation": plan.generation,
+            "devices": sum(len(spec.devices) for spec in specs.values()),
+            "created": len(plan.creates),
+            "updated": len(plan.updates),
+            "deleted": len(plan.surplus) + len(plan.outdated),
+        }
+        self._notice(Notice("wrote", "Published devices", values))
+
+    # One call each
+
+    async def _resource(self) -> Resource:
+        try:
+            return await self._api.resource(_SLICES)
+        except ApiError as error:
+            raise self._failure(error, "resource.k8s.io") from None
+
+    async def _update(self, slices: Resource, update: Update, spec: Any) -> None:
+        body = orjson.dumps(to_wire(update.body, slices.version))
+        try:
+            answer = await self._api.kube.update(slices, update.name, body)
+        except ApiError as error:
+            raise await self._settle(slices, update.name, update.body["metadata"]["uid"], error) from None
+        self._take(slices, update.index, spec, answer)
+
+    async def _create(self, slices: Resource, create: Create, spec: Any, node_uid: str) -> None:
+        body = orjson.dumps(to_wire(owned(create, self._pool, node_uid), slices.version))
+        try:
+            answer = await self._api.kube.create(slices, body)
+        except ApiError as error:
+            is_taken = error.status == 409  # the random name; the next one is another
+            raise self._failure(error, "a new ResourceSlice", again=is_taken) from None
+        self._take(slices, create.index, spec, answer)
+
+    async def _delete(self, slices: Resource, delete: Delete) -> None:
+        try:
+            await self._api.kube.delete(slices, delete.name, uid=delete.uid, resource_version=delete.resource_version)
+        except ApiError as error:
+            if error.status != 404 or not error.has_object:
+                raise await self._settle(slices, delete.name, delete.uid, error) from None
+        self._own(self._watcher.store.drop, delete.uid)
+
+    def _take(self, slices: Resource, index: int, spec: Any, answer: bytes) -> None:
+        self._own(self._watcher.store.put, answer)
+        lost = dropped(spec, from_wire(orjson.loads(answer), slices.version))
+        if lost is None:
+            self._kept.pop(index, None)
+            self._reported.pop(index, None)
+            return
+        self._kept[index] = lost
+        if self._reported.get(index) != lost:
+            self._reported[index] = lost
+            gates = ", ".join(lost.gates)
+            text = "The API server dropped fields of a slice; the rest is published. Feature gates may be off"
+            self._notice(Notice("dropped", text, {"pool": self._pool.node_name, "slice": index, "gates": gates}))
+
+    async def _settle(self, slices: Resource, name: str, uid: str, error: ApiError) -> _Unpublished:
+        """What a refused write means, once the object as it is now has been taken in."""
+        if error.status == 404 and error.has_object:
+            self._node_uid = ""
+            self._own(self._watcher.store.drop, uid)
+            return self._failure(error, name, again=True)
+        if error.status != 409:
+            return self._failure(error, name)
+        try:
+            self._own(self._watcher.store.put, await self._api.kube.get(slices, name))
+        except ApiError as second:
+            if second.status != 404 or not second.has_object:
+                return self._failure(second, name)
+            self._own(self._watcher.store.drop, uid)
+        return self._failure(error, name, again=True)
+
+    def _failure(self, error: ApiError, what: str, *, again: bool = False) -> _Unpublished:
+        again = again or self._api.forget(error)
+        return _Unpublished(f"{what}: {error.message}", again=again, retry_after_s=error.retry_after_s)
+
+    def _own(self, act: Callable[[Any], object], value: Any) -> None:
+        """Tell the store of a write of ours: nothing to react to."""
+        self._writing = True
+        try:
+            act(value)
+        finally:
+            self._writing = False
+
+    # The node that owns the slices
+
+    async def _read_ahead(self) -> None:
+        """While slices are listed, learn who will own new ones."""
+        try:
+            await self._owner()
+        except _Unpublished:
+            return
+
+    async def _owner(self) -> str:
+        async with self._node_lock:
+            if not self._node_uid:
+                name = self._pool.node_name
+                try:
+                    node = orjson.loads(await self._api.kube.get(_NODES, name))
+                except ApiError as error:
+                    text = f'Node "{name}", which owns the slices, cannot be read: {error.message}'
+                    raise _Unpublished(text, retry_after_s=error.retry_after_s) from None
+                self._node_uid = str(node["metadata"]["uid"])
+            return self._node_uid
+
+    def _is_fit(self, device: Value) -> bool:
+        name, problems = str(device.get("name")), "; ".join(device_problems(device))
+        if problems and self._left_out.get(name) != problems:
+            self._notice(Notice("left_out", "A device is not published", {"device": name, "reason": problems}))
+        self._left_out[name] = problems
+        return not problems
+
+
+async def _together(*writes: Coroutine[Any, Any, None]) -> None:
+    """All of them, whatever becomes of one; then what went wrong, the gravest first."""
+    failures: Sequence[Any] = await asyncio.gather(*writes, return_exceptions=True)
+    failures = [failure for failure in failures if failure is not None]
+    for failure in failures:
+        if not isinstance(failure, _Unpublished):
+            raise failure
+    if failures:
+        raise min(failures, key=lambda failure: failure.again)
+
+
+def _shape(thing: dict[str, Any], resource: Resource) -> dict[str, Any]:
+    """A stored slice as it is kept: v1-shaped, without the record of who wrote what."""
+    named = str(thing.get("apiVersion") or "").rpartition("/")[2]
+    shaped = from_wire(thing, named or resource.version)
+    shaped["metadata"] = {key: value for key, value in thing["metadata"].items() if key != "managedFields"}
+    return shaped

@@ -1,0 +1,63 @@
+"""gpu-kubelet-plugin: finds GPUs, publishes them, prepares them for pods. This module only wires parts together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from nvdra import __version__, telemetry
+from nvdra.api import gates as feature_gates
+from nvdra.api.gates import GateError, Gates
+from nvdra.programs import gpu_flags
+from nvdra.programs.flags import UsageError
+from nvdra.programs.gpu_flags import PROGRAM, Options
+from nvdra.programs.stop import Stop
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until told to stop; exit status 0 then, 1 if it could not start or had to give up."""
+    if "--version" in argv:
+        print(f"{PROGRAM} version v{__version__}\ncommit: {os.environ.get('NVDRA_COMMIT', 'unknown')}")
+        return 0
+    stop = Stop()  # before anything heavy: this process may be number 1, which has no default for signals
+    try:
+        options = gpu_flags.options(argv, os.environ)
+        telemetry.set_up(logging_format=options.logging_format, verbosity=options.v, vmodule=options.vmodule)
+        gates = _gates(options)
+    except (UsageError, ValueError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    telemetry.info(0, _dump(options, gates))
+    telemetry.install_stack_dump()
+
+    def run() -> int:
+        import uvloop
+
+        from nvdra.programs.gpu_node import GpuNode
+
+        return uvloop.run(GpuNode(options, gates, stop).run())
+
+    return telemetry.run_plugin(run)
+
+
+def _gates(options: Options) -> Gates:
+    try:
+        gates = feature_gates.parse(options.feature_gates)
+    except GateError as error:
+        raise UsageError(f'invalid value "{options.feature_gates}" for flag -feature-gates: {error}') from None
+    try:
+        feature_gates.cross_check(gates)
+        feature_gates.refuse_unbuilt(gates, PROGRAM)
+    except GateError as error:
+        raise UsageError(f"feature gate validation failed: {error}") from None
+    gpu_flags.check_shares(options.consumable_shares, is_enabled=gates.enabled(feature_gates.CONSUMABLE_SHARES))
+    return gates
+
+
+def _dump(options: Options, gates: Gates) -> str:
+    fields = {("Verbosity" if name == "v" else name): value for name, value in asdict(options).items()}
+    return telemetry.startup_dump(
+        commit=os.environ.get("NVDRA_COMMIT", ""), gates=gates.values, flags=telemetry.Struct("main.Flags", fields)
+    )

@@ -1,0 +1,315 @@
+"""The parts of gpu-kubelet-plugin, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+from nvdra import claims, telemetry
+from nvdra.api.gates import Gates
+from nvdra.checkpoint import Foreign, Record
+from nvdra.devices import GpuName, Inventory, MigName, Pool, VfioName, parse_name, published
+from nvdra.host import (
+    DriverFileMissing,
+    DriverRoot,
+    Hints,
+    HookMissing,
+    Node,
+    driver_root,
+    find_library,
+    install_hook,
+    look_at_bus,
+)
+from nvdra.kube import ConfigError, HttpKube, ResourceApi, Response, access
+from nvdra.kubelet import HealthService, Plugin, SocketPathError, socket_paths
+from nvdra.node.clock import LoopClock
+from nvdra.node.discovery import Discovery
+from nvdra.node.ledger import Change, Ledger, LedgerError
+from nvdra.node.publication import Publication
+from nvdra.node.record_file import RecordFile
+from nvdra.node.supply import Supply, SupplyError
+from nvdra.node.sweep import Sweep
+from nvdra.node.walk import Site, Walk
+from nvdra.nvml import DriverChanged, Nvml
+from nvdra.programs.gpu_flags import Options
+from nvdra.programs.stop import Stop
+from nvdra.telemetry.http import EndpointError, MetricsServer
+from nvdra.telemetry.metrics import DriverMetrics, Registry
+
+DRAIN_S = 30.0
+
+
+class StartError(Exception):
+    """The plugin cannot start on this node as it is told to; the text is for people."""
+
+
+class GpuNode:
+    """One node's GPUs, served until told to stop."""
+
+    def __init__(self, options: Options, gates: Gates, stop: Stop) -> None:
+        self._options = options
+        self._gates = gates
+        self._stop = stop
+        self._plugin_dir = f"{os.path.abspath(options.kubelet_plugins_directory_path)}/{claims.DRIVER}"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._driver_changed = False
+        self._failed = False
+        self._record: Record | None = None
+        self._withdrawn: frozenset[str] = frozenset()
+
+    async def run(self) -> int:
+        """Exit status; does not return where the driver changed: the program then starts anew in this process."""
+        self._stop.on_loop()
+        try:
+            async with AsyncExitStack() as stack:
+                await self._start(stack)
+                await self._stop.wait()
+        except (StartError, EndpointError, HookMissing, SocketPathError, ConfigError) as error:
+            print(f"Error: {error}", file=sys.stderr)
+            telemetry.flush()
+            os._exit(1)
+        telemetry.info(0, "shutdown")
+        telemetry.flush()
+        if self._driver_changed:
+            os.execv(sys.executable, sys.orig_argv)
+        # A thread stuck in a driver call must not keep the process: everything durable is on disk.
+        os._exit(1 if self._failed else 0)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        options = self._options
+        clock, host = LoopClock(), Node()
+        stack.callback(host.close)
+        await self._folders(host)
+        hook = await install_hook(host, self._plugin_dir, given=options.nvidia_cdi_hook_path)
+        registry = Registry()
+        self._metrics = DriverMetrics(registry, driver=claims.DRIVER, node=options.node_name)
+        if options.http_endpoint and options.metrics_path:
+            server = MetricsServer(registry, endpoint=options.http_endpoint, path=options.metrics_path)
+            await server.start()
+            stack.push_async_callback(server.stop, grace_s=1.0)
+
+        root = driver_root(host, options.container_driver_root)
+        nvml = Nvml(lambda: _library(host, root), clock)
+        stack.push_async_callback(_close, nvml)
+        hints = Hints(host, root)
+        self._bus = lambda: look_at_bus(host, root)
+        self._discovery = Discovery(nvml, clock, hints.look, lambda: self._bus().facts, self._offered)
+        self._supply = Supply(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
+        scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
+
+        kube = await stack.enter_async_context(
+            HttpKube(
+                access(options.kubeconfig, os.environ),
+                qps=options.kube_api_qps,
+                burst=options.kube_api_burst,
+                user_agent="gpu-kubelet-plugin",
+                on_response=_log_response,
+            )
+        )
+        api = ResourceApi(kube)
+        site = Site(claims.DRIVER, options.node_name, os.path.abspath(options.cdi_root), self._gates)
+        record_file = RecordFile(host, self._plugin_dir, lambda: bool(self._sweep.claim_files()))
+        ledger = Ledger(host, record_file, self._plugin_dir, self._recorded)
+        self._sweep = Sweep(site, host, clock, ledger, record_file, api, lambda: self._walk, self._inventory)
+        self._walk = Walk(
+            site,
+            host,
+            clock,
+            ledger,
+            api,
+            self._supply,
+            self._inventory,
+            lambda: self._guarded(self._discovery.scan()),
+            self._sweep.unsettled,
+            self._metrics,
+        )
+        self._publication = Publication(api, clock, Pool(claims.DRIVER, options.node_name))
+        ledger.start()
+        stack.push_async_callback(ledger.stop)
+        await self._first_record(ledger)
+        stack.push_async_callback(self._cancel_background)
+
+        plugin = Plugin(
+            driver=claims.DRIVER,
+            paths=socket_paths(
+                claims.DRIVER, options.kubelet_registrar_directory_path, options.kubelet_plugins_directory_path
+            ),
+            prepare=self._walk.prepare,
+            unprepare=self._walk.unprepare,
+            on_registered=self._registered,
+        )
+        if options.healthcheck_port >= 0:
+            health = HealthService(
+                paths=plugin.paths,
+                port=options.healthcheck_port,
+                is_standing_by=lambda: bool(plugin.standing_by_for),
+            )
+            await health.start()
+            stack.push_async_callback(health.stop)
+        stack.push_async_callback(plugin.stop, grace_s=DRAIN_S)
+        await self._unless_stopped(plugin.start())
+        self._background("publication", self._publication.run())
+        await self._unless_stopped(scan)
+        self._background("sweep", self._sweep.run())
+        self._background("discovery", self._guarded(self._discovery.run()))
+
+    # ── what the parts tell each other ─────────────────────────────────────────────────────────────────────────
+
+    def _inventory(self) -> Inventory:
+        return self._discovery.inventory
+
+    def _offered(self, _inventory: Inventory) -> None:
+        """A scan ended: containers' files may be others, and so may be what is published."""
+        self._supply.forget()
+        self._background("supply", self._warm_supply(), may_end=True)
+        self._publish()
+
+    def _recorded(self, record: Record) -> None:
+        """The record was read or written: gauges follow it, and devices it keeps from being offered."""
+        self._metrics.prepared(Counter(_kinds(record)))
+        self._metrics.wrote_record()
+        is_first, self._record = self._record is None, record
+        if is_first or claims.withdrawn(self._inventory(), record) != self._withdrawn:
+            self._publish()
+
+    def _publish(self) -> None:
+        if self._record is None:
+            return
+        inventory = self._inventory()
+        self._withdrawn = claims.withdrawn(inventory, self._record)
+        if not inventory.devices and (inventory.unread or self._bus().gpus):
+            # GPUs are there and cannot be read now: what is published stays, an empty pool would be a lie.
+            return
+        for name in sorted(self._withdrawn):
+            telemetry.warning("Not offered while a claim holds the GPU that had this name", device=name)
+        for name in inventory.devices:
+            telemetry.info(4, f"About to announce device {name}")
+        self._publication.publish(
+            [published(gpu, self._gates) for gpu in inventory.devices.values()], withdrawn=self._withdrawn
+        )
+
+    def _registered(self) -> None:
+        # A kubelet that starts removes every slice of its node.
+        self._metrics.registered(True)
+        self._publication.nudge()
+
+    # ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _first_record(self, ledger: Ledger) -> None:
+        """Read the record before anyone asks. Another instance may hold the locks: then kubelet's calls read it."""
+        try:
+            self._recorded(await ledger.submit(Change))
+        except LedgerError as error:
+            telemetry.warning("The record cannot be read yet", cause=str(error))
+
+    async def _warm_supply(self) -> None:
+        try:
+            await self._supply.refresh(self._inventory().devices.values())
+        except SupplyError as error:
+            telemetry.warning(
+                "The driver's files are incomplete; claims are refused until they are not", cause=str(error)
+            )
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except DriverChanged as changed:
+            telemetry.warning("The driver was replaced, starting anew with the new one", cause=str(changed))
+            self._driver_changed = True
+            self._stop.ask()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            task.result()
+        else:
+            task.cancel()
+
+    def _background(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            self._tasks.discard(done)
+            if done.cancelled() or (may_end and done.exception() is None) or self._driver_changed:
+                return
+            # A part that died would leave a plugin that looks alive: end, and be started again.
+            telemetry.error(f"The {name} task ended, so the plugin stops", done.exception() or "it should never end")
+            self._failed = True
+            self._stop.ask()
+
+        task.add_done_callback(ended)
+
+    async def _cancel_background(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _folders(self, host: Node) -> None:
+        cdi_root = os.path.abspath(self._options.cdi_root)
+        try:
+            await host.mkdir(self._plugin_dir, mode=0o750)
+            if os.path.exists(cdi_root) and not os.path.isdir(cdi_root):
+                raise StartError(f"path for cdi file generation is not a directory: '{cdi_root}'")
+            await host.mkdir(cdi_root, mode=0o750)
+        except OSError as error:
+            raise StartError(f"cannot create {error.filename}: {error.strerror}") from None
+
+
+def _library(host: Node, root: DriverRoot) -> str | None:
+    try:
+        return find_library(host, root)
+    except DriverFileMissing:
+        return None
+
+
+def _kinds(record: Record) -> Iterator[str]:
+    for entry in record.entries.values():
+        if entry.state != "PrepareCompleted":
+            continue
+        if isinstance(entry.prepared, Foreign):
+            yield from (_kind(device.device) for device in entry.prepared.devices)
+        else:
+            yield from ("gpu" for group in entry.prepared for _ in group.devices)
+
+
+def _kind(device: str) -> str:
+    match parse_name(device):
+        case MigName():
+            return "mig"
+        case VfioName():
+            return "vfio"
+        case GpuName():
+            return "gpu"
+        case None:
+            return "unknown"
+
+
+def _log_response(response: Response) -> None:
+    level = 8 if response.keeps_warm else 6
+    if telemetry.enabled(level):
+        telemetry.info(
+            level,
+            "Response",
+            at="round_trippers.go:632",  # DROP-IN: tests of the Go driver look for this caller
+            verb=response.verb,
+            url=response.url,
+            status=response.status,
+            milliseconds=round(response.duration_s * 1000, 1),
+        )
+
+
+async def _close(nvml: Nvml) -> None:
+    try:
+        await nvml.close(timeout_s=2.0)
+    except Exception as error:
+        telemetry.warning("NVML is left open", cause=str(error))

@@ -1,0 +1,38 @@
+"""The wish to stop: signals from the first instruction on, before there is an event loop to hand them to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from types import FrameType
+
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+
+
+class Stop:
+    """Catches the stop signals. Until `on_loop` is called there is nothing to wind down: the process ends with 0."""
+
+    def __init__(self) -> None:
+        self._event: asyncio.Event | None = None
+        for number in SIGNALS:
+            signal.signal(number, self._before_loop)
+
+    def _before_loop(self, _number: int, _frame: FrameType | None) -> None:
+        os._exit(0)
+
+    def on_loop(self) -> None:
+        """From here on a signal sets an event of the running loop."""
+        self._event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._event.set)
+
+    def ask(self) -> None:
+        """The program itself wants to stop."""
+        assert self._event is not None
+        self._event.set()
+
+    async def wait(self) -> None:
+        assert self._event is not None
+        await self._event.wait()
