@@ -89,7 +89,7 @@ class Changes:
     """What to write.
 
     surplus     slices of the generation that stays: they go together with the writes
-    outdated    slices no scheduler looks at once the writes are done: they go last
+    outdated    slices no scheduler looks at once the writes are done, and those of pools that nobody wants: last
     """
 
     generation: int
@@ -143,14 +143,16 @@ def changes(
     One changed slice is rewritten at its generation: the pool stays complete. Anything more starts a generation.
     kept   by index: what the server made of a slice before; it is not asked again for what it drops
     """
-    slices = sorted(stored, key=lambda each: (str(each["metadata"].get("creationTimestamp", "")), _name(each)))
+    every = sorted(stored, key=lambda each: (str(each["metadata"].get("creationTimestamp", "")), _name(each)))
+    slices = [each for each in every if each["spec"]["pool"].get("name") == pool.node_name]
+    elsewhere = [each for each in every if each["spec"]["pool"].get("name") != pool.node_name]
     newest = _newest(slices)
     current = _adopted(specs, slices, newest) or _by_index(slices, newest, len(specs))
     taken = {id(each) for each in current.values()}
     changed = [
         index
         for index, each in current.items()
-        if not _is_settled(specs[index], each, pool, len(specs), (kept or {}).get(index))
+        if not _is_settled(specs[index], each, len(specs), (kept or {}).get(index))
     ]
     missing = [index for index in range(len(specs)) if index not in current]
     is_bumped = bool(missing) or len(changed) > 1
@@ -164,7 +166,7 @@ def changes(
         tuple(Update(index, _name(current[index]), _updated(current[index], specs[index], place)) for index in changed),
         tuple(Create(index, _created(index, specs[index], place, pool, len(specs))) for index in missing),
         tuple(_delete(each) for each in gone if _generation(each) >= generation),
-        tuple(_delete(each) for each in gone if _generation(each) < generation),
+        tuple(_delete(each) for each in gone if _generation(each) < generation) + tuple(map(_delete, elsewhere)),
     )
 
 
@@ -236,14 +238,13 @@ def _adopted(specs: Sequence[SliceSpec], slices: Sequence[Slice], newest: int) -
     return {0: found}
 
 
-def _is_settled(spec: SliceSpec, stored: Slice, pool: Pool, count: int, known: Dropped | None) -> bool:
+def _is_settled(spec: SliceSpec, stored: Slice, count: int, known: Dropped | None) -> bool:
     is_content = spec.is_like(spec_of(stored)) or (
         known is not None and known.sent.is_like(spec) and known.kept.is_like(spec_of(stored))
     )
     place, targets = stored["spec"]["pool"], stored["spec"]
     return (
         is_content
-        and place.get("name") == pool.node_name
         and place.get("resourceSliceCount") == count
         and not any(targets.get(key) for key in ("nodeSelector", "allNodes", "perDeviceNodeSelection"))
     )

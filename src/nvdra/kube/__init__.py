@@ -9,7 +9,7 @@ from nvdra.kube.discovery import DRA_GROUP, ResourceApi
 from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
 from nvdra.kube.versions import from_wire, to_wire
-from nvdra.kube.watch import Change, Store, Watcher
+from nvdra.kube.watch import Change, Store, Watcher, pause_s
 
 __all__ = [
     "DRA_GROUP",
@@ -26,5 +26,6 @@ __all__ = [
     "from_wire",
     "items",
     "members",
+    "pause_s",
     "to_wire",
 ]

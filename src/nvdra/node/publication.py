@@ -23,6 +23,7 @@ from nvdra.devices import (
     Dropped,
     Layout,
     Pool,
+    SliceSpec,
     Update,
     changes,
     device_problems,
@@ -120,6 +121,7 @@ class Publication:
         self._repairs = 0
         self._repaired_at = 0.0
         self._writing = False
+        self._deleting: set[str] = set()
         self.published = asyncio.Event()
         self.is_published = False
         self._watcher: Watcher[dict[str, Any]] = Watcher(
@@ -184,7 +186,7 @@ class Publication:
         self._due_at = None
 
     def _on_change(self, change: Change[dict[str, Any]]) -> None:
-        if self._writing:
+        if self._writing or change.uid in self._deleting:
             return
         if change.kind == "listed":
             telemetry.info(2, "Caches populated", at="reflector.go:429", type="*v1.ResourceSlice")
@@ -210,7 +212,8 @@ class Publication:
         if self._kept:
             self._kept.clear()
             self._schedule(pause_s + SETTLE_S)
-        telemetry.info(1, "Watching ResourceSlices failed", error=error.message, retry_s=round(pause_s, 1))
+        values = {"error": error.message, "retry_s": round(pause_s, 1)}
+        self._notice(Notice("failed", "Listing or watching ResourceSlices failed", values))
 
     # What
 
@@ -232,6 +235,12 @@ class Publication:
                 self._schedule(retry_s)
                 values = {"pool": self._pool.node_name, "error": str(error), "retry_s": round(retry_s, 1)}
                 self._notice(Notice("failed", "Publishing devices failed", values))
+            except Exception as error:
+                # One object that nobody thought of must not end publication, nor keep it busy.
+                failures += 1
+                self.is_published = False
+                self._schedule(pause_s(failures, self._jitter()))
+                telemetry.error("Publishing devices failed in a way that should not be; trying again", repr(error))
             else:
                 failures = 0
 
@@ -250,10 +259,10 @@ class Publication:
             self._repairs += 1
             self._repaired_at = self._clock.now()
             self._is_repair = False
-        for body in (write.body for write in (*plan.updates, *plan.creates)):
+        for body in (*(update.body for update in plan.updates), *(create.body for create in plan.creates)):
             if problems := slice_problems(body["spec"]):
                 raise _Unpublished(f"the API server would refuse the slices: {'; '.join(problems)}")
-        await self._carry_out(plan, {index: spec for index, spec in enumerate(specs)})
+        await self._carry_out(plan, specs)
         if self._wanted == wish:
             self._settled()
 
@@ -262,7 +271,7 @@ class Publication:
         self.is_published = True
         self.published.set()
 
-    async def _carry_out(self, plan: Changes, specs: Mapping[int, Any]) -> None:
+    async def _carry_out(self, plan: Changes, specs: Sequence[SliceSpec]) -> None:
         uid = await self._owner() if plan.creates else ""
         slices = await self._resource()
         await _together(
@@ -274,7 +283,7 @@ class Publication:
         values = {
             "pool": self._pool.node_name,
             "generation": plan.generation,
-            "devices": sum(len(spec.devices) for spec in specs.values()),
+            "devices": sum(len(spec.devices) for spec in specs),
             "created": len(plan.creates),
             "updated": len(plan.updates),
             "deleted": len(plan.surplus) + len(plan.outdated),
@@ -289,7 +298,7 @@ class Publication:
         except ApiError as error:
             raise self._failure(error, "resource.k8s.io") from None
 
-    async def _update(self, slices: Resource, update: Update, spec: Any) -> None:
+    async def _update(self, slices: Resource, update: Update, spec: SliceSpec) -> None:
         body = orjson.dumps(to_wire(update.body, slices.version))
         try:
             answer = await self._api.kube.update(slices, update.name, body)
@@ -297,7 +306,7 @@ class Publication:
             raise await self._settle(slices, update.name, update.body["metadata"]["uid"], error) from None
         self._take(slices, update.index, spec, answer)
 
-    async def _create(self, slices: Resource, create: Create, spec: Any, node_uid: str) -> None:
+    async def _create(self, slices: Resource, create: Create, spec: SliceSpec, node_uid: str) -> None:
         body = orjson.dumps(to_wire(owned(create, self._pool, node_uid), slices.version))
         try:
             answer = await self._api.kube.create(slices, body)
@@ -307,14 +316,17 @@ class Publication:
         self._take(slices, create.index, spec, answer)
 
     async def _delete(self, slices: Resource, delete: Delete) -> None:
+        self._deleting.add(delete.uid)
         try:
             await self._api.kube.delete(slices, delete.name, uid=delete.uid, resource_version=delete.resource_version)
         except ApiError as error:
             if error.status != 404 or not error.has_object:
                 raise await self._settle(slices, delete.name, delete.uid, error) from None
+        finally:
+            self._deleting.discard(delete.uid)
         self._own(self._watcher.store.drop, delete.uid)
 
-    def _take(self, slices: Resource, index: int, spec: Any, answer: bytes) -> None:
+    def _take(self, slices: Resource, index: int, spec: SliceSpec, answer: bytes) -> None:
         self._own(self._watcher.store.put, answer)
         lost = dropped(spec, from_wire(orjson.loads(answer), slices.version))
         if lost is None:

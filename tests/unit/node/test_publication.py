@@ -1,0 +1,439 @@
+"""Publication against an API server in memory, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pytest
+
+from nvdra.devices import Pool
+from nvdra.kube import ResourceApi
+from nvdra.node.publication import Notice, Publication
+from nvdra.ports import ApiError, Resource
+from nvdra.testing.clock import VirtualClock
+from nvdra.testing.kube import FakeKube
+
+NODES = Resource("", "v1", "nodes", namespaced=False)
+SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
+OURS = "spec.driver=gpu.nvidia.com,spec.nodeName=node-a"
+WRITES = ("create", "update", "delete")
+
+
+def device(number: int, **more: Any) -> dict[str, Any]:
+    attributes = {"uuid": {"string": f"GPU-{number}"}, "type": {"string": "gpu"}}
+    return {"name": f"gpu-{number}", "attributes": attributes, "capacity": {"memory": {"value": "80Gi"}}, **more}
+
+
+def devices(*numbers: int) -> list[dict[str, Any]]:
+    return [device(number) for number in numbers]
+
+
+class World:
+    """A node, its API server, and the publication under test."""
+
+    def __init__(self, **server: Any) -> None:
+        self.clock = VirtualClock()
+        self.kube = FakeKube(clock=self.clock, **server)
+        self.notices: list[Notice] = []
+        self.publication = self._publication()
+        self._running: asyncio.Task[None] | None = None
+
+    def _publication(self) -> Publication:
+        pool = Pool("gpu.nvidia.com", "node-a")
+        api = ResourceApi(self.kube)
+        return Publication(api, self.clock, pool, on_notice=self.notices.append, jitter=lambda: 1.0)
+
+    async def add_node(self) -> str:
+        made = json.loads(await self.kube.create(NODES, b'{"metadata":{"name":"node-a"}}'))
+        return str(made["metadata"]["uid"])
+
+    async def start(self) -> None:
+        self._running = asyncio.create_task(self.publication.run())
+        await self.clock.settle()
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+            self._running = None
+
+    async def restart(self) -> None:
+        """The plugin starts anew and knows nothing."""
+        await self.stop()
+        self.publication = self._publication()
+        await self.start()
+
+    @property
+    def slices(self) -> list[dict[str, Any]]:
+        return self.kube.objects("resourceslices")
+
+    def names(self) -> list[list[str]]:
+        return [[each["name"] for each in s["spec"].get("devices", ())] for s in self.slices]
+
+    def writes(self) -> int:
+        return sum(self.kube.calls[verb, "resourceslices"] for verb in WRITES)
+
+    def told(self, kind: str) -> list[Notice]:
+        return [notice for notice in self.notices if notice.kind == kind]
+
+    async def put(self, name: str, numbers: Iterable[int], **more: Any) -> dict[str, Any]:
+        """A slice of somebody else's making."""
+        pool = {"name": "node-a", "generation": 1, "resourceSliceCount": 1}
+        spec = {"driver": "gpu.nvidia.com", "nodeName": "node-a", "pool": pool, "devices": devices(*numbers), **more}
+        body = json.dumps({"metadata": {"name": name}, "spec": spec}).encode()
+        made: dict[str, Any] = json.loads(await self.kube.create(SLICES, body))
+        return made
+
+    async def edit(self, name: str, **spec: Any) -> None:
+        """Somebody else's edit."""
+        stored = json.loads(await self.kube.get(SLICES, name))
+        stored["spec"] |= spec
+        await self.kube.update(SLICES, name, json.dumps(stored).encode())
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    await made.add_node()
+    yield made
+    await made.stop()
+
+
+async def test_the_first_slice_has_the_shape_name_and_owner_of_the_go_drivers(world: World) -> None:
+    uid = world.kube.objects("nodes")[0]["metadata"]["uid"]
+    world.publication.publish(devices(0, 1))
+    await world.start()
+    (made,) = world.slices
+    assert made["metadata"]["name"].startswith("00000-gpu.nvidia.com-node-a-")
+    assert made["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": uid, "controller": True}
+    ]
+    assert made["spec"] == {
+        "driver": "gpu.nvidia.com",
+        "nodeName": "node-a",
+        "pool": {"name": "node-a", "generation": 1, "resourceSliceCount": 1},
+        "devices": devices(0, 1),
+    }
+    assert world.publication.is_published
+    assert world.publication.published.is_set()
+
+
+async def test_no_device_is_an_empty_slice(world: World) -> None:
+    world.publication.publish(())
+    await world.start()
+    assert world.names() == [[]]
+
+
+async def test_what_is_stored_is_not_written_again(world: World) -> None:
+    world.publication.publish(devices(0, 1))
+    await world.start()
+    writes = world.writes()
+    world.publication.publish(devices(0, 1))
+    await world.clock.advance(7200)
+    await world.restart()
+    world.publication.publish(devices(1, 0))  # the same devices in another order
+    await world.clock.advance(7200)
+    assert world.writes() == writes == 1
+    assert world.names() == [["gpu-0", "gpu-1"]]
+    assert world.publication.is_published
+
+
+async def test_a_change_is_one_put_at_the_same_generation(world: World) -> None:
+    world.publication.publish(devices(0, 1))
+    await world.start()
+    for withdrawn in ((), ("gpu-0",)):
+        world.publication.publish(devices(0, 1, 2), withdrawn)
+        await world.clock.settle()
+    (made,) = world.slices
+    assert world.names() == [["gpu-1", "gpu-2"]]
+    assert made["spec"]["pool"]["generation"] == 1
+    assert world.kube.calls["create", "resourceslices"] == 1
+    assert world.kube.calls["update", "resourceslices"] == 2
+
+
+async def test_publications_that_come_together_are_written_once(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    for last in range(1, 8):
+        world.publication.publish(devices(*range(last + 1)))
+    await world.clock.settle()
+    assert world.kube.calls["update", "resourceslices"] == 1
+    assert len(world.names()[0]) == 8
+
+
+async def test_a_foreign_edit_is_repaired_after_a_second(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    await world.edit(world.slices[0]["metadata"]["name"], devices=devices(5))
+    await world.clock.advance(0.9)
+    assert world.names() == [["gpu-5"]]
+    await world.clock.advance(0.2)
+    assert world.names() == [["gpu-0"]]
+
+
+async def test_two_writers_that_undo_each_other_slow_down(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    for _ in range(600):
+        if world.names() == [["gpu-0"]]:
+            await world.edit(world.slices[0]["metadata"]["name"], devices=devices(5))
+        await world.clock.advance(1)
+    repairs = world.kube.calls["update", "resourceslices"] / 2
+    assert repairs < 600 / 15
+    await world.clock.advance(120)
+    await world.edit(world.slices[0]["metadata"]["name"], devices=devices(5))
+    await world.clock.advance(1)
+    assert world.names() == [["gpu-0"]]  # at peace it is quick again
+
+
+async def test_stale_slices_go(world: World) -> None:
+    await world.put("old", [7])
+    await world.put("00001-gpu.nvidia.com-node-a-abcde", [8])
+    other = {"name": "another-pool", "generation": 9, "resourceSliceCount": 1}
+    await world.put("00000-gpu.nvidia.com-node-a-other", [9], pool=other)
+    await world.put("00000-gpu.nvidia.com-node-b-zzzzz", [9], nodeName="node-b", pool={**other, "name": "node-b"})
+    world.publication.publish(devices(0))
+    await world.start()
+    assert [s["spec"]["pool"] for s in world.slices if s["spec"]["nodeName"] == "node-a"] == [
+        {"name": "node-a", "generation": 2, "resourceSliceCount": 1}
+    ]
+    assert world.names() == [["gpu-0"], ["gpu-9"]]  # that of node-b is not ours
+
+
+async def test_a_slice_that_was_deleted_comes_back_in_about_a_second(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    await world.kube.delete(SLICES, world.slices[0]["metadata"]["name"])
+    await world.clock.advance(0.9)
+    assert world.slices == []
+    await world.clock.advance(0.2)
+    assert world.names() == [["gpu-0"]]
+    assert world.slices[0]["spec"]["pool"]["generation"] == 1
+
+
+async def test_kubelets_wipe_at_its_start_is_undone_at_once(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    world.publication.nudge()
+    await world.clock.advance(3)
+    await world.kube.delete_all(SLICES, field_selector="spec.nodeName=node-a")
+    await world.clock.advance(0.15)
+    assert world.names() == [["gpu-0"]]
+
+
+async def test_a_node_made_anew_owns_the_slices_again(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    await world.kube.delete(NODES, "node-a")
+    await world.clock.advance(10)
+    assert world.slices == []
+    assert "owns the slices, cannot be read" in str(world.told("failed")[-1].values["error"])
+    uid = await world.add_node()
+    await world.clock.advance(31)
+    assert [s["metadata"]["ownerReferences"][0]["uid"] for s in world.slices] == [uid]
+
+
+async def test_an_owner_that_was_replaced_unseen_is_read_again_when_its_slice_is_collected(world: World) -> None:
+    await world.start()
+    await world.kube.delete(NODES, "node-a")
+    uid = await world.add_node()
+    world.publication.publish(devices(0))
+    await world.clock.settle()
+    world.kube.collect_garbage()
+    await world.clock.advance(2)
+    assert [s["metadata"]["ownerReferences"][0]["uid"] for s in world.slices] == [uid]
+
+
+async def test_a_node_that_is_not_there_yet_is_waited_for() -> None:
+    world = World()
+    world.publication.publish(devices(0))
+    await world.start()
+    await world.clock.advance(100)
+    assert world.slices == []
+    assert not world.publication.published.is_set()
+    await world.add_node()
+    await world.clock.advance(31)
+    assert world.names() == [["gpu-0"]]
+    await world.stop()
+
+
+async def test_without_a_word_on_devices_nothing_is_touched(world: World) -> None:
+    await world.put("00000-gpu.nvidia.com-node-a-abcde", [0, 1])
+    await world.start()
+    world.publication.hold()
+    await world.clock.advance(3600)
+    assert world.names() == [["gpu-0", "gpu-1"]]
+    assert world.writes() == 1  # the one above
+    world.publication.publish(devices(0))
+    await world.clock.settle()
+    assert world.names() == [["gpu-0"]]
+    world.publication.hold()
+    await world.edit("00000-gpu.nvidia.com-node-a-abcde", devices=devices(4))
+    await world.clock.advance(3600)
+    assert world.names() == [["gpu-4"]]
+
+
+async def test_a_conflict_is_answered_at_once_with_the_newest_object(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    name = world.slices[0]["metadata"]["name"]
+    world.kube.end_watches(ApiError(0, "", "cut off"))  # the edit is not seen
+    await world.clock.settle()
+    await world.edit(name, devices=devices(5))
+    world.publication.publish(devices(0, 1))
+    await world.clock.settle()
+    assert world.names() == [["gpu-0", "gpu-1"]]
+    assert world.slices[0]["metadata"]["name"] == name
+
+
+async def test_a_deletion_nobody_told_of_is_found_by_the_write(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    world.kube.end_watches(ApiError(0, "", "cut off"))
+    await world.clock.settle()
+    await world.kube.delete(SLICES, world.slices[0]["metadata"]["name"])
+    world.publication.publish(devices(0, 1))
+    await world.clock.settle()
+    assert world.names() == [["gpu-0", "gpu-1"]]
+
+
+async def test_an_api_server_that_is_away_is_asked_again_within_30_seconds(world: World) -> None:
+    world.kube.go_away()
+    world.publication.publish(devices(0))
+    await world.start()
+    await world.clock.advance(900)
+    assert not world.publication.is_published
+    assert len(world.told("failed")) < 900 / 15
+    world.kube.heal()
+    await world.clock.advance(30)
+    assert world.names() == [["gpu-0"]]
+    world.kube.go_away()
+    world.publication.publish(devices(0, 1))
+    await world.clock.advance(900)
+    assert not world.publication.is_published
+    world.kube.heal()
+    await world.clock.advance(30)
+    assert world.names() == [["gpu-0", "gpu-1"]]
+    assert world.publication.is_published
+
+
+async def test_a_forgotten_past_leads_to_a_new_list(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    name = world.slices[0]["metadata"]["name"]
+    world.kube.end_watches(ApiError(0, "", "cut off"))
+    await world.clock.settle()
+    await world.edit(name, devices=devices(5))
+    world.kube.compact()
+    await world.clock.advance(5)
+    assert world.names() == [["gpu-0"]]
+
+
+async def test_retry_after_is_honoured(world: World) -> None:
+    await world.start()
+    world.kube.fail(429, verb="create", retry_after_s=120)
+    world.publication.publish(devices(0))
+    await world.clock.settle()
+    asked = world.kube.calls["create", "resourceslices"]
+    for _ in range(11):
+        world.publication.nudge()
+        await world.clock.advance(10)
+    assert world.kube.calls["create", "resourceslices"] == asked == 1
+    await world.clock.advance(15)
+    assert world.names() == [["gpu-0"]]
+
+
+async def test_a_refused_slice_is_tried_again_without_haste(world: World) -> None:
+    await world.start()
+    world.kube.fail(403, verb="create", times=1000, message="denied by policy")
+    world.publication.publish(devices(0))
+    await world.clock.advance(600)
+    tries = world.kube.calls["create", "resourceslices"]
+    assert 600 / 30 <= tries <= 600 / 30 + 10
+    assert "denied by policy" in str(world.told("failed")[-1].values["error"])
+    world.kube.heal()
+    await world.clock.advance(30)
+    assert world.names() == [["gpu-0"]]
+
+
+async def test_a_device_no_server_would_take_is_left_out_and_named_once(world: World) -> None:
+    bad = device(1, attributes={"productName": {"string": "x" * 65}})
+    for _ in range(3):
+        world.publication.publish([device(0), bad])
+    await world.start()
+    assert world.names() == [["gpu-0"]]
+    (notice,) = world.told("left_out")
+    assert notice.values["device"] == "gpu-1"
+    assert "at most 64" in str(notice.values["reason"])
+
+
+async def test_dropped_fields_are_reported_once_per_change_and_asked_for_again_after_an_outage() -> None:
+    world = World(drops=["taints"])
+    await world.add_node()
+    tainted = device(0, taints=[{"key": "gpu.nvidia.com/xid", "effect": "NoSchedule"}])
+    world.publication.publish([tainted])
+    await world.start()
+    await world.clock.advance(600)
+    (notice,) = world.told("dropped")
+    assert notice.values["gates"] == "DRADeviceTaints"
+    assert world.publication.is_published
+    assert world.writes() == 1
+    world.publication.publish([tainted, device(1)])
+    await world.clock.settle()
+    assert world.writes() == 2
+    world.kube.go_away()
+    await world.clock.advance(60)
+    world.kube.heal()
+    world.kube.drops = frozenset()  # the server came back with the feature on
+    await world.clock.advance(60)
+    assert world.slices[0]["spec"]["devices"] == [tainted, device(1)]
+    assert len(world.told("dropped")) == 2
+    await world.stop()
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
+async def test_slices_are_written_in_the_version_the_server_has(version: str) -> None:
+    world = World(versions=(version,))
+    await world.add_node()
+    world.publication.publish(devices(0))
+    await world.start()
+    await world.clock.advance(3600)
+    (made,) = world.kube.objects("resourceslices", version)
+    shape = {"name": "gpu-0", "basic": {k: v for k, v in device(0).items() if k != "name"}}
+    assert made["apiVersion"] == f"resource.k8s.io/{version}"
+    assert made["spec"]["devices"] == [shape if version == "v1beta1" else device(0)]
+    assert world.writes() == 1
+    await world.restart()
+    world.publication.publish(devices(0))
+    await world.clock.advance(10)
+    assert world.writes() == 1
+    await world.stop()
+
+
+async def test_a_server_that_changes_its_versions_is_followed(world: World) -> None:
+    world.kube.serve(("v1beta1",))
+    world.publication.publish(devices(0))
+    await world.start()
+    world.kube.serve(("v1",))
+    world.kube.end_watches()
+    world.publication.publish(devices(0, 1))
+    await world.clock.advance(31)
+    assert world.names() == [["gpu-0", "gpu-1"]]
+    assert world.kube.calls["discover", "resource.k8s.io"] == 2
+
+
+async def test_many_devices_are_split_and_shrink_again(world: World) -> None:
+    world.publication.publish(devices(*range(300)))
+    await world.start()
+    assert [len(names) for names in world.names()] == [128, 128, 44]
+    assert {(s["spec"]["pool"]["generation"], s["spec"]["pool"]["resourceSliceCount"]) for s in world.slices} == {
+        (1, 3)
+    }
+    world.publication.publish(devices(*range(100)))
+    await world.clock.settle()
+    assert [len(names) for names in world.names()] == [100]
+    await world.clock.advance(600)
+    assert len(world.slices) == 1
