@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 from nvdra.cdi import Document, Edits
 
-_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9/_.=-]*|[0-9a-z-]+-gpu-[0-9]+")
+_PLAIN = re.compile(r"(?:[A-Za-z/]|--|\.\./)[A-Za-z0-9/_.=:-]*|[0-9a-z-]+-gpu-[0-9]+")
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 
 
 def scalar(text: str) -> str:
-    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
+    if _PLAIN.fullmatch(text) and text[-1] != ":" and text.lower() not in _WORDS:
         return text
     return json.dumps(text)
 

@@ -28,7 +28,31 @@ enum Style {
     Double,
 }
 
+/// Bytes that mean nothing to YAML wherever they stand behind a letter or a slash.
+static HARMLESS: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric()
+            || matches!(byte as u8, b'/' | b'_' | b'.' | b'=' | b'-' | b'+');
+        byte += 1;
+    }
+    table
+};
+
 fn style(text: &str) -> Style {
+    let bytes = text.as_bytes();
+    // Nearly every string of a document is a path or a word: one look at each byte.
+    if let Some(first) = bytes.first()
+        && (*first == b'/' || first.is_ascii_alphabetic())
+        && bytes.iter().all(|byte| HARMLESS[usize::from(*byte)])
+    {
+        return if is_word(text) {
+            Style::Double
+        } else {
+            Style::Plain
+        };
+    }
     if text.chars().any(|character| !is_printable(character)) {
         return Style::Double;
     }
@@ -40,6 +64,15 @@ fn style(text: &str) -> Style {
     } else {
         Style::Single
     }
+}
+
+/// Whether some reader takes the plain word for a null, a boolean, a number, a merge key or a default key.
+fn is_word(text: &str) -> bool {
+    const WORDS: [&str; 15] = [
+        "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n", "<<", "=", "inf", "nan",
+        "infinity",
+    ];
+    text.len() <= 8 && WORDS.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
 /// Characters that may stand unescaped on one line. Line breaks of any kind may not, nor the byte order mark.
@@ -71,23 +104,17 @@ fn is_plain(text: &str) -> bool {
     !bytes.windows(2).any(|pair| pair == b": " || pair == b" #")
 }
 
-/// Whether some reader takes the plain text for a null, a boolean, a number, a time, a merge key or a default key.
+/// Whether some reader takes the plain text for something else than a string.
 fn is_other_type(text: &str) -> bool {
-    if text.is_empty() {
+    if text.is_empty() || is_word(text) {
         return true;
     }
-    let lower = text.to_ascii_lowercase();
-    if matches!(
-        lower.as_str(),
-        "~" | "null" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n" | "<<" | "="
-    ) {
-        return true;
-    }
-    let unsigned = lower.trim_start_matches(['+', '-']);
-    if matches!(unsigned, ".inf" | ".nan" | "inf" | "nan" | "infinity") {
-        return true;
-    }
-    is_number(unsigned) || is_date(text)
+    let unsigned = text.trim_start_matches(['+', '-']).to_ascii_lowercase();
+    matches!(
+        unsigned.as_str(),
+        ".inf" | ".nan" | "inf" | "nan" | "infinity"
+    ) || is_number(&unsigned)
+        || is_date(text)
 }
 
 /// Integers of any base, floats and numbers to base 60, all with underscores; rather too much than too little.
