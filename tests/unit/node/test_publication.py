@@ -247,6 +247,18 @@ async def test_an_owner_that_was_replaced_unseen_is_read_again_when_its_slice_is
     assert [s["metadata"]["ownerReferences"][0]["uid"] for s in world.slices] == [uid]
 
 
+async def test_a_write_that_finds_nothing_reads_the_owner_again(world: World) -> None:
+    world.publication.publish(devices(0))
+    await world.start()
+    world.kube.end_watches(ApiError(0, "", "cut off"))
+    await world.clock.settle()
+    await world.kube.delete(NODES, "node-a")
+    uid = await world.add_node()
+    world.publication.publish(devices(0, 1))
+    await world.clock.settle()
+    assert [s["metadata"]["ownerReferences"][0]["uid"] for s in world.slices] == [uid]
+
+
 async def test_a_node_that_is_not_there_yet_is_waited_for() -> None:
     world = World()
     world.publication.publish(devices(0))
@@ -384,6 +396,12 @@ async def test_dropped_fields_are_reported_once_per_change_and_asked_for_again_a
     world.publication.publish([tainted, device(1)])
     await world.clock.settle()
     assert world.writes() == 2
+    world.kube.go_away()
+    await world.clock.advance(60)
+    world.kube.heal()
+    await world.clock.advance(60)
+    assert world.writes() > 2
+    assert len(world.told("dropped")) == 2
     world.kube.go_away()
     await world.clock.advance(60)
     world.kube.heal()
