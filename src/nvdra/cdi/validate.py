@@ -16,7 +16,7 @@ _LETTERS = _ALPHANUMERIC - frozenset("0123456789")
 _EMPTY = Edits()
 
 
-class InvalidDocument(ValueError):  # noqa: N818 — a word of the domain
+class InvalidDocument(ValueError):
     """A CDI document that a container runtime would refuse."""
 
     def __init__(self, what: str) -> None:

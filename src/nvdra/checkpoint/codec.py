@@ -16,7 +16,7 @@ from nvdra._core import (
 from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, PreparedGroup, Record, State
 
 
-class Unreadable(ValueError):  # noqa: N818 — a word of the domain
+class Unreadable(ValueError):
     """A checkpoint file that no record can be had from; quarantine it."""
 
 

@@ -166,7 +166,8 @@ def test_a_key_that_no_checksum_covers_is_accepted_as_the_go_driver_does() -> No
 
 
 def test_of_equal_keys_the_last_one_counts() -> None:
-    claims = '{"c1":{"checkpointState":"PrepareStarted","status":{}},"c1":{"checkpointState":"PrepareCompleted","status":{}}}'
+    states = ("PrepareStarted", "PrepareCompleted")
+    claims = "{" + ",".join(f'"c1":{{"checkpointState":"{state}","status":{{}}}}' for state in states) + "}"
     inner = twin.checksum(f'{{"checksum":0,"preparedClaims":{claims}}}'.encode())
     content = f'{{"checksum":1083090442,"v1":{{}},"v2":{{"checksum":{inner},"preparedClaims":{claims}}}}}'
     assert decode(content.encode()) == Record("", {"c1": Entry("PrepareCompleted", b"{}")})
