@@ -1,19 +1,22 @@
-"""The Kube port: what FakeKube does in memory, HttpKube does against a server on loopback.
+"""The Kube port: what FakeKube does in memory, HttpKube does against FakeKube on loopback and a real API server.
 
-`server` is the other side, to look at and to break; `kube` is what is held to the contract.
+`kube` is held to the contract; `server` is the other side of it, to look at and to break. Tests that break nothing also
+run against the API server of the kubeconfig file that NVDRA_TEST_KUBECONFIG names (everything called contract-… there
+is deleted).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
 
-from nvdra.kube import Access, HttpKube
+from nvdra.kube import Access, HttpKube, access
 from nvdra.ports import ApiError, Event, Kube, Resource
 from nvdra.testing.api_server import ApiServer
 from nvdra.testing.kube import FakeKube
@@ -28,16 +31,44 @@ def server() -> FakeKube:
     return FakeKube()
 
 
-@pytest.fixture(params=["memory", "loopback"])
-async def kube(request: pytest.FixtureRequest, server: FakeKube) -> AsyncIterator[Kube]:
-    if request.param == "memory":
+REAL = os.environ.get("NVDRA_TEST_KUBECONFIG", "")
+
+
+@asynccontextmanager
+async def reached(how: str, server: FakeKube) -> AsyncIterator[Kube]:
+    if how == "memory":
         yield server
-        return
-    async with ApiServer(server).serving() as url, HttpKube(Access(url)) as client:
-        yield client
+    elif how == "loopback":
+        async with ApiServer(server).serving() as url, HttpKube(Access(url)) as client:
+            yield client
+    else:
+        async with HttpKube(access(REAL, {})) as client:
+            await clean(client)
+            yield client
+            await clean(client)
 
 
-def slice_body(name: str = "", node: str = "node-a", driver: str = "gpu.nvidia.com", **spec: Any) -> bytes:
+async def clean(kube: Kube) -> None:
+    for resource in (SLICES, CLAIMS, NODES):
+        for item in (await kube.list(resource)).items:
+            metadata = json.loads(item)["metadata"]
+            if metadata["name"].startswith("contract-") or "contract-" in metadata.get("generateName", ""):
+                await kube.delete(resource, metadata["name"], metadata.get("namespace", ""))
+
+
+@pytest.fixture(params=["memory", "loopback", *(["real"] if REAL else [])])
+async def kube(request: pytest.FixtureRequest, server: FakeKube) -> AsyncIterator[Kube]:
+    async with reached(request.param, server) as kube:
+        yield kube
+
+
+@pytest.fixture(params=["memory", "loopback"])
+async def breakable(request: pytest.FixtureRequest, server: FakeKube) -> AsyncIterator[Kube]:
+    async with reached(request.param, server) as kube:
+        yield kube
+
+
+def slice_body(name: str = "", node: str = "contract-a", driver: str = "gpu.nvidia.com", **spec: Any) -> bytes:
     metadata = {"name": name} if name else {"generateName": f"00000-{driver}-{node}-"}
     pool = {"name": node, "generation": 1, "resourceSliceCount": 1}
     spec = {"driver": driver, "nodeName": node, "pool": pool, "devices": [{"name": "gpu-0"}], **spec}
@@ -47,7 +78,7 @@ def slice_body(name: str = "", node: str = "node-a", driver: str = "gpu.nvidia.c
 def claim_body(name: str, parameters: str = "{}") -> bytes:
     """A claim whose config's parameters are this very text."""
     return (
-        b'{"metadata":{"name":"%s"},"spec":{"devices":{"requests":[{"name":"gpu"}],"config":[{"opaque":'
+        b'{"metadata":{"name":"%s"},"spec":{"devices":{"requests":[{"name":"gpu","exactly":{"deviceClassName":"gpu.nvidia.com"}}],"config":[{"opaque":'
         b'{"driver":"gpu.nvidia.com","parameters":%s}}]}}}' % (name.encode(), parameters.encode())
     )
 
@@ -84,20 +115,22 @@ class Seen:
         await asyncio.gather(self.task, return_exceptions=True)
 
 
-async def test_discovery_names_the_versions_of_a_group_and_lacks_are_no_error(kube: Kube, server: FakeKube) -> None:
+async def test_discovery_names_the_versions_of_a_group_and_lacks_are_no_error(
+    breakable: Kube, server: FakeKube
+) -> None:
     server.serve(("v1beta2", "v1beta1"))
-    assert await kube.discover("resource.k8s.io") == ("v1beta2", "v1beta1")
-    assert await kube.discover("nothing.example.com") == ()
-    assert await kube.server_version() == "v1.37.2"
+    assert await breakable.discover("resource.k8s.io") == ("v1beta2", "v1beta1")
+    assert await breakable.discover("nothing.example.com") == ()
+    assert await breakable.server_version() == "v1.37.2"
 
 
 async def test_objects_come_back_as_they_were_sent_byte_for_byte(kube: Kube) -> None:
     parameters = '{"big":12345678901234567890123,"float":1.50,"twice":1,"twice":2,"text":"\\u00e9é"}'
-    await kube.create(CLAIMS, claim_body("one", parameters), "default")
-    await kube.create(CLAIMS, claim_body("two"), "default")
-    assert parameters.encode() in await kube.get(CLAIMS, "one", "default")
+    await kube.create(CLAIMS, claim_body("contract-one", parameters), "default")
+    await kube.create(CLAIMS, claim_body("contract-two"), "default")
+    assert parameters.encode() in await kube.get(CLAIMS, "contract-one", "default")
     page = await kube.list(CLAIMS, "default")
-    assert [json.loads(item)["metadata"]["name"] for item in page.items] == ["one", "two"]
+    assert [json.loads(item)["metadata"]["name"] for item in page.items] == ["contract-one", "contract-two"]
     assert parameters.encode() in page.items[0]
     seen = Seen(kube.watch(CLAIMS, resource_version="1"))
     await seen.wait(2)
@@ -110,14 +143,14 @@ async def test_a_watch_hands_out_an_objects_very_bytes(kube: Kube) -> None:
     async with aclosing(events) as stream:  # type: ignore[type-var]
         first = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)
-        await kube.create(CLAIMS, claim_body("one", parameters), "default")
+        await kube.create(CLAIMS, claim_body("contract-one", parameters), "default")
         event = await asyncio.wait_for(first, 10)
     assert event.type == "ADDED"
     assert parameters.encode() in event.object
 
 
 async def test_created_objects_get_identity_and_generated_names_are_cut_to_fit(kube: Kube) -> None:
-    node = "node-" + "x" * 50
+    node = "contract-" + "x" * 50
     made = json.loads(await kube.create(SLICES, slice_body(node=node)))
     metadata = made["metadata"]
     assert len(metadata["name"]) == 63
@@ -130,8 +163,8 @@ async def test_created_objects_get_identity_and_generated_names_are_cut_to_fit(k
 
 
 async def test_a_name_is_taken_only_once(kube: Kube) -> None:
-    await kube.create(SLICES, slice_body("one"))
-    error = await refused(kube.create(SLICES, slice_body("one")))
+    await kube.create(SLICES, slice_body("contract-one"))
+    error = await refused(kube.create(SLICES, slice_body("contract-one")))
     assert (error.status, error.reason) == (409, "AlreadyExists")
 
 
@@ -143,79 +176,81 @@ async def test_what_is_missing_is_told_from_what_is_unknown(kube: Kube) -> None:
     assert (unknown.status, unknown.has_object) == (404, False)
 
 
-async def test_an_update_of_an_old_state_conflicts_and_of_the_same_state_is_no_event(
-    kube: Kube, server: FakeKube
-) -> None:
-    first = json.loads(await kube.create(SLICES, slice_body("one")))
-    revision = server.revision
-    again = json.loads(await kube.update(SLICES, "one", json.dumps(first).encode()))
+async def test_an_update_of_an_old_state_conflicts_and_of_the_same_state_is_no_event(kube: Kube) -> None:
+    first = json.loads(await kube.create(SLICES, slice_body("contract-one")))
+    again = json.loads(await kube.update(SLICES, "contract-one", json.dumps(first).encode()))
     assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
-    assert server.revision == revision
     changed = {**first, "spec": {**first["spec"], "devices": [{"name": "gpu-1"}]}}
-    second = json.loads(await kube.update(SLICES, "one", json.dumps(changed).encode()))
+    second = json.loads(await kube.update(SLICES, "contract-one", json.dumps(changed).encode()))
     assert second["metadata"]["generation"] == 2
     assert second["metadata"]["uid"] == first["metadata"]["uid"]
-    conflict = await refused(kube.update(SLICES, "one", json.dumps(first).encode()))
+    conflict = await refused(kube.update(SLICES, "contract-one", json.dumps(first).encode()))
     assert (conflict.status, conflict.reason) == (409, "Conflict")
-    gone = await refused(kube.update(SLICES, "two", json.dumps({**first, "metadata": {"name": "two"}}).encode()))
+    gone = await refused(
+        kube.update(SLICES, "contract-two", json.dumps({**first, "metadata": {"name": "contract-two"}}).encode())
+    )
     assert gone.status == 404
 
 
 async def test_status_is_written_apart(kube: Kube) -> None:
-    made = json.loads(await kube.create(CLAIMS, claim_body("one")[:-1] + b',"status":{"reservedFor":[]}}', "default"))
-    assert "status" not in made
-    made["status"] = {"allocation": {"devices": {"results": []}}}
+    made = json.loads(
+        await kube.create(CLAIMS, claim_body("contract-one")[:-1] + b',"status":{"reservedFor":[]}}', "default")
+    )
+    assert not made["status"]
+    result = {"request": "gpu", "driver": "gpu.nvidia.com", "pool": "contract-a", "device": "gpu-0"}
+    made["status"] = {"allocation": {"devices": {"results": [result]}}}
     made["spec"] = {"devices": {}}
     body = json.dumps(made).encode()
-    after = json.loads(await kube.update(CLAIMS, "one", body, "default", subresource="status"))
+    after = json.loads(await kube.update(CLAIMS, "contract-one", body, "default", subresource="status"))
     assert after["status"] == made["status"]
-    assert after["spec"]["devices"]["requests"] == [{"name": "gpu"}]
+    assert after["spec"]["devices"]["requests"][0]["name"] == "gpu"
     after["status"] = {}
-    kept = json.loads(await kube.update(CLAIMS, "one", json.dumps(after).encode(), "default"))
+    kept = json.loads(await kube.update(CLAIMS, "contract-one", json.dumps(after).encode(), "default"))
     assert kept["status"] == made["status"]
 
 
 async def test_deletes_honour_their_preconditions(kube: Kube) -> None:
-    metadata = json.loads(await kube.create(SLICES, slice_body("one")))["metadata"]
-    assert (await refused(kube.delete(SLICES, "one", uid="another"))).status == 409
-    assert (await refused(kube.delete(SLICES, "one", resource_version="1"))).status == 409
-    await kube.delete(SLICES, "one", uid=metadata["uid"], resource_version=metadata["resourceVersion"])
-    assert (await refused(kube.delete(SLICES, "one"))).status == 404
+    metadata = json.loads(await kube.create(SLICES, slice_body("contract-one")))["metadata"]
+    assert (await refused(kube.delete(SLICES, "contract-one", uid="another"))).status == 409
+    assert (await refused(kube.delete(SLICES, "contract-one", resource_version="1"))).status == 409
+    await kube.delete(SLICES, "contract-one", uid=metadata["uid"], resource_version=metadata["resourceVersion"])
+    assert (await refused(kube.delete(SLICES, "contract-one"))).status == 404
 
 
 async def test_finalizers_hold_an_object_until_they_are_taken_off(kube: Kube) -> None:
-    body = json.loads(claim_body("one"))
+    body = json.loads(claim_body("contract-one"))
     body["metadata"]["finalizers"] = ["resource.kubernetes.io/delete-protection"]
     await kube.create(CLAIMS, json.dumps(body).encode(), "default")
-    await kube.delete(CLAIMS, "one", "default")
-    held = json.loads(await kube.get(CLAIMS, "one", "default"))
+    await kube.delete(CLAIMS, "contract-one", "default")
+    held = json.loads(await kube.get(CLAIMS, "contract-one", "default"))
     assert held["metadata"]["deletionTimestamp"]
     held["metadata"]["finalizers"] = []
-    await kube.update(CLAIMS, "one", json.dumps(held).encode(), "default")
-    assert (await refused(kube.get(CLAIMS, "one", "default"))).status == 404
+    await kube.update(CLAIMS, "contract-one", json.dumps(held).encode(), "default")
+    assert (await refused(kube.get(CLAIMS, "contract-one", "default"))).status == 404
 
 
-async def test_what_a_deleted_owner_owned_goes_with_it(kube: Kube) -> None:
-    node = json.loads(await kube.create(NODES, b'{"metadata":{"name":"node-a"}}'))
-    body = json.loads(slice_body("one"))
-    owner = {"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": node["metadata"]["uid"]}
+# A real server leaves this to its controller manager.
+async def test_what_a_deleted_owner_owned_goes_with_it(breakable: Kube) -> None:
+    node = json.loads(await breakable.create(NODES, b'{"metadata":{"name":"contract-a"}}'))
+    body = json.loads(slice_body("contract-one"))
+    owner = {"apiVersion": "v1", "kind": "Node", "name": "contract-a", "uid": node["metadata"]["uid"]}
     body["metadata"]["ownerReferences"] = [owner]
-    await kube.create(SLICES, json.dumps(body).encode())
-    await kube.delete(NODES, "node-a")
-    assert (await refused(kube.get(SLICES, "one"))).status == 404
+    await breakable.create(SLICES, json.dumps(body).encode())
+    await breakable.delete(NODES, "contract-a")
+    assert (await refused(breakable.get(SLICES, "contract-one"))).status == 404
 
 
 async def test_lists_are_selected_by_fields_and_labels(kube: Kube) -> None:
-    await kube.create(SLICES, slice_body("one"))
-    await kube.create(SLICES, slice_body("two", node="node-b"))
-    await kube.create(SLICES, slice_body("three", driver="other.example.com"))
-    page = await kube.list(SLICES, field_selector="spec.driver=gpu.nvidia.com,spec.nodeName=node-a")
-    assert [json.loads(item)["metadata"]["name"] for item in page.items] == ["one"]
-    by_pool = await kube.list(SLICES, field_selector="spec.pool.name=node-b")
-    assert [json.loads(item)["metadata"]["name"] for item in by_pool.items] == ["two"]
+    await kube.create(SLICES, slice_body("contract-one"))
+    await kube.create(SLICES, slice_body("contract-two", node="contract-b"))
+    await kube.create(SLICES, slice_body("contract-three", driver="other.example.com"))
+    page = await kube.list(SLICES, field_selector="spec.driver=gpu.nvidia.com,spec.nodeName=contract-a")
+    assert [json.loads(item)["metadata"]["name"] for item in page.items] == ["contract-one"]
+    by_pool = await kube.list(SLICES, field_selector="spec.pool.name=contract-b")
+    assert [json.loads(item)["metadata"]["name"] for item in by_pool.items] == ["contract-two"]
     assert (await refused(kube.list(SLICES, field_selector="spec.devices=1"))).status == 400
-    for name, labels in (("a", {"app": "x"}), ("b", {"app": "y"}), ("c", {})):
-        await kube.create(NODES, json.dumps({"metadata": {"name": name, "labels": labels}}).encode())
+    for letter, labels in (("a", {"app": "x"}), ("b", {"app": "y"}), ("c", {})):
+        await kube.create(NODES, json.dumps({"metadata": {"name": f"contract-{letter}", "labels": labels}}).encode())
     for selector, names in {
         "app=x": ["a"],
         "app!=x": ["b", "c"],
@@ -223,50 +258,61 @@ async def test_lists_are_selected_by_fields_and_labels(kube: Kube) -> None:
         "!app": ["c"],
         "app,app notin (x)": ["b"],
     }.items():
-        found = await kube.list(NODES, label_selector=selector)
-        assert [json.loads(item)["metadata"]["name"] for item in found.items] == names, selector
+        page = await kube.list(NODES, label_selector=selector)
+        found = [json.loads(item)["metadata"]["name"] for item in page.items]
+        assert [name[-1] for name in found if name.startswith("contract-")] == names, selector
 
 
-async def test_long_lists_come_complete(kube: Kube, server: FakeKube) -> None:
+async def test_long_lists_come_complete(breakable: Kube, server: FakeKube) -> None:
     for number in range(1203):
         await server.create(NODES, b'{"metadata":{"name":"node-%04d"}}' % number)
-    page = await kube.list(NODES)
+    page = await breakable.list(NODES)
     assert len({json.loads(item)["metadata"]["name"] for item in page.items}) == 1203
 
 
-async def test_a_watch_continues_where_the_list_ended(kube: Kube, server: FakeKube) -> None:
-    await kube.create(SLICES, slice_body("before"))
+async def test_a_watch_continues_where_the_list_ended(kube: Kube) -> None:
+    await kube.create(SLICES, slice_body("contract-before"))
     page = await kube.list(SLICES)
-    one = json.loads(await kube.create(SLICES, slice_body("one")))
-    selector = "spec.driver=gpu.nvidia.com,spec.nodeName=node-a"
+    one = json.loads(await kube.create(SLICES, slice_body("contract-one")))
+    selector = "spec.driver=gpu.nvidia.com,spec.nodeName=contract-a"
     seen = Seen(kube.watch(SLICES, resource_version=page.resource_version, field_selector=selector))
     await seen.wait(1)
-    await kube.create(SLICES, slice_body("elsewhere", node="node-b"))
+    await kube.create(SLICES, slice_body("contract-elsewhere", node="contract-b"))
     one["spec"]["devices"] = []
-    await kube.update(SLICES, "one", json.dumps(one).encode())
-    await kube.delete(SLICES, "one")
+    await kube.update(SLICES, "contract-one", json.dumps(one).encode())
+    await kube.delete(SLICES, "contract-one")
     events = await seen.wait(3)
     assert [(kind, thing["metadata"]["name"]) for kind, thing in events] == [
-        ("ADDED", "one"),
-        ("MODIFIED", "one"),
-        ("DELETED", "one"),
+        ("ADDED", "contract-one"),
+        ("MODIFIED", "contract-one"),
+        ("DELETED", "contract-one"),
     ]
-    assert int(events[-1][1]["metadata"]["resourceVersion"]) == server.revision
+    versions = [int(thing["metadata"]["resourceVersion"]) for _, thing in events]
+    assert versions == sorted(set(versions))
+    await seen.stop()
+
+
+async def test_bookmarks_come_and_watches_end(breakable: Kube, server: FakeKube) -> None:
+    await breakable.create(SLICES, slice_body("contract-one"))
+    seen = Seen(breakable.watch(SLICES, resource_version="1"))
+    await seen.wait(1)
+    await breakable.create(NODES, b'{"metadata":{"name":"contract-a"}}')
     server.bookmark()
-    assert (await seen.wait(4))[-1][0] == "BOOKMARK"
-    assert int(seen.events[-1][1]["metadata"]["resourceVersion"]) == server.revision
+    kind, thing = (await seen.wait(2))[-1]
+    assert kind == "BOOKMARK"
+    assert int(thing["metadata"]["resourceVersion"]) == server.revision
     server.end_watches()
     await asyncio.wait_for(seen.task, 10)
 
 
-async def test_a_forgotten_past_is_410_at_the_start_and_within_a_watch(kube: Kube, server: FakeKube) -> None:
-    await kube.create(SLICES, slice_body("one"))
-    start = (await kube.list(SLICES)).resource_version
-    await kube.create(SLICES, slice_body("two"))
+async def test_a_forgotten_past_is_410_at_the_start_and_within_a_watch(breakable: Kube, server: FakeKube) -> None:
+    await breakable.create(SLICES, slice_body("contract-one"))
+    start = (await breakable.list(SLICES)).resource_version
+    await breakable.create(SLICES, slice_body("contract-two"))
     server.compact()
-    assert (await refused(anext(kube.watch(SLICES, resource_version=start)))).status == 410
-    seen = Seen(kube.watch(SLICES, resource_version=(await kube.list(SLICES)).resource_version))
-    await kube.create(SLICES, slice_body("three"))
+    assert (await refused(anext(breakable.watch(SLICES, resource_version=start)))).status == 410
+    seen = Seen(breakable.watch(SLICES, resource_version=(await breakable.list(SLICES)).resource_version))
+    await breakable.create(SLICES, slice_body("contract-three"))
     await seen.wait(1)
     server.end_watches(ApiError(410, "Expired", "too old resource version"))
     with pytest.raises(ApiError) as caught:
@@ -276,42 +322,46 @@ async def test_a_forgotten_past_is_410_at_the_start_and_within_a_watch(kube: Kub
 
 async def test_slices_beyond_the_limits_are_invalid(kube: Kube) -> None:
     devices = [{"name": f"gpu-{number}"} for number in range(129)]
-    error = await refused(kube.create(SLICES, slice_body("one", devices=devices)))
+    error = await refused(kube.create(SLICES, slice_body("contract-one", devices=devices)))
     assert (error.status, error.reason) == (422, "Invalid")
     assert "at most 128" in error.message
-    made = json.loads(await kube.create(SLICES, slice_body("one")))
-    made["spec"]["nodeName"] = "node-b"
-    assert "immutable" in (await refused(kube.update(SLICES, "one", json.dumps(made).encode()))).message
+    made = json.loads(await kube.create(SLICES, slice_body("contract-one")))
+    made["spec"]["nodeName"] = "contract-b"
+    assert "immutable" in (await refused(kube.update(SLICES, "contract-one", json.dumps(made).encode()))).message
 
 
-async def test_a_slice_reads_in_every_version_that_is_served(kube: Kube, server: FakeKube) -> None:
+async def test_a_slice_reads_in_every_version_that_is_served(breakable: Kube, server: FakeKube) -> None:
     server.serve(("v1", "v1beta2", "v1beta1"))
     device = {"name": "gpu-0", "attributes": {"uuid": {"string": "GPU-1"}}}
-    await kube.create(SLICES, slice_body("one", devices=[device]))
-    old = json.loads(await kube.get(Resource("resource.k8s.io", "v1beta1", "resourceslices", False), "one"))
+    await breakable.create(SLICES, slice_body("contract-one", devices=[device]))
+    old = json.loads(
+        await breakable.get(Resource("resource.k8s.io", "v1beta1", "resourceslices", False), "contract-one")
+    )
     assert old["apiVersion"] == "resource.k8s.io/v1beta1"
     assert old["spec"]["devices"] == [{"name": "gpu-0", "basic": {"attributes": {"uuid": {"string": "GPU-1"}}}}]
-    new = json.loads(await kube.get(Resource("resource.k8s.io", "v1beta2", "resourceslices", False), "one"))
+    new = json.loads(
+        await breakable.get(Resource("resource.k8s.io", "v1beta2", "resourceslices", False), "contract-one")
+    )
     assert new["spec"]["devices"] == [device]
 
 
-async def test_what_the_server_says_of_a_refusal_arrives(kube: Kube, server: FakeKube) -> None:
+async def test_what_the_server_says_of_a_refusal_arrives(breakable: Kube, server: FakeKube) -> None:
     server.fail(429, verb="create", retry_after_s=7.0, message="too many requests, please try again later")
-    error = await refused(kube.create(SLICES, slice_body("one")))
+    error = await refused(breakable.create(SLICES, slice_body("contract-one")))
     assert (error.status, error.reason, error.retry_after_s) == (429, "TooManyRequests", 7.0)
     assert error.message == "too many requests, please try again later"
-    await kube.create(SLICES, slice_body("one"))
+    await breakable.create(SLICES, slice_body("contract-one"))
 
 
-async def test_a_silent_server_is_status_0_and_named(kube: Kube, server: FakeKube) -> None:
-    await kube.create(CLAIMS, claim_body("one"), "default")
+async def test_a_silent_server_is_status_0_and_named(breakable: Kube, server: FakeKube) -> None:
+    await breakable.create(CLAIMS, claim_body("contract-one"), "default")
     server.delay_s = 30
-    error = await refused(kube.get(CLAIMS, "one", "default", timeout_s=0.05))
+    error = await refused(breakable.get(CLAIMS, "contract-one", "default", timeout_s=0.05))
     assert (error.status, error.reason) == (0, "Timeout")
     assert "API server" in error.message
     server.heal()
     server.go_away()
-    assert (await refused(kube.get(CLAIMS, "one", "default"))).status == 0
-    assert (await refused(anext(kube.watch(CLAIMS, resource_version="1")))).status == 0
+    assert (await refused(breakable.get(CLAIMS, "contract-one", "default"))).status == 0
+    assert (await refused(anext(breakable.watch(CLAIMS, resource_version="1")))).status == 0
     server.heal()
-    assert await kube.get(CLAIMS, "one", "default")
+    assert await breakable.get(CLAIMS, "contract-one", "default")

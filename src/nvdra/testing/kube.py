@@ -220,7 +220,7 @@ class FakeKube:
         if kind.namespaced:
             metadata["namespace"] = namespace
         if kind.has_status:
-            sent.parts.pop("status", None)
+            sent.parts["status"] = b"{}"
         if not metadata.get("name"):
             if not metadata.get("generateName"):
                 raise _invalid(kind, "", "metadata.name: Required value: name or generateName is required")
