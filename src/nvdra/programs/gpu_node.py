@@ -20,6 +20,7 @@ from nvdra.host import (
     Hints,
     HookMissing,
     Node,
+    PciBus,
     driver_root,
     find_library,
     install_hook,
@@ -97,7 +98,7 @@ class GpuNode:
         nvml = Nvml(lambda: _library(host, root), clock)
         stack.push_async_callback(_close, nvml)
         hints = Hints(host, root)
-        self._bus = lambda: look_at_bus(host, root)
+        self._host, self._root = host, root
         self._discovery = Discovery(nvml, clock, hints.look, lambda: self._bus().facts, self._offered)
         self._supply = Supply(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
         scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
@@ -159,6 +160,9 @@ class GpuNode:
         self._background("discovery", self._guarded(self._discovery.run()))
 
     # ── what the parts tell each other ─────────────────────────────────────────────────────────────────────────
+
+    def _bus(self) -> PciBus:
+        return look_at_bus(self._host, self._root)
 
     def _inventory(self) -> Inventory:
         return self._discovery.inventory

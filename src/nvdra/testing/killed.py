@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import signal
 import sys
-
-from nvdra import cli
 
 _EVENTS = {"rename": ("os.rename", 1), "unlink": ("os.remove", 0)}
 
@@ -23,7 +22,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--before", choices=sorted(_EVENTS), required=True, help="the effect that does not happen")
     parser.add_argument("--path", required=True, help="base name of the file it is about")
     parser.add_argument("--armed", required=True, help="only while this file exists")
-    parser.add_argument("program", nargs=argparse.REMAINDER, help="name of the program, then its own arguments")
+    parser.add_argument("program", nargs=argparse.REMAINDER, help="the program's console script, then its own arguments")
     options = parser.parse_args(argv)
     event, argument = _EVENTS[options.before]
 
@@ -33,7 +32,12 @@ def main(argv: list[str]) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    return cli.start(options.program[0], options.program[1:])
+    program = options.program[0]
+    if "/" not in program:  # a console script of this environment
+        program = os.path.join(os.path.dirname(sys.executable), program)
+    sys.argv = [program, *options.program[1:]]
+    runpy.run_path(program, run_name="__main__")
+    return 0
 
 
 if __name__ == "__main__":
