@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from nvdra.api.claim import ClaimRef, OpaqueConfig, Result, decode_status
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
-from nvdra.devices import Inventory, MigName, VfioName, parse_name
+from nvdra.devices import GpuName, Inventory, MigName, VfioName, parse_name
 
 DRIVER = "gpu.nvidia.com"
 
@@ -53,6 +54,24 @@ def answers(entry: Entry) -> tuple[PreparedDevice, ...]:
     if isinstance(entry.prepared, Foreign):
         return entry.prepared.devices
     return tuple(device for group in entry.prepared for device in group.devices)
+
+
+def device_types(record: Record) -> Counter[str]:
+    """How many devices are prepared, by type: "gpu", "mig", "vfio" or "unknown"."""
+    completed = (entry for entry in record.entries.values() if entry.state == "PrepareCompleted")
+    return Counter(_device_type(device.device) for entry in completed for device in answers(entry))
+
+
+def _device_type(device: str) -> str:
+    match parse_name(device):
+        case GpuName():
+            return "gpu"
+        case MigName():
+            return "mig"
+        case VfioName():
+            return "vfio"
+        case None:
+            return "unknown"
 
 
 def holder(result: Result, claim: ClaimRef, inventory: Inventory, record: Record) -> str | None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
 from nvdra import claims, telemetry
 from nvdra.api.gates import Gates
-from nvdra.checkpoint import Foreign, Record
-from nvdra.devices import GpuName, Inventory, MigName, Pool, VfioName, parse_name, published
+from nvdra.checkpoint import Record
+from nvdra.devices import Inventory, Pool, published
 from nvdra.host import (
     DriverFileMissing,
     DriverRoot,
@@ -57,6 +56,7 @@ class GpuNode:
         self._gates = gates
         self._stop = stop
         self._plugin_dir = f"{os.path.abspath(options.kubelet_plugins_directory_path)}/{claims.DRIVER}"
+        self._cdi_root = os.path.abspath(options.cdi_root)
         self._tasks: set[asyncio.Task[None]] = set()
         self._driver_changed = False
         self._failed = False
@@ -113,7 +113,7 @@ class GpuNode:
             )
         )
         api = ResourceApi(kube)
-        site = Site(claims.DRIVER, options.node_name, os.path.abspath(options.cdi_root), self._gates)
+        site = Site(claims.DRIVER, options.node_name, self._cdi_root, self._gates)
         record_file = RecordFile(host, self._plugin_dir, lambda: bool(self._sweep.claim_files()))
         ledger = Ledger(host, record_file, self._plugin_dir, self._recorded)
         self._sweep = Sweep(site, host, clock, ledger, record_file, api, lambda: self._walk, self._inventory)
@@ -175,7 +175,7 @@ class GpuNode:
 
     def _recorded(self, record: Record) -> None:
         """The record was read or written: gauges follow it, and devices it keeps from being offered."""
-        self._metrics.prepared(Counter(_kinds(record)))
+        self._metrics.prepared(claims.device_types(record))
         self._metrics.wrote_record()
         is_first, self._record = self._record is None, record
         if is_first or claims.withdrawn(self._inventory(), record) != self._withdrawn:
@@ -259,12 +259,11 @@ class GpuNode:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _folders(self, host: Node) -> None:
-        cdi_root = os.path.abspath(self._options.cdi_root)
         try:
             await host.mkdir(self._plugin_dir, mode=0o750)
-            if os.path.exists(cdi_root) and not os.path.isdir(cdi_root):
-                raise StartError(f"path for cdi file generation is not a directory: '{cdi_root}'")
-            await host.mkdir(cdi_root, mode=0o750)
+            await host.mkdir(self._cdi_root, mode=0o750)
+        except NotADirectoryError:
+            raise StartError(f"path for cdi file generation is not a directory: '{self._cdi_root}'") from None
         except OSError as error:
             raise StartError(f"cannot create {error.filename}: {error.strerror}") from None
 
@@ -274,28 +273,6 @@ def _library(host: Node, root: DriverRoot) -> str | None:
         return find_library(host, root)
     except DriverFileMissing:
         return None
-
-
-def _kinds(record: Record) -> Iterator[str]:
-    for entry in record.entries.values():
-        if entry.state != "PrepareCompleted":
-            continue
-        if isinstance(entry.prepared, Foreign):
-            yield from (_kind(device.device) for device in entry.prepared.devices)
-        else:
-            yield from ("gpu" for group in entry.prepared for _ in group.devices)
-
-
-def _kind(device: str) -> str:
-    match parse_name(device):
-        case MigName():
-            return "mig"
-        case VfioName():
-            return "vfio"
-        case GpuName():
-            return "gpu"
-        case None:
-            return "unknown"
 
 
 def _log_response(response: Response) -> None:
