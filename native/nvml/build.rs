@@ -24,10 +24,19 @@ fn main() {
     let (include, suffix) = facts.trim().split_once('\n').expect("two lines");
 
     let c_file = out.join("_nvml.c");
-    run(Command::new(&python).args(["-m", "cython", "-3", "--module-name", "nvdra._nvml", "-o"]).arg(&c_file).arg("_nvml.pyx"));
+    run(Command::new(&python)
+        .args(["-m", "cython", "-3", "--module-name", "nvdra._nvml", "-o"])
+        .arg(&c_file)
+        .arg("_nvml.pyx"));
 
     let mut compile = cc::Build::new();
-    compile.cargo_metadata(false).include(include).file(&c_file).pic(true).warnings(false).opt_level(2);
+    compile
+        .cargo_metadata(false)
+        .include(include)
+        .file(&c_file)
+        .pic(true)
+        .warnings(false)
+        .opt_level(2);
     let objects = compile.compile_intermediates();
     let module = package.join(format!("_nvml{}", suffix.trim()));
     link(&compile, &objects, &module);
@@ -41,12 +50,20 @@ fn link(compile: &cc::Build, objects: &[PathBuf], module: &Path) {
 }
 
 fn stdout(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|reason| panic!("{command:?}: {reason}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = command
+        .output()
+        .unwrap_or_else(|reason| panic!("{command:?}: {reason}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 fn run(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|reason| panic!("{command:?}: {reason}"));
+    let status = command
+        .status()
+        .unwrap_or_else(|reason| panic!("{command:?}: {reason}"));
     assert!(status.success(), "{command:?}: {status}");
 }
