@@ -1,5 +1,6 @@
 """This node: driver root, device nodes, locks, durable files, child processes."""
 
+from nvdra.host.device_nodes import make_nodes
 from nvdra.host.driver_files import DriverVersionUnknown, look_up
 from nvdra.host.driver_root import (
     DriverFileMissing,
@@ -10,14 +11,19 @@ from nvdra.host.driver_root import (
     find_program,
     module_version,
 )
+from nvdra.host.hints import DriverHints, Hints
+from nvdra.host.hook import HookMissing, install_hook
 from nvdra.host.node import Node, is_temporary
 from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_bus
 
 __all__ = [
     "BusListing",
     "DriverFileMissing",
+    "DriverHints",
     "DriverRoot",
     "DriverVersionUnknown",
+    "Hints",
+    "HookMissing",
     "Node",
     "PciBus",
     "PciFunction",
@@ -26,8 +32,10 @@ __all__ = [
     "find_library",
     "find_program",
     "gpu_files",
+    "install_hook",
     "is_temporary",
     "look_at_bus",
     "look_up",
+    "make_nodes",
     "module_version",
 ]

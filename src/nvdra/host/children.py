@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nvdra.ports import Finished
 
@@ -15,14 +16,24 @@ _MOST_OUTPUT = 256 * 1024  # bytes kept of each stream; what is beyond is read a
 
 async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: float) -> Finished:
     """What `ports.Host.spawn` promises. Raises OSError if the program cannot be started."""
-    child = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=env,
-        start_new_session=True,  # a group of its own, so that its children can be killed with it
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=env,
+            start_new_session=True,  # a group of its own, so that its children can be killed with it
+        )
     )
+    try:
+        child = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # It may run already: nobody else would end its children.
+        with contextlib.suppress(OSError):
+            child = await starting
+            await _kill(child, asyncio.ensure_future(child.wait()))
+        raise
     assert child.stdout is not None
     assert child.stderr is not None
     ended = asyncio.gather(_keep(child.stdout), _keep(child.stderr), child.wait())
@@ -44,7 +55,7 @@ async def _keep(stream: asyncio.StreamReader) -> bytes:
     return bytes(kept)
 
 
-async def _kill(child: asyncio.subprocess.Process, ended: asyncio.Future[tuple[bytes, bytes, int]]) -> None:
+async def _kill(child: asyncio.subprocess.Process, ended: asyncio.Future[Any]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     # Its streams stay open if a process that left the group has them: that must not keep us.

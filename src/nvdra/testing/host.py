@@ -6,6 +6,7 @@ It can be told to die before a chosen effect, and to refuse one: what crash test
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,11 @@ from nvdra.ports import Finished, Stat
 T = TypeVar("T")
 
 BOOT_ID = "11111111-2222-3333-4444-555555555555"
+
+# What a device is on the disk: it outlives the program that made it, and goes when its file goes.
+_DEVICE = b"fake device %d:%d mode %d group %d\n"
+_DEVICE_FORM = re.compile(rb"fake device (\d+):(\d+) mode (\d+) group (\d+)\n")
+_DEVICE_SIZE = 100
 
 Program = Callable[[Sequence[str]], Finished]
 
@@ -59,7 +65,6 @@ class FakeHost(Node):
     def __init__(self, folder: Path | str, *, boot_id: str = BOOT_ID) -> None:
         super().__init__()
         self._folder = str(folder).rstrip("/")
-        self._nodes: dict[str, Stat] = {}
         self._refusals: list[_Refusal] = []
         self._die_after: int | None = None
         self._is_dead = False
@@ -74,7 +79,6 @@ class FakeHost(Node):
     def revive(self) -> FakeHost:
         """The same node with a fresh program on it."""
         fresh = FakeHost(self._folder, boot_id=self.boot)
-        fresh._nodes = self._nodes
         fresh.programs = self.programs
         return fresh
 
@@ -103,9 +107,8 @@ class FakeHost(Node):
         """Put a character device there, as the driver would."""
         place = self._at(path, follow=False)
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        with open(place, "wb"):
-            status = os.lstat(place)
-        self._nodes[place] = Stat("char", mode, 0, gid, 0, status.st_dev, status.st_ino, major, minor)
+        with open(place, "wb") as file:
+            file.write(_DEVICE % (major, minor, mode, gid))
 
     def read(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
         self._live()
@@ -116,12 +119,15 @@ class FakeHost(Node):
         return super().hold(path)
 
     def stat(self, path: str) -> Stat:
-        place = self._at(path, follow=False)
         seen = super().stat(path)
-        node = self._nodes.get(place)
-        if node is None or (node.dev, node.ino) != (seen.dev, seen.ino):
+        if seen.kind != "file" or seen.size > _DEVICE_SIZE:
             return seen
-        return replace(node, mtime_ns=seen.mtime_ns)
+        with open(self._at(path, follow=False), "rb") as file:
+            found = _DEVICE_FORM.fullmatch(file.read())
+        if found is None:
+            return seen
+        major, minor, mode, gid = map(int, found.groups())
+        return replace(seen, kind="char", size=0, major=major, minor=minor, mode=mode, gid=gid)
 
     def resolve(self, path: str, root: str = "/") -> str | None:
         base = resolve(root, self._folder)
