@@ -10,6 +10,7 @@ import asyncio
 import random
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -172,16 +173,16 @@ class HttpKube:
         query = _selectors(field_selector, label_selector)
         query |= {"watch": "1", "allowWatchBookmarks": "true"}
         query |= {"resourceVersion": resource_version, "timeoutSeconds": str(age_s)}
-        path = self._path(resource, namespace)
+        url = self._url(self._path(resource, namespace), query)
         await self._throttle.admit()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=age_s + TIMEOUT_S)
-        began = self._loop.time()
+        began = time.perf_counter()
         status = 0
         try:
-            async with self._request("GET", self._url(path, query), None, timeout) as response:
+            async with self._request("GET", url, None, timeout) as response:
                 status = response.status
                 self._last_used = self._loop.time()
-                self._report("GET", path, status, began)
+                self._report("GET", url, status, began)
                 if status != 200:
                     raise _refusal(status, await response.read(), response.headers)
                 rest = b""
@@ -192,8 +193,8 @@ class HttpKube:
                             yield _event(line)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if not status:
-                self._report("GET", path, 0, began)
-            raise self._silence(error, TIMEOUT_S) from None
+                self._report("GET", url, 0, began)
+            raise self._silence(error, age_s + TIMEOUT_S if status else TIMEOUT_S) from None
         finally:
             # A server that refused the token is asked with the next one; a watcher comes again by itself.
             if status == 401:
@@ -217,14 +218,14 @@ class HttpKube:
 
         patient   wait for what a Retry-After says, as long as `timeout_s` allows
         """
+        if queued:
+            await self._throttle.admit()
+        url = self._url(path, query)
         ends = self._loop.time() + timeout_s
         renewed = False
         while True:
-            if queued:
-                await self._throttle.admit()
-            began = self._loop.time()
             try:
-                answer = await self._exchange(verb, path, query, body, max(ends - began, 0.001), keeps_warm)
+                return await self._exchange(verb, url, body, max(ends - self._loop.time(), 0.001), keeps_warm)
             except ApiError as error:
                 if error.status == 401 and not renewed:
                     renewed = True
@@ -234,16 +235,11 @@ class HttpKube:
                 if not patient or error.status not in _RETRIED or wait_s is None or self._loop.time() + wait_s >= ends:
                     raise
                 await asyncio.sleep(wait_s)
-                continue
-            return answer
 
-    async def _exchange(
-        self, verb: str, path: str, query: Mapping[str, str] | None, body: bytes | None, timeout_s: float, warm: bool
-    ) -> bytes:
-        began = self._last_used = self._loop.time()
+    async def _exchange(self, verb: str, url: URL, body: bytes | None, timeout_s: float, keeps_warm: bool) -> bytes:
+        began = time.perf_counter()
         status = 0
         try:
-            url = self._url(path, query)
             async with self._request(verb, url, body, aiohttp.ClientTimeout(total=timeout_s)) as response:
                 answer: bytes = await response.read()
                 status = response.status
@@ -251,11 +247,11 @@ class HttpKube:
                     return answer
                 raise _refusal(status, answer, response.headers)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # OSError includes TimeoutError; ValueError an address that is no URL.
+            # TimeoutError is an OSError; ValueError is an address that is no URL.
             raise self._silence(error, timeout_s) from None
         finally:
             self._last_used = self._loop.time()
-            self._report(verb, path, status, began, warm)
+            self._report(verb, url, status, began, keeps_warm)
 
     def _request(
         self, verb: str, url: URL, body: bytes | None, timeout: aiohttp.ClientTimeout
@@ -305,10 +301,9 @@ class HttpKube:
             f"{self._access.server}{path}?{urlencode(query)}" if query else f"{self._access.server}{path}", encoded=True
         )
 
-    def _report(self, verb: str, path: str, status: int, began: float, keeps_warm: bool = False) -> None:
+    def _report(self, verb: str, url: URL, status: int, began: float, keeps_warm: bool = False) -> None:
         if self._on_response is not None:
-            took_s = self._loop.time() - began
-            self._on_response(Response(verb, self._access.server + path, status, took_s, keeps_warm))
+            self._on_response(Response(verb, str(url), status, time.perf_counter() - began, keeps_warm))
 
     def _silence(self, error: Exception, timeout_s: float) -> ApiError:
         server = self._access.server
@@ -340,7 +335,9 @@ def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:
 def _event(line: bytes) -> Event:
     parts = members(line)
     kind = parts.get("type", b"").strip(b'"')
-    thing = parts.get("object", b"{}")
+    if "object" not in parts:
+        raise ValueError("a watch event without an object")
+    thing = parts["object"]
     if kind not in _EVENTS:
         status = _object(thing)
         raise _from_status(int(status.get("code") or 0), status, None)

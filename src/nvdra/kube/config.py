@@ -208,7 +208,11 @@ class LibraryLogin:
             load(config_file=self._path, client_configuration=found, persist_config=False)
         except Exception as error:  # the library raises whatever its plugins raise
             raise ConfigError(f"kubeconfig {self._path}: login failed: {error}") from None
-        self._header = str(found.api_key.get("authorization") or "")
+        # Where the library puts a token depends on its version.
+        self._header = str(found.api_key.get("BearerToken") or found.api_key.get("authorization") or "")
+        if not self._header and not found.cert_file:
+            # The library only logs what its login programs die of.
+            raise ConfigError(f"kubeconfig {self._path}: login gave neither a token nor a certificate")
         if self._tls is not None and found.cert_file:
             _present(self._tls, found.cert_file, found.key_file)
 

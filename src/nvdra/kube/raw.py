@@ -16,7 +16,13 @@ _space = re.compile(r"[ \t\n\r]*").match
 def members(document: bytes) -> dict[str, bytes]:
     """An object's members: name to raw value; of a doubled name the last. ValueError if it is no JSON object."""
     text = document.decode()
-    return {name: text[start:end].encode() for name, start, end in _members(text)}
+    found: dict[str, bytes] = {}
+    ends = _skip(text, 0)
+    for name, start, ends in _members(text):
+        found[name] = text[start:ends].encode()
+    if text[text.find("}", ends) + 1 :].strip():
+        raise ValueError("something follows the object")
+    return found
 
 
 def items(document: bytes) -> tuple[bytes, ...]:

@@ -85,7 +85,7 @@ Outcome = Listed | Ended | Failed
 def after(outcome: Outcome, failures: int, jitter: float) -> State:
     """The next state.
 
-    failures   failures in a row, this one included
+    failures   failures of this sort in a row, this one included
     jitter     0 to 1: what spreads clients that lost the server together
     """
     match outcome:
@@ -216,6 +216,7 @@ class Watcher(Generic[T]):
         self._jitter = jitter
         self._resource = Resource("", "", "", namespaced=False)
         self._failures = 0
+        self._losses = 0  # of the place to watch from
         self._listed_at = clock.now()
         self.state: State = Listing()
         self.store: Store[T] = Store(lambda thing: shape(thing, self._resource), on_change)
@@ -235,9 +236,12 @@ class Watcher(Generic[T]):
                     assert_never(self.state)
 
     def _next(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Failed):
-            self._failures += 1
-        self.state = after(outcome, self._failures, self._jitter())
+        failures = 0
+        if isinstance(outcome, Failed) and (outcome.error.status == _GONE or outcome.is_version_gone):
+            failures = self._losses = self._losses + 1
+        elif isinstance(outcome, Failed):
+            failures = self._failures = self._failures + 1
+        self.state = after(outcome, failures, self._jitter())
         if isinstance(outcome, Failed):
             self._on_failure(outcome.error, self.state.seconds if isinstance(self.state, Pausing) else 0.0)
 
@@ -260,14 +264,14 @@ class Watcher(Generic[T]):
                 async for event in stream:
                     resource_version = self._apply(event) or resource_version
                     is_alive = True
-                    self._failures = 0
+                    self._failures = self._losses = 0
         except ApiError as error:
             if self._clock.now() - began >= SHORT_S:
-                self._failures = 0
+                self._failures = self._losses = 0
             return Failed(error, resource_version, is_version_gone=self._is_gone(error))
         if not is_alive and self._clock.now() - began < SHORT_S:
             return Failed(ApiError(0, "", "the server ended a watch at once"), resource_version)
-        self._failures = 0
+        self._failures = self._losses = 0
         return Ended(resource_version, is_stale=self._clock.now() - self._listed_at >= self._relist_s)
 
     def _apply(self, event: Event) -> str:

@@ -1,0 +1,261 @@
+"""HttpKube beyond the port's contract: TLS, tokens, warm connections, the queue, odd answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from nvdra.kube import Access, HttpKube, Response, access
+from nvdra.kube.config import TokenFile
+from nvdra.ports import ApiError, Resource
+from nvdra.testing.api_server import ApiServer
+from nvdra.testing.kube import FakeKube
+
+TLS = Path(__file__).parents[2] / "contract" / "tls"
+NODES = Resource("", "v1", "nodes", namespaced=False)
+CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
+
+
+@pytest.fixture
+def server() -> ApiServer:
+    return ApiServer(FakeKube())
+
+
+def server_context(*, asks_for_certificate: bool = False) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "server.crt", TLS / "server.key")
+    if asks_for_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(TLS / "ca.crt")
+    return context
+
+
+def kubeconfig(folder: Path, url: str, user: dict[str, Any], cluster: dict[str, Any]) -> Access:
+    path = folder / "kubeconfig"
+    document = {
+        "current-context": "x",
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "clusters": [{"name": "x", "cluster": {"server": url, **cluster}}],
+        "users": [{"name": "x", "user": user}],
+    }
+    path.write_text(json.dumps(document))
+    return access(str(path), {})
+
+
+async def test_tls_with_a_client_certificate(server: ApiServer, tmp_path: Path) -> None:
+    user = {"client-certificate": str(TLS / "client.crt"), "client-key": str(TLS / "client.key")}
+    async with server.serving(tls=server_context(asks_for_certificate=True)) as url:
+        reach = kubeconfig(tmp_path, url, user, {"certificate-authority": str(TLS / "ca.crt")})
+        async with HttpKube(reach) as kube:
+            assert await kube.server_version() == "v1.37.2"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "is_trusted"),
+    [
+        ({"certificate-authority": str(TLS / "ca.crt"), "tls-server-name": "api.test"}, True),
+        ({"certificate-authority": str(TLS / "ca.crt"), "tls-server-name": "other.test"}, False),
+        ({"certificate-authority": str(TLS / "client.crt")}, False),
+        ({}, False),
+        ({"insecure-skip-tls-verify": True}, True),
+    ],
+)
+async def test_a_server_is_trusted_by_its_authority_and_name(
+    cluster: dict[str, Any], is_trusted: bool, server: ApiServer, tmp_path: Path
+) -> None:
+    async with server.serving(tls=server_context()) as url, HttpKube(kubeconfig(tmp_path, url, {}, cluster)) as kube:
+        if is_trusted:
+            assert await kube.server_version() == "v1.37.2"
+            return
+        with pytest.raises(ApiError, match="no trusted connection") as caught:
+            await kube.server_version()
+        assert caught.value.status == 0
+        assert url in caught.value.message
+
+
+async def test_a_refused_token_is_read_again_once(server: ApiServer, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old")
+    server.token = "old"
+    async with server.serving() as url, HttpKube(Access(url, credentials=TokenFile(str(file)))) as kube:
+        await kube.server_version()
+        server.token = "new"
+        with pytest.raises(ApiError) as caught:
+            await kube.server_version()
+        assert (caught.value.status, caught.value.reason) == (401, "Unauthorized")
+        file.write_text("new")
+        requests = server.requests
+        assert await kube.server_version() == "v1.37.2"
+        assert server.requests == requests + 2
+        server.token = "newer"
+        file.write_text("newer")
+        with pytest.raises(ApiError, match="Unauthorized"):
+            await anext(kube.watch(NODES, resource_version="1"))
+        events = kube.watch(NODES, resource_version="1")  # the next one bears the new token
+        first = asyncio.ensure_future(anext(events))
+        await kube.create(NODES, b'{"metadata":{"name":"a"}}')
+        assert (await asyncio.wait_for(first, 10)).type == "ADDED"
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+async def test_an_idle_connection_is_kept_warm_and_counted_apart(server: ApiServer) -> None:
+    seen: list[Response] = []
+    enough = asyncio.Event()
+
+    def note(response: Response) -> None:
+        seen.append(response)
+        if sum(each.keeps_warm for each in seen) == 3:
+            enough.set()
+
+    async with server.serving() as url, HttpKube(Access(url), warm_every_s=0.01, on_response=note) as kube:
+        await kube.server_version()
+        async with asyncio.timeout(10):
+            await enough.wait()
+        await kube.server_version()
+        assert len(server.connections) == 1
+    assert not seen[0].keeps_warm
+    assert {(each.verb, each.url, each.status) for each in seen} == {("GET", f"{url}/version", 200)}
+
+
+async def test_a_busy_connection_is_not_asked_to_be_warm(server: ApiServer) -> None:
+    seen: list[Response] = []
+    async with server.serving() as url, HttpKube(Access(url), on_response=seen.append) as kube:
+        for _ in range(50):
+            await kube.server_version()
+        assert len(server.connections) == 1
+    assert not any(each.keeps_warm for each in seen)
+
+
+async def test_warmth_outlives_an_absent_server(server: ApiServer) -> None:
+    failed, back = asyncio.Event(), asyncio.Event()
+
+    def note(response: Response) -> None:
+        (back if response.status else failed).set()
+
+    async with server.serving() as url, HttpKube(Access(url), warm_every_s=0.01, on_response=note):
+        server.kube.go_away()
+        async with asyncio.timeout(10):
+            await failed.wait()
+            server.kube.heal()
+            back.clear()
+            await back.wait()
+
+
+async def test_gets_of_claims_never_wait_in_the_queue(server: ApiServer) -> None:
+    await server.kube.create(CLAIMS, b'{"metadata":{"name":"a"},"spec":{}}', "default")
+    await server.kube.create(NODES, b'{"metadata":{"name":"a"}}')
+    async with server.serving() as url, HttpKube(Access(url), qps=0.001, burst=1) as kube:
+        await kube.get(NODES, "a")
+        waiting = asyncio.create_task(kube.get(NODES, "a"))
+        for _ in range(20):
+            await kube.get(CLAIMS, "a", "default")
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_get_told_to_come_again_does_so_within_its_time(server: ApiServer) -> None:
+    await server.kube.create(CLAIMS, b'{"metadata":{"name":"a"},"spec":{}}', "default")
+    async with server.serving() as url, HttpKube(Access(url)) as kube:
+        server.kube.fail(429, verb="get", retry_after_s=0.01, times=2)
+        assert await kube.get(CLAIMS, "a", "default", timeout_s=5)
+        server.kube.fail(429, verb="get", retry_after_s=60)
+        with pytest.raises(ApiError) as caught:
+            await kube.get(CLAIMS, "a", "default", timeout_s=5)
+        assert caught.value.retry_after_s == 60
+        assert server.kube.calls["get", "resourceclaims"] == 4
+
+
+@asynccontextmanager
+async def odd(answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[HttpKube]:
+    """A client of a server that answers like this."""
+    runner = web.ServerRunner(web.Server(answer), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        async with HttpKube(Access(f"http://127.0.0.1:{runner.addresses[0][1]}")) as kube:
+            yield kube
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (200, b"", "not JSON"),
+        (200, b"<html>", "not JSON"),
+        (200, b"[]", "not a JSON object"),
+        (502, b"<html>bad gateway</html>", "HTTP 502: <html>bad gateway</html>"),
+        (500, b"", "HTTP 500: no text"),
+        (302, b"", "HTTP 302"),
+        (403, b'{"kind":"Status","message":"forbidden: no","reason":"Forbidden","code":403}', "forbidden: no"),
+        (500, b'{"kind":"Status"}', "HTTP 500"),
+    ],
+)
+async def test_odd_answers_are_errors_with_a_text(status: int, body: bytes, text: str) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=status, body=body, headers={"Location": "/elsewhere"} if status == 302 else {})
+
+    async with odd(answer) as kube:
+        with pytest.raises(ApiError, match=text) as caught:
+            await kube.server_version()
+        assert caught.value.status == (0 if status == 200 else status)
+
+
+async def test_what_a_server_says_in_its_body_counts_as_retry_after() -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        body = b'{"kind":"Status","code":429,"reason":"TooManyRequests","details":{"retryAfterSeconds":3}}'
+        return web.Response(status=429, body=body)
+
+    async with odd(answer) as kube:
+        with pytest.raises(ApiError) as caught:
+            await kube.list(NODES)
+        assert caught.value.retry_after_s == 3
+
+
+async def test_a_watch_reads_lines_cut_anywhere_and_of_any_length() -> None:
+    big = "x" * 1_500_000
+    lines = [
+        json.dumps({"type": "ADDED", "object": {"metadata": {"name": name}, "text": text}}).encode() + b"\n"
+        for name, text in (("a", "é"), ("b", big), ("c", "line\nfeed"))
+    ]
+    stream = b"".join(lines)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for cut in (stream[:7], stream[7:61], stream[61:1_000_000], stream[1_000_000:-3], stream[-3:]):
+            await response.write(cut)
+            await asyncio.sleep(0)
+        return response
+
+    async with odd(answer) as kube:
+        events = [event async for event in kube.watch(NODES, resource_version="1")]
+    assert [json.loads(event.object)["metadata"]["name"] for event in events] == ["a", "b", "c"]
+    assert len(json.loads(events[1].object)["text"]) == len(big)
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b'{"type":"ADDED"}x\n'])
+async def test_a_watch_of_nonsense_is_an_error(line: bytes) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(body=line)
+
+    async with odd(answer) as kube:
+        with pytest.raises(ApiError):
+            _ = [event async for event in kube.watch(NODES, resource_version="1")]
+
+
+async def test_nobody_there_is_named() -> None:
+    async with HttpKube(Access("http://127.0.0.1:9")) as kube:
+        with pytest.raises(ApiError, match=r"http://127\.0\.0\.1:9 cannot be reached") as caught:
+            await kube.get(CLAIMS, "a", "default", timeout_s=2)
+    assert caught.value.status == 0
