@@ -35,7 +35,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows the end of every component's log."""
     report = yield
-    if call.when == "call":
+    if call.when == "call" and "up" in getattr(item, "funcargs", {}):
         _durations.append((item.name, call.duration))
     if report.failed:
         cluster_up = getattr(item, "funcargs", {}).get("up")

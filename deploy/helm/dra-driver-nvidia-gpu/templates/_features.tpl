@@ -28,8 +28,10 @@
 
 {{/* The IMEX settings as YAML, complete even if the values are those of an older chart (helm upgrade --reuse-values). */}}
 {{- define "nvdra.imex" -}}
-{{- $defaults := dict "mode" "driverManaged" "isolation" "domain" "hostSocketPath" "/etc/nvidia-imex/imex_ctrl.sock" -}}
-{{- merge (dict) (.Values.resources.computeDomains.imex | default dict) $defaults | toYaml -}}
+{{- $imex := .Values.resources.computeDomains.imex | default dict -}}
+{{- range $key, $default := dict "mode" "driverManaged" "isolation" "domain" "hostSocketPath" "/etc/nvidia-imex/imex_ctrl.sock" }}
+{{ $key }}: {{ ternary (get $imex $key) $default (hasKey $imex $key) | toString | quote }}
+{{- end -}}
 {{- end -}}
 
 {{- define "nvdra.hostManaged" -}}

@@ -1,0 +1,165 @@
+{{/*
+What cannot work is refused before anything is installed. The first lines are the Go driver's, word for word: people
+and tools look for them.
+*/}}
+{{- define "nvdra.refusals" -}}
+
+{{- with .Values.namespace }}
+{{- fail (printf `
+Value 'namespace' set to %s
+Setting an explicit 'namespace' in values.yaml or via --set on the command line is no longer supported.
+Use --namespace (with --create-namespace as necessary) instead.
+See: https://helm.sh/docs/helm/helm_install/#options` .) }}
+{{- end }}
+
+{{- if and (eq .Release.Namespace "default") (not .Values.namespaceOverride) (not .Values.allowDefaultNamespace) }}
+{{- fail `
+Running in the 'default' namespace is not recommended.
+Set 'allowDefaultNamespace=true' to bypass this error.
+Otherwise, use --namespace (with --create-namespace as necessary) to run in a specific namespace.
+See: https://helm.sh/docs/helm/helm_install/#options` }}
+{{- end }}
+
+{{- if and .Values.resources.gpus.enabled (not .Values.gpuResourcesEnabledOverride) }}
+{{- fail `
+The default value of 'resources.gpus.enabled == true'. This driver and NVIDIA's device plugin must not serve the GPUs of one node: each would hand out what the other has given away. So the default does not take effect by itself before KEP 5004 has reached GA in Kubernetes.
+
+If no device plugin serves the GPUs of these nodes, say so:
+
+    --set 'gpuResourcesEnabledOverride=true'
+
+KEP 5004 lets the driver serve requests for the extended resource 'nvidia.com/gpu' too, which leaves the device plugin without a task. To try it on Kubernetes v1.35 or newer, turn on the feature gate 'DRAExtendedResource' of kube-apiserver, kube-scheduler, kube-controller-manager and kubelet.` }}
+{{- end }}
+
+{{- if .Values.nvidiaCtkPath }}
+{{- fail `
+Setting a user-defined nvidiaCtkPath is no longer supported. It can simply be removed without consequence.
+It named the program 'nvidia-ctk' of the host, which ran the hooks of containers. The driver installs 'nvidia-cdi-hook' for that itself.` }}
+{{- end }}
+
+{{- with .Values.webhook }}
+{{- if .enabled }}
+{{- if not .tls }}
+{{- fail `
+Webhook TLS configuration is required when webhook is enabled.
+Please configure webhook.tls.mode and related settings.` }}
+{{- end }}
+{{- $mode := toString (.tls.mode | default "") }}
+{{- if not $mode }}
+{{- fail `
+Webhook TLS mode is required when webhook is enabled.
+Set webhook.tls.mode to either 'cert-manager' or 'secret'.` }}
+{{- else if not (has $mode (list "cert-manager" "secret")) }}
+{{- fail (printf `
+Invalid webhook TLS mode: %s
+Webhook TLS mode must be either 'cert-manager' or 'secret'.` $mode) }}
+{{- end }}
+{{- if eq $mode "cert-manager" }}
+{{- if not .tls.certManager }}
+{{- fail `
+Cert-manager configuration is required when using cert-manager mode.
+Please configure webhook.tls.certManager settings.` }}
+{{- end }}
+{{- $issuer := toString (.tls.certManager.issuerType | default "") }}
+{{- if not $issuer }}
+{{- fail `
+Cert-manager issuer type is required when using cert-manager mode.
+Set webhook.tls.certManager.issuerType to 'selfsigned', 'clusterissuer', or 'issuer'.` }}
+{{- else if not (has $issuer (list "selfsigned" "clusterissuer" "issuer")) }}
+{{- fail (printf `
+Invalid cert-manager issuer type: %s
+Issuer type must be 'selfsigned', 'clusterissuer', or 'issuer'.` $issuer) }}
+{{- else if and (ne $issuer "selfsigned") (not .tls.certManager.issuerName) }}
+{{- fail `
+Cert-manager issuer name is required when issuer type is not 'selfsigned'.
+Set webhook.tls.certManager.issuerName to the name of your issuer.` }}
+{{- end }}
+{{- else }}
+{{- if not .tls.secret }}
+{{- fail `
+Secret configuration is required when using secret mode.
+Please configure webhook.tls.secret settings.` }}
+{{- else if not .tls.secret.name }}
+{{- fail `
+Secret name is required when using secret mode.
+Set webhook.tls.secret.name to the name of your TLS secret.` }}
+{{- end }}
+{{- end }}
+{{- if not (include "nvdra.has" (list $ "webhook")) }}
+{{- fail `
+webhook.enabled=true, but this release has no webhook: its program is not in the image yet.
+Set webhook.enabled=false. Parameters of claims are checked by the plugin when a pod starts.` }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- if not (include "nvdra.resourceApiVersion" .) }}
+{{- fail `
+No supported resource.k8s.io API version found in the cluster.
+This chart requires one of: resource.k8s.io/v1, resource.k8s.io/v1beta1, or resource.k8s.io/v1beta2.
+Please ensure your cluster supports Dynamic Resource Allocation (DRA) with one of these API versions.` }}
+{{- end }}
+
+{{- if .Values.resources.computeDomains.enabled }}
+{{- $imex := include "nvdra.imex" . | fromYaml }}
+{{- $mode := toString $imex.mode }}
+{{- $isolation := toString $imex.isolation }}
+{{- if eq $mode "hostManaged" }}
+{{- if not (include "nvdra.gate" (list . "HostManagedIMEXDaemon")) }}
+{{- fail "resources.computeDomains.imex.mode=hostManaged requires featureGates.HostManagedIMEXDaemon=true" }}
+{{- end }}
+{{- else if ne $mode "driverManaged" }}
+{{- fail (printf "unknown resources.computeDomains.imex.mode %q: must be \"driverManaged\" or \"hostManaged\"" $mode) }}
+{{- end }}
+{{- if eq $isolation "channel" }}
+{{- fail "resources.computeDomains.imex.isolation=channel is not supported yet: per-workload IMEX channel allocation is not implemented. Use the default, \"domain\"." }}
+{{- else if not (has $isolation (list "" "domain")) }}
+{{- fail (printf "unknown resources.computeDomains.imex.isolation %q: must be \"domain\" or \"channel\"" $isolation) }}
+{{- end }}
+{{- end }}
+
+{{- if and .Values.resources.computeDomains.enabled (not .Values.resources.gpus.enabled) (not (include "nvdra.hasComputeDomains" .)) }}
+{{- fail `
+Nothing to install: 'resources.gpus.enabled=false' leaves only ComputeDomains, and their programs are not in the image of this release yet.
+Set resources.gpus.enabled=true, or keep the driver that serves your ComputeDomains now.` }}
+{{- end }}
+
+{{- /* What the programs would refuse when they start, with their texts: better now than in a restarting pod. */}}
+{{- $stages := include "nvdra.stages" . | fromYaml }}
+{{- range $gate, $value := .Values.featureGates }}
+{{- $text := toString $value }}
+{{- if not (hasKey $stages $gate) }}
+{{- fail (printf "\nunrecognized feature gate: %s\nSee value featureGates; there are %s." $gate (keys $stages | sortAlpha | join ", ")) }}
+{{- else if not (has $text (list "1" "t" "T" "TRUE" "true" "True" "0" "f" "F" "FALSE" "false" "False")) }}
+{{- fail (printf "\ninvalid value of %s=%s, err: neither true nor false" $gate $text) }}
+{{- else if and (eq $gate "ContextualLogging") (not (include "nvdra.isTrue" $value)) }}
+{{- fail (printf "\ncannot set feature gate %s to false, feature is locked to true" $gate) }}
+{{- end }}
+{{- end }}
+{{- range list
+    (list "ComputeDomainCliques" "requires" "IMEXDaemonsWithDNSNames")
+    (list "DynamicMIG" "excludes" "PassthroughSupport")
+    (list "DynamicMIG" "excludes" "NVMLDeviceHealthCheck")
+    (list "DynamicMIG" "excludes" "MPSSupport")
+    (list "PassthroughSupport" "excludes" "NVMLDeviceHealthCheck")
+    (list "DeviceMetadata" "requires" "PassthroughSupport") }}
+{{- $gate := index . 0 }}
+{{- $other := index . 2 }}
+{{- if include "nvdra.gate" (list $ $gate) }}
+{{- $otherIsOn := include "nvdra.gate" (list $ $other) }}
+{{- if and (eq (index . 1) "requires") (not $otherIsOn) }}
+{{- fail (printf "\nfeature gate %s requires %s to also be enabled" $gate $other) }}
+{{- else if and (eq (index . 1) "excludes") $otherIsOn }}
+{{- fail (printf "\nfeature gate %s is currently mutually exclusive with %s" $gate $other) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $shares := toString (.Values.consumableShares | default "disabled") }}
+{{- if ne $shares "disabled" }}
+{{- if not (include "nvdra.gate" (list . "ConsumableShares")) }}
+{{- fail "\n--consumable-shares requires feature gate ConsumableShares to be enabled\nSet featureGates.ConsumableShares=true, or leave consumableShares empty." }}
+{{- else if not (regexMatch "^(memory|unlimited|[+]?0*[1-9][0-9]*)$" $shares) }}
+{{- fail (printf "\ninvalid value for --consumable-shares: %q (must be 'disabled', 'memory', 'unlimited', or a positive integer)\nSee value consumableShares." $shares) }}
+{{- end }}
+{{- end }}
+{{- end -}}
