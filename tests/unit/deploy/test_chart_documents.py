@@ -1,0 +1,74 @@
+"""What the chart says of itself is what the code says: values, gates, versions."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.helm import describe
+from nvdra.api import gates
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+CHART = describe.CHART
+
+
+def test_readme_and_schema_are_current() -> None:
+    for path, content in describe.written(CHART).items():
+        assert path.read_text() == content, f"{path.name}: run python deploy/helm/describe.py"
+
+
+def test_a_stale_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for name in ("values.yaml", "README.md", "values.schema.json"):
+        (tmp_path / name).write_text((CHART / name).read_text())
+    monkeypatch.setattr(describe, "CHART", tmp_path)
+    assert describe.main(["--check"]) == 0
+    (tmp_path / "values.yaml").write_text("# What it is for.\nmine: 1\n")
+    assert describe.main(["--check"]) == 1
+    assert "README.md is not what values.yaml says" in capsys.readouterr().err
+    assert describe.main([]) == 0
+    assert describe.main(["--check"]) == 0
+    assert "| `mine` | `1` | What it is for. |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_value_without_help_is_a_mistake() -> None:
+    with pytest.raises(describe.Undescribed, match=re.escape("values.yaml: a.c has no comment")):
+        describe.values("a:\n  # This one has.\n  b: 1\n  c: 2\n")
+
+
+def test_the_schema_states_types_and_help_only() -> None:
+    """Whatever else is wrong with a value is refused by the templates, in words."""
+
+    def walk(node: dict[str, Any]) -> None:
+        assert node.keys() <= {"$schema", "type", "description", "default", "properties"}
+        for child in node.get("properties", {}).values():
+            walk(child)
+
+    walk(json.loads((CHART / "values.schema.json").read_text()))
+
+
+def test_the_charts_version_is_the_programs() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == project["version"]
+
+
+def test_the_chart_names_the_programs_that_there_are() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    programs = set(chart["annotations"]["dra-driver-nvidia-gpu/programs"].split(" "))
+    assert programs == set(project["scripts"]) - {"nvdra"}
+
+
+def test_the_chart_knows_every_gate() -> None:
+    text = (CHART / "templates" / "_features.tpl").read_text()
+    stages = yaml.safe_load(text.partition('{{- define "nvdra.stages" -}}')[2].partition("{{- end -}}")[0])
+    groups = {gates.ALL_ALPHA, gates.ALL_BETA}
+    assert stages == {name: "group" if name in groups else gate.stage for name, gate in gates.GATES.items()}
+    # The templates take it for granted.
+    assert all(gate.default == (gate.stage == "beta") for name, gate in gates.GATES.items() if name not in groups)
