@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from nvdra.api.claim import ClaimRef
-from nvdra.kubelet.wire import messages as wire
+from nvdra.kubelet.proto.dra.v1 import api_pb2 as v1
+from nvdra.kubelet.proto.dra.v1beta1 import api_pb2 as v1beta1
 
 Version: TypeAlias = Literal["v1", "v1beta1"]
 
@@ -56,20 +57,11 @@ UNANSWERED = Failure("the driver gave no answer for this claim")
 def claims_of(request: bytes) -> tuple[ClaimRef, ...]:
     """The claims a request names, each UID once, in order. Both calls of both versions share this shape.
 
-    Raises MessageError.
+    Raises google.protobuf.message.DecodeError.
     """
-    refs: dict[str, ClaimRef] = {}
-    for field, value in wire.fields(request):
-        if field == 1:
-            parts = dict(wire.fields(wire.message(value)))
-            namespace, uid, name = (wire.text(parts.get(part, b"")) for part in (1, 2, 3))
-            refs[uid] = ClaimRef(namespace=namespace, name=name, uid=uid)
+    message = v1.NodePrepareResourcesRequest.FromString(request)
+    refs = {claim.uid: ClaimRef(namespace=claim.namespace, name=claim.name, uid=claim.uid) for claim in message.claims}
     return tuple(refs.values())
-
-
-def request_for(refs: Sequence[ClaimRef]) -> bytes:
-    """What kubelet asks with."""
-    return wire.put_each(1, (wire.put(1, ref.namespace) + wire.put(2, ref.uid) + wire.put(3, ref.name) for ref in refs))
 
 
 def prepared(version: Version, refs: Sequence[ClaimRef], answers: Mapping[str, PrepareAnswer]) -> bytes:
@@ -77,33 +69,57 @@ def prepared(version: Version, refs: Sequence[ClaimRef], answers: Mapping[str, P
 
     The same answers give the same bytes: kubelets before 1.37 append the devices of a repeated prepare.
     """
-    return wire.put_entries((ref.uid, _prepared_entry(version, answers.get(ref.uid, UNANSWERED))) for ref in refs)
-
-
-def _prepared_entry(version: Version, answer: PrepareAnswer) -> bytes:
-    if not isinstance(answer, tuple):
-        return wire.put(2, answer.error or UNANSWERED.error)
-    return wire.put_each(1, (_device(version, device) for device in answer))
-
-
-def _device(version: Version, device: AnswerDevice) -> bytes:
-    encoded = (
-        wire.put_each(1, base_names(device.requests))
-        + wire.put(2, device.pool)
-        + wire.put(3, device.device)
-        + wire.put_each(4, device.cdi_ids)
-    )
-    if version == "v1" and device.share_id is not None:
-        encoded += wire.put_always(5, device.share_id)
-    return encoded
+    if version == "v1":
+        return _fill_v1(refs, answers).SerializeToString(deterministic=True)
+    return _fill_v1beta1(refs, answers).SerializeToString(deterministic=True)
 
 
 def unprepared(refs: Sequence[ClaimRef], answers: Mapping[str, UnprepareAnswer]) -> bytes:
     """NodeUnprepareResourcesResponse, the same in both versions, one entry for each claim asked for."""
-    told = ((ref.uid, answers.get(ref.uid, UNANSWERED)) for ref in refs)
-    return wire.put_entries(
-        (uid, b"" if answer is None else wire.put(1, answer.error or UNANSWERED.error)) for uid, answer in told
-    )
+    message = v1.NodeUnprepareResourcesResponse()
+    for ref in refs:
+        answer = answers.get(ref.uid, UNANSWERED)
+        message.claims[ref.uid].error = "" if answer is None else answer.error or UNANSWERED.error
+    return message.SerializeToString(deterministic=True)
+
+
+def _fill_v1(refs: Sequence[ClaimRef], answers: Mapping[str, PrepareAnswer]) -> v1.NodePrepareResourcesResponse:
+    message = v1.NodePrepareResourcesResponse()
+    for ref in refs:
+        entry = message.claims[ref.uid]
+        answer = answers.get(ref.uid, UNANSWERED)
+        if not isinstance(answer, tuple):
+            entry.error = answer.error or UNANSWERED.error
+            continue
+        for device in answer:
+            entry.devices.add(
+                request_names=base_names(device.requests),
+                pool_name=device.pool,
+                device_name=device.device,
+                cdi_device_ids=device.cdi_ids,
+                share_id=device.share_id,
+            )
+    return message
+
+
+def _fill_v1beta1(
+    refs: Sequence[ClaimRef], answers: Mapping[str, PrepareAnswer]
+) -> v1beta1.NodePrepareResourcesResponse:
+    message = v1beta1.NodePrepareResourcesResponse()
+    for ref in refs:
+        entry = message.claims[ref.uid]
+        answer = answers.get(ref.uid, UNANSWERED)
+        if not isinstance(answer, tuple):
+            entry.error = answer.error or UNANSWERED.error
+            continue
+        for device in answer:
+            entry.devices.add(
+                request_names=base_names(device.requests),
+                pool_name=device.pool,
+                device_name=device.device,
+                cdi_device_ids=device.cdi_ids,
+            )
+    return message
 
 
 def base_names(requests: Sequence[str]) -> list[str]:

@@ -6,17 +6,15 @@ import asyncio
 from collections.abc import Callable
 
 from nvdra import telemetry
-from nvdra.kubelet.client import Client
 from nvdra.kubelet.plugin import method
+from nvdra.kubelet.proto.grpc.health.v1 import health_pb2 as pb
+from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as registration_pb
 from nvdra.kubelet.registration import GET_INFO, PROBE_METADATA
-from nvdra.kubelet.server import Server
 from nvdra.kubelet.sockets import SocketPaths
-from nvdra.kubelet.wire import messages as wire
-from nvdra.kubelet.wire.rpc import Metadata, RpcError
+from nvdra.kubelet.transport import Client, Metadata, RpcError, Server
 
 CHECK = "/grpc.health.v1.Health/Check"
 SERVICES = ("", "liveness")
-_SERVING, _NOT_SERVING = wire.put_number(1, 1), wire.put_number(1, 2)
 # The chart's probes wait 10 s; what takes longer than this is not healthy.
 PATIENCE_S = 5.0
 
@@ -33,7 +31,7 @@ class HealthService:
     ) -> None:
         self.port = port
         self._paths = paths
-        self._host = host
+        self._host = host or "[::]"
         self._is_standing_by = is_standing_by
         self._server = Server({CHECK: self._check})
 
@@ -46,15 +44,15 @@ class HealthService:
         await self._server.stop(0)
 
     async def _check(self, request: bytes, _metadata: Metadata) -> bytes:
-        service = wire.text(dict(wire.fields(request)).get(1, b""))
+        service = pb.HealthCheckRequest.FromString(request).service
         if service not in SERVICES:
             raise RpcError("NOT_FOUND", "unknown service")
         reason = "" if self._is_standing_by() else await self.failure()
         if reason:
             telemetry.error("Health check failed", reason)
-            return _NOT_SERVING
+            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.NOT_SERVING).SerializeToString()
         telemetry.info(7, "Health check succeeded", service=service)
-        return _SERVING
+        return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVING).SerializeToString()
 
     async def failure(self) -> str:
         """What keeps kubelet from being served, "" if nothing does."""
@@ -63,7 +61,7 @@ class HealthService:
         (info, wrong), (_, wrong_dra) = await asyncio.gather(registration, dra)
         if wrong or wrong_dra:
             return wrong or wrong_dra
-        endpoint = wire.text(dict(wire.fields(info)).get(3, b""))
+        endpoint = registration_pb.PluginInfo.FromString(info).endpoint
         return "" if endpoint == self._paths.dra else f"kubelet is sent to {endpoint}, this instance serves elsewhere"
 
     async def _ask(self, what: str, path: str, rpc: str) -> tuple[bytes, str]:

@@ -13,15 +13,15 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from google.protobuf.message import DecodeError
+
 from nvdra import telemetry
 from nvdra.api import ClaimRef
 from nvdra.kubelet import answers
 from nvdra.kubelet.answers import Failure, PrepareAnswer, UnprepareAnswer, Version
 from nvdra.kubelet.registration import Patience, Registration
-from nvdra.kubelet.server import Server
 from nvdra.kubelet.sockets import Bound, Life, SocketPaths, gone, hidden_beside, probe, sweep
-from nvdra.kubelet.wire.messages import MessageError
-from nvdra.kubelet.wire.rpc import Metadata, RpcError
+from nvdra.kubelet.transport import Metadata, RpcError, Server
 
 Prepare: TypeAlias = Callable[[Sequence[ClaimRef]], Awaitable[Mapping[str, PrepareAnswer]]]
 Unprepare: TypeAlias = Callable[[Sequence[ClaimRef]], Awaitable[Mapping[str, UnprepareAnswer]]]
@@ -158,7 +158,7 @@ class Plugin:
             raise RpcError("UNAVAILABLE", f"{self._driver} is shutting down")
         try:
             refs = answers.claims_of(request)
-        except MessageError as error:
+        except DecodeError as error:
             raise RpcError("INVALID_ARGUMENT", f"the request cannot be read: {error}") from None
         if not refs:
             # The liveness probe's question; it must cost nothing and touch nothing.

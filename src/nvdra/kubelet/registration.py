@@ -1,21 +1,19 @@
 """How kubelet gets to know this driver: GetInfo and NotifyRegistrationStatus on a socket in its registry.
 
 Kubelet gives GetInfo one second and then backs off for up to two minutes, so it is answered from bytes made in
-advance, on a thread of its own: a busy event loop does not delay it.
+advance, on threads of its own: a busy event loop does not delay it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nvdra import telemetry
-from nvdra.kubelet.server import ThreadServer
+from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as pb
 from nvdra.kubelet.sockets import Bound, hidden_beside
-from nvdra.kubelet.wire import messages as wire
-from nvdra.kubelet.wire.rpc import Metadata, RpcError
+from nvdra.kubelet.transport import Metadata, RpcError, ThreadServer
 
 GET_INFO = "/pluginregistration.Registration/GetInfo"
 NOTIFY = "/pluginregistration.Registration/NotifyRegistrationStatus"
@@ -56,7 +54,9 @@ class Registration:
         self.path = path
         self.is_registered = False
         self._driver = driver
-        self._info = wire.put(1, "DRAPlugin") + wire.put(2, driver) + wire.put(3, endpoint) + wire.put_each(4, versions)
+        self._info = pb.PluginInfo(
+            type="DRAPlugin", name=driver, endpoint=endpoint, supported_versions=versions
+        ).SerializeToString(deterministic=True)
         self._on_registered = on_registered
         self._patience = patience or Patience()
         self._pause_s = self._patience.again_s
@@ -70,7 +70,7 @@ class Registration:
         self._loop = asyncio.get_running_loop()
         self._server = ThreadServer({GET_INFO: self._get_info, NOTIFY: self._notify})
         hidden = hidden_beside(self.path, self._driver)
-        await self._server.start(f"unix:{hidden}")
+        self._server.start(f"unix:{hidden}")
         self._bound = Bound.publish(hidden, self.path)
         telemetry.info(1, "Registration socket is up", path=self.path)
 
@@ -86,29 +86,27 @@ class Registration:
         """Close the server; `withdraw` comes first."""
         self.withdraw()
         if self._server is not None:
-            await self._server.stop()
+            await asyncio.to_thread(self._server.stop)
             self._server = None
 
-    # On the server's thread.
+    # On the server's threads.
 
-    async def _get_info(self, _request: bytes, metadata: Metadata) -> bytes:
+    def _get_info(self, _request: bytes, metadata: Metadata) -> bytes:
         if not any(metadata.get(key) == value for key, value in PROBE_METADATA.items()):
             self._tell(self._asked)
         return self._info
 
-    async def _notify(self, request: bytes, _metadata: Metadata) -> bytes:
-        status = dict(wire.fields(request))
-        is_registered, reason = bool(status.get(1)), wire.text(status.get(2, b""))
-        self._tell(self._told, is_registered, reason)
-        if not is_registered:
+    def _notify(self, request: bytes, _metadata: Metadata) -> bytes:
+        status = pb.RegistrationStatus.FromString(request)
+        self._tell(self._told, status.plugin_registered, status.error)
+        if not status.plugin_registered:
             # The Go driver's answer; it changes nothing in kubelet.
-            raise RpcError("UNKNOWN", f"failed registration process: {reason}")
+            raise RpcError("UNKNOWN", f"failed registration process: {status.error}")
         return b""
 
     def _tell(self, what: Callable[..., None], *args: object) -> None:
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-                self._loop.call_soon_threadsafe(what, *args)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(what, *args)
 
     # On the loop.
 

@@ -17,15 +17,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+import grpc.aio
+
 from nvdra.api import ClaimRef
-from nvdra.kubelet.answers import request_for
-from nvdra.kubelet.client import Client
-from nvdra.kubelet.wire import messages as wire
-from nvdra.kubelet.wire.rpc import RpcError
+from nvdra.kubelet.proto.dra.v1 import api_pb2 as v1
+from nvdra.kubelet.proto.dra.v1beta1 import api_pb2 as v1beta1
+from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as registration
 
 DEADLINE_S = 45.0
 KNOWN = ("v1.DRAPlugin", "v1beta1.DRAPlugin")
-_REGISTRATION = "/pluginregistration.Registration"
 
 _IN_CREATE, _IN_MOVED_TO, _IN_DELETE = 0x100, 0x80, 0x200
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,13 +75,35 @@ class DraClient:
 
     def __init__(self, endpoint: str, version: str = "v1.DRAPlugin", deadline_s: float = DEADLINE_S) -> None:
         self.endpoint = endpoint
-        self.version = version
+        self._package = version.partition(".")[0]
+        self._messages: Any = v1 if self._package == "v1" else v1beta1
         self._deadline_s = deadline_s
-        self._client = Client(f"unix:{endpoint}")
+        self._channel = grpc.aio.insecure_channel(
+            f"unix:{endpoint}", options=(("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500))
+        )
+        service = f"/k8s.io.kubelet.pkg.apis.dra.{self._package}.DRAPlugin/"
+        self._calls: dict[str, Any] = {
+            name: self._channel.unary_unary(service + name)
+            for name in ("NodePrepareResources", "NodeUnprepareResources")
+        }
 
     async def prepare(self, claims: Sequence[ClaimRef]) -> dict[str, Told]:
         """NodePrepareResources; answers by claim UID. Raises PluginError."""
-        return {uid: _told(entry) for uid, entry in wire.entries(await self.prepare_bytes(claims)).items()}
+        answer = self._messages.NodePrepareResourcesResponse.FromString(await self.prepare_bytes(claims))
+        told: dict[str, Told] = {}
+        for uid, entry in answer.claims.items():
+            devices = tuple(
+                ToldDevice(
+                    requests=tuple(d.request_names),
+                    pool=d.pool_name,
+                    device=d.device_name,
+                    cdi_ids=tuple(d.cdi_device_ids),
+                    share_id=d.share_id if self._package == "v1" and d.HasField("share_id") else None,
+                )
+                for d in entry.devices
+            )
+            told[uid] = Told(devices, entry.error)
+        return told
 
     async def prepare_bytes(self, claims: Sequence[ClaimRef]) -> bytes:
         """The same, as the bytes that came."""
@@ -88,61 +111,23 @@ class DraClient:
 
     async def unprepare(self, claims: Sequence[ClaimRef]) -> dict[str, str]:
         """NodeUnprepareResources; errors by claim UID, "" is success. Raises PluginError."""
-        answer = wire.entries(await self._call("NodeUnprepareResources", claims))
-        return {uid: wire.text(dict(wire.fields(entry)).get(1, b"")) for uid, entry in answer.items()}
+        answer = self._messages.NodeUnprepareResourcesResponse.FromString(
+            await self._call("NodeUnprepareResources", claims)
+        )
+        return {uid: entry.error for uid, entry in answer.claims.items()}
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._channel.close()
 
     async def _call(self, name: str, claims: Sequence[ClaimRef]) -> bytes:
-        method = f"/k8s.io.kubelet.pkg.apis.dra.{self.version}/{name}"
+        request = self._messages.NodePrepareResourcesRequest(
+            claims=[self._messages.Claim(namespace=c.namespace, uid=c.uid, name=c.name) for c in claims]
+        ).SerializeToString()
         try:
-            return await self._client.call(method, request_for(claims), timeout_s=self._deadline_s)
-        except RpcError as error:
-            raise PluginError(error.status, error.text) from None
-
-
-def _told(entry: bytes) -> Told:
-    devices, error = [], ""
-    for field, value in wire.fields(entry):
-        if field == 1:
-            devices.append(_told_device(wire.message(value)))
-        elif field == 2:
-            error = wire.text(value)
-    return Told(tuple(devices), error)
-
-
-def _told_device(entry: bytes) -> ToldDevice:
-    parts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 5: []}
-    for field, value in wire.fields(entry):
-        if field in parts:
-            parts[field].append(wire.text(value))
-    requests, pool, device, cdi_ids, share_id = parts.values()
-    return ToldDevice(
-        requests=tuple(requests),
-        pool=(pool or [""])[-1],
-        device=(device or [""])[-1],
-        cdi_ids=tuple(cdi_ids),
-        share_id=share_id[-1] if share_id else None,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class PluginInfo:
-    """What a plugin says of itself."""
-
-    type: str
-    name: str
-    endpoint: str
-    supported_versions: tuple[str, ...]
-
-    @classmethod
-    def read(cls, data: bytes) -> PluginInfo:
-        parts: dict[int, list[str]] = {1: [""], 2: [""], 3: [""], 4: []}
-        for field, value in wire.fields(data):
-            if field in parts:
-                parts[field].append(wire.text(value))
-        return cls(parts[1][-1], parts[2][-1], parts[3][-1], tuple(parts[4]))
+            response: bytes = await self._calls[name](request, timeout=self._deadline_s)
+        except grpc.aio.AioRpcError as error:
+            raise PluginError(error.code().name, error.details() or "") from None
+        return response
 
 
 class Kubelet:
@@ -158,7 +143,7 @@ class Kubelet:
         registrar_dir: str,
         *,
         known: Sequence[str] = KNOWN,
-        verdict: Callable[[PluginInfo], str] = lambda info: "",
+        verdict: Callable[[registration.PluginInfo], str] = lambda info: "",
         tick_s: float = 0.0,
         deadline_s: float = DEADLINE_S,
     ) -> None:
@@ -271,7 +256,7 @@ class Kubelet:
             try:
                 await self._offer(path)
                 return
-            except RpcError as error:
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
                 await self._note(f"failed {os.path.basename(path)}: {error}")
             except _Refused as refused:
                 # As kubelet up to 1.35: a plugin refused at this stage is not asked again.
@@ -281,22 +266,29 @@ class Kubelet:
             backoff_s = min(backoff_s * 2, 122.0)
 
     async def _offer(self, path: str) -> None:
-        client = Client(f"unix:{path}")
-        try:
-            info = PluginInfo.read(await client.call(f"{_REGISTRATION}/GetInfo", timeout_s=1.0))
+        async with grpc.aio.insecure_channel(
+            f"unix:{path}", options=(("grpc.use_local_subchannel_pool", 1),)
+        ) as channel:
+            get_info: Any = channel.unary_unary(
+                "/pluginregistration.Registration/GetInfo",
+                response_deserializer=registration.PluginInfo.FromString,
+            )
+            notify: Any = channel.unary_unary(
+                "/pluginregistration.Registration/NotifyRegistrationStatus",
+                request_serializer=registration.RegistrationStatus.SerializeToString,
+            )
+            info = await get_info(b"", timeout=1.0)
             version = next((v for v in info.supported_versions if v in self._known), None)
             why = self._verdict(info) if version is not None else "none of the plugin's versions is supported"
             if version is None or why:
-                with contextlib.suppress(RpcError):
-                    await client.call(f"{_REGISTRATION}/NotifyRegistrationStatus", wire.put(2, why), timeout_s=5.0)
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await notify(registration.RegistrationStatus(plugin_registered=False, error=why), timeout=5.0)
                 raise _Refused(f"{info.name}: {why}")
             plugin = Registered(info.name, info.endpoint or path, version, path)
             self._clients[info.name] = DraClient(plugin.endpoint, version, self._deadline_s)
-            await client.call(f"{_REGISTRATION}/NotifyRegistrationStatus", wire.put_number(1, 1), timeout_s=5.0)
+            await notify(registration.RegistrationStatus(plugin_registered=True), timeout=5.0)
             self.plugins[info.name] = plugin
             await self._note(f"registered {info.name}")
-        finally:
-            await client.close()
 
     async def _deregister(self, path: str) -> None:
         for driver, plugin in list(self.plugins.items()):

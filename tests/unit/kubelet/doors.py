@@ -7,15 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import PreparedDevice
 from nvdra.kubelet import Failure, Patience, Plugin, SocketPaths
-from nvdra.testing.kubelet import DraClient, PluginError, Told, ToldDevice
-from tests.proto.dra.v1 import api_pb2 as v1
-from tests.proto.dra.v1beta1 import api_pb2 as v1beta1
 
 DRIVER = "gpu.nvidia.com"
 
@@ -83,51 +77,3 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  what is waited for happens on other threads and in files
             await asyncio.sleep(0.01)
-
-
-class CoreClient(DraClient):
-    """The same questions asked through gRPC's own library and the generated classes: what ours is held to."""
-
-    def __init__(self, endpoint: str, version: str = "v1.DRAPlugin", deadline_s: float = 45.0) -> None:
-        super().__init__(endpoint, version, deadline_s)
-        self._messages: Any = v1 if version.startswith("v1.") else v1beta1
-        self._channel = grpc.aio.insecure_channel(
-            f"unix:{endpoint}", options=(("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500))
-        )
-
-    async def prepare(self, claims: Sequence[ClaimRef]) -> dict[str, Told]:
-        answer = self._messages.NodePrepareResourcesResponse.FromString(await self.prepare_bytes(claims))
-        told = {}
-        for uid, entry in answer.claims.items():
-            devices = tuple(
-                ToldDevice(
-                    requests=tuple(d.request_names),
-                    pool=d.pool_name,
-                    device=d.device_name,
-                    cdi_ids=tuple(d.cdi_device_ids),
-                    share_id=d.share_id if self._messages is v1 and d.HasField("share_id") else None,
-                )
-                for d in entry.devices
-            )
-            told[uid] = Told(devices, entry.error)
-        return told
-
-    async def unprepare(self, claims: Sequence[ClaimRef]) -> dict[str, str]:
-        answer = self._messages.NodeUnprepareResourcesResponse.FromString(
-            await self._call("NodeUnprepareResources", claims)
-        )
-        return {uid: entry.error for uid, entry in answer.claims.items()}
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def _call(self, name: str, claims: Sequence[ClaimRef]) -> bytes:
-        request = self._messages.NodePrepareResourcesRequest(
-            claims=[self._messages.Claim(namespace=c.namespace, uid=c.uid, name=c.name) for c in claims]
-        )
-        call: Any = self._channel.unary_unary(f"/k8s.io.kubelet.pkg.apis.dra.{self.version}/{name}")
-        try:
-            response: bytes = await call(request.SerializeToString(), timeout=self._deadline_s)
-        except grpc.aio.AioRpcError as error:
-            raise PluginError(error.code().name, error.details() or "") from None
-        return response

@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 
 from nvdra.kubelet import HealthService, Plugin, SocketPaths
-from tests.proto.grpc.health.v1 import health_pb2 as pb
+from nvdra.kubelet.proto.grpc.health.v1 import health_pb2 as pb
 from tests.unit.kubelet.doors import Driver
 
 

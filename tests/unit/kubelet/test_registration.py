@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from nvdra.kubelet import Patience, Plugin, SocketPathError, SocketPaths, socket_paths
+from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as pb
 from nvdra.testing.kubelet import Kubelet, Registered
-from tests.proto.pluginregistration.v1 import api_pb2 as pb
 from tests.unit.kubelet.doors import DRIVER, Driver, build, claim, until
 
 

@@ -1,0 +1,144 @@
+"""gRPC over a socket, reduced to what a plugin needs: named unary methods, bytes in, bytes out.
+
+Messages are coded by the callers; gRPC carries bytes. `Server` answers on the caller's event loop,
+`ThreadServer` on threads of its own, so that it answers in time whatever the loop does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from nvdra import telemetry
+
+Metadata = Mapping[str, str]
+Method = Callable[[bytes, Metadata], Awaitable[bytes]]
+ThreadMethod = Callable[[bytes, Metadata], bytes]
+
+_SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.so_reuseport", 0),
+    # No age, idle or ping limits: kubelet counts every closed connection as a plugin that went away.
+    ("grpc.http2.max_ping_strikes", 0),
+)
+_CLIENT_OPTIONS: Sequence[tuple[str, Any]] = (
+    # A connection of its own, without another channel's back-off: the question is whether one can connect now.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class RpcError(Exception):
+    """A gRPC status other than OK. `status` is its name: "UNAVAILABLE", "NOT_FOUND", …"""
+
+    def __init__(self, status: str, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+        self.text = text
+
+
+class _Routes(grpc.GenericRpcHandler):
+    """Full method paths to what answers them; everything else is UNIMPLEMENTED."""
+
+    def __init__(self, routes: Mapping[str, Any]) -> None:
+        self._routes: dict[str, Any] = {
+            path: grpc.unary_unary_rpc_method_handler(answer) for path, answer in routes.items()
+        }
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._routes.get(handler_call_details.method)
+
+
+def _metadata(context: Any) -> Metadata:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+class Server:
+    """Methods by full path ("/package.Service/Method"), answered on the running loop."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self._server.add_generic_rpc_handlers((_Routes({path: _on_loop(m) for path, m in methods.items()}),))
+
+    async def start(self, address: str) -> int:
+        """Bind and serve `unix:<path>` or `<host>:<port>`; the port (1 for unix). Raises OSError."""
+        try:
+            port: int = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from None
+        await self._server.start()
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, wait for running ones as long as `grace_s`, then close."""
+        await self._server.stop(grace_s)
+
+
+class ThreadServer:
+    """The same on two threads of its own."""
+
+    def __init__(self, methods: Mapping[str, ThreadMethod]) -> None:
+        self._pool = ThreadPoolExecutor(2, "registration")
+        self._server = grpc.server(self._pool, options=_SERVER_OPTIONS)
+        self._server.add_generic_rpc_handlers((_Routes({path: _on_thread(m) for path, m in methods.items()}),))
+
+    def start(self, address: str) -> None:
+        """Bind and serve. Raises OSError."""
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from None
+        self._server.start()
+
+    def stop(self) -> None:
+        """Close now: its answers take no time that would be worth waiting for."""
+        self._server.stop(None).wait()
+        self._pool.shutdown(wait=False)
+
+
+def _on_loop(method: Method) -> Any:
+    async def answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        try:
+            return await method(request, _metadata(context))
+        except RpcError as error:
+            await context.abort(grpc.StatusCode[error.status], error.text)
+        except Exception as error:
+            telemetry.error("A gRPC call failed unexpectedly", error, kind=type(error).__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+        raise AssertionError("abort returned")
+
+    return answer
+
+
+def _on_thread(method: ThreadMethod) -> Any:
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            return method(request, _metadata(context))
+        except RpcError as error:
+            context.abort(grpc.StatusCode[error.status], error.text)
+
+    return answer
+
+
+class Client:
+    """One connection to a server, for calls with a deadline."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=_CLIENT_OPTIONS)
+
+    async def call(
+        self, method: str, request: bytes = b"", *, timeout_s: float, metadata: Metadata | None = None
+    ) -> bytes:
+        """The response's bytes. Raises RpcError."""
+        unary: Any = self._channel.unary_unary(method)
+        try:
+            response: bytes = await unary(request, timeout=timeout_s, metadata=tuple((metadata or {}).items()))
+        except grpc.aio.AioRpcError as error:
+            raise RpcError(error.code().name, error.details() or "") from None
+        return response
+
+    async def close(self) -> None:
+        await self._channel.close()
