@@ -68,6 +68,8 @@ def _slice(spec: Mapping[str, Any], minor: int) -> Iterator[str]:
         yield "spec.pool.generation: must not be negative"
     if pool.get("resourceSliceCount", 0) <= 0:
         yield "spec.pool.resourceSliceCount: must be greater than zero"
+    if minor >= 35 and spec.get("devices") is not None and spec.get("sharedCounters") is not None:
+        yield "spec: a slice has counters or devices, not both, not even empty"
     yield from _target(spec, devices)
     most = DEVICES
     if (minor >= 35 and any(d.get("taints") or d.get("consumesCounters") for d in devices)) or (
@@ -118,7 +120,7 @@ def _device(device: Device, minor: int) -> Iterator[str]:
 
 def _qualified(path: str, name: str) -> Iterator[str]:
     domain, slash, identifier = name.rpartition("/")
-    if slash and (len(domain) > 63 or not _SUBDOMAIN.fullmatch(domain)):
+    if slash and (len(domain) > 63 or not _SUBDOMAIN.fullmatch(domain.lower())):
         yield f'{path}: domain of "{name}" is not a DNS subdomain of at most 63 characters'
     if not _IDENTIFIER.fullmatch(identifier):
         yield f'{path}: "{identifier}" is not a C identifier of at most 32 characters'
@@ -130,11 +132,8 @@ def _attribute(path: str, value: Mapping[str, Any], minor: int) -> Iterator[str]
         yield f"{path}: exactly one value is needed"
         return
     kind, content = kinds[0], value[kinds[0]]
-    if kind in _LISTS:
-        if not content:
-            yield f"{path}.{kind}: must not be empty"
-        if len({repr(each) for each in content}) != len(content):
-            yield f"{path}.{kind}: must not hold a value twice"
+    if kind in _LISTS and not content:
+        yield f"{path}.{kind}: must not be empty"
     for each in content if kind in _LISTS else (content,):
         if kind.startswith(("string", "version")) and len(str(each).encode()) > _TEXT:
             yield f"{path}.{kind}: has {len(str(each).encode())} bytes, at most {_TEXT} are allowed"
@@ -147,7 +146,7 @@ def _attribute(path: str, value: Mapping[str, Any], minor: int) -> Iterator[str]
 
 
 def _capacity(path: str, capacity: Mapping[str, Any], is_shared: bool) -> Iterator[str]:
-    amount = _amount(capacity.get("value"))
+    amount = _amount(capacity.get("value") or 0)
     if amount is None:
         yield f"{path}.value: {capacity.get('value')!r} is not a quantity"
     policy = capacity.get("requestPolicy")
@@ -158,9 +157,9 @@ def _capacity(path: str, capacity: Mapping[str, Any], is_shared: bool) -> Iterat
     default = _amount(policy.get("default"))
     if not is_shared:
         yield f"{path}: needs allowMultipleAllocations"
-    if values and span:
+    if values and span is not None:
         yield f"{path}: validValues and validRange exclude each other"
-    if (values or span) and default is None:
+    if (values or span is not None) and default is None:
         yield f"{path}.default: is needed with validValues or validRange"
         return
     amounts = [_amount(each) for each in values]
@@ -171,7 +170,9 @@ def _capacity(path: str, capacity: Mapping[str, Any], is_shared: bool) -> Iterat
         yield f"{path}.validValues: must be ascending quantities without repetition"
     elif values and default not in known:
         yield f"{path}.default: must be one of validValues"
-    if span:
+    if any(each > (amount or 0) for each in known):
+        yield f"{path}.validValues: must not exceed the capacity's value"
+    if span is not None:
         yield from _range(f"{path}.validRange", span, default or 0, amount or 0)
 
 
@@ -180,7 +181,7 @@ def _range(path: str, span: Mapping[str, Any], default: int, value: int) -> Iter
     if least is None:
         yield f"{path}.min: is needed"
         return
-    if not least <= default <= (value if most is None else most):
+    if default < least or (most is not None and default > most):
         yield f"{path}: default must lie within it"
     if most is not None and most > value:
         yield f"{path}.max: must not exceed the capacity's value"
@@ -192,8 +193,6 @@ def _range(path: str, span: Mapping[str, Any], default: int, value: int) -> Iter
 
 
 def _counter_sets(sets: Sequence[Mapping[str, Any]], devices: Sequence[Device], minor: int) -> Iterator[str]:
-    if sets and devices and minor >= 35:
-        yield "spec.sharedCounters: a slice has counters or devices, not both"
     counters = [len(each.get("counters") or {}) for each in sets]
     if minor >= 35 and len(sets) > _SETS:
         yield f"spec.sharedCounters: has {len(sets)} sets, at most {_SETS} are allowed"
@@ -259,6 +258,10 @@ def _conditions(device: Device) -> Iterator[str]:
     for key, names in (("bindingConditions", binding), ("bindingFailureConditions", failure)):
         if len(names) > _CONDITIONS:
             yield f".{key}: has {len(names)}, at most {_CONDITIONS} are allowed"
+        for name in names:
+            prefix, slash, last = str(name).rpartition("/")
+            if not _NAME.fullmatch(last) or (slash and not _SUBDOMAIN.fullmatch(prefix)):
+                yield f'.{key}: "{name}" is not a condition type'
     yield from _twice(".bindingConditions", (*binding, *failure))
 
 
