@@ -89,7 +89,15 @@ class DraClient:
 
     async def prepare(self, claims: Sequence[ClaimRef]) -> dict[str, Told]:
         """NodePrepareResources; answers by claim UID. Raises PluginError."""
-        answer = self._messages.NodePrepareResourcesResponse.FromString(await self.prepare_bytes(claims))
+        return self.told(await self.prepare_bytes(claims))
+
+    async def prepare_bytes(self, claims: Sequence[ClaimRef]) -> bytes:
+        """The same, as the bytes that came."""
+        return await self._call("NodePrepareResources", claims)
+
+    def told(self, content: bytes) -> dict[str, Told]:
+        """What the bytes of an answer say, by claim UID."""
+        answer = self._messages.NodePrepareResourcesResponse.FromString(content)
         told: dict[str, Told] = {}
         for uid, entry in answer.claims.items():
             devices = tuple(
@@ -104,10 +112,6 @@ class DraClient:
             )
             told[uid] = Told(devices, entry.error)
         return told
-
-    async def prepare_bytes(self, claims: Sequence[ClaimRef]) -> bytes:
-        """The same, as the bytes that came."""
-        return await self._call("NodePrepareResources", claims)
 
     async def unprepare(self, claims: Sequence[ClaimRef]) -> dict[str, str]:
         """NodeUnprepareResources; errors by claim UID, "" is success. Raises PluginError."""
