@@ -13,7 +13,7 @@ from nvdra.host.driver_root import (
 )
 from nvdra.host.hints import DriverHints, Hints
 from nvdra.host.hook import HookMissing, install_hook
-from nvdra.host.node import Node, is_temporary
+from nvdra.host.node import Node, is_temporary, meant_for
 from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_bus
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "look_at_bus",
     "look_up",
     "make_nodes",
+    "meant_for",
     "module_version",
 ]

@@ -45,7 +45,11 @@ async def _by_tool(host: Host, root: DriverRoot, path: str) -> str:
     except DriverFileMissing as error:
         return str(error)
     # The tool starts modprobe and looks at /proc and /dev: all of them the driver root's, not this container's.
-    argv = [program, *_tool_options(path)] if root.path == "/" else ["chroot", root.path, program, *_tool_options(path)]
+    # A stand-in's tool knows its own root.
+    if root.path == "/" or root.is_stand_in:
+        argv = [root.below(program), *_tool_options(path)]
+    else:
+        argv = ["chroot", root.path, program, *_tool_options(path)]
     try:
         finished = await host.spawn(argv, timeout_s=_TOOL_S)
     except (OSError, TimeoutError) as error:

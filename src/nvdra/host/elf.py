@@ -17,6 +17,7 @@ _LOAD, _DYNAMIC_SEGMENT = 1, 2
 _END, _STRINGS, _SONAME = 0, 5, 14
 _MOST_DYNAMIC = 64 * 1024  # bytes of a dynamic section; real ones have some hundred entries of 16
 _MOST_NAME = 256
+_MOST_OFFSET = 1 << 40
 
 
 class UnreadableElf(Exception):
@@ -32,12 +33,12 @@ def soname(host: Host, path: str) -> str | None:
     _, _, _, _, _, at, _, _, _, size, count, _, _, _ = _HEADER.unpack(header)
     if size != _SEGMENT.size or count > 512:
         raise UnreadableElf(path)
-    table = host.read(path, offset=at, size=size * count)
+    table = _read(host, path, at, size * count)
     segments = [_SEGMENT.unpack_from(table, i) for i in range(0, len(table) - size + 1, size)]
 
     for kind, _, offset, _, _, length, _, _ in segments:
         if kind == _DYNAMIC_SEGMENT:
-            dynamic = host.read(path, offset=offset, size=min(length, _MOST_DYNAMIC))
+            dynamic = _read(host, path, offset, min(length, _MOST_DYNAMIC))
             break
     else:
         return None
@@ -55,9 +56,15 @@ def soname(host: Host, path: str) -> str | None:
     for kind, _, offset, address, _, length, _, _ in segments:
         within = entries[_STRINGS] - address
         if kind == _LOAD and 0 <= within < length:
-            name = host.read(path, offset=offset + within + entries[_SONAME], size=_MOST_NAME)
+            name = _read(host, path, offset + within + entries[_SONAME], _MOST_NAME)
             text, end, _ = name.partition(b"\0")
             if not end:
                 raise UnreadableElf(path)
             return text.decode(errors="replace")
     raise UnreadableElf(path)
+
+
+def _read(host: Host, path: str, offset: int, size: int) -> bytes:
+    if offset > _MOST_OFFSET:  # no file is so long, and no system call takes any number
+        raise UnreadableElf(path)
+    return host.read(path, offset=offset, size=size)

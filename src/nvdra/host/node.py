@@ -27,12 +27,18 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
     stat.S_IFIFO: "fifo",
 }
-_TEMPORARY = re.compile(r"\.\d+|spec\.\d+\.tmp", re.ASCII)
+_TEMPORARY = re.compile(r"\.\d+|(?P<real>.+\.yaml)\.\d+\.tmp", re.ASCII)
 
 
 def is_temporary(name: str) -> bool:
     """Whether `name` is one that `replace` gives to the file beside the real one: a leftover, if nothing writes now."""
     return _TEMPORARY.fullmatch(name) is not None
+
+
+def meant_for(name: str) -> str | None:
+    """The file that a temporary YAML file was to become; None if `name` is none. Others write to the same folders."""
+    found = _TEMPORARY.fullmatch(name)
+    return found["real"] if found else None
 
 
 class OpenFile:
@@ -122,7 +128,7 @@ class Node:
     def _replace(self, path: str, place: str, content: bytes, mode: int, durable: bool) -> None:
         directory, _, name = place.rpartition("/")
         digits = int.from_bytes(os.urandom(5), "big")
-        beside = f"{directory}/spec.{digits}.tmp" if name.endswith(".yaml") else f"{directory}/.{digits}"
+        beside = f"{directory}/{name}.{digits}.tmp" if name.endswith(".yaml") else f"{directory}/.{digits}"
         try:
             descriptor = self._effect(
                 "create", path, lambda: os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
