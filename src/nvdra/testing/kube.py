@@ -11,73 +11,38 @@ import asyncio
 import random
 import uuid
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 
 from nvdra.devices import slice_problems
-from nvdra.kube import DRA_GROUP, from_wire, members, to_wire
+from nvdra.kube import from_wire, members, to_wire
 from nvdra.ports import ApiError, Clock, Event, Page, Resource
+from nvdra.testing.objects import (
+    REASONS,
+    Happened,
+    Kind,
+    Stored,
+    all_kinds,
+    api_version,
+    at_path,
+    away,
+    expired,
+    invalid,
+    loaded,
+    qualified,
+    seen,
+)
 from nvdra.testing.selectors import field_matcher, label_matcher
+from nvdra.testing.watches import Watch
 
 _NAME_LIMIT = 63
 _RANDOM = 5
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _OWN_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "generation", "generateName")
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of object: how it is called, where it lives, whether its status is written apart."""
-
-    group: str
-    plural: str
-    kind: str
-    namespaced: bool
-    versions: tuple[str, ...] = ("v1",)
-    has_status: bool = False
-
-
-def _kinds(versions: tuple[str, ...]) -> tuple[Kind, ...]:
-    return (
-        Kind("", "nodes", "Node", False, has_status=True),
-        Kind("", "namespaces", "Namespace", False, has_status=True),
-        Kind("", "pods", "Pod", True, has_status=True),
-        Kind("", "configmaps", "ConfigMap", True),
-        Kind("", "secrets", "Secret", True),
-        Kind("", "events", "Event", True),
-        Kind("apps", "daemonsets", "DaemonSet", True, has_status=True),
-        Kind("apps", "deployments", "Deployment", True, has_status=True),
-        Kind("coordination.k8s.io", "leases", "Lease", True),
-        Kind(DRA_GROUP, "resourceclaims", "ResourceClaim", True, versions, has_status=True),
-        Kind(DRA_GROUP, "resourceclaimtemplates", "ResourceClaimTemplate", True, versions),
-        Kind(DRA_GROUP, "resourceslices", "ResourceSlice", False, versions),
-        Kind(DRA_GROUP, "deviceclasses", "DeviceClass", False, versions),
-        Kind("resource.nvidia.com", "computedomains", "ComputeDomain", True, ("v1beta1",), has_status=True),
-        Kind("resource.nvidia.com", "computedomaincliques", "ComputeDomainClique", True, ("v1beta1",)),
-    )
-
-
-@dataclass(slots=True)
-class _Stored:
-    """An object. `parts` are its members but apiVersion, kind and metadata, raw, in the shape of `version`."""
-
-    version: str
-    metadata: dict[str, Any]
-    parts: dict[str, bytes]
-    cached: dict[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Happened:
-    revision: int
-    kind: Kind
-    type: Literal["ADDED", "MODIFIED", "DELETED"]
-    stored: _Stored
-    before: _Stored | None
 
 
 @dataclass(slots=True)
@@ -118,18 +83,18 @@ class FakeKube:
         self.delay_s = 0.0
         self._clock = clock
         self._faults: list[_Fault] = []
-        self._objects: dict[tuple[str, str], dict[tuple[str, str], _Stored]] = {}
+        self._objects: dict[tuple[str, str], dict[tuple[str, str], Stored]] = {}
         self._revision = 1
-        self._history: deque[_Happened] = deque(maxlen=keep_events)
+        self._history: deque[Happened] = deque(maxlen=keep_events)
         self._forgotten = 0
-        self._watches: set[_Watch] = set()
+        self._watches: set[Watch] = set()
         self._random = random.Random(seed)
 
     # Faults and other doors for tests
 
     def serve(self, versions: Sequence[str]) -> None:
         """Serve resource.k8s.io in these versions from now on."""
-        self.kinds |= {(kind.group, kind.plural): kind for kind in _kinds(tuple(versions))}
+        self.kinds |= {(kind.group, kind.plural): kind for kind in all_kinds(tuple(versions))}
 
     def fail(
         self,
@@ -143,7 +108,7 @@ class FakeKube:
         retry_after_s: float | None = None,
     ) -> None:
         """The next calls (of that verb, on that kind, if given) get this answer. Verbs as in `calls`."""
-        reason = reason or _REASONS.get(status, "")
+        reason = reason or REASONS.get(status, "")
         error = ApiError(status, reason, message or f"fault on demand: {status} {reason}".strip(), retry_after_s)
         self._faults.append(_Fault(times, verb, plural, error))
 
@@ -156,7 +121,7 @@ class FakeKube:
     def go_away(self) -> None:
         """No answers from now on, running watches break; `heal` brings it back."""
         self.is_away = True
-        self.end_watches(_away())
+        self.end_watches(away())
 
     def compact(self) -> None:
         """Forget the past: a watch that starts before now gets 410."""
@@ -171,7 +136,7 @@ class FakeKube:
     def bookmark(self) -> None:
         """Send each running watch a bookmark."""
         for watch in self._watches:
-            thing: dict[str, Any] = {"kind": watch.kind.kind, "apiVersion": _api_version(watch.kind, watch.version)}
+            thing: dict[str, Any] = {"kind": watch.kind.kind, "apiVersion": api_version(watch.kind, watch.version)}
             thing["metadata"] = {"resourceVersion": str(self._revision), "creationTimestamp": None}
             watch.put(Event("BOOKMARK", orjson.dumps(thing)))
 
@@ -223,12 +188,12 @@ class FakeKube:
             sent.parts["status"] = b"{}"
         if not metadata.get("name"):
             if not metadata.get("generateName"):
-                raise _invalid(kind, "", "metadata.name: Required value: name or generateName is required")
+                raise invalid(kind, "", "metadata.name: Required value: name or generateName is required")
             metadata["name"] = self._generate(metadata["generateName"])
         key = (metadata.get("namespace", ""), metadata["name"])
         kept = self._objects.setdefault((kind.group, kind.plural), {})
         if key in kept:
-            text = f'{_qualified(kind)} "{key[1]}" already exists'
+            text = f'{qualified(kind)} "{key[1]}" already exists'
             raise ApiError(409, "AlreadyExists", text, has_object=True)
         metadata["uid"] = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
         metadata["creationTimestamp"] = self._timestamp()
@@ -262,7 +227,7 @@ class FakeKube:
         sent.metadata = kept_metadata
         sent.metadata["resourceVersion"] = old.metadata["resourceVersion"]
         self._check(kind, resource.version, sent, old)
-        is_same_spec = _loaded(sent.parts.get("spec")) == _loaded(old_parts.get("spec"))
+        is_same_spec = loaded(sent.parts.get("spec")) == loaded(old_parts.get("spec"))
         if is_same_spec and sent.metadata == old.metadata and sent.parts == old_parts:
             return self._render(kind, resource.version, old)
         if not is_same_spec:
@@ -301,12 +266,12 @@ class FakeKube:
     ) -> AsyncIterator[Event]:
         kind = await self._enter_kind("watch", resource)
         fields = field_matcher(kind.plural, field_selector, self._minor())
-        watch = _Watch(self, kind, resource.version, namespace, fields, label_matcher(label_selector))
+        watch = Watch(self._render, kind, resource.version, namespace, fields, label_matcher(label_selector))
         start = int(resource_version or 0)
         oldest = self._history[0].revision if self._history else self._revision + 1
         is_full = len(self._history) == self._history.maxlen
         if start and (start < self._forgotten or (is_full and start < oldest - 1)):
-            raise _expired(start, self._forgotten or oldest)
+            raise expired(start, self._forgotten or oldest)
         for happened in [each for each in self._history if each.revision > start]:
             watch.tell(happened)
         self._watches.add(watch)
@@ -325,7 +290,7 @@ class FakeKube:
             if self.delay_s > timeout_s:
                 raise ApiError(0, "Timeout", f"the API server did not answer within {timeout_s:g} s")
         if self.is_away:
-            raise _away()
+            raise away()
         for fault in self._faults:
             if fault.verb in ("", verb) and fault.plural in ("", plural):
                 fault.times -= 1
@@ -354,29 +319,29 @@ class FakeKube:
         tail = "".join(self._random.choices(_LETTERS, k=_RANDOM))
         return prefix[: _NAME_LIMIT - _RANDOM] + tail
 
-    def _find(self, kind: Kind, namespace: str, name: str) -> _Stored:
+    def _find(self, kind: Kind, namespace: str, name: str) -> Stored:
         stored = self._objects.get((kind.group, kind.plural), {}).get((namespace, name))
         if stored is None:
-            raise ApiError(404, "NotFound", f'{_qualified(kind)} "{name}" not found', has_object=True)
+            raise ApiError(404, "NotFound", f'{qualified(kind)} "{name}" not found', has_object=True)
         return stored
 
-    def _chosen(self, kind: Kind, namespace: str, field_selector: str, label_selector: str) -> Sequence[_Stored]:
+    def _chosen(self, kind: Kind, namespace: str, field_selector: str, label_selector: str) -> Sequence[Stored]:
         fields = field_matcher(kind.plural, field_selector, self._minor())
         labels = label_matcher(label_selector)
         kept = self._objects.get((kind.group, kind.plural), {})
         return [
             kept[key]
             for key in sorted(kept)
-            if (not namespace or key[0] == namespace) and labels(kept[key].metadata) and fields(_seen(kept[key]))
+            if (not namespace or key[0] == namespace) and labels(kept[key].metadata) and fields(seen(kept[key]))
         ]
 
-    def _accept(self, kind: Kind, version: str, body: bytes) -> _Stored:
+    def _accept(self, kind: Kind, version: str, body: bytes) -> Stored:
         try:
             thing = orjson.loads(body)
             parts = members(body)
         except ValueError as error:
             raise ApiError(400, "BadRequest", f"the object provided is unrecognized: {error}") from None
-        expected = _api_version(kind, version)
+        expected = api_version(kind, version)
         if thing.get("apiVersion", expected) != expected or thing.get("kind", kind.kind) != kind.kind:
             text = f"the object is {thing.get('apiVersion')} {thing.get('kind')}, not {expected} {kind.kind}"
             raise ApiError(400, "BadRequest", text)
@@ -385,7 +350,7 @@ class FakeKube:
             parts.pop(key, None)
         if self.drops and kind.plural == "resourceslices" and "spec" in parts:
             parts["spec"] = orjson.dumps(self._forget(from_wire(thing, version), version))
-        return _Stored(version, metadata, parts)
+        return Stored(version, metadata, parts)
 
     def _forget(self, thing: dict[str, Any], version: str) -> Any:
         spec = {key: value for key, value in thing["spec"].items() if key not in self.drops}
@@ -393,31 +358,31 @@ class FakeKube:
             spec["devices"] = [{k: v for k, v in each.items() if k not in self.drops} for each in spec["devices"]]
         return to_wire({**thing, "spec": spec}, version)["spec"]
 
-    def _check(self, kind: Kind, version: str, sent: _Stored, old: _Stored | None = None) -> None:
+    def _check(self, kind: Kind, version: str, sent: Stored, old: Stored | None = None) -> None:
         if kind.plural != "resourceslices":
             return
         name = sent.metadata["name"]
-        spec = from_wire({"spec": _loaded(sent.parts.get("spec")) or {}}, version)["spec"]
+        spec = from_wire({"spec": loaded(sent.parts.get("spec")) or {}}, version)["spec"]
         problems = slice_problems(spec, self._minor())
         if old is not None:
-            was = from_wire({"spec": _loaded(old.parts.get("spec")) or {}}, old.version)["spec"]
+            was = from_wire({"spec": loaded(old.parts.get("spec")) or {}}, old.version)["spec"]
             for path in (("driver",), ("nodeName",), ("pool", "name")):
-                if _at(was, path) != _at(spec, path):
+                if at_path(was, path) != at_path(spec, path):
                     problems = (*problems, f"spec.{'.'.join(path)}: Invalid value: field is immutable")
         if problems:
-            raise _invalid(kind, name, ", ".join(problems))
+            raise invalid(kind, name, ", ".join(problems))
 
-    def _precondition(self, kind: Kind, stored: _Stored, uid: str, resource_version: str) -> None:
+    def _precondition(self, kind: Kind, stored: Stored, uid: str, resource_version: str) -> None:
         name = stored.metadata["name"]
         if uid and uid != stored.metadata["uid"]:
             text = (
-                f'Operation cannot be fulfilled on {_qualified(kind)} "{name}": Precondition failed: '
+                f'Operation cannot be fulfilled on {qualified(kind)} "{name}": Precondition failed: '
                 f"UID in precondition: {uid}, UID in object meta: {stored.metadata['uid']}"
             )
             raise ApiError(409, "Conflict", text, has_object=True)
         if resource_version and resource_version != stored.metadata["resourceVersion"]:
             text = (
-                f'Operation cannot be fulfilled on {_qualified(kind)} "{name}": the object has been modified; '
+                f'Operation cannot be fulfilled on {qualified(kind)} "{name}": the object has been modified; '
                 "please apply your changes to the latest version and try again"
             )
             raise ApiError(409, "Conflict", text, has_object=True)
@@ -425,13 +390,13 @@ class FakeKube:
     def _delete(self, kind: Kind, key: tuple[str, str]) -> None:
         old = self._objects[kind.group, kind.plural][key]
         if not old.metadata.get("finalizers"):
-            self._remove(kind, key, _Stored(old.version, dict(old.metadata), old.parts))
+            self._remove(kind, key, Stored(old.version, dict(old.metadata), old.parts))
         elif "deletionTimestamp" not in old.metadata:
-            marked = _Stored(old.version, {**old.metadata, "deletionTimestamp": self._timestamp()}, old.parts)
+            marked = Stored(old.version, {**old.metadata, "deletionTimestamp": self._timestamp()}, old.parts)
             self._objects[kind.group, kind.plural][key] = marked
             self._happen("MODIFIED", kind, marked, old)
 
-    def _remove(self, kind: Kind, key: tuple[str, str], last: _Stored) -> None:
+    def _remove(self, kind: Kind, key: tuple[str, str], last: Stored) -> None:
         old = self._objects[kind.group, kind.plural].pop(key)
         self._happen("DELETED", kind, last, old)
         self.collect_garbage(last.metadata["uid"])
@@ -447,137 +412,30 @@ class FakeKube:
                     self._delete(self.kinds[group, plural], key)
 
     def _happen(
-        self, type: Literal["ADDED", "MODIFIED", "DELETED"], kind: Kind, stored: _Stored, before: _Stored | None
+        self, type: Literal["ADDED", "MODIFIED", "DELETED"], kind: Kind, stored: Stored, before: Stored | None
     ) -> None:
         self._revision += 1
         stored.metadata["resourceVersion"] = str(self._revision)
         stored.cached.clear()
-        happened = _Happened(self._revision, kind, type, stored, before)
+        happened = Happened(self._revision, kind, type, stored, before)
         self._history.append(happened)
         for watch in self._watches:
             watch.tell(happened)
 
-    def _parts(self, stored: _Stored, version: str) -> dict[str, bytes]:
+    def _parts(self, stored: Stored, version: str) -> dict[str, bytes]:
         if stored.version == version:
             return stored.parts
-        spec = _loaded(stored.parts.get("spec"))
+        spec = loaded(stored.parts.get("spec"))
         if spec is None:
             return stored.parts
         shaped = to_wire(from_wire({"spec": spec}, stored.version), version)["spec"]
         return {**stored.parts, "spec": orjson.dumps(shaped)}
 
-    def _render(self, kind: Kind, version: str, stored: _Stored) -> bytes:
+    def _render(self, kind: Kind, version: str, stored: Stored) -> bytes:
         found = stored.cached.get(version)
         if found is None:
-            thing: dict[str, Any] = {"kind": kind.kind, "apiVersion": _api_version(kind, version)}
+            thing: dict[str, Any] = {"kind": kind.kind, "apiVersion": api_version(kind, version)}
             thing["metadata"] = stored.metadata
             thing |= {key: orjson.Fragment(raw) for key, raw in self._parts(stored, version).items()}
             found = stored.cached[version] = orjson.dumps(thing)
         return found
-
-
-class _Watch:
-    """A running watch: the events it has not handed out yet."""
-
-    def __init__(
-        self,
-        kube: FakeKube,
-        kind: Kind,
-        version: str,
-        namespace: str,
-        fields: Callable[[Mapping[str, Any]], bool],
-        labels: Callable[[Mapping[str, Any]], bool],
-    ) -> None:
-        self.kind = kind
-        self.version = version
-        self._kube = kube
-        self._namespace = namespace
-        self._fields, self._labels = fields, labels
-        self._queue: asyncio.Queue[Event | ApiError | None] = asyncio.Queue()
-
-    def tell(self, happened: _Happened) -> None:
-        """An object that comes into a selection is added for this watch, one that leaves it deleted."""
-        if (happened.kind.group, happened.kind.plural) != (self.kind.group, self.kind.plural):
-            return
-        stored = happened.stored
-        was = happened.before is not None and self._selects(happened.before)
-        now = happened.type != "DELETED" and self._selects(stored)
-        type: Literal["ADDED", "MODIFIED", "DELETED"]
-        if now:
-            type = "MODIFIED" if was else "ADDED"
-        elif was:
-            type = "DELETED"
-        else:
-            return
-        self.put(Event(type, self._kube._render(self.kind, self.version, stored)))
-
-    def _selects(self, stored: _Stored) -> bool:
-        if self._namespace and stored.metadata.get("namespace") != self._namespace:
-            return False
-        return self._labels(stored.metadata) and self._fields(_seen(stored))
-
-    def put(self, event: Event) -> None:
-        self._queue.put_nowait(event)
-
-    def end(self, error: ApiError | None) -> None:
-        self._queue.put_nowait(error)
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
-            event = await self._queue.get()
-            if event is None:
-                return
-            if isinstance(event, ApiError):
-                raise event
-            yield event
-
-
-_REASONS = {
-    400: "BadRequest",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "NotFound",
-    409: "Conflict",
-    410: "Expired",
-    422: "Invalid",
-    429: "TooManyRequests",
-    500: "InternalError",
-    503: "ServiceUnavailable",
-    504: "Timeout",
-}
-
-
-def _api_version(kind: Kind, version: str) -> str:
-    return f"{kind.group}/{version}" if kind.group else version
-
-
-def _qualified(kind: Kind) -> str:
-    return f"{kind.plural}.{kind.group}" if kind.group else kind.plural
-
-
-def _invalid(kind: Kind, name: str, text: str) -> ApiError:
-    named = f"{kind.kind}.{kind.group}" if kind.group else kind.kind
-    return ApiError(422, "Invalid", f'{named} "{name}" is invalid: {text}', has_object=bool(name))
-
-
-def _expired(asked: int, oldest: int) -> ApiError:
-    return ApiError(410, "Expired", f"too old resource version: {asked} ({oldest})")
-
-
-def _away() -> ApiError:
-    return ApiError(0, "", "the API server cannot be reached: it is away")
-
-
-def _loaded(raw: bytes | None) -> Any:
-    return None if raw is None else orjson.loads(raw)
-
-
-def _seen(stored: _Stored) -> dict[str, Any]:
-    """What a field selector can look at."""
-    return {"metadata": stored.metadata, "spec": _loaded(stored.parts.get("spec")) or {}}
-
-
-def _at(thing: Any, path: Iterable[str]) -> Any:
-    for key in path:
-        thing = thing.get(key) if isinstance(thing, Mapping) else None
-    return thing
