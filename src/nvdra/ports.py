@@ -82,8 +82,8 @@ class Host(Protocol):
     async def replace(self, path: str, content: bytes, *, mode: int, durable: bool) -> None:
         """Write beside, rename into place. durable: the content is fsynced before the rename.
 
-        The file beside is `spec.<digits>.tmp` for a YAML file and `.<digits>` for any other, so that no reader of
-        these folders takes it for the real one.
+        The file beside is `<name>.<digits>.tmp` for a YAML file and `.<digits>` for any other, so that no reader of
+        these folders takes it for the real one, and who sweeps a folder that others write to as well knows its own.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Discovery: what this node offers, looked at again when something hints that it changed.
 
 The hints open no NVML: every ten seconds files are compared that change when a driver is installed or loaded, a GPU is
-added or lost, or somebody partitions one. Only a difference, an unknown device in a claim, or the start leads to a scan.
+added or lost, or somebody partitions one. Only a difference, an unknown device in a claim or the start leads to a scan.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from nvdra.ports import Clock
 LOOK_EVERY_S = 10.0
 # A GPU that refused may answer after a reset, which leaves no trace in the files compared.
 REFUSED_AGAIN_S = 300.0
+# Nor does a driver that comes up only now, or a call into it that hung and returned.
+UNREAD_AGAIN_S = 30.0
 
 
 class Discovery:
@@ -58,17 +60,28 @@ class Discovery:
         """Compare the hints for ever; scan when they differ."""
         while True:
             await self._clock.sleep(LOOK_EVERY_S)
-            hints = await asyncio.to_thread(self._hints)
-            is_overdue = bool(self.inventory.not_offered) and self._clock.now() - self._looked_s > REFUSED_AGAIN_S
-            if hints != self._seen or is_overdue:
+            if self._is_overdue() or await self._look() != self._seen:
                 await self.scan()
+
+    def _is_overdue(self) -> bool:
+        age_s = self._clock.now() - self._looked_s
+        if self.inventory.unread:
+            return age_s >= UNREAD_AGAIN_S
+        return bool(self.inventory.not_offered) and age_s >= REFUSED_AGAIN_S
+
+    async def _look(self) -> Hashable:
+        try:
+            return await asyncio.to_thread(self._hints)
+        except OSError as error:
+            # Files that come and go while a driver is being replaced: they differ from all that was seen.
+            return str(error)
 
     async def _scan(self) -> None:
         self._looked_s = self._clock.now()
-        seen = await asyncio.to_thread(self._hints)
+        seen = await self._look()
         try:
             found = from_scan(await self._nvml.scan(), await asyncio.to_thread(self._pci))
-        except (DriverAbsent, NvmlHung) as error:
+        except (DriverAbsent, NvmlHung, OSError) as error:
             if str(error) != self.inventory.unread:
                 telemetry.warning("GPUs cannot be read now; looking again when the driver changes", cause=str(error))
             # What was offered stays offered: without the driver no claim of it can be prepared, and says why.

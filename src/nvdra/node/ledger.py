@@ -12,6 +12,7 @@ so that a completed entry is never without its file, and a file without entry is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -58,8 +59,10 @@ class _Job:
     decide: Callable[[Record], Change[Any]]
     done: asyncio.Future[Any]
     change: Change[Any] | None = None
+    has_failed: bool = False
 
     def fail(self, error: Exception) -> None:
+        self.has_failed = True
         if not self.done.done():
             self.done.set_exception(error)
 
@@ -67,38 +70,44 @@ class _Job:
 class Ledger:
     """Decisions in, durable changes out; one batch at a time.
 
-    on_written(record)   called after each write and after the first read, for gauges
+    on_record(record)   called with each record that is new, whether it was written or found on disk, for gauges
     """
 
     def __init__(
-        self, host: Host, record_file: RecordFile, plugin_dir: str, on_written: Callable[[Record], None]
+        self, host: Host, record_file: RecordFile, plugin_dir: str, on_record: Callable[[Record], None]
     ) -> None:
         self._host = host
         self._file = record_file
         self._pu_lock = f"{plugin_dir}/pu.lock"
         self._cp_lock = f"{plugin_dir}/cp.lock"
-        self._on_written = on_written
+        self._on_record = on_record
+        self._told: Record | None = None
         self._waiting: deque[_Job] = deque()
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
+        self._has_stopped = False
 
     def start(self) -> None:
         self._loop = asyncio.create_task(self._batches(), name="ledger")
 
     async def stop(self) -> None:
-        """Finish the batch in work, then stop; what still waits is refused."""
+        """Finish the batch in work, then stop; what still waits or comes later is refused."""
+        self._has_stopped = True
         if self._loop is None:
             return
         self._loop.cancel()
         await asyncio.wait([self._loop])
         while self._waiting:
-            self._waiting.popleft().fail(LedgerError("the plugin is shutting down; kubelet will ask its successor"))
+            self._waiting.popleft().fail(_shutting_down())
 
     async def submit(self, decide: Decide[T]) -> T:
         """Run `decide` on the record as it will then be, carry its change out, return its answer.
 
-        `decide` must be pure and quick: it runs under the node's locks. Raises LedgerError, or what `decide` raises.
+        `decide` must be pure and quick: it runs under the node's locks. A caller that is cancelled does not stop its
+        change. Raises LedgerError, or what `decide` raises.
         """
+        if self._has_stopped:
+            raise _shutting_down()
         job = _Job(decide, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._wake.set()
@@ -126,10 +135,13 @@ class Ledger:
             ):
                 await self._under_locks(batch)
         except LockError as refused:
-            # Texts of the Go driver, so that existing alerts still match.
-            which = "prep/unprep lock" if refused.path == self._pu_lock else "cplock"
+            # DROP-IN: texts and counters of the Go driver, so that existing alerts still match.
+            if refused.path == self._pu_lock:
+                failure = LedgerError(f"error acquiring prep/unprep lock: {refused}", lock=True)
+            else:
+                failure = LedgerError(f"unable to get checkpoint: error acquiring cplock: {refused}")
             for job in batch:
-                job.fail(LedgerError(f"error acquiring {which}: {refused}", lock=True))
+                job.fail(failure)
         except Exception as error:
             # One bad batch never ends the ledger: its claims fail, kubelet asks again, the next batch reads anew.
             self._file.forget()
@@ -141,7 +153,12 @@ class Ledger:
                 job.done.set_result(job.change.answer)
 
     async def _under_locks(self, batch: list[_Job]) -> None:
-        before = await self._file.current()
+        try:
+            before = await self._file.current()
+        except OSError as error:
+            raise LedgerError(
+                f"unable to get checkpoint: {error.filename or self._file.path}: {error.strerror or error}"
+            ) from None
         record = before
         for job in batch:
             try:
@@ -152,29 +169,27 @@ class Ledger:
             record = _with(record, job.change.entries)
 
         await asyncio.gather(*(self._put_files(job) for job in batch))
-        # Decided again without the claims whose file could not be written.
+        # Once more, without the claims whose file could not be written.
         record = before
         for job in _alive(batch):
             record = _with(record, _change(job).entries)
 
-        if record.entries != before.entries:
+        if record.entries == before.entries:
+            record = before
+        else:
             try:
                 await self._file.store(record)
             except OSError as error:
                 self._file.forget()
                 await self._take_back(batch, before, error)
                 return
-            self._on_written(record)
-        for job in _alive(batch):
-            for path in _change(job).remove:
-                # The entry is gone: a file that cannot be removed now is an orphan for the sweep.
-                try:
-                    await self._host.remove(path)
-                except OSError:
-                    continue
+        if record is not self._told:
+            self._told = record
+            self._on_record(record)
+        await self._remove_files(_alive(batch))
 
     async def _put_files(self, job: _Job) -> None:
-        if job.done.done() or job.change is None:
+        if job.has_failed or job.change is None:
             return
         for path, content in job.change.write.items():
             try:
@@ -187,21 +202,39 @@ class Ledger:
         """The record could not be written: nothing of this batch's changes may remain."""
         for job in _alive(batch):
             change = _change(job)
-            if not change.entries:
+            if not change.entries and not change.remove:
                 continue  # an answer from the record, or a repaired file: true all the same
-            for path in change.write:
-                if all(uid not in before.entries for uid in change.entries):
-                    await self._host.remove(path)
+            if all(uid not in before.entries for uid in change.entries):
+                for path in change.write:
+                    await self._remove(path)
             job.fail(LedgerError(f"unable to update checkpoint: {self._file.path}: {error.strerror or error}"))
+
+    async def _remove_files(self, carried_out: list[_Job]) -> None:
+        """Take away what is not needed any more, but nothing that a later decision of the same batch put there."""
+        put: set[str] = set()
+        for job in reversed(carried_out):
+            for path in _change(job).remove:
+                if path not in put:
+                    await self._remove(path)
+            put.update(_change(job).write)
+
+    async def _remove(self, path: str) -> None:
+        # No entry names it: if it cannot be removed now, it is an orphan for the sweep.
+        with contextlib.suppress(OSError):
+            await self._host.remove(path)
 
 
 def _alive(batch: list[_Job]) -> list[_Job]:
-    return [job for job in batch if not job.done.done()]
+    return [job for job in batch if not job.has_failed]
 
 
 def _change(job: _Job) -> Change[Any]:
     assert job.change is not None
     return job.change
+
+
+def _shutting_down() -> LedgerError:
+    return LedgerError("the plugin is shutting down; kubelet will ask its successor")
 
 
 def _with(record: Record, entries: Mapping[str, Entry | None]) -> Record:

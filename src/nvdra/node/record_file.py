@@ -1,7 +1,8 @@
 """The record's file: read once, trusted while it is the same file, written whole and durably.
 
-A file that cannot be read is never an end: it is set aside beside the record under `QUARANTINED`, and while it lies
-there the claims it knew are made up from the API before anything of theirs is given to others (node/sweep).
+A file that cannot be read is never an end: it is kept beside the record for people to look at, and a mark is set.
+While the mark is there the claims that were lost are made up from the API server, and nothing of theirs is given to
+others (node/sweep).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from nvdra.checkpoint import Record
 from nvdra.ports import Held, Host
 
 NAME = "checkpoint.json"
+UNREADABLE = "checkpoint.json.unreadable"
 QUARANTINED = "checkpoint.json.quarantined"
 
 
@@ -24,7 +26,7 @@ class RecordFile:
 
     def __init__(self, host: Host, plugin_dir: str, has_claim_files: Callable[[], bool]) -> None:
         self.path = f"{plugin_dir}/{NAME}"
-        self.quarantine_path = f"{plugin_dir}/{QUARANTINED}"
+        self.mark_path = f"{plugin_dir}/{QUARANTINED}"
         self._dir = plugin_dir
         self._host = host
         self._has_claim_files = has_claim_files
@@ -42,7 +44,12 @@ class RecordFile:
     async def store(self, record: Record) -> None:
         """Replace the file, fsynced before it is renamed into place. Raises OSError, and the old file stands."""
         await self._host.replace(self.path, self._encoder.encode(record), mode=0o600, durable=True)
-        self._trust(record, self._host.hold(self.path))
+        try:
+            held = self._host.hold(self.path)
+        except OSError:
+            self.forget()  # it is written all the same: the next look reads it
+        else:
+            self._trust(record, held)
 
     def forget(self) -> None:
         """Trust nothing in memory: the next look reads the file."""
@@ -55,21 +62,12 @@ class RecordFile:
 
     @property
     def is_quarantined(self) -> bool:
-        """A former record lies aside and its claims are not settled yet."""
+        """A former record was lost and its claims are not settled yet: the mark is there."""
         try:
-            self._host.stat(self.quarantine_path)
+            self._host.stat(self.mark_path)
         except OSError:
             return False
         return True
-
-    async def end_quarantine(self) -> None:
-        """The claims of the set-aside record are settled; its content stays for people to look at."""
-        held = self._host.hold(self.quarantine_path)
-        content = held.read()
-        held.close()
-        if content:
-            await self._host.replace(f"{self.path}.corrupt", content, mode=0o600, durable=False)
-        await self._host.remove(self.quarantine_path)
 
     def leftovers(self) -> list[str]:
         """Files that a writer of the record left behind when it was killed."""
@@ -82,12 +80,15 @@ class RecordFile:
             held = self._host.hold(self.path)
         except FileNotFoundError:
             return await self._first()
-        content = held.read()
         try:
+            content = held.read()
             record = checkpoint.decode(content)
         except checkpoint.Unreadable as error:
             held.close()
             return await self._set_aside(content, error)
+        except BaseException:
+            held.close()
+            raise
         if record.left_out:
             telemetry.warning(
                 "The record says more than this release understands", path=self.path, keys=record.left_out
@@ -105,8 +106,13 @@ class RecordFile:
     async def _first(self) -> Record:
         if self._has_claim_files():
             telemetry.warning(f"The record {self.path} is lost but claims' CDI files are there; asking the API server")
-            await self._host.replace(self.quarantine_path, b"", mode=0o600, durable=True)
+            await self._mark()
         return await self._fresh()
+
+    async def _mark(self) -> None:
+        # Before the record is replaced, so that whoever finds the new one knows what it is worth. No fsync: only a
+        # reboot forgets files, and after one there is nothing to settle.
+        await self._host.replace(self.mark_path, b"", mode=0o600, durable=False)
 
     async def _fresh(self) -> Record:
         record = Record(self._boot_id)
@@ -120,9 +126,10 @@ class RecordFile:
                 f"(on-disk vs re-marshaled by current binary):\n{error.diff}"
             )
         telemetry.error(
-            f"The record {self.path} cannot be used; it is kept as {self.quarantine_path}, and its claims are made up "
+            f"The record {self.path} cannot be used; it is kept as {UNREADABLE} beside it, and its claims are made up "
             "from the API server",
             error,
         )
-        await self._host.replace(self.quarantine_path, content, mode=0o600, durable=True)
+        await self._host.replace(f"{self._dir}/{UNREADABLE}", content, mode=0o600, durable=False)
+        await self._mark()
         return await self._fresh()

@@ -34,38 +34,53 @@ class Supply:
         self._common: cdi.Common | None = None
         self._control_nodes: tuple[str, ...] = ()
         self._gpus: dict[Gpu, cdi.Edits] = {}
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+        self._times_forgotten = 0
 
     def forget(self) -> None:
         """The driver may have changed: look everything up again when it is next needed."""
         self._common = None
         self._gpus.clear()
+        self._times_forgotten += 1
 
     async def refresh(self, gpus: Iterable[Gpu]) -> None:
         """Make sure of the driver's files and of these GPUs' device nodes. Raises SupplyError with what is missing."""
-        if self._common is None or not all(map(self._is_node, self._control_nodes)):
-            async with self._looking:
-                if self._common is None or not all(map(self._is_node, self._control_nodes)):
-                    await self._look_up()
+        if not self._has_common():
+            # Who comes while a look-up is under way shares it, and its failure too: the tools it runs are slow.
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look_up(), name="driver files")
+                self._looking.add_done_callback(self._looked)
+            await asyncio.shield(self._looking)
         for gpu in gpus:
-            if gpu not in self._gpus or not self._is_node(f"/dev/nvidia{gpu.minor}"):
+            if not self._has_gpu(gpu):
                 await self._look_up_gpu(gpu)
+
+    def is_at_hand(self, gpus: Iterable[Gpu]) -> bool:
+        """Whether a CDI file for these GPUs could be written now."""
+        return self._has_common() and all(map(self._has_gpu, gpus))
 
     @property
     def common(self) -> cdi.Common:
-        if self._common is None:
-            raise SupplyError("the driver's files changed just now and are being looked up again")
+        """What every container gets; it must be at hand."""
+        assert self._common is not None
         return self._common
 
     def gpu(self, gpu: Gpu) -> cdi.Edits:
-        """The GPU's own edits, as `refresh` found them. Raises SupplyError."""
-        edits = self._gpus.get(gpu)
-        if edits is None:
-            raise SupplyError(f"the device nodes of {gpu.name} are not known yet")
-        return edits
+        """The GPU's own edits; they must be at hand."""
+        return self._gpus[gpu]
+
+    def _has_common(self) -> bool:
+        return self._common is not None and all(map(self._is_node, self._control_nodes))
+
+    def _has_gpu(self, gpu: Gpu) -> bool:
+        return gpu in self._gpus and self._is_node(f"/dev/nvidia{gpu.minor}")
+
+    def _looked(self, _task: asyncio.Task[None]) -> None:
+        self._looking = None
 
     async def _look_up(self) -> None:
         self._common = None
+        times_forgotten = self._times_forgotten
         try:
             files = await asyncio.to_thread(look_up, self._host, self._root)
             if files.missing:
@@ -79,8 +94,9 @@ class Supply:
             common = cdi.Common(cdi.common_edits(files, self._hook_path), self._root.path, self._host_root)
         except cdi.InvalidDocument as error:
             raise SupplyError(f"failed to get common CDI spec edits: {error}") from None
-        self._control_nodes = tuple(node.container_path for node in files.control_nodes)
-        self._common = common
+        if times_forgotten == self._times_forgotten:  # else it may be the old driver's
+            self._control_nodes = tuple(node.container_path for node in files.control_nodes)
+            self._common = common
 
     async def _look_up_gpu(self, gpu: Gpu) -> None:
         self._gpus.pop(gpu, None)

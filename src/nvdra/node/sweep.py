@@ -7,23 +7,29 @@ out through the ledger. It never frees a device on the word of an API server tha
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
+
+import orjson
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory
-from nvdra.node.ledger import Change, Ledger
+from nvdra.devices import Gpu, Inventory
+from nvdra.host import meant_for
+from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.record_file import RecordFile
 from nvdra.node.walk import Site, Walk
 from nvdra.ports import ApiError, Clock, Host
 
 EVERY_S = 600.0
 SECOND_LOOK_S = 60.0
+AFTER_FAILURE_S = 30.0
 GET_TIMEOUT_S = 20.0
-LIST_AGAIN_S = 5.0
+LOOK_S = 10.0
+LIST_PAUSE_S, LIST_PAUSE_LIMIT_S = 2.5, 60.0
 
 
 class ClaimLister(Protocol):
@@ -31,6 +37,14 @@ class ClaimLister(Protocol):
 
     async def claim(self, namespace: str, name: str, *, timeout_s: float) -> bytes: ...
     async def claims(self) -> tuple[bytes, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """All claims: those allocated, by UID, and the UIDs of those that cannot be read."""
+
+    allocated: Mapping[str, Claim]
+    unreadable: frozenset[str]
 
 
 class Sweep:
@@ -56,26 +70,35 @@ class Sweep:
         self._walk = walk
         self._inventory = inventory
         self._stale_before: frozenset[str] = frozenset()
+        self._list_pause_s = LIST_PAUSE_S
+        self._list_again_at = 0.0
+        self._unknown_among: Mapping[str, Gpu] = {}
 
     async def run(self) -> None:
-        """Settle what a lost record left, then look every ten minutes, nodes apart from each other."""
-        await self._until_settled()
-        await self.leftovers()
+        """Settle what a lost record left; look at claims and files every ten minutes, nodes apart from each other."""
+        steps = {step: self._clock.now() for step in (self.settle, self.leftovers, self.stale_claims)}
         while True:
-            again_s = SECOND_LOOK_S if await self.stale_claims() else EVERY_S * random.uniform(0.9, 1.1)
-            await self._clock.sleep(again_s)
+            for step, due in steps.items():
+                if due <= self._clock.now():
+                    steps[step] = self._clock.now() + await self._attempt(step)
+            await self._clock.sleep(max(min(steps.values()) - self._clock.now(), 0.0))
+
+    async def _attempt(self, step: Callable[[], Coroutine[Any, Any, float]]) -> float:
+        try:
+            return await step()
+        except (LedgerError, OSError) as error:
+            # Another instance holds the locks, or a disk is full: that passes, and ends nothing.
+            telemetry.warning("A sweep could not be carried out, trying again later", cause=str(error))
+            return AFTER_FAILURE_S
 
     # ── claims that are gone ───────────────────────────────────────────────────────────────────────────────────
 
-    async def stale_claims(self) -> bool:
-        """Ask about every named entry, let go of those that are due. True: some wait for a second look."""
+    async def stale_claims(self) -> float:
+        """Ask about every entry, let go of those that are due. Returns when to look again, in seconds from now."""
         telemetry.info(6, "Cleanup: perform for claims in the record")
         record = await self._ledger.submit(Change)
         found: dict[str, tuple[ClaimRef, str]] = {}
-        for ref in claims.to_get(record):
-            answer = await self._ask(ref)
-            if answer is None:
-                continue
+        for ref, answer in await self._answers(record):
             if why := claims.stale(ref.uid, answer, self._site.pool):
                 found[ref.uid] = (ref, why)
             elif record.entries[ref.uid].state == "PrepareStarted":
@@ -83,13 +106,29 @@ class Sweep:
         due = claims.due(found.keys(), self._stale_before, record)
         for uid in sorted(due):
             ref, why = found[uid]
-            failure = (await self._walk().unprepare([ref]))[uid]
-            if failure is None:
+            if await self._walk().let_go(ref, record.entries[uid]) is None:
                 telemetry.info(
                     0, f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}", uid=uid, why=why
                 )
         self._stale_before = frozenset(found) - due
-        return bool(self._stale_before)
+        return SECOND_LOOK_S if self._stale_before else EVERY_S * random.uniform(0.9, 1.1)
+
+    async def _answers(self, record: Record) -> list[tuple[ClaimRef, claims.Answer]]:
+        """What the API server says of the record's claims; those it does not tell about are left out."""
+        answers = [(ref, answer) for ref in claims.to_get(record) if (answer := await self._ask(ref)) is not None]
+        if nameless := claims.nameless(record):
+            try:
+                cluster = await self._all_claims()
+            except ApiError as error:
+                telemetry.info(4, "Cleanup: the API server does not list claims, asking again later", cause=str(error))
+                return answers
+            for uid in nameless - cluster.unreadable:
+                claim = cluster.allocated.get(uid)
+                ref, answer = (
+                    (claim.ref, claims.Answer(uid, claim)) if claim else (ClaimRef("", "", uid), claims.NOT_FOUND)
+                )
+                answers.append((ref, answer))
+        return answers
 
     async def _ask(self, ref: ClaimRef) -> claims.Answer | None:
         try:
@@ -108,21 +147,18 @@ class Sweep:
 
     # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────
 
-    async def leftovers(self) -> None:
+    async def leftovers(self) -> float:
         """Remove CDI files of no entry, and what writers that were killed left beside the real files."""
         removed = await self._ledger.submit(self._decide_leftovers)
         for path in removed:
             telemetry.info(0, "Removed a leftover that no claim needs", path=path)
+        return EVERY_S
 
     def _decide_leftovers(self, record: Record) -> Change[tuple[str, ...]]:
         if self._file.is_quarantined:
             return Change(())
         paths = [self._path(uid) for uid in claims.orphans(self.claim_files(), record)]
-        paths += [
-            f"{self._site.cdi_root}/{name}"
-            for name in self._names()
-            if name.startswith("spec.") and name.endswith(".tmp")
-        ]
+        paths += [f"{self._site.cdi_root}/{name}" for name in self._names() if _is_our_temporary(name)]
         paths += self._file.leftovers()
         return Change(tuple(paths), remove=tuple(paths))
 
@@ -135,44 +171,61 @@ class Sweep:
         # Files of claims that were prepared since then belong to entries; the plan knows those better.
         return claims.settle(self._devices_of_files(), None, self._inventory(), self._site.pool).unsettled
 
-    async def _until_settled(self) -> None:
-        await self._ledger.submit(Change)  # the record is read, and set aside if it must be
-        while self._file.is_quarantined:
-            try:
-                known = await self._all_claims()
-            except ApiError as error:
-                telemetry.warning("The record is lost and the API server does not list claims yet", cause=str(error))
-                await self._clock.sleep(LIST_AGAIN_S)
-                continue
-            settled = await self._ledger.submit(partial(self._decide_settled, known=known))
-            for uid in settled.adopted:
-                telemetry.warning("Took over a claim whose record was lost: it is still allocated here", uid=uid)
-            for uid in settled.orphans:
-                telemetry.warning("Removed a CDI file whose claim is no longer allocated here", uid=uid)
-            if settled.unsettled:
-                telemetry.warning(
-                    "Devices of claims that were prepared before the record was lost are not known to NVML now; "
-                    "they stay refused",
-                    devices=sorted(settled.unsettled),
-                )
-                await self._clock.sleep(LIST_AGAIN_S)
-                continue
-            await self._file.end_quarantine()
+    async def settle(self) -> float:
+        """Make up the claims of a lost record from the API server. Returns when to look again, in seconds from now."""
+        if not self._file.is_quarantined:
+            return LOOK_S
+        devices = self._inventory().devices
+        if devices == self._unknown_among and self._clock.now() < self._list_again_at:
+            return LOOK_S  # what is missing is a device, and asking the API server does not bring it
+        try:
+            cluster = await self._all_claims()
+        except ApiError as error:
+            telemetry.warning("The record is lost and the API server does not list claims yet", cause=str(error))
+            self._list_pause_s = min(self._list_pause_s * 2, LIST_PAUSE_LIMIT_S)
+            return self._list_pause_s
+        self._list_pause_s = LIST_PAUSE_S
+        settled = await self._ledger.submit(partial(self._decide_settled, cluster=cluster))
+        for uid in settled.adopted:
+            telemetry.warning("Took over a claim whose record was lost: it is still allocated here", uid=uid)
+        for uid in settled.orphans:
+            telemetry.warning("Removed a CDI file whose claim is no longer allocated here", uid=uid)
+        if settled.unsettled:
+            telemetry.warning(
+                "Devices of claims that were prepared before the record was lost are not known here now; they stay "
+                "refused to other claims until those claims are gone",
+                claims=sorted(set(settled.unsettled.values())),
+                devices=sorted(settled.unsettled),
+            )
+            self._unknown_among, self._list_again_at = devices, self._clock.now() + EVERY_S
+        return LOOK_S
 
-    async def _all_claims(self) -> dict[str, Claim]:
-        known: dict[str, Claim] = {}
+    async def _all_claims(self) -> _Cluster:
+        allocated: dict[str, Claim] = {}
+        unreadable: set[str] = set()
         for body in await self._source.claims():
             try:
                 claim = decode_claim(body)
-            except ClaimError:
-                continue  # not allocated, or unreadable: it holds nothing here
-            known[claim.ref.uid] = claim
-        return known
+            except ClaimError as error:
+                if error.kind == "malformed":
+                    uid = orjson.loads(body)["metadata"]["uid"]
+                    telemetry.warning("A claim cannot be read", uid=uid, cause=str(error))
+                    unreadable.add(uid)
+                continue
+            allocated[claim.ref.uid] = claim
+        return _Cluster(allocated, frozenset(unreadable))
 
-    def _decide_settled(self, record: Record, known: Mapping[str, Claim]) -> Change[claims.Settled]:
+    def _decide_settled(self, record: Record, cluster: _Cluster) -> Change[claims.Settled]:
         files = {uid: names for uid, names in self._devices_of_files().items() if uid not in record.entries}
-        settled = claims.settle(files, known, self._inventory(), self._site.pool)
-        return Change(settled, entries=settled.adopted, remove=tuple(self._path(uid) for uid in settled.orphans))
+        open_ones = {uid: files.pop(uid) for uid in cluster.unreadable & files.keys()}
+        settled = claims.settle(files, cluster.allocated, self._inventory(), self._site.pool)
+        if open_ones:
+            unsettled = claims.settle(open_ones, None, self._inventory(), self._site.pool).unsettled
+            settled = replace(settled, unsettled={**settled.unsettled, **unsettled})
+        remove = [self._path(uid) for uid in settled.orphans]
+        if not settled.unsettled:
+            remove.append(self._file.mark_path)
+        return Change(settled, entries=settled.adopted, remove=tuple(remove))
 
     # ── the CDI folder ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -202,3 +255,8 @@ class Sweep:
 
     def _path(self, uid: str) -> str:
         return f"{self._site.cdi_root}/{cdi.file_name(uid)}"
+
+
+def _is_our_temporary(name: str) -> bool:
+    real = meant_for(name)
+    return real is not None and cdi.claim_uid(real) is not None

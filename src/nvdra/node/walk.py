@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol, assert_never
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, Gates, decode_claim
-from nvdra.checkpoint import PreparedDevice, Record
-from nvdra.devices import Inventory
+from nvdra.checkpoint import Entry, PreparedDevice, Record
+from nvdra.devices import Gpu, Inventory
 from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.supply import Supply, SupplyError
 from nvdra.ports import ApiError, Clock, Host
@@ -24,6 +24,9 @@ from nvdra.telemetry.metrics import DriverMetrics
 
 # kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
 API_PATIENCE_S = 2.0
+
+# Decisions of one prepare: letting go of a former allocation, a rescan, a look-up of driver files, and the last one.
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,22 @@ class Failure:
 Answers = tuple[PreparedDevice, ...]
 Prepared = Answers | Failure
 Unprepared = Failure | None
+Fetched = Claim | ApiError | str  # or what is wrong with the claim
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsupplied:
+    """A CDI file must be written, and the driver's files for it are not at hand."""
+
+    gpus: tuple[Gpu, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Undone:
+    """A former allocation was let go of."""
+
+
+_Outcome = Answers | claims.Refuse | _Unsupplied | _Undone
 
 
 class ClaimSource(Protocol):
@@ -102,10 +121,12 @@ class Walk:
         """None: nothing of the claim is left on this node."""
         return await self._owned("unprepare", refs, self._unprepare_all)
 
-    async def drain(self) -> None:
-        """Wait for the work under way."""
-        while self._work:
-            await asyncio.wait([task for _, task in self._work.values()])
+    async def let_go(self, ref: ClaimRef, entry: Entry) -> Unprepared:
+        """Unprepare a claim that nobody asks for any more, if `entry` is still what the record says of it."""
+        answers: Mapping[str, Unprepared] = await self._owned(
+            "unprepare", [ref], partial(self._unprepare_all, only=entry)
+        )
+        return answers[ref.uid]
 
     async def _owned(
         self,
@@ -141,34 +162,22 @@ class Walk:
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _prepare_all(self, refs: list[ClaimRef]) -> dict[str, Prepared]:
-        fetched = await asyncio.gather(*(self._fetch(ref) for ref in refs))
-        supply = await asyncio.gather(*(self._supply_for(claim) for claim in fetched))
+        fetched = await asyncio.gather(*map(self._fetch, refs))
         # From here to the ledger nothing waits, so that the claims of one call share a batch.
-        answers = await asyncio.gather(*map(self._prepare_counted, refs, fetched, supply))
+        answers = await asyncio.gather(*map(self._prepare_counted, refs, fetched))
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
 
-    async def _supply_for(self, claim: Claim | ApiError | str) -> str:
-        """Make sure of what the claim's containers need; what is missing, "" if nothing."""
-        known = self._inventory().devices
-        results = claim.results if isinstance(claim, Claim) else ()
-        gpus = [known[r.device] for r in results if r.driver == self._site.driver and r.device in known]
-        try:
-            await self._supply.refresh(gpus)
-        except SupplyError as error:
-            return str(error)
-        return ""
-
-    async def _prepare_counted(self, ref: ClaimRef, fetched: Claim | ApiError | str, supply_error: str) -> Prepared:
+    async def _prepare_counted(self, ref: ClaimRef, fetched: Fetched) -> Prepared:
         with self._metrics.serving("prepare"):
             began = self._clock.now()
-            answer = await self._prepare_fetched(ref, fetched, supply_error)
+            answer = await self._prepare_fetched(ref, fetched)
         if isinstance(answer, Failure):
             self._metrics.failed("prepare", answer.kind)
         else:
             self._metrics.succeeded("prepare", self._clock.now() - began)
         return answer
 
-    async def _fetch(self, ref: ClaimRef) -> Claim | ApiError | str:
+    async def _fetch(self, ref: ClaimRef) -> Fetched:
         """The claim as the API server has it, or what is wrong with it. One GET; asked again only if no answer came."""
         end = self._clock.now() + API_PATIENCE_S
         while True:
@@ -177,43 +186,66 @@ class Walk:
                 claim = decode_claim(await self._source.claim(ref.namespace, ref.name, timeout_s=max(left, 0.1)))
             except ApiError as error:
                 if error.status == 0 or error.status >= 500 or error.status == 429:
-                    pause = min(error.retry_after_s or 0.25, max(end - self._clock.now(), 0.0))
+                    pause = 0.25 if error.retry_after_s is None else error.retry_after_s
                     if self._clock.now() + pause < end:
                         await self._clock.sleep(pause)
                         continue
                 return error
             except ClaimError as error:
                 return str(error)
+            except Exception as error:  # one claim's, not the call's
+                telemetry.error("Fetching a claim failed unexpectedly", error, claim=str(ref))
+                return f"internal error: {type(error).__name__}: {error}"
             if claim.ref.uid != ref.uid:
                 return f"claim {ref.namespace}/{ref.name} got replaced"
             return claim
 
-    async def _prepare_fetched(self, ref: ClaimRef, fetched: Claim | ApiError | str, supply_error: str) -> Prepared:
+    async def _prepare_fetched(self, ref: ClaimRef, fetched: Fetched) -> Prepared:
         try:
-            if isinstance(fetched, ApiError) and fetched.status != 404:
-                return await self._from_record(ref, fetched)
-            if isinstance(fetched, ApiError):
-                return self._failed(ref, f"retrieve claim {ref.namespace}/{ref.name}: {fetched.message}")
-            if isinstance(fetched, str):
-                return self._failed(ref, fetched)
-            answer = await self._submit_prepare(fetched, supply_error)
-            if isinstance(answer, claims.Refuse) and answer.rescan:
-                await self._rescan()
-                answer = await self._submit_prepare(fetched, supply_error)
-            if isinstance(answer, claims.Refuse):
-                return self._failed(ref, answer.reason, permanent=answer.permanent)
-            telemetry.info(1, "Prepared devices for claim", claim=str(ref), devices=[a.device for a in answer])
-            return answer
+            match fetched:
+                case Claim():
+                    answer = await self._settle(partial(self._decide_prepare, fetched))
+                case ApiError() if fetched.status != 404:
+                    answer = await self._settle(partial(self._decide_recall, ref, fetched))
+                    if isinstance(answer, tuple):
+                        telemetry.warning(
+                            "Answered a prepared claim from the record", claim=str(ref), cause=fetched.message
+                        )
+                case ApiError():
+                    return self._failed(ref, _not_retrieved(ref, fetched))
+                case _:
+                    return self._failed(ref, fetched)
         except LedgerError as error:
             return self._failed(ref, str(error), kind="lock_acquire" if error.lock else "prepare_devices")
         except Exception as error:  # one bad claim never ends the process
             telemetry.error("Preparing a claim failed unexpectedly", error, claim=str(ref))
             return self._failed(ref, f"internal error: {type(error).__name__}: {error}")
+        if isinstance(answer, claims.Refuse):
+            return self._failed(ref, answer.reason, permanent=answer.permanent)
+        telemetry.info(1, "Prepared devices for claim", claim=str(ref), devices=[a.device for a in answer])
+        return answer
 
-    async def _submit_prepare(self, claim: Claim, supply_error: str) -> Answers | claims.Refuse:
-        return await self._ledger.submit(lambda record: self._decide_prepare(claim, record, supply_error))
+    async def _settle(self, decide: Callable[[Record], Change[_Outcome]]) -> Answers | claims.Refuse:
+        """Decide in the ledger; what it takes first is done outside of its locks, then it is decided again."""
+        looked = False
+        for _ in range(_ROUNDS):
+            answer = await self._ledger.submit(decide)
+            match answer:
+                case claims.Refuse() if answer.rescan and not looked:
+                    looked = True
+                    await self._rescan()
+                case _Unsupplied(gpus):
+                    try:
+                        await self._supply.refresh(gpus)
+                    except SupplyError as error:
+                        return claims.Refuse(str(error))
+                case _Undone():
+                    continue
+                case _:
+                    return answer
+        return claims.Refuse("the driver's files change faster than they can be looked up; kubelet will ask again")
 
-    def _decide_prepare(self, claim: Claim, record: Record, supply_error: str) -> Change[Answers | claims.Refuse]:
+    def _decide_prepare(self, claim: Claim, record: Record) -> Change[_Outcome]:
         path = self._path(claim.ref.uid)
         plan = claims.plan(
             claim,
@@ -230,69 +262,66 @@ class Walk:
             case claims.Refuse():
                 return Change(plan)
             case claims.Repair(sealed):
-                telemetry.warning("CDI file of a prepared claim was lost, writing it again", claim=str(claim.ref))
-                return self._with_file(claim.ref.uid, sealed, supply_error, entries={})
+                return self._repair(claim.ref, sealed)
+            case claims.Ready(replaces=Entry(state="PrepareCompleted")):
+                # Allocated anew. First the old entry goes, then its file: with one write for both, a crash between
+                # file and record would leave the old entry with the new file.
+                telemetry.info(1, "The claim is allocated anew, its former devices are let go of", claim=str(claim.ref))
+                return Change(_Undone(), entries={claim.ref.uid: None}, remove=(path,))
             case claims.Ready():
                 for note in plan.notes:
                     telemetry.warning(note, claim=str(claim.ref))
                 sealed = claims.seal(plan)
-                return self._with_file(claim.ref.uid, sealed, supply_error, entries={claim.ref.uid: sealed.entry})
+                return self._with_file(claim.ref.uid, sealed, entries={claim.ref.uid: sealed.entry})
             case _:
                 assert_never(plan)
 
-    def _with_file(
-        self, uid: str, sealed: claims.Sealed, supply_error: str, entries: Mapping[str, Any]
-    ) -> Change[Answers | claims.Refuse]:
-        if not sealed.cdi_devices:
-            return Change(sealed.answers, entries=entries)
-        if supply_error:
-            return Change(claims.Refuse(supply_error))
-        try:
-            devices = [(name, self._supply.gpu(gpu)) for name, gpu in sealed.cdi_devices.items()]
-        except SupplyError as error:
-            return Change(claims.Refuse(str(error)))
-        content = cdi.render_claim(self._supply.common, devices)
-        return Change(sealed.answers, entries=entries, write={self._path(uid): content})
-
-    async def _from_record(self, ref: ClaimRef, error: ApiError) -> Prepared:
+    def _decide_recall(self, ref: ClaimRef, error: ApiError, record: Record) -> Change[_Outcome]:
         """The API server does not show the claim: what is already prepared is still answered, from the record."""
+        match claims.recall(ref, self._inventory(), record, has_file=self._exists(self._path(ref.uid))):
+            case claims.Done(answers):
+                return Change(answers)
+            case claims.Repair(sealed):
+                return self._repair(ref, sealed)
+            case claims.Refuse() as refuse:
+                return Change(refuse)
+            case None:
+                return Change(claims.Refuse(_not_retrieved(ref, error)))
 
-        def decide(record: Record) -> Change[Answers | claims.Refuse]:
-            match claims.recall(ref, self._inventory(), record, has_file=self._exists(self._path(ref.uid))):
-                case claims.Done(answers):
-                    return Change(answers)
-                case claims.Repair(sealed):
-                    return self._with_file(ref.uid, sealed, "", entries={})
-                case claims.Refuse() as refuse:
-                    return Change(refuse)
-                case None:
-                    return Change(claims.Refuse(f"retrieve claim {ref.namespace}/{ref.name}: {error.message}"))
+    def _repair(self, ref: ClaimRef, sealed: claims.Sealed) -> Change[_Outcome]:
+        telemetry.warning("CDI file of a prepared claim was lost, writing it again", claim=str(ref))
+        return self._with_file(ref.uid, sealed, entries={})
 
-        answer = await self._ledger.submit(decide)
-        if isinstance(answer, claims.Refuse):
-            return self._failed(ref, answer.reason)
-        telemetry.warning("Answered a prepared claim from the record", claim=str(ref), cause=error.message)
-        return answer
+    def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Outcome]:
+        gpus = tuple(sealed.cdi_devices.values())
+        if not self._supply.is_at_hand(gpus):
+            return Change(_Unsupplied(gpus))
+        devices = [(name, self._supply.gpu(gpu)) for name, gpu in sealed.cdi_devices.items()]
+        try:
+            content = cdi.render_claim(self._supply.common, devices)
+        except cdi.InvalidDocument as error:
+            return Change(claims.Refuse(f"unable to create CDI spec file for claim: {error}"))
+        return Change(sealed.answers, entries=entries, write={self._path(uid): content})
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _unprepare_all(self, refs: list[ClaimRef]) -> dict[str, Unprepared]:
-        answers = await asyncio.gather(*map(self._unprepare_counted, refs))
+    async def _unprepare_all(self, refs: list[ClaimRef], only: Entry | None = None) -> dict[str, Unprepared]:
+        answers = await asyncio.gather(*(self._unprepare_counted(ref, only) for ref in refs))
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
 
-    async def _unprepare_counted(self, ref: ClaimRef) -> Unprepared:
+    async def _unprepare_counted(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
         with self._metrics.serving("unprepare"):
             began = self._clock.now()
-            failure = await self._unprepare_one(ref)
+            failure = await self._unprepare_one(ref, only)
         if failure is not None:
             self._metrics.failed("unprepare", failure.kind)
         else:
             self._metrics.succeeded("unprepare", self._clock.now() - began)
         return failure
 
-    async def _unprepare_one(self, ref: ClaimRef) -> Unprepared:
+    async def _unprepare_one(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
         try:
-            release = await self._ledger.submit(lambda record: self._decide_unprepare(ref, record))
+            release = await self._ledger.submit(partial(self._decide_unprepare, ref, only))
         except LedgerError as error:
             return self._not_unprepared(ref, str(error), "lock_acquire" if error.lock else "unprepare_devices")
         except Exception as error:
@@ -312,7 +341,9 @@ class Walk:
             case _:
                 assert_never(release)
 
-    def _decide_unprepare(self, ref: ClaimRef, record: Record) -> Change[claims.Release]:
+    def _decide_unprepare(self, ref: ClaimRef, only: Entry | None, record: Record) -> Change[claims.Release]:
+        if only is not None and record.entries.get(ref.uid) != only:
+            return Change(claims.NotPrepared())
         release = claims.unprepare(ref, record)
         match release:
             case claims.Leave():
@@ -357,3 +388,7 @@ class Walk:
         text = reason if kind == "lock_acquire" else f"error unpreparing devices for claim {ref}: {reason}"
         telemetry.warning("Unpreparing devices failed, kubelet will ask again", error=text)
         return Failure(text, kind)
+
+
+def _not_retrieved(ref: ClaimRef, error: ApiError) -> str:
+    return f"retrieve claim {ref.namespace}/{ref.name}: {error.message}"

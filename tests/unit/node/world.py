@@ -1,0 +1,228 @@
+"""A node in a folder with its API server in memory: the parts of the node room put together as a program does it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nvdra_mock_nvml.elf import shared_object
+
+from nvdra import cdi, checkpoint
+from nvdra.api import ClaimRef
+from nvdra.api import gates as feature_gates
+from nvdra.checkpoint import Record
+from nvdra.devices import Inventory
+from nvdra.host import DriverRoot
+from nvdra.kube import ResourceApi
+from nvdra.node.ledger import Change, Ledger
+from nvdra.node.record_file import RecordFile
+from nvdra.node.supply import Supply
+from nvdra.node.sweep import Sweep
+from nvdra.node.walk import Prepared, Site, Unprepared, Walk
+from nvdra.ports import Resource
+from nvdra.telemetry.metrics import DriverMetrics, Registry
+from nvdra.testing.clock import VirtualClock
+from nvdra.testing.host import FakeHost
+from nvdra.testing.kube import FakeKube
+from tests.unit.devices.scans import inventory
+
+T = TypeVar("T")
+
+DRIVER, POOL = "gpu.nvidia.com", "node-a"
+CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
+P, C = "/plugins/gpu.nvidia.com", "/cdi"
+RECORD = f"{P}/checkpoint.json"
+MARK = f"{P}/checkpoint.json.quarantined"
+VERSION = "550.163.01"
+LIBRARIES = "/driver/usr/lib64"
+ROOT = DriverRoot("/driver", "/driver")
+GPUS = 4
+
+
+def lay_driver(host: FakeHost, gpus: int = GPUS) -> None:
+    """The least that counts as a driver."""
+    for name in ("libcuda.so", "libnvidia-ml.so"):
+        host.write(f"{LIBRARIES}/{name}.{VERSION}", shared_object(f"{name}.1"))
+    for node, major, minor in (("nvidiactl", 195, 255), ("nvidia-uvm", 510, 0)):
+        host.put_device(f"/driver/dev/{node}", major, minor)
+    for minor in range(gpus):
+        host.put_device(f"/driver/dev/nvidia{minor}", 195, minor)
+
+
+def cdi_path(ref: ClaimRef) -> str:
+    return f"{C}/{cdi.file_name(ref.uid)}"
+
+
+class World:
+    """The node and the program on it. `restart` is a fresh program on the same disk, with the same API server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = VirtualClock()
+        self.kube = FakeKube(clock=self.clock)
+        self.host = FakeHost(folder)
+        self.inventory: Inventory = inventory(GPUS)
+        self.rescans = 0
+        self.on_rescan: Callable[[], None] = lambda: None
+        self.records: list[Record] = []
+        self.metrics: DriverMetrics
+        lay_driver(self.host)
+        for name in (P, C):
+            (folder / name.strip("/")).mkdir(parents=True)
+
+    # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        site = Site(DRIVER, POOL, C, feature_gates.defaults())
+        api = ResourceApi(self.kube)
+        self.registry = Registry()
+        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
+        self.file = RecordFile(self.host, P, lambda: bool(self.sweep.claim_files()))
+        self.ledger = Ledger(self.host, self.file, P, self.records.append)
+        self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
+        self.sweep = Sweep(
+            site, self.host, self.clock, self.ledger, self.file, api, lambda: self.walk, lambda: self.inventory
+        )
+        self.walk = Walk(
+            site,
+            self.host,
+            self.clock,
+            self.ledger,
+            api,
+            self.supply,
+            lambda: self.inventory,
+            self._rescan,
+            self.sweep.unsettled,
+            self.metrics,
+        )
+        self.ledger.start()
+
+    async def warm(self) -> None:
+        """As the program does in the background after each scan: the record read, driver files looked up."""
+        await self.ledger.submit(Change)
+        await self.supply.refresh(self.inventory.devices.values())
+
+    async def stop(self) -> None:
+        await self.ledger.stop()
+        self.host.close()
+
+    async def restart(self) -> None:
+        await self.stop()
+        self.host = self.host.revive()
+        self.start()
+
+    async def _rescan(self) -> None:
+        self.rescans += 1
+        self.on_rescan()
+        self.supply.forget()  # as the program does after each scan
+
+    # ── claims, as scheduler and users make them ───────────────────────────────────────────────────────────────
+
+    async def claim(self, name: str, *devices: str | Mapping[str, Any], config: Any = None) -> ClaimRef:
+        """A claim, allocated if devices are given."""
+        body = {"metadata": {"name": name, "namespace": "ns"}, "spec": {"devices": {}}}
+        made = json.loads(await self.kube.create(CLAIMS, json.dumps(body).encode(), "ns"))
+        ref = ClaimRef("ns", name, made["metadata"]["uid"])
+        if devices:
+            await self.allocate(ref, *devices, config=config)
+        return ref
+
+    async def allocate(self, ref: ClaimRef, *devices: str | Mapping[str, Any], config: Any = None) -> None:
+        results = [
+            {
+                "request": f"r{index}",
+                "driver": DRIVER,
+                "pool": POOL,
+                **({"device": device} if isinstance(device, str) else device),
+            }
+            for index, device in enumerate(devices)
+        ]
+        allocation: dict[str, Any] = {"devices": {"results": results}}
+        if config is not None:
+            allocation["devices"]["config"] = config
+        await self._status(ref, {"allocation": allocation} if devices else {})
+
+    async def deallocate(self, ref: ClaimRef) -> None:
+        await self._status(ref, {})
+
+    async def delete(self, ref: ClaimRef) -> None:
+        await self.kube.delete(CLAIMS, ref.name, ref.namespace)
+
+    async def _status(self, ref: ClaimRef, status: dict[str, Any]) -> None:
+        claim = json.loads(await self.kube.get(CLAIMS, ref.name, ref.namespace))
+        claim["status"] = status
+        await self.kube.update(CLAIMS, ref.name, json.dumps(claim).encode(), ref.namespace, subresource="status")
+        self.kube.calls.clear()
+
+    # ── kubelet ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def prepare(self, *refs: ClaimRef) -> Mapping[str, Prepared]:
+        return await self.timely(self.walk.prepare(refs))
+
+    async def unprepare(self, *refs: ClaimRef) -> Mapping[str, Unprepared]:
+        return await self.timely(self.walk.unprepare(refs))
+
+    async def prepared(self, *refs: ClaimRef) -> list[str]:
+        """Prepare claims that must succeed; the devices answered."""
+        answers = await self.prepare(*refs)
+        devices = []
+        for ref in refs:
+            answer = answers[ref.uid]
+            assert isinstance(answer, tuple), answer
+            devices += [device.device for device in answer]
+        return devices
+
+    async def refused(self, ref: ClaimRef) -> str:
+        """Prepare a claim that must not succeed; the error."""
+        answer = (await self.prepare(ref))[ref.uid]
+        assert not isinstance(answer, tuple), answer
+        return answer.error
+
+    async def released(self, *refs: ClaimRef) -> None:
+        """Unprepare claims, with success."""
+        assert await self.unprepare(*refs) == dict.fromkeys(ref.uid for ref in refs)
+
+    async def timely(self, work: Awaitable[T]) -> T:
+        """What comes of the work; virtual time passes as long as it waits for nothing else."""
+        task = asyncio.ensure_future(work)
+        while True:
+            for _ in range(20):
+                await asyncio.wait([task], timeout=0.001)
+                if task.done():
+                    return task.result()
+            await self.clock.advance(0.1)
+
+    # ── the disk ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def files(self, *, volatile: bool = False) -> dict[str, bytes]:
+        """Everything in the plugin's and the CDI folder but the lock files."""
+        found = {}
+        for folder in (P, C):
+            for path in sorted((self.folder / folder.strip("/")).iterdir()):
+                if path.suffix != ".lock":
+                    found[f"{folder}/{path.name}"] = path.read_bytes()
+        return found
+
+    def record(self) -> Record:
+        return checkpoint.decode(self.host.read(RECORD))
+
+    def state(self, ref: ClaimRef) -> str:
+        """The claim's state in the record on disk; "" without an entry."""
+        entry = self.record().entries.get(ref.uid)
+        return "" if entry is None else entry.state
+
+    def has_file(self, ref: ClaimRef) -> bool:
+        return (self.folder / cdi_path(ref).strip("/")).exists()
+
+    def effects(self, kind: str, path: str = "") -> list[str]:
+        """Paths of the effects of this kind since the last call of `since_now`."""
+        seen = self.host.effects[self._mark :]
+        return [effect.path for effect in seen if effect.kind == kind and effect.path.startswith(path)]
+
+    _mark = 0
+
+    def since_now(self) -> None:
+        self._mark = len(self.host.effects)
