@@ -14,7 +14,7 @@ from glob import escape
 
 from nvdra.cdi import DriverFiles, FoundFile, FoundLibrary, FoundNode
 from nvdra.host import elf, ld_cache
-from nvdra.host.driver_root import DriverRoot, matches
+from nvdra.host.driver_root import DriverRoot, matches, module_version
 from nvdra.ports import Host
 
 _CONTROL_NODES = ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl")
@@ -77,12 +77,15 @@ def look_up(
 ) -> DriverFiles:
     """Everything of the driver below `root` that containers get.
 
-    version         the driver's, as NVML says it; None: as its libraries are named
+    version         the driver's; None: that of the loaded kernel module, or where it tells none, of the libraries
     environ         PATH and XDG_DATA_DIRS widen the search for programs and configurations
     kernel_release  the running kernel's (uname -r)
-    Raises DriverVersionUnknown if neither libcuda nor libnvidia-ml of that version is there.
+    Raises DriverVersionUnknown if neither libcuda nor libnvidia-ml of that version is there. So it does between the
+    upgrade of a driver and the reboot: libraries that the loaded module refuses are of no use to a container.
     """
     search = _Search(host, root)
+    if version is None and not root.is_mocked:
+        version = module_version(host, root)
     version, directory = _driver_library(search, version)
     directories = [directory, f"{directory.rstrip('/')}/vdpau"]
     libraries = search.resolved(search.paths(directories, f"*.so.{escape(version)}"))

@@ -58,6 +58,11 @@ class DriverRoot:
     devices_file: str = "/proc/devices"
     is_stand_in: bool = False
 
+    @property
+    def is_mocked(self) -> bool:
+        """The library is another mock's: what the kernel says of its driver is not about it."""
+        return self.devices_file != f"{self.procfs}/devices"
+
     def below(self, path: str) -> str:
         """The place of a path that is meant inside the root."""
         return path if self.path == "/" else self.path + path

@@ -120,6 +120,22 @@ def test_only_the_loaded_version_counts(host: FakeHost) -> None:
         found(host, root, "1.2")
 
 
+def test_libraries_of_another_version_than_the_loaded_modules_are_no_driver(host: FakeHost) -> None:
+    root = put_driver(host, version="580.65")
+    host.write("/sys/module/nvidia/version", "570.10\n")
+    with pytest.raises(DriverVersionUnknown, match=r"of version 570\.10 is below the driver root /r"):
+        found(host, root)
+    put_driver(host, version="570.10", folder="/usr/lib/x86_64-linux-gnu")
+    assert found(host, root).library_dir == "/usr/lib/x86_64-linux-gnu"
+
+
+def test_another_mocks_libraries_need_not_fit_the_machines_module(host: FakeHost) -> None:
+    put_driver(host, version="580.65")
+    host.write("/sys/module/nvidia/version", "570.10\n")
+    root = driver_root(host, "/r", {"ALT_PROC_DEVICES_PATH": "/x/devices"})
+    assert found(host, root).version == "580.65"
+
+
 def test_without_a_driver_the_root_is_named(host: FakeHost) -> None:
     with pytest.raises(DriverVersionUnknown, match="of any version is below the driver root /r; is the driver being"):
         found(host, driver_root(host, "/r", {}))
