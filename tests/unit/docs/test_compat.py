@@ -1,0 +1,47 @@
+"""docs/compat.md is a ledger: what it names exists, and what exists is named in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nvdra.api.gates import GATES
+from nvdra.programs.flags import Flag
+from nvdra.programs.gpu_flags import FLAGS
+from nvdra.telemetry.metrics import DriverMetrics, Registry
+
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "docs/compat.md").read_text(encoding="utf-8")
+TESTS = {
+    name
+    for file in (ROOT / "tests").rglob("test_*.py")
+    for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", TEXT))))
+def test_a_proof_that_is_named_exists(name: str) -> None:
+    assert name in TESTS
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.names[0])
+def test_every_flag_and_variable_is_listed(flag: Flag) -> None:
+    for name in flag.names:
+        assert f"`--{name}`" in TEXT
+    if not flag.names[0].startswith("log-"):
+        assert all(f"`{variable}`" in TEXT for variable in flag.variables)
+
+
+@pytest.mark.parametrize("gate", sorted(GATES))
+def test_every_gate_is_listed(gate: str) -> None:
+    assert f"`{gate}`" in TEXT
+
+
+def test_every_metric_is_listed() -> None:
+    registry = Registry()
+    DriverMetrics(registry, driver="gpu.nvidia.com", node="n")
+    names = re.findall(r"^# TYPE (\S+)", registry.text().decode(), re.MULTILINE)
+    assert names
+    assert [name for name in names if f"`{name}`" not in TEXT] == []
