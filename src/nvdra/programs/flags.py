@@ -86,8 +86,25 @@ def parse(
     program: str, description: str, flags: Sequence[Flag], argv: Sequence[str], environ: Mapping[str, str]
 ) -> dict[str, Any]:
     """Values by `Flag.key`. Raises UsageError; `--help` prints and exits 0 like any program."""
+    values, words = parse_words(program, description, flags, argv, environ)
+    if words:
+        raise UsageError(f"arguments not supported: [{' '.join(words)}]")
+    return values
+
+
+def parse_words(
+    program: str,
+    description: str,
+    flags: Sequence[Flag],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    usage: str | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Values by `Flag.key`, and the words that belong to no flag. Raises UsageError, or exits 0 after `--help`."""
     parser = _Parser(
         prog=program,
+        usage=usage,
         description=description,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,9 +126,6 @@ def parse(
     if unknown:
         raise UsageError(f"flag provided but not defined: -{unknown[0].lstrip('-').split('=')[0]}")
     words = [word for word in rest if word != "--"]
-    if words:
-        raise UsageError(f"arguments not supported: [{' '.join(words)}]")
-
     values: dict[str, Any] = {}
     missing: list[str] = []
     for flag in flags:
@@ -141,7 +155,7 @@ def parse(
     if missing:
         names = ", ".join(missing)
         raise UsageError(f'Required flag{"s" if len(missing) > 1 else ""} "{names}" not set')
-    return values
+    return values, words
 
 
 def _shown(default: Any) -> str:

@@ -95,6 +95,7 @@ class Page:
             if self._is_terminal:
                 self._stream.write("\r\x1b[K" if self._is_coloured else "\r")
             gap = " " * max(2, self.width - len(heading) - len(took) - 2)
+            self._print("")
             self._print(f"{mark} {self.paint(heading, 'bold')}{gap}{self.paint(took, 'dim')}")
             for text in lines:
                 self._print(text)

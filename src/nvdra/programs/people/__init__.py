@@ -1,38 +1,80 @@
-"""nvdra: the command for people. A word chooses what to do; each word brings its own parts."""
+"""nvdra: the command for people. A word or two choose what to do; each brings its own parts."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from nvdra import __version__
+from nvdra.programs.flags import UsageError
 
-_WORDS = {
+_COMMANDS = {
     "demo": ("nvdra.programs.demo:main", "the driver's main job on a node without hardware, checked step by step"),
+    "doctor": ("nvdra.programs.people.doctor:main", "what is wrong with this node, why, and what to do about it"),
+    "devices": (
+        "nvdra.programs.people.devices:main",
+        "the GPUs of this node: what is published, what not and why, who holds it",
+    ),
+    "checkpoint show": (
+        "nvdra.programs.people.checkpoint:main",
+        "the claims this node has prepared, from the plugin's record",
+    ),
+    "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
 }
+
+_ABOUT = """\
+nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU.
+
+usage: nvdra COMMAND [OPTIONS]
+
+{commands}
+
+Each command has --help, and all but demo have --output json. Where the node's files are is said by the plugin's own
+flags and variables, so inside the plugin's container no flag is needed:
+
+  kubectl exec -n NAMESPACE POD -c gpus -- nvdra doctor
+
+On the node itself the defaults fit a driver installed at / and a kubelet at /var/lib/kubelet (run it as root).
+"""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status of the command; 2 if there is no such command."""
-    word = argv[0] if argv else "--help"
-    if word in ("--help", "-h", "help"):
-        print(_help())
+    """Exit status of the command; 2 if it was called wrongly."""
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        print(_help(), end="")
         return 0
-    if word == "--version":
-        print(f"nvdra version v{__version__}")
+    if argv[0] == "--version":
+        print(f"nvdra version v{__version__}\ncommit: {os.environ.get('NVDRA_COMMIT', 'unknown')}")
         return 0
-    if word not in _WORDS:
-        print(f"Error: nvdra has no command {word!r}; there are {', '.join(_WORDS)} (nvdra --help)", file=sys.stderr)
-        return 2
-    module, function = _WORDS[word][0].split(":")
+    for name, (place, _) in _COMMANDS.items():
+        words = name.split()
+        if list(argv[: len(words)]) == words:
+            return _run(place, argv[len(words) :])
+    below = [name for name in _COMMANDS if name.split()[0] == argv[0]]
+    asked = " ".join(argv[:2]) if below else argv[0]
+    print(f"Error: nvdra has no command {asked!r}; there are {', '.join(below or _COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+def _run(place: str, argv: Sequence[str]) -> int:
+    module, function = place.split(":")
     try:
-        status: int = getattr(import_module(module), function)(argv[1:])
+        status: int = getattr(import_module(module), function)(argv)
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read has enough; the interpreter's own last flush must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return status
 
 
 def _help() -> str:
-    lines = [f"  nvdra {word:18} {about}" for word, (_, about) in _WORDS.items()]
-    return "\n".join(["usage: nvdra COMMAND [OPTIONS]      (nvdra COMMAND --help tells more)", "", *lines])
+    lines = (f"  nvdra {name:16}  {about}" for name, (_, about) in _COMMANDS.items())
+    return _ABOUT.format(commands="\n".join(lines))

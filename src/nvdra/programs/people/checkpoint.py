@@ -1,0 +1,134 @@
+"""nvdra checkpoint show: the plugin's record for people, and what is wrong with one that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from nvdra import checkpoint, claims
+from nvdra.checkpoint import Booted, Entry, Foreign
+from nvdra.programs.flags import Flag
+from nvdra.programs.people.paper import as_json, counted, table
+from nvdra.programs.people.place import place
+
+_ABOUT = """\
+The claims that this node has prepared or begun to prepare, as the plugin's record on disk says; also records of the
+Go driver and of other releases. A file that cannot be read is explained: what is wrong, and where it differs from
+what a release would write.
+
+Exit status: 0, or 1 if there is no record or it cannot be read."""
+
+_FILE = Flag(("file",), (), "", "this file instead of the plugin's checkpoint.json")
+
+
+def main(argv: Sequence[str]) -> int:
+    here, values, _ = place("checkpoint show", _ABOUT, argv, os.environ, more=(_FILE,))
+    path = str(values["file"]) or here.record_path
+    try:
+        content = here.host.read(path)
+    except FileNotFoundError:
+        return _failed(
+            here.output, path, "there is no such file: no plugin has run on this node yet, or it runs elsewhere"
+        )
+    except OSError as error:
+        return _failed(here.output, path, str(error.strerror))
+    try:
+        record = checkpoint.decode(content)
+    except checkpoint.Unreadable as error:
+        return _failed(here.output, path, str(error), error.diff if isinstance(error, checkpoint.Corrupt) else "")
+    booted = checkpoint.boot(record, here.host.boot_id())
+    if here.output == "json":
+        print(as_json(_json(path, booted, record)), end="")
+    else:
+        _print(path, booted, record)
+    return 0
+
+
+def _failed(output: str, path: str, reason: str, diff: str = "") -> int:
+    if output == "json":
+        print(as_json({"path": path, "error": reason, "diff": diff}), end="")
+    print(f"Error: {path}: {reason}", file=sys.stderr)
+    if diff and output != "json":
+        print(f"\nfrom the file to what a release would write of it:\n{diff}", end="")
+    return 1
+
+
+def _boot(booted: Booted) -> str:
+    match booted.what:
+        case "kept":
+            return "written in this boot"
+        case "injected":
+            return "names no boot: the plugin will take it for this one"
+        case "invalidated":
+            return (
+                f"written in another boot ({booted.stored}, this one is {booted.current}): "
+                "the plugin will start with an empty record"
+            )
+
+
+def _print(path: str, booted: Booted, record: checkpoint.Record) -> None:
+    print(f"{path}: {counted(len(record.entries), 'claim')}\n{_boot(booted)}")
+    if record.left_out:
+        print(f"keys that this release does not know and would drop: {', '.join(record.left_out)}")
+    if record.entries:
+        rows = [
+            [
+                f"{entry.namespace}/{entry.name}" if entry.name else "-",
+                uid,
+                _state(entry),
+                ", ".join(device["device"] for device in _devices(entry)) or "-",
+            ]
+            for uid, entry in record.entries.items()
+        ]
+        print(f"\n{table(['CLAIM', 'UID', 'STATE', 'DEVICES'], rows)}", end="")
+
+
+def _state(entry: Entry) -> str:
+    state = "prepared" if entry.state == "PrepareCompleted" else "begun"
+    if isinstance(entry.prepared, Foreign):
+        state += f" ({', '.join(sorted(entry.prepared.kinds))}, by another release)"
+    return state
+
+
+def _devices(entry: Entry) -> list[dict[str, Any]]:
+    """Each device of the claim: as answered to kubelet, or as allocated while nothing was answered yet."""
+    answers = claims.answers(entry)
+    if not answers:
+        return [
+            {"device": result.device, "pool": result.pool, "requests": [result.request]}
+            for result in claims.allocation(entry.status).results
+        ]
+    return [
+        {
+            "device": one.device,
+            "pool": one.pool,
+            "requests": list(one.requests),
+            "uuid": one.uuid,
+            "cdiDeviceIDs": list(one.cdi_ids),
+            **({"shareID": one.share_id} if one.share_id is not None else {}),
+        }
+        for one in answers
+    ]
+
+
+def _json(path: str, booted: Booted, record: checkpoint.Record) -> dict[str, Any]:
+    return {
+        "path": path,
+        "nodeBootID": booted.stored,
+        "currentBootID": booted.current,
+        "boot": booted.what,
+        "unknownKeys": list(record.left_out),
+        "claims": [
+            {
+                "uid": uid,
+                "namespace": entry.namespace,
+                "name": entry.name,
+                "state": entry.state,
+                "kinds": sorted(entry.prepared.kinds) if isinstance(entry.prepared, Foreign) else [],
+                "devices": _devices(entry),
+            }
+            for uid, entry in record.entries.items()
+        ],
+    }

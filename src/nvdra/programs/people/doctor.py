@@ -1,0 +1,82 @@
+"""nvdra doctor: everything that a claim needs, looked at in the order in which one thing rests on another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+
+from nvdra.programs.people import doctor_claims, doctor_driver, doctor_kubelet
+from nvdra.programs.people.finding import LEVELS, Finding, Level, worst
+from nvdra.programs.people.paper import as_json, counted
+from nvdra.programs.people.place import Place, place
+
+_ABOUT = """\
+Looks at everything that serving a claim needs on this node, in the order in which one thing rests on another: driver
+root, library, kernel module, NVML, device nodes, driver files, GPUs; kubelet's folders, the plugin's sockets, the CDI
+hook; the record, its locks, the CDI folder. Each is ok, a warning or a problem, with its cause and what to do next.
+
+Nothing is repaired and nothing is written; the plugin is asked what kubelet asks it, for no claims.
+
+Exit status: 0 all is well, 1 there are warnings, 2 there are problems (or it was called wrongly)."""
+
+_COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "problem": "31;1"}
+_MARGIN = 9 + 17
+
+
+def main(argv: Sequence[str]) -> int:
+    here, _, _ = place("doctor", _ABOUT, argv, os.environ)
+    findings = asyncio.run(examine(here))
+    level = worst(findings)
+    if here.output == "json":
+        print(
+            as_json(
+                {
+                    "level": level,
+                    "findings": [
+                        {"check": one.check, "level": one.level, "text": one.text, "next": one.next} for one in findings
+                    ],
+                }
+            ),
+            end="",
+        )
+    else:
+        _print(findings)
+    return LEVELS.index(level)
+
+
+async def examine(here: Place) -> list[Finding]:
+    """Every finding, in order. A look that fails itself is a finding too."""
+    bus = here.bus()
+    inventory = await here.inventory(bus)
+    answers = await doctor_kubelet.ask(here)
+    looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("driver", lambda: doctor_driver.look(here, bus, inventory)),
+        ("kubelet", lambda: doctor_kubelet.look(here, answers)),
+        ("claims", lambda: doctor_claims.look(here, inventory)),
+    )
+    return list(chain.from_iterable(_guarded(name, look) for name, look in looks))
+
+
+def _guarded(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except OSError as error:
+        next_step = "run it as root" if isinstance(error, PermissionError) else ""
+        yield Finding(name, "problem", f"cannot be looked at: {error.filename}: {error.strerror}", next_step)
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    for one in findings:
+        word = one.level.ljust(9)
+        if is_coloured:
+            word = f"\x1b[{_COLOURS[one.level]}m{word}\x1b[0m"
+        print(f"{word}{one.check:17}{one.text}")
+        if one.next:
+            print(f"{'':{_MARGIN}}next: {one.next}")
+    counts = {level: sum(one.level == level for one in findings) for level in LEVELS}
+    told = [counted(counts[level], level) for level in ("problem", "warning") if counts[level]]
+    print(f"\n{' and '.join(told) if told else 'all is well'}")

@@ -1,0 +1,150 @@
+"""Where this node's files are, as a person who looks at it says or as the plugin's variables say. Only reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from nvdra import checkpoint, claims
+from nvdra.checkpoint import Record
+from nvdra.devices import Inventory, from_scan
+from nvdra.host import DriverFileMissing, DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
+from nvdra.node.clock import LoopClock
+from nvdra.node.record_file import NAME
+from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
+from nvdra.programs import gpu_flags
+from nvdra.programs.flags import Flag, UsageError, parse_words
+
+_SHARED = (
+    "container-driver-root",
+    "nvidia-driver-root",
+    "cdi-root",
+    "kubelet-plugins-directory-path",
+    "kubelet-registrar-directory-path",
+    "nvidia-cdi-hook-path",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One node's paths, and how the answer is to look.
+
+    root       the driver root as this process sees it
+    host_root  the same folder on the host
+    output     "text" or "json"; for documents "yaml" or "json"
+    """
+
+    host: Node
+    root: DriverRoot
+    host_root: str
+    cdi_root: str
+    plugins_dir: str
+    registrar_dir: str
+    hook_path: str
+    output: str
+
+    @property
+    def plugin_dir(self) -> str:
+        return f"{self.plugins_dir}/{claims.DRIVER}"
+
+    @property
+    def record_path(self) -> str:
+        return f"{self.plugin_dir}/{NAME}"
+
+    @property
+    def hook(self) -> str:
+        """The CDI hook that documents name."""
+        return self.hook_path or f"{self.plugin_dir}/nvidia-cdi-hook"
+
+    def bus(self) -> PciBus:
+        return look_at_bus(self.host, self.root)
+
+    def record(self) -> Record | None:
+        """The record as it is on disk; None if there is none. Raises OSError and checkpoint.Unreadable."""
+        try:
+            return checkpoint.decode(self.host.read(self.record_path))
+        except FileNotFoundError:
+            return None
+
+    async def inventory(self, bus: PciBus) -> Inventory:
+        """What the node offers now; `unread` says why if NVML does not tell."""
+        nvml = Nvml(self._library, LoopClock())
+        try:
+            return from_scan(await nvml.scan(), bus.facts)
+        except (DriverAbsent, DriverChanged, NvmlHung) as error:
+            return Inventory(unread=str(error))
+        finally:
+            with contextlib.suppress(Exception):  # a driver that hangs: the process ends anyway
+                await nvml.close(timeout_s=2.0)
+
+    def _library(self) -> str | None:
+        try:
+            return find_library(self.host, self.root)
+        except DriverFileMissing:
+            return None
+
+
+def place(
+    command: str,
+    about: str,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    outputs: tuple[str, ...] = ("text", "json"),
+    more: Sequence[Flag] = (),
+    words: str = "",
+) -> tuple[Place, dict[str, object], list[str]]:
+    """The place that the command line and the environment name, the values of `more`, and the words.
+
+    outputs  the first is the default
+    words    what stands for the words in the usage; "": none are taken
+    Raises UsageError.
+    """
+    host = Node()
+    known = {flag.names[0]: flag for flag in gpu_flags.FLAGS}
+    flags = [_fitting(host, known[name]) for name in _SHARED]
+
+    def output(text: str) -> str:
+        if text not in outputs:
+            raise ValueError(f"must be one of {', '.join(outputs)}")
+        return text
+
+    flags = [*more, Flag(("output", "o"), (), outputs[0], f"{' or '.join(outputs)}", output), *flags]
+    usage = f"nvdra {command} [OPTIONS]{' ' + words if words else ''}"
+    values, rest = parse_words(f"nvdra {command}", about, flags, argv, environ, usage=usage)
+    if rest and not words:
+        raise UsageError(f"nvdra {command} takes no arguments: {' '.join(rest)}")
+    here = Place(
+        host=host,
+        root=driver_root(host, os.path.abspath(values["container_driver_root"]), environ),
+        host_root=values["nvidia_driver_root"],
+        cdi_root=os.path.abspath(values["cdi_root"]),
+        plugins_dir=os.path.abspath(values["kubelet_plugins_directory_path"]),
+        registrar_dir=os.path.abspath(values["kubelet_registrar_directory_path"]),
+        hook_path=values["nvidia_cdi_hook_path"],
+        output=values["output"],
+    )
+    return here, {flag.key: values[flag.key] for flag in more}, rest
+
+
+def _fitting(host: Node, flag: Flag) -> Flag:
+    """The plugin's flag with a default that fits where this runs: in its container, or on the node itself."""
+    match flag.names[0]:
+        case "container-driver-root" if not os.path.isdir("/driver-root"):
+            return replace(flag, default="/")
+        case "cdi-root":
+            # The chart's folder and the plugin's own default; whichever has files of this driver.
+            for folder in ("/var/run/cdi", "/etc/cdi"):
+                if any(name.startswith("k8s.gpu.nvidia.com-") for name in _names(host, folder)):
+                    return replace(flag, default=folder)
+            return replace(flag, default="/var/run/cdi" if os.path.isdir("/var/run/cdi") else "/etc/cdi")
+    return flag
+
+
+def _names(host: Node, folder: str) -> list[str]:
+    try:
+        return host.list(folder)
+    except OSError:
+        return []
