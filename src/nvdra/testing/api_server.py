@@ -173,8 +173,8 @@ class ApiServer:
                 while (event := await first) is not None:
                     await stream.write(b'{"type":"%s","object":%s}\n' % (event.type.encode(), event.object))
                     first = asyncio.ensure_future(anext(events, None))
-        except TimeoutError:
-            pass
+        except (TimeoutError, ConnectionResetError):
+            pass  # its time is over, or who asked has left
         except ApiError as error:
             if error.status == 0:
                 return _cut_off(request)

@@ -1,0 +1,80 @@
+"""Every figure that is promised, as one table: `make bench`, or `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+
+from benchmarks import api, core, memory, plugin, scan, serving, start, table
+from benchmarks.floor import floor
+from benchmarks.row import Row
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="within a minute: fewer rounds, nothing after idleness")
+    parser.add_argument("--output", choices=("text", "json"), default="text")
+    parser.add_argument("--other", type=Path, help="another driver's gpu-kubelet-plugin, measured beside ours")
+    parser.add_argument("--other-name", default="the other driver", help="what to call it")
+    server = parser.add_mutually_exclusive_group()
+    server.add_argument("--kubeconfig", type=Path, help="use this API server (default: a stand-in on loopback)")
+    server.add_argument("--control-plane", type=Path, metavar="FOLDER", help="start FOLDER's etcd and kube-apiserver")
+    parser.add_argument("--only", default="", help="some of: serving, start, memory, scan, core (separated by commas)")
+    return parser.parse_args(arguments)
+
+
+async def run(chosen: argparse.Namespace) -> list[Row]:
+    wanted = set(filter(None, chosen.only.split(","))) or {"serving", "start", "memory", "scan", "core"}
+    programs = [plugin.ours()]
+    if chosen.other:
+        programs.append(plugin.other(chosen.other_name, chosen.other))
+    found: list[Row] = []
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        if chosen.kubeconfig:
+            kubeconfig = chosen.kubeconfig
+        elif chosen.control_plane:
+            kubeconfig = stack.enter_context(api.control_plane(folder / "api", chosen.control_plane))
+        else:
+            kubeconfig = stack.enter_context(api.stand_in(folder / "api"))
+        await api.ready(kubeconfig)
+        server = await stack.enter_async_context(api.reached(kubeconfig))
+        if "serving" in wanted:
+            async with AsyncExitStack() as running:
+                least = await running.enter_async_context(floor(kubeconfig, folder / "floor"))
+                subjects = [
+                    await running.enter_async_context(
+                        plugin.serving(program, server, folder / f"serving-{number}", f"serving-{number}")
+                    )
+                    for number, program in enumerate(programs)
+                ]
+                rounds, cycles, bursts = (3, 40, 3) if chosen.quick else (8, 80, 6)
+                taken = await serving.measure(subjects, least, server, rounds=rounds, cycles=cycles, bursts=bursts)
+                found += serving.rows(taken, [subject.name for subject in subjects])
+        if "start" in wanted:
+            found += await start.rows(programs, server, folder / "start", rounds=3 if chosen.quick else 9)
+        if "memory" in wanted:
+            found += await memory.rows(programs, server, folder / "memory", with_growth=not chosen.quick)
+    return found
+
+
+def main() -> None:
+    """Always status 0: a miss is a figure, not a failure."""
+    chosen = options()
+    found = uvloop.run(run(chosen))
+    wanted = set(filter(None, chosen.only.split(",")))
+    if not wanted or "scan" in wanted:
+        found += scan.rows()
+    if not wanted or "core" in wanted:
+        found += core.rows()
+    print(table.as_json(found) if chosen.output == "json" else f"{table.text(found)}\n\n{table.summary(found)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

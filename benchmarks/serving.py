@@ -1,0 +1,161 @@
+"""How long kubelet waits: claims prepared and taken back one at a time, at once, in one call; beside the floor.
+
+Competitors take turns, block by block, so that what the machine does meanwhile hits all alike. It can only make things
+slower, so a figure is the lowest of the rounds' medians (of their 99th percentiles).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import nan
+
+from benchmarks.api import Api
+from benchmarks.floor import Floor
+from benchmarks.plugin import Subject
+from benchmarks.row import Row, Target
+from nvdra.api import ClaimRef
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Seconds, one list a round."""
+
+    prepare: list[list[float]] = field(default_factory=list)
+    unprepare: list[list[float]] = field(default_factory=list)
+    empty: list[list[float]] = field(default_factory=list)
+    again: list[list[float]] = field(default_factory=list)
+    prepares_at_once: list[list[float]] = field(default_factory=list)
+    unprepares_at_once: list[list[float]] = field(default_factory=list)
+    one_call: list[list[float]] = field(default_factory=list)
+    cpu: list[list[float]] = field(default_factory=list)
+
+
+def p50_ms(rounds: Sequence[Sequence[float]]) -> float:
+    return min(map(statistics.median, rounds)) * 1e3 if rounds else nan
+
+
+def p99_ms(rounds: Sequence[Sequence[float]]) -> float:
+    return min(sorted(each)[int(len(each) * 0.99)] for each in rounds) * 1e3 if rounds else nan
+
+
+async def timed(work: Awaitable[object]) -> float:
+    began = time.perf_counter()
+    await work
+    return time.perf_counter() - began
+
+
+async def prepare(subject: Subject, refs: Sequence[ClaimRef]) -> None:
+    """All of them, in one call; an answer with an error is not measured but the end of the run."""
+    for uid, told in (await subject.client.prepare(refs)).items():
+        if told.error or not told.devices:
+            raise SystemExit(f"{subject.name} did not prepare claim {uid}: {told.error or 'no devices'}")
+
+
+async def unprepare(subject: Subject, refs: Sequence[ClaimRef]) -> None:
+    for uid, error in (await subject.client.unprepare(refs)).items():
+        if error:
+            raise SystemExit(f"{subject.name} did not unprepare claim {uid}: {error}")
+
+
+async def at_once(work: Iterable[Awaitable[None]]) -> float:
+    """Seconds until the last answer."""
+    return await timed(asyncio.gather(*work))
+
+
+async def measure(
+    subjects: Sequence[Subject], floor: Floor, api: Api, *, rounds: int, cycles: int, bursts: int
+) -> dict[str, Rounds]:
+    """By subject's name, and "floor"."""
+    taken = {name: Rounds() for name in ("floor", *(subject.name for subject in subjects))}
+    for number in range(-1, rounds):  # the first only warms
+        order = [*subjects[number % len(subjects) :], *subjects[: number % len(subjects)]]
+        for subject in order:
+            rounds_of = taken[subject.name] if number >= 0 else Rounds()
+            await _one_at_a_time(subject, api, rounds_of, cycles)
+            await _several(subject, api, rounds_of, bursts)
+        refs = await api.claims(subjects[0].pool, subjects[0].devices * (cycles // len(subjects[0].devices) or 1))
+        times = await floor.times_s(refs)
+        await api.delete(refs)
+        if number >= 0:
+            taken["floor"].prepare.append(times)
+    return taken
+
+
+async def _one_at_a_time(subject: Subject, api: Api, taken: Rounds, cycles: int) -> None:
+    refs = await api.claims(subject.pool, [subject.devices[number % len(subject.devices)] for number in range(cycles)])
+    cpu_s = subject.cpu_s()
+    prepares, unprepares = [], []
+    for ref in refs:
+        prepares.append(await timed(prepare(subject, [ref])))
+        unprepares.append(await timed(unprepare(subject, [ref])))
+    taken.cpu.append([(subject.cpu_s() - cpu_s) / cycles])
+    taken.prepare.append(prepares)
+    taken.unprepare.append(unprepares)
+    taken.empty.append([await timed(subject.client.prepare([])) for _ in range(cycles)])
+    await api.delete(refs)
+
+
+async def _several(subject: Subject, api: Api, taken: Rounds, bursts: int) -> None:
+    prepares, unprepares, one_call, again = [], [], [], []
+    for _ in range(bursts):
+        refs = await api.claims(subject.pool, subject.devices)
+        prepares.append(await at_once(prepare(subject, [ref]) for ref in refs))
+        again += [await timed(prepare(subject, [ref])) for ref in refs]
+        unprepares.append(await at_once(unprepare(subject, [ref]) for ref in refs))
+        one_call.append(await timed(prepare(subject, refs)))
+        await unprepare(subject, refs)
+        await api.delete(refs)
+    taken.prepares_at_once.append(prepares)
+    taken.unprepares_at_once.append(unprepares)
+    taken.one_call.append(one_call)
+    taken.again.append(again)
+
+
+def rows(taken: dict[str, Rounds], names: Sequence[str]) -> list[Row]:
+    """`names`: ours, and the other driver if one was measured beside it."""
+    ours, beside = taken[names[0]], taken[names[1]] if len(names) > 1 else Rounds()
+    who = names[1] if len(names) > 1 else "no other driver"
+
+    def row(question: str, mine: float, its: float, share: float | None, note: str = "") -> Row:
+        text = f"other: {who}; {note}" if note else f"other: {who}"
+        return Row(question, mine, its, "ms", text, None if share is None else Target(share=share))
+
+    alone, cpu_ms = p50_ms(ours.prepare), [statistics.mean(x for [x] in r.cpu) * 1e3 for r in (ours, beside) if r.cpu]
+    floor = p50_ms(taken["floor"].prepare)
+    burst = p50_ms(ours.prepares_at_once)
+    return [
+        Row("prepare, one at a time, p50", alone, floor, "ms", "other: the floor", Target(share=2.0)),
+        Row(
+            "prepare, one at a time, p99",
+            p99_ms(ours.prepare),
+            p99_ms(taken["floor"].prepare),
+            "ms",
+            "other: the floor",
+        ),
+        Row("8 prepares at once, last answer, p50", burst, alone, "ms", "other: one alone", Target(share=4.0)),
+        row("prepare, one at a time, p50", alone, p50_ms(beside.prepare), 0.5),
+        row("prepare, one at a time, p99", p99_ms(ours.prepare), p99_ms(beside.prepare), 0.5),
+        row("unprepare, one at a time, p50", p50_ms(ours.unprepare), p50_ms(beside.unprepare), 1.0),
+        row("unprepare, one at a time, p99", p99_ms(ours.unprepare), p99_ms(beside.unprepare), 1.0),
+        row("8 prepares at once, last answer, p50", burst, p50_ms(beside.prepares_at_once), 0.02),
+        row(
+            "8 unprepares at once, last answer, p50",
+            p50_ms(ours.unprepares_at_once),
+            p50_ms(beside.unprepares_at_once),
+            0.02,
+        ),
+        row("8 claims in one call, p50", p50_ms(ours.one_call), p50_ms(beside.one_call), 0.25),
+        row("a prepared claim asked again, p50", p50_ms(ours.again), p50_ms(beside.again), 0.5),
+        row(
+            "a call without claims, p50",
+            p50_ms(ours.empty),
+            p50_ms(beside.empty),
+            None,
+            "how much of each is transport",
+        ),
+        row("CPU per prepare and unprepare", cpu_ms[0], cpu_ms[1] if len(cpu_ms) > 1 else nan, 1.0),
+    ]
