@@ -1,5 +1,7 @@
 """HTTP to the API server: bytes in, bytes out, over connections that stay warm.
 
+HTTP itself is aiohttp's and stays so (docs/decisions/0001).
+
 A call is one request and one answer or ApiError; nothing is retried here but what never reached the server's logic:
 a refused token that has a successor, and a GET told to come again within its own time.
 """
