@@ -76,6 +76,11 @@ class FakeHost(Node):
         """Let so many further effects take place; die instead of the next one."""
         self._die_after = len(self.effects) + effects
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it died of what `kill_after` said."""
+        return self._is_dead
+
     def revive(self) -> FakeHost:
         """The same node with a fresh program on it."""
         fresh = FakeHost(self._folder, boot_id=self.boot)

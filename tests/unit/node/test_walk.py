@@ -11,7 +11,7 @@ import pytest
 from nvdra import cdi
 from nvdra.node.walk import Failure
 from tests.unit.devices.scans import inventory
-from tests.unit.node.world import C, RECORD, World, cdi_path
+from tests.unit.node.world import RECORD, C, World, cdi_path
 
 
 async def until(condition) -> None:  # type: ignore[no-untyped-def]
@@ -102,7 +102,7 @@ async def test_one_bad_claim_never_takes_the_others_down(world: World) -> None:
     assert texts["unknown"].startswith('prepare devices failed: allocatable not found for device "gpu-77"')
     assert 'in pool "node-b"' in texts["elsewhere"]
     assert "allocated no device of gpu.nvidia.com" in texts["foreign"]
-    assert {uid for uid in world.record().entries} == {good.uid, taken.uid}
+    assert set(world.record().entries) == {good.uid, taken.uid}
     assert [path.name for path in (world.folder / C.strip("/")).iterdir()] == sorted(
         cdi.file_name(uid) for uid in (good.uid, taken.uid)
     )

@@ -195,6 +195,18 @@ class World:
                     return task.result()
             await self.clock.advance(0.1)
 
+    async def dies(self, work: asyncio.Task[Any]) -> bool:
+        """Whether the program died of what was told to `kill_after` before the work was done; the work is lost then."""
+        while not work.done() and not self.host.is_dead:
+            await asyncio.wait([work], timeout=0.001)
+        if work.done() and not self.host.is_dead:
+            return False
+        # Let everything run into its end; nothing of it touches the disk any more.
+        await asyncio.sleep(0.002)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return True
+
     # ── the disk ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def files(self, *, volatile: bool = False) -> dict[str, bytes]:

@@ -1,0 +1,187 @@
+"""Discovery: a scan when something hints at a change, and what stays offered without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Hashable
+from typing import Any
+
+import pytest
+
+from nvdra import claims
+from nvdra.checkpoint import Record
+from nvdra.devices import Inventory, LeftOut, NodeScan
+from nvdra.node.discovery import LOOK_EVERY_S, REFUSED_AGAIN_S, UNREAD_AGAIN_S, Discovery
+from nvdra.nvml import DriverAbsent, DriverChanged, NvmlHung
+from nvdra.testing.clock import VirtualClock
+from tests.unit.devices.scans import gpu_scan, node_scan, uuid_of
+from tests.unit.node.world import World
+
+
+class Node:
+    """A node whose NVML answers what `answer` says, and a discovery that runs on it."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.answer: NodeScan | Exception = node_scan(gpu_scan(0), gpu_scan(1))
+        self.hints: Hashable | Exception = "driver 1"
+        self.scans = 0
+        self.gate: asyncio.Event | None = None
+        self.changed: list[Inventory] = []
+        self.discovery = Discovery(self, self.clock, self._look, dict, self.changed.append)  # type: ignore[arg-type]
+
+    async def scan(self) -> NodeScan:
+        self.scans += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def _look(self) -> Hashable:
+        if isinstance(self.hints, Exception):
+            raise self.hints
+        return self.hints
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.discovery.inventory.devices)
+
+    async def passes(self, seconds: float) -> None:
+        """Time passes, and what it sets off comes to rest."""
+        end = self.clock.now() + seconds
+        while self.clock.now() < end:
+            await self.clock.advance(min(LOOK_EVERY_S, end - self.clock.now()))
+            await asyncio.sleep(0.01)
+            await self.clock.settle()
+
+
+@pytest.fixture
+async def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+async def running(node: Node) -> AsyncIterator[Node]:
+    await node.discovery.scan()
+    task = asyncio.create_task(node.discovery.run())
+    yield node
+    task.cancel()
+    ended = (await asyncio.gather(task, return_exceptions=True))[0]
+    assert isinstance(ended, asyncio.CancelledError)
+
+
+async def test_before_the_first_scan_nothing_is_offered_and_that_is_said(node: Node) -> None:
+    assert node.names == []
+    assert node.discovery.inventory.why_absent("gpu-0") == "the first look at the GPUs is under way"
+
+
+async def test_without_a_hint_nothing_is_scanned(running: Node) -> None:
+    await running.passes(2 * REFUSED_AGAIN_S)
+    assert running.scans == 1
+    assert running.names == ["gpu-0", "gpu-1"]
+
+
+async def test_a_hint_leads_to_one_scan(running: Node) -> None:
+    running.hints = "driver 2"
+    running.answer = node_scan(gpu_scan(0), gpu_scan(1), gpu_scan(2))
+    await running.passes(3 * LOOK_EVERY_S)
+    assert running.scans == 2
+    assert running.names == ["gpu-0", "gpu-1", "gpu-2"]
+    assert [len(seen.devices) for seen in running.changed] == [2, 3]
+
+
+async def test_who_asks_during_a_scan_shares_it(node: Node) -> None:
+    node.gate = asyncio.Event()
+    asking = [asyncio.create_task(node.discovery.scan()) for _ in range(5)]
+    await asyncio.sleep(0.02)
+    asking[0].cancel()
+    node.gate.set()
+    await asyncio.gather(*asking[1:])
+    assert node.scans == 1
+    await node.discovery.scan()
+    assert node.scans == 2
+
+
+@pytest.mark.parametrize(
+    "absence",
+    [
+        lambda: DriverAbsent("libnvidia-ml.so.1 is not in the driver root"),
+        lambda: NvmlHung("nvmlInit", 10.0, "no scan"),
+        lambda: OSError(2, "No such file or directory", "/sys/bus/pci"),
+    ],
+)
+async def test_a_driver_that_goes_away_leaves_what_was_offered(running: Node, absence: Callable[[], Exception]) -> None:
+    before, running.answer = running.answer, absence()
+    running.hints = "no driver"
+    await running.passes(2 * LOOK_EVERY_S)
+    assert running.names == ["gpu-0", "gpu-1"]
+    assert running.discovery.inventory.unread == str(running.answer)
+    # It comes back without leaving a trace in the files compared.
+    running.answer = before
+    await running.passes(2 * UNREAD_AGAIN_S)
+    assert running.discovery.inventory.unread == ""
+    scans = running.scans
+    await running.passes(10 * UNREAD_AGAIN_S)
+    assert running.scans == scans
+
+
+async def test_a_driver_absent_at_the_start_is_found_when_it_comes(node: Node) -> None:
+    before, node.answer = node.answer, DriverAbsent("libnvidia-ml.so.1 is not in the driver root")
+    node.hints = "nothing there"
+    await node.discovery.scan()
+    assert node.names == []
+    assert [seen.unread for seen in node.changed] == [str(node.answer)]
+    task = asyncio.create_task(node.discovery.run())
+    await node.passes(LOOK_EVERY_S)
+    node.answer, node.hints = before, "a driver"
+    await node.passes(LOOK_EVERY_S)
+    assert node.names == ["gpu-0", "gpu-1"]
+    task.cancel()
+
+
+async def test_a_gpu_that_refused_is_asked_again_from_time_to_time(running: Node) -> None:
+    left = LeftOut(1, 1, uuid_of(1), "nvmlDeviceGetName", 15, "GPU is lost")
+    whole, running.answer = running.answer, node_scan(gpu_scan(0), left_out=(left,))
+    running.hints = "a GPU fell off the bus"
+    await running.passes(LOOK_EVERY_S)
+    assert running.names == ["gpu-0"]
+    assert "GPU is lost" in running.discovery.inventory.why_absent("gpu-1")
+    running.answer = whole
+    await running.passes(REFUSED_AGAIN_S + LOOK_EVERY_S)
+    assert running.names == ["gpu-0", "gpu-1"]
+
+
+async def test_hints_that_cannot_be_read_end_nothing(running: Node) -> None:
+    running.hints = FileNotFoundError(2, "No such file or directory", "/driver/libnvidia-ml.so.1")
+    await running.passes(3 * LOOK_EVERY_S)
+    assert running.scans == 2
+    running.hints = "driver 1"
+    await running.passes(LOOK_EVERY_S)
+    assert running.scans == 3
+
+
+async def test_a_replaced_driver_is_for_a_fresh_process(node: Node) -> None:
+    await node.discovery.scan()
+    node.answer, node.hints = DriverChanged("the NVML library is now another one"), "driver 2"
+    with pytest.raises(DriverChanged):
+        await node.discovery.scan()
+    running = asyncio.create_task(node.discovery.run())
+    await node.passes(LOOK_EVERY_S)
+    assert isinstance(running.exception(), DriverChanged)
+
+
+async def test_a_device_whose_uuid_changed_is_withdrawn_and_refused_until_its_claim_is_gone(
+    node: Node, world: World
+) -> None:
+    ref: Any = await world.claim("a", "gpu-0")
+    await world.prepared(ref)
+    node.answer = node_scan(gpu_scan(0, uuid="GPU-another"), gpu_scan(1))
+    await node.discovery.scan()
+    world.inventory = node.discovery.inventory
+    record: Record = world.record()
+    assert claims.withdrawn(world.inventory, record) == {"gpu-0"}
+    assert "was prepared as" in await world.refused(ref)
+    await world.released(ref)
+    assert claims.withdrawn(world.inventory, world.record()) == frozenset()
+    assert await world.prepared(ref) == ["gpu-0"]
