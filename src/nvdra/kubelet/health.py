@@ -36,7 +36,7 @@ class HealthService:
         self._server = Server({CHECK: self._check})
 
     async def start(self) -> None:
-        """Raises OSError with the address in its text."""
+        """Raises SocketPathError with the address in its text."""
         self.port = await self._server.start(f"{self._host}:{self.port}")
         telemetry.info(1, "Health service is up", port=self.port)
 

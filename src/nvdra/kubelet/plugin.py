@@ -77,7 +77,7 @@ class Plugin:
     async def start(self) -> None:
         """Serve, then register. While a live instance holds the sockets, wait for it to let go.
 
-        Raises OSError when a socket cannot be bound; nothing of ours is left behind then.
+        Raises SocketPathError when a socket cannot be bound; nothing of ours is left behind then.
         """
         os.makedirs(os.path.dirname(self.paths.dra), mode=0o750, exist_ok=True)
         await self._stand_by()

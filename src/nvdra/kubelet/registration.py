@@ -7,6 +7,7 @@ advance, on threads of its own: a busy event loop does not delay it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ class Registration:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
-        """Serve under a hidden name, then show the socket to kubelet. Raises OSError."""
+        """Serve under a hidden name, then show the socket to kubelet. Raises SocketPathError."""
         self._loop = asyncio.get_running_loop()
         self._server = ThreadServer({GET_INFO: self._get_info, NOTIFY: self._notify})
         hidden = hidden_beside(self.path, self._driver)
@@ -105,8 +106,9 @@ class Registration:
         return b""
 
     def _tell(self, what: Callable[..., None], *args: object) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(what, *args)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+                self._loop.call_soon_threadsafe(what, *args)
 
     # On the loop.
 

@@ -20,8 +20,8 @@ from enum import Enum
 PATH_LIMIT = 107
 
 
-class SocketPathError(Exception):
-    """A socket cannot be at this path; the text is for people."""
+class SocketPathError(OSError):
+    """A socket cannot be where it should; the text is for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,27 @@ def sweep(directory: str, pattern: str) -> list[str]:
         except FileNotFoundError:
             continue
     return removed
+
+
+def refusal(address: str) -> SocketPathError:
+    """Why `unix:<path>` or `<host>:<port>` cannot be listened on, after gRPC said no more than that it cannot."""
+    host, _, port = address.rpartition(":")
+    is_unix = address.startswith("unix:")
+    family = socket.AF_UNIX if is_unix else socket.AF_INET6 if ":" in host else socket.AF_INET
+    hint = ""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            if not is_unix:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address.removeprefix("unix:") if is_unix else (host.strip("[]"), int(port)))
+        if is_unix:
+            os.unlink(address.removeprefix("unix:"))
+        reason = "the gRPC library refused"
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+        if is_unix and error.errno in (errno.ENOENT, errno.ENOTDIR):
+            hint = " (is kubelet's directory mounted at the same path here as on the node?)"
+    return SocketPathError(f"cannot listen on {address}: {reason}{hint}")
 
 
 def hidden_beside(path: str, driver: str) -> str:

@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from nvdra import telemetry
+from nvdra.kubelet.sockets import refusal
 
 Metadata = Mapping[str, str]
 Method = Callable[[bytes, Metadata], Awaitable[bytes]]
@@ -64,11 +65,11 @@ class Server:
         self._server.add_generic_rpc_handlers((_Routes({path: _on_loop(m) for path, m in methods.items()}),))
 
     async def start(self, address: str) -> int:
-        """Bind and serve `unix:<path>` or `<host>:<port>`; the port (1 for unix). Raises OSError."""
+        """Bind and serve `unix:<path>` or `<host>:<port>`; the port (1 for unix). Raises SocketPathError."""
         try:
             port: int = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from None
+        except RuntimeError:
+            raise refusal(address) from None
         await self._server.start()
         return port
 
@@ -86,11 +87,11 @@ class ThreadServer:
         self._server.add_generic_rpc_handlers((_Routes({path: _on_thread(m) for path, m in methods.items()}),))
 
     def start(self, address: str) -> None:
-        """Bind and serve. Raises OSError."""
+        """Bind and serve. Raises SocketPathError."""
         try:
             self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from None
+        except RuntimeError:
+            raise refusal(address) from None
         self._server.start()
 
     def stop(self) -> None:

@@ -60,21 +60,20 @@ class _Dump:
     def caught(self, _signum: int, _frame: Any) -> None:
         """The interpreter's turn, after the C handler wrote."""
         self.is_again = True
-        if self.is_busy:
-            return
-        self.is_busy = True
-        try:
-            while self.is_again:
-                self.is_again = False
+        # A signal may come at any line of this; whoever finds it noted and nobody at work looks after it.
+        while self.is_again and not self.is_busy:
+            self.is_busy = True
+            self.is_again = False
+            try:
                 self.renew()
-        except OSError as reason:
-            # The C handler has printed to standard error, or into a file that somebody may have deleted.
-            if self.file is not None:
-                faulthandler.dump_traceback(2, all_threads=True)
-            os.write(2, _tasks())
-            log.error(f"Could not write {self.path}: {reason.strerror or reason}")
-        finally:
-            self.is_busy = False
+            except OSError as reason:
+                # The C handler has printed to standard error, or into a file that somebody may have deleted.
+                if self.file is not None:
+                    faulthandler.dump_traceback(2, all_threads=True)
+                os.write(2, _tasks())
+                log.error(f"Could not write {self.path}: {reason.strerror or reason}")
+            finally:
+                self.is_busy = False
 
     def renew(self) -> None:
         """Put this dump alone into the file, by renaming: who reads meanwhile sees the older, longer one.

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from nvdra.kubelet import SocketPaths
+from nvdra.kubelet import SocketPathError, SocketPaths
 from nvdra.testing.kubelet import DraClient, Kubelet, PluginError
 from tests.unit.kubelet.doors import DRIVER, Driver, build, claim, until
 
@@ -136,7 +136,7 @@ async def test_an_instance_that_stands_by_can_be_stopped(paths: SocketPaths, dri
 async def test_a_failed_start_leaves_nothing(paths: SocketPaths, driver: Driver) -> None:
     os.rmdir(os.path.dirname(paths.registration))
     plugin = build(paths, driver)
-    with pytest.raises(OSError, match=r"cannot listen on unix:|No such file"):
+    with pytest.raises(SocketPathError, match=r"cannot listen on unix:.*/reg/.*: No such file .* mounted"):
         await plugin.start()
     assert os.listdir(os.path.dirname(paths.dra)) == []
     assert not plugin.is_serving

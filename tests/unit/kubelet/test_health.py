@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import pytest
 
-from nvdra.kubelet import HealthService, Plugin, SocketPaths
+from nvdra.kubelet import HealthService, Plugin, SocketPathError, SocketPaths
 from nvdra.kubelet.proto.grpc.health.v1 import health_pb2 as pb
 from tests.unit.kubelet.doors import Driver
 
@@ -83,5 +83,5 @@ async def test_standing_by_is_healthy(paths: SocketPaths) -> None:
 async def test_a_taken_port_is_named(paths: SocketPaths) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=str(port)):
+        with pytest.raises(SocketPathError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
             await HealthService(paths=paths, port=port, host="127.0.0.1").start()
