@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from nvdra.api import gates
 from nvdra.programs.flags import GATES, KUBE, LOGGING, Flag, UsageError, integer, parse
 
 PROGRAM = "gpu-kubelet-plugin"
@@ -78,7 +79,7 @@ FLAGS = (
         "disabled, memory, unlimited, or how many shares a device has (ConsumableShares)",
     ),
     *KUBE,
-    *GATES,
+    replace(GATES[0], help=f"{GATES[0].help}: {'; '.join(gates.help_lines())}"),
     *LOGGING,
 )
 

@@ -96,11 +96,9 @@ async def _play(page: Page, portrait: str, plugin: str, keep: bool) -> int:
             raise
         page.line(f"\nended by {signal.Signals(ended_by[0]).name}; nothing is left behind")
         return 128 + ended_by[0]
-    page.line(
-        page.paint(
-            f"All of it is true: {page.checks} checks in {seconds(time.perf_counter() - began)}.", "green", "bold"
-        )
-    )
+    took = seconds(time.perf_counter() - began)
+    page.line()
+    page.line(page.paint(f"All of it is true: {page.checks} checks in {took}.", "green", "bold"))
     return 0
 
 

@@ -1,0 +1,84 @@
+"""gpu-kubelet-plugin up to where it needs a node: what it says of itself, and what it refuses to start with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nvdra import __version__
+
+PROGRAM = "gpu-kubelet-plugin"
+REQUIRED = {"NODE_NAME": "n", "IMAGE_NAME": "i"}
+
+
+def run(*argv: str, name: str = PROGRAM, **environ: str) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; from nvdra import cli; sys.exit(cli.start({name!r}, sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{PROGRAM} version v{__version__}\ncommit: unknown\n"
+
+
+def test_version_names_the_commit_it_was_built_from() -> None:
+    assert run("--version", NVDRA_COMMIT="abc").stdout.endswith("\ncommit: abc\n")
+
+
+def test_help() -> None:
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = " ".join(done.stdout.split())
+    assert "--container-driver-root VALUE" in said
+    assert "DynamicMIG=true|false (ALPHA - default=false)" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "text"),
+    [
+        ([], {}, 'Required flags "node-name, image-name" not set'),
+        (["a", "b"], REQUIRED, "arguments not supported: [a b]"),
+        (["--logging-format=xml"], REQUIRED, 'unsupported log format "xml": use "text" or "json"'),
+        (
+            ["--feature-gates=Foo=true"],
+            REQUIRED,
+            'invalid value "Foo=true" for flag -feature-gates: unrecognized feature gate: Foo',
+        ),
+        (
+            ["--feature-gates=DynamicMIG=true,MPSSupport=true"],
+            REQUIRED,
+            "feature gate validation failed: feature gate DynamicMIG is currently mutually exclusive with MPSSupport",
+        ),
+        (
+            [],
+            {**REQUIRED, "FEATURE_GATES": "MPSSupport=true,"},
+            "feature gate validation failed: gpu-kubelet-plugin does not support feature gate MPSSupport yet: "
+            "turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for it",
+        ),
+        (
+            ["--consumable-shares=memory"],
+            REQUIRED,
+            "invalid CLI flags: --consumable-shares requires feature gate ConsumableShares to be enabled",
+        ),
+    ],
+)
+def test_refusals_are_one_line(argv: list[str], environ: dict[str, str], text: str) -> None:
+    done = run(*argv, **environ)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"Error: {text}\n")
+
+
+def test_a_name_that_is_no_program() -> None:
+    done = run(name="gpu-plugin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: no program is named 'gpu-plugin'; there are gpu-kubelet-plugin, ")

@@ -1,0 +1,65 @@
+"""The wish to stop: as process number 1, before there is a loop, and once there is one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nvdra.programs.stop import SIGNALS
+
+_BEFORE = """
+import time
+from nvdra.programs.stop import Stop
+Stop()
+print("ready", flush=True)
+time.sleep(60)
+"""
+_AFTER = """
+import asyncio
+from nvdra.programs.stop import Stop
+async def main(stop):
+    stop.on_loop()
+    print("ready", flush=True)
+    await stop.wait()
+    print("wound down", flush=True)
+asyncio.run(main(Stop()))
+"""
+_ASKED = """
+import asyncio
+from nvdra.programs.stop import Stop
+async def main(stop):
+    stop.on_loop()
+    stop.ask()
+    await stop.wait()
+    print("wound down", flush=True)
+asyncio.run(main(Stop()))
+"""
+
+
+def ended(code: str, number: signal.Signals) -> tuple[int, str]:
+    """Exit status and output of a program that gets a signal once it is ready."""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        said = process.stdout.read()
+        return process.wait(30), said
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_before_the_loop_there_is_nothing_to_wind_down(number: signal.Signals) -> None:
+    assert ended(_BEFORE, number) == (0, "")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_with_a_loop_the_program_winds_down(number: signal.Signals) -> None:
+    assert ended(_AFTER, number) == (0, "wound down\n")
+
+
+def test_the_program_itself_may_want_it() -> None:
+    assert subprocess.run([sys.executable, "-c", _ASKED], capture_output=True, text=True, check=True).stdout == (
+        "wound down\n"
+    )
