@@ -1,6 +1,6 @@
 """HTTP to the API server: bytes in, bytes out, over connections that stay warm.
 
-HTTP itself is aiohttp's and stays so (docs/decisions/0001).
+HTTP itself is the standard library's (`connections`, docs/decisions/0001).
 
 A call is one request and one answer or ApiError; nothing is retried here but what never reached the server's logic:
 a refused token that has a successor, and a GET told to come again within its own time.
@@ -9,8 +9,8 @@ a refused token that has a successor, and a GET told to come again within its ow
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,11 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
-import aiohttp
 import orjson
-from yarl import URL
 
 from nvdra.kube.config import Access
+from nvdra.kube.connections import Broken, Connections
 from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
 from nvdra.ports import ApiError, Event, Page, Resource
@@ -34,7 +33,6 @@ TIMEOUT_S = 30.0
 
 # The API server closes a connection after 90 idle seconds, and a new one costs a TLS handshake.
 _WARM_EVERY_S = 60.0
-_KEEP_ALIVE_S = 89.0
 
 _PAGE = 500
 _RETRIED = frozenset((429, 503))
@@ -76,7 +74,7 @@ class HttpKube:
     ) -> None:
         self._access = access
         self._qps, self._burst = qps, burst
-        self._user_agent = user_agent
+        self._headers = {"Accept": _JSON, "User-Agent": user_agent}
         self._on_response = on_response
         self._warm_every_s = warm_every_s
         self._urls: dict[tuple[Resource, str], str] = {}
@@ -84,18 +82,7 @@ class HttpKube:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._throttle = Throttle(self._qps, self._burst, self._loop.time, asyncio.sleep)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=self._access.tls if self._access.tls is not None else True,
-                limit=0,
-                keepalive_timeout=_KEEP_ALIVE_S,
-                socket_factory=_socket,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept-Encoding", "User-Agent"),
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None),
-        )
+        self._connections = Connections(self._access)
         self._last_used = self._loop.time()
         self._warming = asyncio.create_task(self._keep_warm())
         return self
@@ -105,7 +92,7 @@ class HttpKube:
     ) -> None:
         self._warming.cancel()
         await asyncio.gather(self._warming, return_exceptions=True)
-        await self._session.close()
+        self._connections.close()
 
     # The port
 
@@ -175,27 +162,27 @@ class HttpKube:
         query = _selectors(field_selector, label_selector)
         query |= {"watch": "1", "allowWatchBookmarks": "true"}
         query |= {"resourceVersion": resource_version, "timeoutSeconds": str(age_s)}
-        url = self._url(self._path(resource, namespace), query)
+        target = f"{self._path(resource, namespace)}?{urlencode(query)}"
         await self._throttle.admit()
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=age_s + TIMEOUT_S)
         began = time.perf_counter()
         status = 0
         try:
-            async with self._request("GET", url, None, timeout) as response:
-                status = response.status
+            headers, silence_s = self._with_login(None), age_s + TIMEOUT_S
+            async with self._connections.stream(target, headers, timeout_s=TIMEOUT_S, silence_s=silence_s) as (
+                answer,
+                lines,
+            ):
+                status = answer.status
                 self._last_used = self._loop.time()
-                self._report("GET", url, status, began)
+                self._report("GET", target, status, began)
                 if status != 200:
-                    raise _refusal(status, await response.read(), response.headers)
-                rest = b""
-                async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        if line:
-                            yield _event(line)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+                    raise _refusal(status, answer.body, answer.headers)
+                async for line in lines:
+                    yield _event(line)
+        except (OSError, ValueError) as error:
+            # TimeoutError and TLS errors are OSErrors; ValueError is what cannot be read.
             if not status:
-                self._report("GET", url, 0, began)
+                self._report("GET", target, 0, began)
             raise self._silence(error, age_s + TIMEOUT_S if status else TIMEOUT_S) from None
         finally:
             # A server that refused the token is asked with the next one; a watcher comes again by itself.
@@ -222,12 +209,12 @@ class HttpKube:
         """
         if queued:
             await self._throttle.admit()
-        url = self._url(path, query)
+        target = f"{path}?{urlencode(query)}" if query else path
         ends = self._loop.time() + timeout_s
         renewed = False
         while True:
             try:
-                return await self._exchange(verb, url, body, max(ends - self._loop.time(), 0.001), keeps_warm)
+                return await self._exchange(verb, target, body, max(ends - self._loop.time(), 0.001), keeps_warm)
             except ApiError as error:
                 if error.status == 401 and not renewed:
                     renewed = True
@@ -238,42 +225,30 @@ class HttpKube:
                     raise
                 await asyncio.sleep(wait_s)
 
-    async def _exchange(self, verb: str, url: URL, body: bytes | None, timeout_s: float, keeps_warm: bool) -> bytes:
+    async def _exchange(self, verb: str, target: str, body: bytes | None, timeout_s: float, keeps_warm: bool) -> bytes:
         began = time.perf_counter()
         status = 0
         try:
-            async with self._request(verb, url, body, aiohttp.ClientTimeout(total=timeout_s)) as response:
-                answer: bytes = await response.read()
-                status = response.status
-                if 200 <= status < 300:
-                    return answer
-                raise _refusal(status, answer, response.headers)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # TimeoutError is an OSError; ValueError is an address that is no URL.
+            answer = await self._connections.ask(verb, target, self._with_login(body), body, timeout_s)
+            status = answer.status
+            if 200 <= status < 300:
+                return answer.body
+            raise _refusal(status, answer.body, answer.headers)
+        except (OSError, ValueError) as error:
+            # TimeoutError and TLS errors are OSErrors; ValueError is a text that is no header.
             raise self._silence(error, timeout_s) from None
         finally:
             self._last_used = self._loop.time()
-            self._report(verb, url, status, began, keeps_warm)
+            self._report(verb, target, status, began, keeps_warm)
 
-    def _request(
-        self, verb: str, url: URL, body: bytes | None, timeout: aiohttp.ClientTimeout
-    ) -> Any:  # aiohttp's private context manager
-        headers = {"Accept": _JSON, "User-Agent": self._user_agent}
+    def _with_login(self, body: bytes | None) -> dict[str, str]:
+        headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = _JSON
         authorization = self._access.credentials.header()
         if authorization:
             headers["Authorization"] = authorization
-        return self._session.request(
-            verb,
-            url,
-            data=body,
-            headers=headers,
-            timeout=timeout,
-            allow_redirects=False,
-            proxy=self._access.proxy,
-            server_hostname=self._access.server_name,
-        )
+        return headers
 
     async def _keep_warm(self) -> None:
         while True:
@@ -298,35 +273,21 @@ class HttpKube:
             self._urls[key] = path
         return path
 
-    def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
-        return URL(
-            f"{self._access.server}{path}?{urlencode(query)}" if query else f"{self._access.server}{path}", encoded=True
-        )
-
-    def _report(self, verb: str, url: URL, status: int, began: float, keeps_warm: bool = False) -> None:
+    def _report(self, verb: str, target: str, status: int, began: float, keeps_warm: bool = False) -> None:
         if self._on_response is not None:
-            self._on_response(Response(verb, str(url), status, time.perf_counter() - began, keeps_warm))
+            took_s = time.perf_counter() - began
+            self._on_response(Response(verb, self._access.server + target, status, took_s, keeps_warm))
 
     def _silence(self, error: Exception, timeout_s: float) -> ApiError:
         server = self._access.server
-        if isinstance(error, TimeoutError):
-            return ApiError(0, "Timeout", f"the API server at {server} did not answer within {timeout_s:g} s")
-        if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        if isinstance(error, ssl.SSLError):
             return ApiError(0, "", f"no trusted connection to the API server at {server}: {error}")
-        return ApiError(0, "", f"the API server at {server} cannot be reached: {error or type(error).__name__}")
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that notices within a minute that its peer is gone: a watch may be silent for long and must not hang."""
-    family, kind, protocol = address[:3]
-    made = socket.socket(family, kind, protocol)
-    made.setblocking(False)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    return made
+        if isinstance(error, TimeoutError) and not error.errno:
+            return ApiError(0, "Timeout", f"the API server at {server} did not answer within {timeout_s:g} s")
+        if isinstance(error, Broken):
+            return ApiError(0, "", f"the connection to the API server at {server} broke: {error}")
+        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return ApiError(0, "", f"the API server at {server} cannot be reached: {cause}")
 
 
 def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:
@@ -348,7 +309,7 @@ def _event(line: bytes) -> Event:
 
 def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
     try:
-        retry_after_s = float(headers.get("Retry-After", ""))
+        retry_after_s = float(headers.get("retry-after", ""))
     except ValueError:
         retry_after_s = None
     try:

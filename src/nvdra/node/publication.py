@@ -212,6 +212,9 @@ class Publication:
         if self._kept:
             self._kept.clear()
             self._schedule(pause_s + SETTLE_S)
+        if not pause_s:
+            telemetry.info(2, "Listing ResourceSlices anew", cause=error.message)
+            return
         values = {"error": error.message, "retry_s": round(pause_s, 1)}
         self._notice(Notice("failed", "Listing or watching ResourceSlices failed", values))
 
