@@ -9,7 +9,6 @@ a refused token that has a successor, and a GET told to come again within its ow
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import ssl
 import time

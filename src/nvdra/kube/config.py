@@ -99,6 +99,7 @@ class Access:
     server   URL without a trailing slash
     tls      None for plain HTTP
     server_name  the name in the server's certificate, if it is not the URL's host
+    authority    file with the certificates trusted; read again when a server's is not among them
     """
 
     server: str
@@ -106,6 +107,13 @@ class Access:
     credentials: Credentials = field(default_factory=Fixed)
     server_name: str | None = None
     proxy: str | None = None
+    authority: str | None = None
+
+    def trust_anew(self) -> None:
+        """A cluster's authority is replaced while programs run: trust what its file says now, too."""
+        if self.tls is not None and self.authority is not None:
+            with contextlib.suppress(OSError):
+                self.tls.load_verify_locations(cafile=self.authority)
 
 
 def access(kubeconfig: str, env: Mapping[str, str], folder: str = SERVICE_ACCOUNT) -> Access:
@@ -121,7 +129,9 @@ def _in_cluster(env: Mapping[str, str], folder: str) -> Access:
         )
     if ":" in host:
         host = f"[{host}]"
-    return Access(f"https://{host}:{port}", _trusting(f"{folder}/ca.crt", None), TokenFile(f"{folder}/token"))
+    authority = f"{folder}/ca.crt"
+    tls = _trusting(authority, None)
+    return Access(f"https://{host}:{port}", tls, TokenFile(f"{folder}/token"), authority=authority)
 
 
 def _from_kubeconfig(path: str) -> Access:

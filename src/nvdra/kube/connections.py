@@ -1,7 +1,7 @@
 """HTTP to one server by the standard library's http.client, on threads; connections are kept and used again.
 
 http.client costs a fifth of the memory of an asynchronous HTTP library, and a plugin runs on every node
-(docs/decisions/0002). Threads only exist while calls overlap; one thread belongs to each open stream.
+(docs/decisions/0001). Threads only exist while calls overlap; one thread belongs to each open stream.
 """
 
 from __future__ import annotations
@@ -168,11 +168,9 @@ class Connections:
 
 
 class _Connection(http.client.HTTPConnection):
-    """TLS with a server name of its own choice, through a proxy if there is one, on a socket that notices a dead peer."""
+    """TLS with a name of its own choice, through a proxy if there is one, on a socket that notices a dead peer."""
 
-    def __init__(
-        self, host: str, port: int, access: Access, tls: ssl.SSLContext | None, timeout_s: float
-    ) -> None:
+    def __init__(self, host: str, port: int, access: Access, tls: ssl.SSLContext | None, timeout_s: float) -> None:
         self._tls, self._name = tls, access.server_name or host
         if access.proxy:
             proxy = urlsplit(access.proxy)
@@ -245,7 +243,7 @@ class _Reader(threading.Thread):
         response = connection.getresponse()
         is_good = response.status == 200
         answer = Answer(response.status, _lower(response), b"" if is_good else response.read())
-        self._call(lambda: self._head.done() or self._head.set_result(answer))
+        self._call(self._answered, answer)
         if not is_good:
             return
         if sock is not None:
@@ -256,6 +254,10 @@ class _Reader(threading.Thread):
                 return
             if line.strip():
                 self._call(self._lines.put_nowait, line)
+
+    def _answered(self, answer: Answer) -> None:
+        if not self._head.done():
+            self._head.set_result(answer)
 
     def _tell(self, end: Exception | None) -> None:
         def told() -> None:
