@@ -1,0 +1,267 @@
+"""The program dies after every single effect on the disk; a fresh one comes to the same end, whatever is asked next.
+
+Each story has a beginning, an act that is cut short after 0, 1, 2 … effects until it gets through, and what comes next.
+The end must be, byte for byte, the end of the same story told without a death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nvdra import cdi, checkpoint, claims
+from nvdra.api import ClaimRef
+from nvdra.checkpoint import Entry
+from nvdra.node.ledger import Change
+from tests.unit.node.world import RECORD, C, P, World, cdi_path
+
+
+class Node(World):
+    """A node with its claims by name."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.refs: dict[str, ClaimRef] = {}
+
+    async def add(self, name: str, *devices: str) -> ClaimRef:
+        self.refs[name] = await self.claim(name, *devices)
+        return self.refs[name]
+
+    def check_files(self) -> None:
+        """What the record calls completed has a CDI file with these very devices."""
+        try:
+            entries = self.record().entries
+        except (FileNotFoundError, checkpoint.Unreadable):
+            return
+        for uid, entry in entries.items():
+            if entry.state == "PrepareCompleted":
+                document = cdi.parse((self.folder / f"cdi/{cdi.file_name(uid)}").read_bytes())
+                assert {device.name for device in document.devices} == {
+                    cdi_id.partition("=")[2] for device in claims.answers(entry) for cdi_id in device.cdi_ids
+                }
+
+    async def wakes(self) -> None:
+        """What a program does by itself after its start."""
+        await self.warm()
+        await self.timely(self.sweep.settle())
+        await self.timely(self.sweep.leftovers())
+
+
+Act = Callable[[Node], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Story:
+    """begin: what was before. act: what is cut short. again: what the world asks next, told the same in the end."""
+
+    begin: Act
+    act: Act
+    again: Act
+
+
+# ── beginnings ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def bystander(node: Node) -> None:
+    """Somebody else is prepared, and claims wait to be."""
+    await node.warm()
+    await node.prepared(await node.add("bystander", "gpu-3"))
+    await node.add("a", "gpu-0")
+    await node.add("pair", "gpu-1", "gpu-2")
+
+
+async def fresh(node: Node) -> None:
+    """Nothing was ever prepared here."""
+    await node.supply.refresh(node.inventory.devices.values())
+    await node.add("a", "gpu-0")
+
+
+async def both_prepared(node: Node) -> None:
+    await bystander(node)
+    await node.prepared(node.refs["a"], node.refs["pair"])
+
+
+async def file_lost(node: Node) -> None:
+    await both_prepared(node)
+    await node.host.remove(cdi_path(node.refs["pair"]))
+
+
+async def allocated_anew(node: Node) -> None:
+    await both_prepared(node)
+    await node.released(node.refs["pair"])
+    await node.allocate(node.refs["a"], "gpu-1", "gpu-2")
+
+
+async def begun_by_the_go_driver(node: Node) -> None:
+    await bystander(node)
+    ref = node.refs["a"]
+    status = json.dumps(
+        next(c["status"] for c in node.kube.objects("resourceclaims") if c["metadata"]["uid"] == ref.uid)
+    )
+    entry = Entry("PrepareStarted", status.encode(), (), ref.name, ref.namespace)
+    await node.ledger.submit(lambda record: Change(None, entries={ref.uid: entry}))
+
+
+def lost(damage: Callable[[bytes], bytes | None]) -> Act:
+    async def begin(node: Node) -> None:
+        await both_prepared(node)
+        await node.delete(node.refs["pair"])
+        damaged = damage(node.host.read(RECORD))
+        await node.stop()
+        if damaged is None:
+            (node.folder / RECORD.strip("/")).unlink()
+        else:
+            node.host.write(RECORD, damaged, mode=0o600)
+        node.host = node.host.revive()
+        node.start()
+
+    return begin
+
+
+async def rebooted(node: Node) -> None:
+    await both_prepared(node)
+    await node.stop()
+    node.host.boot = "99999999-2222-3333-4444-555555555555"
+    node.host = node.host.revive()
+    node.start()
+
+
+async def littered(node: Node) -> None:
+    await both_prepared(node)
+    for path in (
+        f"{C}/k8s.gpu.nvidia.com-claim_orphan.yaml",
+        f"{C}/k8s.gpu.nvidia.com-claim_orphan.yaml.7.tmp",
+        f"{P}/.4711",
+    ):
+        node.host.write(path, b"x")
+
+
+async def deserted(node: Node) -> None:
+    await both_prepared(node)
+    await node.delete(node.refs["a"])
+    await node.timely(node.sweep.stale_claims())
+
+
+# ── acts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def prepare(*names: str) -> Act:
+    return lambda node: node.prepared(*(node.refs[name] for name in names))
+
+
+def unprepare(*names: str) -> Act:
+    return lambda node: node.released(*(node.refs[name] for name in names))
+
+
+async def wake(node: Node) -> None:
+    await node.wakes()
+
+
+async def sweep_stale(node: Node) -> None:
+    for _ in range(2):  # a fresh program must see it twice again
+        await node.timely(node.sweep.stale_claims())
+
+
+def then(*acts: Act) -> Act:
+    async def one_after_the_other(node: Node) -> None:
+        for act in acts:
+            await act(node)
+
+    return one_after_the_other
+
+
+STORIES = {
+    "the first prepare ever": Story(fresh, prepare("a"), prepare("a")),
+    "the first prepare ever, then released": Story(fresh, prepare("a"), unprepare("a")),
+    "prepare": Story(bystander, prepare("a"), prepare("a")),
+    "prepare two devices": Story(bystander, prepare("pair"), prepare("pair")),
+    "prepare two claims in one call": Story(bystander, prepare("a", "pair"), prepare("a", "pair")),
+    "prepare, then released": Story(bystander, prepare("pair"), unprepare("pair")),
+    "prepare, then another": Story(bystander, prepare("a"), then(prepare("pair"), prepare("a"))),
+    "unprepare": Story(both_prepared, unprepare("a"), unprepare("a")),
+    "unprepare two": Story(both_prepared, unprepare("a", "pair"), unprepare("pair", "a")),
+    "unprepare, then prepared": Story(both_prepared, unprepare("pair"), prepare("pair")),
+    "repair": Story(file_lost, prepare("pair"), prepare("pair")),
+    "repair, then released": Story(file_lost, prepare("pair"), unprepare("pair")),
+    "allocated anew": Story(allocated_anew, prepare("a"), prepare("a")),
+    "allocated anew, then released": Story(allocated_anew, prepare("a"), unprepare("a")),
+    "begun by the Go driver": Story(begun_by_the_go_driver, prepare("a"), prepare("a")),
+    "begun by the Go driver, then released": Story(begun_by_the_go_driver, prepare("a"), unprepare("a")),
+    "a corrupt record": Story(lost(lambda record: record.replace(b"gpu-0", b"gpu-9")), wake, wake),
+    "a truncated record": Story(lost(lambda record: record[:99]), wake, prepare("a")),
+    "a missing record": Story(lost(lambda record: None), wake, wake),
+    "a missing record, then released": Story(lost(lambda record: None), wake, unprepare("a")),
+    "a reboot": Story(rebooted, wake, prepare("bystander", "a", "pair")),
+    "leftovers": Story(littered, wake, wake),
+    "a claim that is gone": Story(deserted, sweep_stale, sweep_stale),
+}
+
+
+async def told(folder: Path, story: Story, dies_after: int | None) -> tuple[dict[str, bytes], bool]:
+    """The end of a story, and whether its act was cut short."""
+    node = Node(folder)
+    node.start()
+    try:
+        await story.begin(node)
+        has_died = False
+        if dies_after is None:
+            await story.act(node)
+        else:
+            node.host.kill_after(dies_after)
+            acting = asyncio.ensure_future(story.act(node))
+            has_died = await node.dies(acting)
+            if not has_died:
+                acting.result()
+        await node.restart()
+        if story.begin is not file_lost:
+            node.check_files()
+        await node.wakes()
+        await story.again(node)
+        await node.wakes()
+        return node.files(), has_died
+    finally:
+        await node.stop()
+
+
+@pytest.mark.parametrize("name", STORIES)
+async def test_every_death_comes_to_the_same_end(memory: Path, name: str) -> None:
+    story = STORIES[name]
+    end, _ = await told(memory / "whole", story, None)
+    deaths = 0
+    while True:
+        reached, has_died = await told(memory / f"after-{deaths}", story, deaths)
+        assert reached == end, f"after {deaths} effects"
+        if not has_died:
+            break
+        deaths += 1
+    assert deaths >= 2, "the act has no effects"
+
+
+@pytest.mark.parametrize("name", ["prepare two devices", "unprepare two", "allocated anew"])
+async def test_dying_again_and_again_changes_nothing(memory: Path, name: str) -> None:
+    """Each fresh program gets one effect further than the one before it."""
+    story = STORIES[name]
+    end, _ = await told(memory / "whole", story, None)
+    node = Node(memory / "node")
+    node.start()
+    await story.begin(node)
+    for effects in range(40):
+        node.host.kill_after(effects)
+        acting = asyncio.ensure_future(story.act(node))
+        if not await node.dies(acting):
+            break
+        await node.restart()
+        node.check_files()
+    else:
+        pytest.fail("it never gets through")
+    await node.restart()
+    await node.wakes()
+    await story.again(node)
+    await node.wakes()
+    assert node.files() == end
+    await node.stop()
