@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 NODE = "demo-node"
 PLUGIN = "gpu-kubelet-plugin"
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 # Below it lie unix sockets, whose paths may have 107 bytes.
 _LONGEST_FOLDER = 48
 
@@ -191,6 +191,17 @@ class Stage:
         with urllib.request.urlopen(f"{self.url}/testing/calls", timeout=PATIENCE_S) as answer:
             calls: Mapping[str, int] = json.load(answer)
         return calls
+
+    def cut_api_server(self) -> None:
+        """Every connection to the API server breaks from here on."""
+        self._door("POST", b'{"away": true}')
+
+    def heal_api_server(self) -> None:
+        self._door("DELETE", b"")
+
+    def _door(self, verb: str, body: bytes) -> None:
+        request = urllib.request.Request(f"{self.url}/testing/faults", data=body, method=verb)
+        urllib.request.urlopen(request, timeout=PATIENCE_S).close()
 
     def cdi_files(self) -> list[str]:
         return sorted(os.listdir(self.cdi_root))
