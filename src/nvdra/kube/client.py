@@ -280,6 +280,7 @@ class HttpKube:
     def _silence(self, error: Exception, timeout_s: float) -> ApiError:
         server = self._access.server
         if isinstance(error, ssl.SSLError):
+            self._access.trust_anew()
             return ApiError(0, "", f"no trusted connection to the API server at {server}: {error}")
         if isinstance(error, TimeoutError) and not error.errno:
             return ApiError(0, "Timeout", f"the API server at {server} did not answer within {timeout_s:g} s")

@@ -81,6 +81,24 @@ async def test_a_server_is_trusted_by_its_authority_and_name(
         assert url in caught.value.message
 
 
+async def test_an_authority_that_was_replaced_is_trusted_from_the_next_call_on(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "ca.crt").write_bytes((TLS / "client.crt").read_bytes())
+    async with server.serving(tls=server_context()) as url:
+        host, port = url.removeprefix("https://").split(":")
+        inside = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+        async with HttpKube(access("", inside, str(tmp_path))) as kube:
+            for _ in range(2):
+                with pytest.raises(ApiError, match="no trusted connection"):
+                    await kube.server_version()
+            (tmp_path / "ca.crt").write_bytes((TLS / "ca.crt").read_bytes())
+            with pytest.raises(ApiError, match="no trusted connection"):
+                await kube.server_version()
+            assert await kube.server_version() == "v1.37.2"
+
+
 async def test_a_refused_token_is_read_again_once(server: ApiServer, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("old")
