@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from nvdra import claims, telemetry
 from nvdra.api.gates import Gates
 from nvdra.checkpoint import Record
@@ -27,6 +29,7 @@ from nvdra.host import (
 )
 from nvdra.kube import ConfigError, HttpKube, ResourceApi, Response, access
 from nvdra.kubelet import HealthService, Plugin, SocketPathError, socket_paths
+from nvdra.node import publication
 from nvdra.node.clock import LoopClock
 from nvdra.node.discovery import Discovery
 from nvdra.node.ledger import Change, Ledger, LedgerError
@@ -38,8 +41,9 @@ from nvdra.node.walk import Site, Walk
 from nvdra.nvml import DriverChanged, Nvml
 from nvdra.programs.gpu_flags import Options
 from nvdra.programs.stop import Stop
+from nvdra.programs.tasks import Tasks
 from nvdra.telemetry.http import EndpointError, MetricsServer
-from nvdra.telemetry.metrics import DriverMetrics, Registry
+from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
 DRAIN_S = 30.0
 
@@ -57,9 +61,8 @@ class GpuNode:
         self._stop = stop
         self._plugin_dir = f"{os.path.abspath(options.kubelet_plugins_directory_path)}/{claims.DRIVER}"
         self._cdi_root = os.path.abspath(options.cdi_root)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(stop)
         self._driver_changed = False
-        self._failed = False
         self._record: Record | None = None
         self._withdrawn: frozenset[str] = frozenset()
 
@@ -79,7 +82,7 @@ class GpuNode:
         if self._driver_changed:
             os.execv(sys.executable, sys.orig_argv)
         # A thread stuck in a driver call must not keep the process: everything durable is on disk.
-        os._exit(1 if self._failed else 0)
+        os._exit(1 if self._tasks.failed else 0)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options = self._options
@@ -87,12 +90,13 @@ class GpuNode:
         stack.callback(host.close)
         await self._folders(host)
         hook = await install_hook(host, self._plugin_dir, given=options.nvidia_cdi_hook_path)
-        registry = Registry()
+        registry = CollectorRegistry()
+        process_metrics(registry)
         self._metrics = DriverMetrics(registry, driver=claims.DRIVER, node=options.node_name)
         if options.http_endpoint and options.metrics_path:
             server = MetricsServer(registry, endpoint=options.http_endpoint, path=options.metrics_path)
             await server.start()
-            stack.push_async_callback(server.stop, grace_s=1.0)
+            stack.push_async_callback(server.stop)
 
         root = driver_root(host, options.container_driver_root)
         nvml = Nvml(lambda: _library(host, root), clock)
@@ -129,11 +133,11 @@ class GpuNode:
             self._sweep.unsettled,
             self._metrics,
         )
-        self._publication = Publication(api, clock, Pool(claims.DRIVER, options.node_name))
+        self._publication = Publication(api, clock, Pool(claims.DRIVER, options.node_name), on_notice=self._noticed)
         ledger.start()
         stack.push_async_callback(ledger.stop)
         await self._first_record(ledger)
-        stack.push_async_callback(self._cancel_background)
+        stack.push_async_callback(self._tasks.cancel)
 
         plugin = Plugin(
             driver=claims.DRIVER,
@@ -153,11 +157,11 @@ class GpuNode:
             await health.start()
             stack.push_async_callback(health.stop)
         stack.push_async_callback(plugin.stop, grace_s=DRAIN_S)
-        await self._unless_stopped(plugin.start())
-        self._background("publication", self._publication.run())
-        await self._unless_stopped(scan)
-        self._background("sweep", self._sweep.run())
-        self._background("discovery", self._guarded(self._discovery.run()))
+        await self._stop.unless(plugin.start())
+        self._tasks.start("publication", self._publication.run())
+        await self._stop.unless(scan)
+        self._tasks.start("sweep", self._sweep.run())
+        self._tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     # ── what the parts tell each other ─────────────────────────────────────────────────────────────────────────
 
@@ -170,7 +174,7 @@ class GpuNode:
     def _offered(self, _inventory: Inventory) -> None:
         """A scan ended: containers' files may be others, and so may be what is published."""
         self._supply.forget()
-        self._background("supply", self._warm_supply(), may_end=True)
+        self._tasks.start("supply", self._warm_supply(), may_end=True)
         self._publish()
 
     def _recorded(self, record: Record) -> None:
@@ -196,6 +200,11 @@ class GpuNode:
         self._publication.publish(
             [published(gpu, self._gates) for gpu in inventory.devices.values()], withdrawn=self._withdrawn
         )
+
+    def _noticed(self, notice: publication.Notice) -> None:
+        publication.log(notice)
+        if notice.kind == "wrote":
+            self._metrics.published()
 
     def _registered(self) -> None:
         # A kubelet that starts removes every slice of its node.
@@ -226,37 +235,6 @@ class GpuNode:
             telemetry.warning("The driver was replaced, starting anew with the new one", cause=str(changed))
             self._driver_changed = True
             self._stop.ask()
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
-        task = asyncio.ensure_future(work)
-        stopped = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if task.done():
-            task.result()
-        else:
-            task.cancel()
-
-    def _background(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-
-        def ended(done: asyncio.Task[None]) -> None:
-            self._tasks.discard(done)
-            if done.cancelled() or (may_end and done.exception() is None) or self._driver_changed:
-                return
-            # A part that died would leave a plugin that looks alive: end, and be started again.
-            telemetry.error(f"The {name} task ended, so the plugin stops", done.exception() or "it should never end")
-            self._failed = True
-            self._stop.ask()
-
-        task.add_done_callback(ended)
-
-    async def _cancel_background(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _folders(self, host: Node) -> None:
         try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Coroutine
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
@@ -32,6 +34,17 @@ class Stop:
         """The program itself wants to stop."""
         assert self._event is not None
         self._event.set()
+
+    async def unless(self, work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
+        """Do the work, or leave it as soon as the wish to stop comes."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.create_task(self.wait())
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            task.result()
+        else:
+            task.cancel()
 
     async def wait(self) -> None:
         assert self._event is not None

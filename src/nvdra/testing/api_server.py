@@ -282,7 +282,7 @@ async def _serve(options: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with ApiServer(kube, token=options.token).serving(options.port) as url:
         if options.kubeconfig:
-            Path(options.kubeconfig).write_text(kubeconfig(url, options.token), encoding="utf-8")
+            await asyncio.to_thread(Path(options.kubeconfig).write_text, kubeconfig(url, options.token), "utf-8")
         print(url, flush=True)
         await stop.wait()
 

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from nvdra.api.gates import GATES
 from nvdra.programs.flags import Flag
 from nvdra.programs.gpu_flags import FLAGS
-from nvdra.telemetry.metrics import DriverMetrics, Registry
+from nvdra.telemetry.metrics import DriverMetrics
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/compat.md").read_text(encoding="utf-8")
@@ -40,8 +41,8 @@ def test_every_gate_is_listed(gate: str) -> None:
 
 
 def test_every_metric_is_listed() -> None:
-    registry = Registry()
+    registry = CollectorRegistry()
     DriverMetrics(registry, driver="gpu.nvidia.com", node="n")
-    names = re.findall(r"^# TYPE (\S+)", registry.text().decode(), re.MULTILINE)
+    names = re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE)
     assert names
     assert [name for name in names if f"`{name}`" not in TEXT] == []

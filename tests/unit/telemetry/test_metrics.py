@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them; its own parser is the oracle."""
+"""Metrics as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import os
 import socket
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client import Histogram as OracleHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from nvdra.telemetry.http import EndpointError, MetricsServer
-from nvdra.telemetry.metrics import CONTENT_TYPE, Counter, DriverMetrics, Gauge, Histogram, ProcessMetrics, Registry
+from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
 DRIVER = "gpu.nvidia.com"
 
@@ -28,32 +25,35 @@ def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 @pytest.fixture
-def registry() -> Registry:
-    return Registry()
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
 
 
 @pytest.fixture
-def metrics(registry: Registry) -> DriverMetrics:
+def metrics(registry: CollectorRegistry) -> DriverMetrics:
     return DriverMetrics(registry, driver=DRIVER, node="node-a", now=lambda: 1234.5)
 
 
-def test_series_exist_from_the_start(registry: Registry, metrics: DriverMetrics) -> None:
-    text = registry.text().decode()
+def test_series_exist_from_the_start(registry: CollectorRegistry, metrics: DriverMetrics) -> None:
+    found = samples(generate_latest(registry))
     for operation in ("prepare", "unprepare"):
-        labels = f'{{driver="{DRIVER}",operation="{operation}"}}'
-        assert f"\nnvidia_dra_requests_total{labels} 0\n" in text
-        assert f"\nnvidia_dra_request_duration_seconds_count{labels} 0\n" in text
-        assert f"\nnvidia_dra_requests_inflight{labels} 0\n" in text
+        labels = (("driver", DRIVER), ("operation", operation))
+        assert found["nvidia_dra_requests_total", labels] == 0
+        assert found["nvidia_dra_request_duration_seconds_count", labels] == 0
+        assert found["nvidia_dra_requests_inflight", labels] == 0
         for step in ("lock_acquire", f"{operation}_devices", "publish_resources"):
-            assert f'nvidia_dra_node_{operation}_errors_total{{driver="{DRIVER}",error_type="{step}"}} 0\n' in text
+            labels = (("driver", DRIVER), ("error_type", step))
+            assert found[f"nvidia_dra_node_{operation}_errors_total", labels] == 0
     for device_type in ("gpu", "mig", "vfio", "unknown"):
-        labels = f'{{node="node-a",driver="{DRIVER}",device_type="{device_type}"}}'
-        assert f"\nnvidia_dra_prepared_devices{labels} 0\n" in text
+        labels = (("device_type", device_type), ("driver", DRIVER), ("node", "node-a"))
+        assert found["nvidia_dra_prepared_devices", labels] == 0
+    # What the Go driver's own test looks for in the page.
+    assert f'nvidia_dra_requests_total{{driver="{DRIVER}",operation="prepare"}} 0' in generate_latest(registry).decode()
 
 
-def test_names_types_and_help(registry: Registry, metrics: DriverMetrics) -> None:
+def test_names_types_and_help(registry: CollectorRegistry, metrics: DriverMetrics) -> None:
     metrics.failed("prepare", "lock_acquire")
-    families = {f.name: f for f in text_string_to_metric_families(registry.text().decode())}
+    families = {f.name: f for f in text_string_to_metric_families(generate_latest(registry).decode())}
     assert {name: family.type for name, family in families.items()} == {
         "nvidia_dra_requests": "counter",
         "nvidia_dra_request_duration_seconds": "histogram",
@@ -61,26 +61,24 @@ def test_names_types_and_help(registry: Registry, metrics: DriverMetrics) -> Non
         "nvidia_dra_prepared_devices": "gauge",
         "nvidia_dra_node_prepare_errors": "counter",
         "nvidia_dra_node_unprepare_errors": "counter",
-        "nvidia_dra_request_queue_seconds": "histogram",
         "nvidia_dra_last_event_timestamp_seconds": "gauge",
         "nvidia_dra_registered": "gauge",
     }
     assert all(family.documentation.startswith("[ALPHA] ") for family in families.values())
 
 
-def test_what_is_counted(registry: Registry, metrics: DriverMetrics) -> None:
+def test_what_is_counted(registry: CollectorRegistry, metrics: DriverMetrics) -> None:
     metrics.succeeded("prepare", 0.05)
     metrics.succeeded("prepare", 0.3)
     metrics.succeeded("prepare", 99)
     metrics.failed("unprepare", "lock_acquire")
-    metrics.waited("unprepare", 0.004)
     metrics.prepared({"gpu": 3, "odd": 2})
     metrics.registered(True)
     metrics.published()
     metrics.wrote_record()
     with metrics.serving("prepare"):
-        during = samples(registry.text())
-    found = samples(registry.text())
+        during = samples(generate_latest(registry))
+    found = samples(generate_latest(registry))
     prepare, unprepare = (
         (("driver", DRIVER), ("operation", "prepare")),
         (("driver", DRIVER), ("operation", "unprepare")),
@@ -98,7 +96,6 @@ def test_what_is_counted(registry: Registry, metrics: DriverMetrics) -> None:
     assert buckets == dict(zip(bounds, [1, 1, 1, 2, 2, 2, 2, 2, 2, 3], strict=True))
     assert found["nvidia_dra_request_duration_seconds_sum", prepare] == pytest.approx(99.35)
     assert found["nvidia_dra_node_unprepare_errors_total", (("driver", DRIVER), ("error_type", "lock_acquire"))] == 1
-    assert found["nvidia_dra_request_queue_seconds_count", unprepare] == 1
     for event in ("error", "slices_published", "checkpoint_write"):
         assert found["nvidia_dra_last_event_timestamp_seconds", (("driver", DRIVER), ("event", event))] == 1234.5
     assert found["nvidia_dra_registered", (("driver", DRIVER),)] == 1
@@ -109,18 +106,20 @@ def test_what_is_counted(registry: Registry, metrics: DriverMetrics) -> None:
     }
     assert counts == {"gpu": 3, "mig": 0, "vfio": 0, "unknown": 2}
     metrics.prepared({})
-    assert 'device_type="gpu"} 0\n' in registry.text().decode()
+    gone = (("device_type", "gpu"), ("driver", DRIVER), ("node", "node-a"))
+    assert samples(generate_latest(registry))["nvidia_dra_prepared_devices", gone] == 0
 
 
-def test_work_that_fails_is_not_in_flight_any_more(registry: Registry, metrics: DriverMetrics) -> None:
+def test_work_that_fails_is_not_in_flight_any_more(registry: CollectorRegistry, metrics: DriverMetrics) -> None:
     with pytest.raises(ZeroDivisionError), metrics.serving("prepare"):
         raise ZeroDivisionError
-    assert f'nvidia_dra_requests_inflight{{driver="{DRIVER}",operation="prepare"}} 0\n' in registry.text().decode()
+    labels = (("driver", DRIVER), ("operation", "prepare"))
+    assert samples(generate_latest(registry))["nvidia_dra_requests_inflight", labels] == 0
 
 
-def test_the_process_tells_of_itself(registry: Registry) -> None:
-    registry.add(ProcessMetrics())
-    found = {name: value for (name, _), value in samples(registry.text()).items()}
+def test_the_process_tells_of_itself(registry: CollectorRegistry) -> None:
+    process_metrics(registry)
+    found = {name: value for (name, _), value in samples(generate_latest(registry)).items()}
     assert set(found) == {
         "process_cpu_seconds_total",
         "process_max_fds",
@@ -128,7 +127,6 @@ def test_the_process_tells_of_itself(registry: Registry) -> None:
         "process_resident_memory_bytes",
         "process_start_time_seconds",
         "process_virtual_memory_bytes",
-        "process_virtual_memory_max_bytes",
     }
     with open("/proc/self/status") as file:
         status = dict(line.split(":", 1) for line in file)
@@ -140,40 +138,6 @@ def test_the_process_tells_of_itself(registry: Registry) -> None:
     )
 
 
-def test_labels_are_held_to() -> None:
-    with pytest.raises(ValueError, match="has the labels"):
-        Counter("x_total", "x", ("a",)).add("1", "2")
-    with pytest.raises(ValueError, match="has the labels"):
-        Gauge("x", "x").set("1", to=1)
-
-
-@given(st.text(), st.floats(allow_nan=False, allow_infinity=False))
-def test_any_label_and_value_survives(label: str, value: float) -> None:
-    gauge = Gauge("x", 'help with \\ and "quotes"\nand lines', ("k",))
-    gauge.set(label, to=value)
-    registry = Registry()
-    registry.add(gauge)
-    # The parser splits lines as str.splitlines does, which a label must not meet raw either way.
-    (line,) = [part for part in registry.text().decode().split("\n") if part.startswith("x{")]
-    if label == "".join(label.splitlines()):
-        assert samples((line + "\n").encode()) == {("x", (("k", label),)): value}
-
-
-@given(st.lists(st.floats(0, 20), max_size=30))
-def test_a_histogram_counts_as_the_library_does(values: list[float]) -> None:
-    bounds = [0.05 * 2**n for n in range(9)]
-    ours, registry, theirs_registry = Histogram("h", "h", ("k",), bounds), Registry(), CollectorRegistry()
-    registry.add(ours)
-    theirs = OracleHistogram("h", "h", ["k"], buckets=bounds, registry=theirs_registry)
-    ours.touch("v")
-    theirs.labels("v")
-    for value in values:
-        ours.observe("v", value=value)
-        theirs.labels("v").observe(value)
-    expected = {k: v for k, v in samples(generate_latest(theirs_registry)).items() if not k[0].endswith("_created")}
-    assert samples(registry.text()) == pytest.approx(expected)
-
-
 async def fetch(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
@@ -183,23 +147,22 @@ async def fetch(port: int, request: bytes) -> bytes:
 
 
 @pytest.fixture
-async def server(registry: Registry, metrics: DriverMetrics):  # type: ignore[no-untyped-def]
+async def server(registry: CollectorRegistry, metrics: DriverMetrics):  # type: ignore[no-untyped-def]
     server = MetricsServer(registry, endpoint="127.0.0.1:0")
     await server.start()
     yield server
-    await server.stop(grace_s=1)
+    await server.stop()
 
 
-async def test_the_page(server: MetricsServer, registry: Registry) -> None:
+async def test_the_page(server: MetricsServer, registry: CollectorRegistry) -> None:
     answer = await fetch(server.port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert f"Content-Type: {CONTENT_TYPE}".encode() in head
-    assert f"Content-Length: {len(body)}".encode() in head
+    assert head.split(b" ")[1] == b"200"
+    assert b"Content-Type: text/plain; version=" in head
     found = samples(body)
     assert found["promhttp_metric_handler_requests_in_flight", ()] == 1
     assert found["promhttp_metric_handler_requests_total", (("code", "200"),)] == 0
-    assert samples(registry.text())["promhttp_metric_handler_requests_total", (("code", "200"),)] == 1
+    assert samples(generate_latest(registry))["promhttp_metric_handler_requests_total", (("code", "200"),)] == 1
     assert b"nvidia_dra_prepared_devices" in body
 
 
@@ -211,8 +174,6 @@ async def test_the_page(server: MetricsServer, registry: Registry) -> None:
         (b"GET /metrics/ HTTP/1.1", b"404"),
         (b"GET / HTTP/1.1", b"404"),
         (b"POST /metrics HTTP/1.1", b"405"),
-        (b"nonsense", b"400"),
-        (b"GET /metrics SPDY/3", b"400"),
     ],
 )
 async def test_other_requests(server: MetricsServer, request_line: bytes, status: bytes) -> None:
@@ -221,21 +182,16 @@ async def test_other_requests(server: MetricsServer, request_line: bytes, status
     assert answer.partition(b"\r\n\r\n")[2] == b"" if request_line.startswith(b"HEAD") else answer
 
 
-async def test_a_head_without_end_is_refused(server: MetricsServer) -> None:
-    answer = await fetch(server.port, b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 40000 + b"\r\n\r\n")
-    assert answer.split(b" ")[1] == b"400"
-
-
-async def test_a_path_may_lack_its_slash(registry: Registry) -> None:
+async def test_a_path_may_lack_its_slash(registry: CollectorRegistry) -> None:
     server = MetricsServer(registry, endpoint="127.0.0.1:0", path="deep/page")
     await server.start()
-    assert (await fetch(server.port, b"GET /deep/page HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert (await fetch(server.port, b"GET /deep/page HTTP/1.0\r\n\r\n")).split(b" ")[1] == b"200"
     await server.stop()
     with pytest.raises(ConnectionRefusedError):
         await fetch(server.port, b"")
 
 
-async def test_a_taken_address_is_named(registry: Registry) -> None:
+async def test_a_taken_address_is_named(registry: CollectorRegistry) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(EndpointError) as refused:
@@ -244,6 +200,6 @@ async def test_a_taken_address_is_named(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["", "8080", "localhost:", "localhost:http", ":99999"])
-async def test_an_address_that_is_none_is_refused(registry: Registry, endpoint: str) -> None:
+async def test_an_address_that_is_none_is_refused(registry: CollectorRegistry, endpoint: str) -> None:
     with pytest.raises(EndpointError, match="not of the form host:port"):
         await MetricsServer(registry, endpoint=endpoint).start()
