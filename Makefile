@@ -41,6 +41,7 @@ demo: build ## the main job on mock GPUs: no cluster, no hardware
 	@$(BIN)/nvdra demo
 
 test: build ## every test that needs no cluster and no GPU
+	@tests/packages
 	@cargo test -q --manifest-path native/Cargo.toml --workspace --exclude nvdra-py
 	@$(BIN)/python -m pytest
 
