@@ -107,12 +107,13 @@ def _print(
         print(table(["NAME", "PRODUCT", "MEMORY", "PCI", "NUMA", "UUID", "HELD BY"], rows), end="")
     elif not inventory.unread:
         print("no device would be published")
-    lost = {name: who for name, who in holders.items() if name not in inventory.devices}
-    if left_out or lost:
-        print("\nnot published:")
-        rows = [[what, why] for what, why in left_out]
-        rows += [[name, f"held by {', '.join(who)}, and not there now"] for name, who in lost.items()]
-        print(table(["WHAT", "WHY"], rows, "  "), end="")
+    absent = sorted(holders.keys() - inventory.devices.keys())
+    # With no driver to ask, a device that is held may well be there.
+    there = "" if inventory.unread else ", and not there now"
+    rows = [[what, why] for what, why in left_out]
+    rows += [[name, f"held by {', '.join(holders[name])}{there}"] for name in absent]
+    if rows:
+        print(f"\nnot published:\n{table(['WHAT', 'WHY'], rows, '  ')}", end="")
     if unreadable:
         print(f"\n{unreadable}")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from nvdra import cdi, checkpoint, claims
 from nvdra.checkpoint import Record
 from nvdra.devices import Inventory
-from nvdra.host import is_temporary
+from nvdra.host import is_temporary, meant_for
 from nvdra.node.record_file import QUARANTINED
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.paper import counted
@@ -131,12 +131,9 @@ def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
             text = f"the file of claim {uid} is lost: containers that use it cannot start"
             yield Finding("CDI folder", "problem", text, "kubelet's next prepare writes it again: delete the pod")
         wrong = wrong or bool(orphans or lost)
-    left = [
-        f"{folder}/{name}"
-        for folder, entries in ((here.cdi_root, names), (here.plugin_dir, _listed(here)))
-        for name in entries
-        if is_temporary(name)
-    ]
+    # The CDI folder is shared with other drivers: there only what was to become one of our files counts.
+    left = [f"{here.cdi_root}/{name}" for name in names if cdi.claim_uid(meant_for(name) or "") is not None]
+    left += [f"{here.plugin_dir}/{name}" for name in _listed(here) if is_temporary(name)]
     if left:
         text = f"left behind by a writer that was killed: {', '.join(left)}"
         yield Finding("CDI folder", "warning", text, "the plugin removes them when it starts")
