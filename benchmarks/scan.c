@@ -13,7 +13,7 @@ struct link { unsigned is_active, version, remote_type; struct pci remote; };
 struct gpu {
     Device handle;
     char name[96], uuid[96];
-    unsigned minor, mig[2], architecture, brand, most_mig, virtualization, persistence, numa;
+    unsigned minor, mig[2], architecture, brand, virtualization, persistence, numa;
     int capability[2];
     struct memory memory;
     struct pci pci;
@@ -33,7 +33,7 @@ struct gpu {
     NVML(nvmlDeviceGetBrand, Device, unsigned *) NVML(nvmlDeviceGetCudaComputeCapability, Device, int *, int *) \
     NVML(nvmlDeviceGetPciInfo_v3, Device, struct pci *) \
     NVML(nvmlDeviceGetAddressingMode, Device, struct addressing *) \
-    NVML(nvmlDeviceGetMaxMigDeviceCount, Device, unsigned *) NVML(nvmlDeviceGetVirtualizationMode, Device, unsigned *) \
+    NVML(nvmlDeviceGetVirtualizationMode, Device, unsigned *) \
     NVML(nvmlDeviceGetPersistenceMode, Device, unsigned *) NVML(nvmlDeviceGetNumaNodeId, Device, unsigned *) \
     NVML(nvmlDeviceGetCpuAffinity, Device, unsigned, unsigned long *) \
     NVML(nvmlDeviceGetMemoryAffinity, Device, unsigned, unsigned long *, unsigned) \
@@ -66,7 +66,6 @@ static void read_gpu(unsigned index) {
     nvmlDeviceGetPciInfo_v3(g->handle, &g->pci);
     g->addressing.version = 0x01000008;
     nvmlDeviceGetAddressingMode(g->handle, &g->addressing);
-    nvmlDeviceGetMaxMigDeviceCount(g->handle, &g->most_mig);
     nvmlDeviceGetVirtualizationMode(g->handle, &g->virtualization);
     nvmlDeviceGetPersistenceMode(g->handle, &g->persistence);
     nvmlDeviceGetNumaNodeId(g->handle, &g->numa);
@@ -74,7 +73,10 @@ static void read_gpu(unsigned index) {
     nvmlDeviceGetMemoryAffinity(g->handle, 16, g->nodes, 0);
     for (unsigned number = 0; number < 18; number++) {
         struct link *l = &g->links[number];
-        if (nvmlDeviceGetNvLinkState(g->handle, number, &l->is_active) != 0 || !l->is_active)
+        int code = nvmlDeviceGetNvLinkState(g->handle, number, &l->is_active);
+        if (number == 0 && code == 3)
+            break;
+        if (code != 0 || !l->is_active)
             continue;
         nvmlDeviceGetNvLinkVersion(g->handle, number, &l->version);
         nvmlDeviceGetNvLinkRemotePciInfo_v2(g->handle, number, &l->remote);

@@ -30,6 +30,7 @@ __all__ = [
 
 cdef extern from "dlfcn.h" nogil:
     void *dlopen(const char *path, int flags)
+    int dlclose(void *library)
     void *dlsym(void *library, const char *name)
     const char *dlerror()
     int RTLD_LAZY
@@ -37,6 +38,12 @@ cdef extern from "dlfcn.h" nogil:
 
 cdef extern from * nogil:
     """
+    #include <features.h>
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #else
+    #define malloc_trim(keep) ((void) (keep))
+    #endif
     static unsigned long long nvdra_calls = 0;
     static inline void nvdra_count(void) { __atomic_add_fetch(&nvdra_calls, 1, __ATOMIC_RELAXED); }
     static inline unsigned long long nvdra_counted(void) { return __atomic_load_n(&nvdra_calls, __ATOMIC_RELAXED); }
@@ -45,6 +52,7 @@ cdef extern from * nogil:
     static inline void *nvdra_load_pointer(void **at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline void nvdra_store_pointer(void **at, void *value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
     """
+    void malloc_trim(size_t keep)
     void _count "nvdra_count" ()
     unsigned long long _counted "nvdra_counted" ()
     int _load "nvdra_load" (int *at)
@@ -98,7 +106,7 @@ cdef str _name(int f):
 
 
 cdef class Library:
-    """One loaded NVML library. It is never unloaded: a call may still be in it.
+    """One loaded NVML library.
 
     path   of the file; a name without a slash is looked for where the loader looks
     Raises NvmlError with code 12 when it cannot be loaded.
@@ -138,6 +146,22 @@ cdef class Library:
             code = (<Plain> address)() if address else _FUNCTION_NOT_FOUND
         self._check(SHUTDOWN, code)
 
+    def unload(self) -> None:
+        """Takes the library out of this process: a real one keeps 15 MiB of memory as long as it is loaded.
+
+        No thread may be in a call. Calls made afterwards raise UNINITIALIZED.
+        """
+        cdef void *library = self._table[0]
+        cdef int f
+        if library == NULL:
+            return
+        for f in range(_MOST_FUNCTIONS):
+            _store_pointer(&self._table[1 + f], _ABSENT)
+        self._table[0] = NULL
+        with nogil:
+            dlclose(library)
+            malloc_trim(0)
+
     def error_text(self, code: int) -> str:
         """NVML's words for one of its codes."""
         cdef int number = code
@@ -154,6 +178,8 @@ cdef class Library:
     cdef int _check(self, int f, int code) except -1:
         if code == 0:
             return 0
+        if self._table[0] == NULL:
+            raise NvmlError(UNINITIALIZED, _name(f), f"{self.path} is loaded no more")
         if _load_pointer(&self._table[1 + f]) == _ABSENT:
             raise NvmlMissing(_name(f))
         raise NvmlError(code, _name(f), self.error_text(code))

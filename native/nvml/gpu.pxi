@@ -30,7 +30,6 @@ cdef struct Gpu:
     long long memory
     long long mig_current
     long long mig_pending
-    long long most_mig_devices
     long long addressing_mode
     long long virtualization_mode
     long long persistence_mode
@@ -145,9 +144,6 @@ cdef int _read_surroundings(void **table, Gpu *gpu) noexcept nogil:
     cdef Place *place = &gpu.place
     cdef unsigned int link
     cdef int code
-    code = _number(table, MAX_MIG_DEVICE_COUNT, place, gpu.handle, &gpu.most_mig_devices)
-    if _refuse_lost(gpu, MAX_MIG_DEVICE_COUNT, code):
-        return _REFUSED
     code = _number(table, VIRTUALIZATION_MODE, place, gpu.handle, &gpu.virtualization_mode)
     if _refuse_lost(gpu, VIRTUALIZATION_MODE, code):
         return _REFUSED
@@ -167,12 +163,16 @@ cdef int _read_surroundings(void **table, Gpu *gpu) noexcept nogil:
     if code != 0:
         memset(gpu.nodes, 0, sizeof(gpu.nodes))
     for link in range(_MOST_LINKS):
-        if _read_link(table, gpu, link) == _GPU_IS_LOST:
+        code = _read_link(table, gpu, link)
+        if gpu.code != 0:
             return _REFUSED
+        if link == 0 and _is_absent(code):
+            break  # a GPU without NVLink says so of its first link: to ask of the others costs an ioctl each
     return _READ
 
 
 cdef int _read_link(void **table, Gpu *gpu, unsigned int number) noexcept nogil:
+    """One link; what NVML said when asked whether it is up."""
     cdef Place *place = &gpu.place
     cdef Link *link = &gpu.links[number]
     cdef unsigned int value = 0
@@ -180,7 +180,8 @@ cdef int _read_link(void **table, Gpu *gpu, unsigned int number) noexcept nogil:
     cdef int code = _call_device_number_out(table, NVLINK_STATE, place, gpu.handle, number, &link.is_active)
     link.version = link.remote_type = -1
     if code != 0:
-        return _refuse_lost(gpu, NVLINK_STATE, code)
+        _refuse_lost(gpu, NVLINK_STATE, code)
+        return code
     link.is_there = 1
     if not link.is_active:
         return 0
@@ -188,18 +189,19 @@ cdef int _read_link(void **table, Gpu *gpu, unsigned int number) noexcept nogil:
     if code == 0:
         link.version = value
     elif _refuse_lost(gpu, NVLINK_VERSION, code):
-        return code
+        return 0
     pci.bus_id[0] = 0
     code = _call_device_number_out(table, NVLINK_REMOTE_PCI, place, gpu.handle, number, &pci)
     if code == 0:
         _bus_id(&pci, link.remote)
     elif _refuse_lost(gpu, NVLINK_REMOTE_PCI, code):
-        return code
+        return 0
     value = 0
     code = _call_device_number_out(table, NVLINK_REMOTE_TYPE, place, gpu.handle, number, &value)
     if code == 0:
         link.remote_type = value
-    return _refuse_lost(gpu, NVLINK_REMOTE_TYPE, code)
+    _refuse_lost(gpu, NVLINK_REMOTE_TYPE, code)
+    return 0
 
 
 cdef object _or_none(long long number):

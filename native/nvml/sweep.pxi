@@ -162,7 +162,6 @@ cdef class Sweep:
             _bits(gpu.cpus, _CPU_WORDS),
             _links(gpu),
             _bits(gpu.nodes, _NODE_WORDS),
-            _or_none(gpu.most_mig_devices),
             _or_none(gpu.virtualization_mode),
             _or_none(gpu.persistence_mode),
         )

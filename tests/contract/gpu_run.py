@@ -90,7 +90,7 @@ def calls_us(library: Path) -> dict[str, float]:
         "nvmlDeviceGetNvLinkRemotePciInfo_v2": (0, room),
         "nvmlDeviceGetNvLinkRemoteDeviceType": (0, room),
     }
-    for name in ("MinorNumber", "MemoryInfo", "Architecture", "Brand", "PciInfo_v3", "MaxMigDeviceCount"):
+    for name in ("MinorNumber", "MemoryInfo", "Architecture", "Brand", "PciInfo_v3"):
         arguments[f"nvmlDeviceGet{name}"] = (room,)
     for name in ("VirtualizationMode", "PersistenceMode", "NumaNodeId"):
         arguments[f"nvmlDeviceGet{name}"] = (room,)

@@ -17,12 +17,14 @@ PLACES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64
 
 
 def real_library() -> Path | None:
+    """A real driver's library, if this machine has one."""
     named = os.environ.get("NVDRA_TEST_NVML_LIBRARY")
     found = [Path(named)] if named else [Path(place) / "libnvidia-ml.so.1" for place in PLACES]
     return next((path.resolve() for path in found if path.exists()), None)
 
 
 def oracle(library: Path) -> dict[str, Any]:
+    """What NVIDIA's binding says of the node this library belongs to."""
     environment = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
     done = subprocess.run([sys.executable, ORACLE], env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)["node"]
@@ -46,3 +48,8 @@ def open_device_nodes() -> list[str]:
         except FileNotFoundError:
             continue  # the listing's own
     return sorted(path for path in held if "/dev/nvidia" in path)
+
+
+def is_loaded(library: Path) -> bool:
+    """Whether this process has it mapped."""
+    return str(library) in Path("/proc/self/maps").read_text()

@@ -60,9 +60,8 @@ def _gpu(index: int, handle: Any) -> dict[str, Any]:
         "addressing_mode": _known(pynvml.nvmlDeviceGetAddressingMode, handle, only=_ABSENT),
         "numa_node": _known(pynvml.nvmlDeviceGetNumaNodeId, handle),
         "cpu_affinity": _bits(_known(pynvml.nvmlDeviceGetCpuAffinity, handle, _CPU_WORDS)),
-        "nvlinks": [link for number in range(_MOST_LINKS) if (link := _link(handle, number)) is not None],
+        "nvlinks": _links(handle),
         "memory_affinity": _bits(_known(pynvml.nvmlDeviceGetMemoryAffinity, handle, _NODE_WORDS, _NODE_SCOPE)),
-        "max_mig_devices": _known(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle),
         "virtualization_mode": _known(pynvml.nvmlDeviceGetVirtualizationMode, handle),
         "persistence_mode": _known(pynvml.nvmlDeviceGetPersistenceMode, handle),
     }
@@ -76,6 +75,15 @@ def _known(function: Callable[..., Any], *arguments: Any, only: tuple[int, ...] 
         if error.value == pynvml.NVML_ERROR_GPU_IS_LOST or (only is not None and error.value not in only):
             raise
         return None
+
+
+def _links(handle: Any) -> list[dict[str, Any]]:
+    try:
+        pynvml.nvmlDeviceGetNvLinkState(handle, 0)
+    except pynvml.NVMLError as error:
+        if error.value in _ABSENT:
+            return []  # a GPU without NVLink says so of its first link
+    return [link for number in range(_MOST_LINKS) if (link := _link(handle, number)) is not None]
 
 
 def _link(handle: Any, number: int) -> dict[str, Any] | None:

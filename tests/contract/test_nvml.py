@@ -13,7 +13,7 @@ from nvdra_mock_nvml import lay_out
 
 from nvdra import nvml
 from tests.contract.clocks import LoopClock, until
-from tests.contract.nvml_node import open_device_nodes, oracle, plain, real_library
+from tests.contract.nvml_node import is_loaded, open_device_nodes, oracle, plain, real_library
 
 
 @pytest.fixture(params=["h200x1", "h100x8", "a100x8", "gpus16", pytest.param("real", marks=pytest.mark.gpu)])
@@ -56,9 +56,11 @@ async def test_no_device_node_is_open_once_the_lease_ran_out(library):
     async with held.hold("a look at what is open"):
         first = await held.scan()
         during = open_device_nodes()
+        assert is_loaded(library)
     await until(lambda: not held.is_open)
     assert during != before, "an open session holds the device nodes"
     assert open_device_nodes() == before
+    assert not is_loaded(library), "its memory is given back"
     assert await held.scan() == first, "and it opens again"
     await held.close()
     assert open_device_nodes() == before

@@ -44,7 +44,6 @@ class GpuScan:
     cpu_affinity: tuple[int, ...]  # CPU numbers; empty if unknown
     nvlinks: tuple[NvLink, ...]
     memory_affinity: tuple[int, ...] = ()
-    max_mig_devices: int | None = None
     virtualization_mode: int | None = None
     persistence_mode: int | None = None
 

@@ -43,7 +43,7 @@ class Nvml:
         self._timer: asyncio.Task[None] | None = None
         # The owner thread's: nobody else writes them.
         self._library: Library | None = None
-        self._file: tuple[int, int] | None = None
+        self._loaded: tuple[str, tuple[int, ...]] | None = None
         self._is_open = False
         self._was_open = False
 
@@ -63,8 +63,7 @@ class Nvml:
                     if not was_open:
                         raise self._unusable(refusal) from refusal
                     telemetry.warning("NVML refuses, opening it anew", cause=str(refusal))
-                async with self._changing:
-                    await self._crew.change(self._renew, timeout_s, INIT)
+            async with self._use("a scan", timeout_s, anew=True) as library:
                 try:
                     return await self._crew.scan(library, timeout_s)
                 except NvmlError as refusal:
@@ -86,13 +85,13 @@ class Nvml:
                 self._rest()
 
     @asynccontextmanager
-    async def _use(self, reason: str, timeout_s: float) -> AsyncIterator[Library]:
+    async def _use(self, reason: str, timeout_s: float, *, anew: bool = False) -> AsyncIterator[Library]:
         self._stop_timer()
         self._users.append(reason)
         try:
             async with self._changing:
-                carry_out = self._crew.look if self._is_open else self._crew.change
-                await carry_out(self._begin, timeout_s, INIT)
+                carry_out = self._crew.look if self._is_open and not anew else self._crew.change
+                await carry_out(self._renew if anew else self._begin, timeout_s, INIT)
             assert self._library is not None
             yield self._library
         finally:
@@ -139,14 +138,15 @@ class Nvml:
             raise DriverAbsent(f"libnvidia-ml.so.1 cannot be looked for: {error}") from error
         if path is None or file is None:
             raise DriverAbsent("libnvidia-ml.so.1 is not in the driver root")
-        if self._library is None:
+        if self._loaded is not None and self._loaded != (path, file) and self._was_open:
+            # A session loads libraries of its own version, and these stay when it goes.
+            raise DriverChanged(f"the NVML library is now {path}; this process has loaded {self._loaded[0]}")
+        if self._library is None or self._loaded != (path, file):
             try:
                 self._library = Library(path)
             except NvmlError as error:
                 raise DriverAbsent(error.text, error.code) from error
-            self._file = file
-        elif (path, file) != (self._library.path, self._file):
-            raise DriverChanged(f"the NVML library is now {path}; this process has loaded {self._library.path}")
+            self._loaded = path, file
         if self._is_open:
             return
         try:
@@ -161,10 +161,14 @@ class Nvml:
             self._library.shutdown()
         except NvmlError as error:
             telemetry.warning("NVML refuses to close", cause=str(error))
+        else:
+            self._library.unload()
+            self._library = None
         self._is_open = False
 
     def _renew(self) -> None:
-        self._finish()
+        if self._is_open:
+            self._finish()
         self._begin()
 
     def _unusable(self, error: NvmlError) -> DriverAbsent | DriverChanged:
@@ -181,6 +185,6 @@ class Nvml:
         return DriverAbsent(str(error), error.code)
 
 
-def _identity(path: str) -> tuple[int, int]:
+def _identity(path: str) -> tuple[int, ...]:
     about = os.stat(path)
-    return about.st_dev, about.st_ino
+    return about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size

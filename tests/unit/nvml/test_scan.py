@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 
 import pytest
 from nvdra_mock_nvml import Root, lay_out, load
@@ -99,7 +98,6 @@ async def test_a_gpu_that_refuses_is_left_out_with_the_reason(root, function, co
         ("nvmlDeviceGetAddressingMode", 3, {"addressing_mode": None}),
         ("nvmlDeviceGetCpuAffinity", 999, {"cpu_affinity": ()}),
         ("nvmlDeviceGetMemoryAffinity", 999, {"memory_affinity": ()}),
-        ("nvmlDeviceGetMaxMigDeviceCount", 999, {"max_mig_devices": None}),
         ("nvmlDeviceGetVirtualizationMode", 999, {"virtualization_mode": None}),
         ("nvmlDeviceGetPersistenceMode", 999, {"persistence_mode": None}),
         ("nvmlDeviceGetNvLinkState", 999, {"nvlinks": ()}),
@@ -190,38 +188,61 @@ def left(scan: NodeScan) -> list[tuple[int | None, str, int]]:
     return [(gone.minor, gone.function, gone.code) for gone in scan.left_out]
 
 
+class Standing:
+    """A session on a node whose time stands: a call hangs when the test says so, however slow the machine is."""
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.clock = StandingClock()
+        self.session = Nvml(lambda: str(root.library.resolve()), self.clock)
+
+    def calls(self, function: str) -> int:
+        return self.root.calls().get(function, 0)
+
+    async def scan(self, hanging: str, calls: int) -> NodeScan:
+        """A scan that stands still in a function, at its call of this number from now on."""
+        scanning = await self.begin(hanging, calls)
+        await self.clock.pass_by(10)
+        await self.clock.pass_by(10)  # it stood still all the time: what is left is read without it
+        return await scanning
+
+    async def begin(self, hanging: str, calls: int) -> asyncio.Task[NodeScan]:
+        before = self.calls(hanging)
+        scanning = asyncio.create_task(self.session.scan(timeout_s=10))
+        await until(lambda: self.calls(hanging) == before + calls)
+        return scanning
+
+
 @pytest.mark.parametrize(
-    "function", ["nvmlDeviceGetMemoryInfo", "nvmlDeviceGetCpuAffinity", "nvmlDeviceGetNvLinkState"]
+    ("function", "calls"),
+    [("nvmlDeviceGetMemoryInfo", 4), ("nvmlDeviceGetCpuAffinity", 4), ("nvmlDeviceGetNvLinkState", 3 * 18 + 1)],
 )
-async def test_a_gpu_that_hangs_costs_the_others_nothing(root, function):
-    held = session(root)
-    whole = await held.scan()
-    gone = next(gpu for gpu in whole.gpus if gpu.minor == 3)
-    root.set_faults([{"function": function, "minor": 3, "hang": True}])
-    scan = await held.scan(timeout_s=0.2)
+async def test_a_gpu_that_hangs_costs_the_others_nothing(root, function, calls):
+    node = Standing(root)
+    whole = await node.session.scan()
+    gone = whole.gpus[3]
+    root.set_faults([{"function": function, "minor": gone.minor, "hang": True}])
+    scan = await node.scan(function, calls)
     (marked,) = scan.left_out
-    assert marked == LeftOut(gone.index, 3, gone.uuid, function, 10, marked.text)
+    assert marked == LeftOut(3, gone.minor, gone.uuid, function, 10, marked.text)
     assert "did not return" in marked.text
-    assert without(scan) == without(whole, gone.index)
+    assert without(scan) == without(whole, 3)
 
     # While the call hangs nobody asks that GPU again, and nobody waits for it.
-    asked = root.calls()["nvmlDeviceGetName"]
-    assert without(await held.scan(timeout_s=60)) == without(whole, gone.index)
-    assert root.calls()["nvmlDeviceGetName"] - asked == 7
+    asked = node.calls("nvmlDeviceGetName")
+    assert without(await node.session.scan()) == without(whole, 3)
+    assert node.calls("nvmlDeviceGetName") - asked == 7
 
 
 async def test_several_gpus_that_hang_are_given_up_together(root):
     hanging = [{"function": "nvmlDeviceGetBrand", "minor": minor, "hang": True} for minor in (2, 5, 6)]
     root.set_faults([*hanging, {"minor": 7, "lost": True}])
-    clock = StandingClock()
-    held = Nvml(lambda: str(root.library.resolve()), clock)
-    scanning = asyncio.create_task(held.scan(timeout_s=10))
-    await until(lambda: root.calls().get("nvmlDeviceGetBrand") == 3)
-    await clock.pass_by(10)
-    await clock.pass_by(10)  # the sweep stood still all the time: the GPUs behind are read by their workers
-    await until(lambda: root.calls()["nvmlDeviceGetNvLinkRemoteDeviceType"] == 4 * 18)
-    await asyncio.sleep(0.1)  # the last call is out
-    await clock.pass_by(10)
+    node = Standing(root)
+    scanning = asyncio.create_task(node.scan("nvmlDeviceGetBrand", 3))
+    await until(lambda: node.calls("nvmlDeviceGetNvLinkRemoteDeviceType") == 4 * 18)
+    await until(lambda: node.clock.waiting == 1)
+    await asyncio.sleep(0.2)  # the last calls are out
+    await node.clock.pass_by(10)
     scan = await scanning
     assert left(scan) == [
         (2, "nvmlDeviceGetBrand", 10),
@@ -235,86 +256,84 @@ async def test_several_gpus_that_hang_are_given_up_together(root):
 
 async def test_a_handle_that_hangs_is_a_gpu_that_hangs(root):
     root.set_faults([{"function": "nvmlDeviceGetHandleByIndex_v2", "minor": 0, "hang": True}])
-    scan = await session(root).scan(timeout_s=0.2)
+    scan = await Standing(root).scan("nvmlDeviceGetHandleByIndex_v2", 1)
     assert left(scan) == [(None, "nvmlDeviceGetHandleByIndex_v2", 10)]
     assert len(scan.gpus) == 7
 
 
 async def test_a_pair_that_hangs_costs_topology_only(root):
-    root.set_faults([{"function": "nvmlDeviceGetP2PStatus", "minor": 3, "hang": True}])
-    held = session(root)
-    scan = await held.scan(timeout_s=0.2)
-    assert (len(scan.gpus), scan.left_out) == (8, ())
-    threads = threading.active_count()
-    again = await held.scan(timeout_s=0.2)
-    assert (len(again.gpus), again.left_out) == (8, ())
-    assert len(again.p2p) >= 6 * 5 - 2, "what both GPUs of the hung pair are not part of"
-    assert threading.active_count() <= threads + 1
+    node = Standing(root)
+    whole = await node.session.scan()
+    root.set_faults([{"function": "nvmlDeviceGetP2PStatus", "minor": whole.gpus[3].minor, "hang": True}])
+    scan = await node.scan("nvmlDeviceGetP2PStatus", 5)  # two of (0, 1), two of (0, 2), then (0, 3)
+    assert (scan.gpus, scan.left_out) == (whole.gpus, ())
+    assert set(scan.p2p) == {(0, 1), (1, 0), (0, 2), (2, 0)}
+    again = await node.session.scan()
+    assert (again.gpus, again.left_out) == (whole.gpus, ())
+    assert {index for pair in again.p2p for index in pair} == {1, 2, 4, 5, 6, 7}, "those who hung are not asked again"
 
 
 async def test_a_gpu_whose_call_came_back_is_read_again(root):
-    clock = LoopClock()
-    held = Nvml(lambda: str(root.library.resolve()), clock, idle_s=0.05)
-    whole = await held.scan()
-    root.set_faults([{"function": "nvmlDeviceGetBrand", "minor": 3, "delay_ms": 1200, "times": 1}])
-    assert left(await held.scan(timeout_s=0.2)) == [(3, "nvmlDeviceGetBrand", 10)]
+    node = Standing(root)
+    whole = await node.session.scan()
+    slow = {"function": "nvmlDeviceGetBrand", "minor": whole.gpus[3].minor, "delay_ms": 2000, "times": 1}
+    root.set_faults([slow])
+    assert left(await node.scan("nvmlDeviceGetBrand", 4)) == [(whole.gpus[3].minor, "nvmlDeviceGetBrand", 10)]
     with pytest.raises(NvmlHung, match="nvmlDeviceGetBrand has not answered"):
-        await held.close()
-    assert held.is_open
-    await until(lambda: not held.is_open)  # the call comes back, the idle time runs
-    assert await held.scan() == whole
+        await node.session.close()
+    await node.clock.pass_by(5.1)
+    assert node.session.is_open, "the call that hangs keeps the session"
+    await until(lambda: node.clock.waiting)  # it comes back, and the idle time starts
+    await node.clock.pass_by(5.1)
+    await until(lambda: not node.session.is_open)
+    assert await node.session.scan() == whole
 
 
 async def test_a_slow_node_is_not_a_hung_one(root):
-    root.set_faults([{"function": "nvmlDeviceGetName", "delay_ms": 120}])
-    scan = await session(root).scan(timeout_s=0.25)  # 8 × 120 ms in all, no call longer than the limit
+    root.set_faults([{"function": "nvmlDeviceGetName", "delay_ms": 50}])
+    node = Standing(root)
+    scanning = await node.begin("nvmlDeviceGetName", 1)
+    for number in range(1, 8):
+        await node.clock.pass_by(9)  # 63 s in all, no call longer than 9
+        await until(lambda number=number: node.calls("nvmlDeviceGetName") > number)
+    scan = await scanning
     assert (len(scan.gpus), scan.left_out) == (8, ())
 
 
 @pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlSystemGetDriverVersion", "nvmlDeviceGetCount_v2"])
 async def test_a_library_that_hangs_is_said_to_and_blocks_nobody(root, function):
     root.set_faults([{"function": function, "hang": True}])
-    held = session(root)
-    ticks = 0
-
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            await asyncio.sleep(0.005)
-            ticks += 1
-
-    ticking = asyncio.create_task(tick())
-    with pytest.raises(NvmlHung, match=f"{function} has not answered for 0 s: NVML cannot be used until it does"):
-        await held.scan(timeout_s=0.2)
-    assert ticks >= 10
-    ticking.cancel()
+    node = Standing(root)
+    with pytest.raises(NvmlHung, match=f"{function} has not answered for 10 s: NVML cannot be used until it does"):
+        await node.scan(function, 1)  # that time goes by shows that the event loop runs
     with pytest.raises(NvmlHung, match=function):  # at once, and with no further thread
-        await held.scan(timeout_s=3600)
+        await node.session.scan()
+    assert node.calls(function) == 1
 
 
 async def test_a_library_that_came_back_is_used_again(root):
-    root.set_faults([{"function": "nvmlInitWithFlags", "delay_ms": 500, "times": 1}])
-    held = session(root, idle_s=0.05)
+    root.set_faults([{"function": "nvmlInitWithFlags", "delay_ms": 1000, "times": 1}])
+    node = Standing(root)
     with pytest.raises(NvmlHung):
-        await held.scan(timeout_s=0.1)
-    await until(lambda: held.is_open)
-    await until(lambda: not held.is_open)  # nobody wanted it any more
-    assert len((await held.scan()).gpus) == 8
+        await node.scan("nvmlInitWithFlags", 1)
+    await until(lambda: node.clock.waiting)  # it comes back, nobody wants it any more
+    assert node.session.is_open
+    await node.clock.pass_by(5.1)
+    await until(lambda: not node.session.is_open)
+    root.clear_faults()
+    assert len((await node.session.scan()).gpus) == 8
 
 
 async def test_a_hang_is_told_by_the_clock_it_was_given(root):
     root.set_faults([{"function": "nvmlDeviceGetBrand", "minor": 3, "hang": True}])
-    clock = StandingClock()
-    held = Nvml(lambda: str(root.library.resolve()), clock)
-    scanning = asyncio.create_task(held.scan(timeout_s=10))
-    await until(lambda: root.calls().get("nvmlDeviceGetBrand") == 4)
-    await clock.pass_by(10)
-    await clock.pass_by(9)
+    node = Standing(root)
+    scanning = await node.begin("nvmlDeviceGetBrand", 4)
+    await node.clock.pass_by(10)
+    await node.clock.pass_by(9)
     assert not scanning.done(), "it stood still for 9 s only"
-    await clock.pass_by(1)
-    await scanning
-    (gone,) = scanning.result().left_out
+    await node.clock.pass_by(1)
+    (gone,) = (await scanning).left_out
     assert gone.minor == 3
-    await clock.pass_by(120)
-    (gone,) = (await held.scan(timeout_s=10)).left_out
+    await node.clock.pass_by(120)
+    (gone,) = (await node.session.scan()).left_out
     assert gone.text.startswith("given up 120 s ago")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import pytest
 from nvdra_mock_nvml import Root, lay_out
@@ -88,6 +89,17 @@ async def test_close_is_at_once_and_the_next_scan_opens_again(root):
     await held.scan()
     assert held.is_open
     assert times(root, "nvmlInitWithFlags") == 2
+
+
+async def test_what_is_closed_is_not_even_loaded(root):
+    def is_loaded() -> bool:
+        return str(root.library.resolve()) in Path("/proc/self/maps").read_text()
+
+    held = session(root, LoopClock(), idle_s=0.05)
+    await held.scan()
+    assert is_loaded()
+    await until(lambda: not held.is_open)
+    assert not is_loaded()
 
 
 async def test_close_waits_for_the_scan_that_runs(root):
@@ -175,6 +187,17 @@ async def test_a_module_of_another_version_under_a_process_that_worked_is_a_chan
         await held.scan()
 
 
+async def test_a_driver_replaced_before_it_ever_worked_is_just_taken(root):
+    current = [root.library.resolve()]
+    held = Nvml(lambda: str(current[0]), LoopClock())
+    root.set_faults([{"function": "nvmlInitWithFlags", "code": "DRIVER_NOT_LOADED"}])
+    with pytest.raises(DriverAbsent):
+        await held.scan()
+    root.clear_faults()
+    current[0] = root.replace_driver("590.44.01").library.resolve()
+    assert (await held.scan()).driver_version == "590.44.01"
+
+
 @pytest.mark.parametrize("is_open", [True, False])
 async def test_a_replaced_driver_is_a_change(root, is_open):
     current = [root.library.resolve()]
@@ -201,8 +224,12 @@ async def test_a_library_replaced_under_its_old_name_is_a_change(root):
 async def test_an_open_session_that_went_stale_is_opened_anew(root):
     held = session(root, LoopClock())
     await held.scan()
-    root.set_faults([{"function": "nvmlDeviceGetCount_v2", "code": "UNINITIALIZED", "times": 1}])
-    assert len((await held.scan()).gpus) == 1
+    stale = {"function": "nvmlDeviceGetCount_v2", "code": "UNINITIALIZED"}
+    root.set_faults([stale, {"function": "nvmlShutdown", "delay_ms": 300}])
+    scanning = asyncio.create_task(held.scan())
+    await until(lambda: times(root, "nvmlShutdown") == 1)
+    root.set_faults([])
+    assert len((await scanning).gpus) == 1
     assert times(root, "nvmlInitWithFlags") == 2
 
 
