@@ -23,6 +23,7 @@ from nvdra.testing.kubelet import DraClient, Kubelet, PluginError, Told
 DRIVER = "gpu.nvidia.com"
 NAMESPACE = "demo"
 RECORD = "checkpoint.json"
+_COLUMNS = (*(f"resource.kubernetes.io/{name}" for name in ("numaNode", "pciBusID", "pcieRoot")), "uuid")
 _CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 _SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
 
@@ -83,10 +84,7 @@ class Story:
                     [
                         device["name"],
                         device["capacity"]["memory"]["value"],
-                        str(attribute(device, "resource.kubernetes.io/numaNode")),
-                        str(attribute(device, "resource.kubernetes.io/pciBusID")),
-                        str(attribute(device, "resource.kubernetes.io/pcieRoot")),
-                        attribute(device, "uuid"),
+                        *(_shown(attribute(device, name)) for name in _COLUMNS),
                     ]
                     for device in self._devices
                 ],
@@ -388,6 +386,10 @@ class Story:
         """Every file a prepare could write, by name, inode and time."""
         paths = [*self._stage.cdi_root.iterdir(), self._stage.plugin_dir / RECORD]
         return sorted((path.name, path.stat().st_ino, path.stat().st_mtime_ns) for path in paths)
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else str(value)
 
 
 def _shown_ids(told: Told) -> str:

@@ -37,13 +37,26 @@ def main(argv: Sequence[str]) -> int:
     try:
         record = checkpoint.decode(content)
     except checkpoint.Unreadable as error:
-        return _failed(here.output, path, str(error), error.diff if isinstance(error, checkpoint.Corrupt) else "")
+        diff = error.diff if isinstance(error, checkpoint.Corrupt) else ""
+        return _failed(here.output, path, _explained(error), diff)
     booted = checkpoint.boot(record, here.host.boot_id())
     if here.output == "json":
         print(as_json(_json(path, booted, record)), end="")
     else:
         _print(path, booted, record)
     return 0
+
+
+def _explained(error: checkpoint.Unreadable) -> str:
+    """What is wrong with the file, and what comes of it."""
+    what = str(error)
+    if isinstance(error, checkpoint.Corrupt):
+        what += (
+            ": it differs from what a release writes"
+            if error.diff
+            else ": its text is well formed, but its checksum is of another text, so it was changed by something else"
+        )
+    return f"{what} (the plugin keeps such a file aside and makes its claims up from the API server)"
 
 
 def _failed(output: str, path: str, reason: str, diff: str = "") -> int:
