@@ -36,6 +36,23 @@ class Finished:
     stderr: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A file written beside and renamed into place. durable: its content is fsynced before the rename."""
+
+    path: str
+    content: bytes
+    mode: int
+    durable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A file to unlink. One that is absent is fine, and so is one that cannot be removed: whoever asks sweeps."""
+
+    path: str
+
+
 class Held(Protocol):
     """A file kept open. While it is, no other file can have its identity, so "is it still the same" has an answer."""
 
@@ -53,8 +70,8 @@ class Held(Protocol):
 class Host(Protocol):
     """The node's files, locks and programs. Paths are absolute.
 
-    Reads raise OSError like the system calls do. The calls that must survive a crash (`replace`, `remove`,
-    `mkdir`) are coroutines carried out in order by one writer thread, so that a kill can be enumerated.
+    Reads raise OSError like the system calls do. The calls that must survive a crash (`carry_out`, `replace`,
+    `remove`, `mkdir`) are coroutines carried out in order by one writer thread, so that a kill can be enumerated.
     """
 
     def read(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
@@ -84,6 +101,13 @@ class Host(Protocol):
 
         The file beside is `<name>.<digits>.tmp` for a YAML file and `.<digits>` for any other, so that no reader of
         these folders takes it for the real one, and who sweeps a folder that others write to as well knows its own.
+        """
+        ...
+
+    async def carry_out(self, changes: Sequence[Put | Removal]) -> None:
+        """All of them, one after the other, in one turn of the writer: a thread is waited for once.
+
+        Raises OSError that names the path of the Put that failed: what stands before it is done, nothing after it.
         """
         ...
 

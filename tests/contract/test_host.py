@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nvdra.host import Node, is_temporary
-from nvdra.ports import Finished, Host, LockError, LockTimeout
+from nvdra.ports import Finished, Host, LockError, LockTimeout, Put, Removal
 from nvdra.testing.host import FakeHost
 
 
@@ -330,3 +330,35 @@ def test_errors_are_those_of_the_system(case: Case) -> None:
     with pytest.raises(OSError, match="directory") as caught:
         case.host.list(case("/f"))
     assert caught.value.errno == errno.ENOTDIR
+
+
+async def test_changes_are_carried_out_in_order_and_stop_at_the_first_that_fails(case: Case) -> None:
+    (case.disk / "old").write_text("old")
+    (case.disk / "kept").write_text("kept")
+    await case.host.carry_out(
+        [
+            Put(case("/a"), b"1", mode=0o640),
+            Put(case("/a"), b"2", mode=0o600, durable=True),
+            Removal(case("/old")),
+            Removal(case("/absent")),
+            Put(case("/b"), b"3", mode=0o644),
+        ]
+    )
+    assert ((case.disk / "a").read_bytes(), (case.disk / "b").read_bytes()) == (b"2", b"3")
+    assert (case.disk / "a").stat().st_mode & 0o777 == 0o600
+    assert not (case.disk / "old").exists()
+    with pytest.raises(FileNotFoundError) as failed:
+        await case.host.carry_out(
+            [Put(case("/c"), b"4", mode=0o644), Put(case("/no/where"), b"", mode=0o644), Removal(case("/kept"))]
+        )
+    assert failed.value.filename == case("/no/where")
+    assert (case.disk / "c").read_bytes() == b"4"
+    assert (case.disk / "kept").exists()
+    assert leftovers(case.disk) == []
+
+
+async def test_what_cannot_be_removed_stops_nothing(case: Case) -> None:
+    (case.disk / "folder").mkdir()
+    await case.host.carry_out([Removal(case("/folder")), Put(case("/a"), b"1", mode=0o644)])
+    assert (case.disk / "folder").is_dir()
+    assert (case.disk / "a").read_bytes() == b"1"

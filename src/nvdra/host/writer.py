@@ -6,11 +6,11 @@ One thread, so that a kill before the n-th rename, fsync or unlink can be enumer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ class Writer:
     """Calls in, results out, one after the other. The thread starts with the first call and never blocks an exit."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -27,18 +27,30 @@ class Writer:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
             self._thread.start()
-        done: Future[T] = Future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
 
         def carry_out() -> None:
             try:
                 result = call()
             except BaseException as error:  # a call's failure belongs to its caller; the thread goes on
-                done.set_exception(error)
+                tell(done.set_exception, error)
             else:
-                done.set_result(result)
+                tell(done.set_result, result)
+
+        def tell(outcome: Callable[[Any], None], what: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the program is ending
+                loop.call_soon_threadsafe(lambda: None if done.done() else outcome(what))
 
         self._calls.put(carry_out)
-        return await asyncio.shield(asyncio.wrap_future(done))
+        return await done
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Have `call` made some time, after what was asked for before; it must not raise."""
+        if self._thread is None:
+            call()
+        else:
+            self._calls.put(call)
 
     async def drain(self) -> None:
         """Return once everything asked for so far is done."""

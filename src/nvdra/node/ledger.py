@@ -12,7 +12,6 @@ so that a completed entry is never without its file, and a file without entry is
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from nvdra.checkpoint import Entry, Record
 from nvdra.node.record_file import RecordFile
-from nvdra.ports import Host, LockError
+from nvdra.ports import Host, LockError, Put, Removal
 
 T = TypeVar("T")
 
@@ -95,8 +94,9 @@ class Ledger:
         self._has_stopped = True
         if self._loop is None:
             return
-        self._loop.cancel()
-        await asyncio.wait([self._loop])
+        self._wake.set()
+        # Its end is looked at: what is no Exception ends the whole program, and is told by that.
+        await asyncio.gather(self._loop, return_exceptions=True)
         while self._waiting:
             self._waiting.popleft().fail(_shutting_down())
 
@@ -117,15 +117,12 @@ class Ledger:
     async def _batches(self) -> None:
         while True:
             await self._wake.wait()
+            if self._has_stopped:
+                return
             self._wake.clear()
             batch = list(self._waiting)
             self._waiting.clear()
-            work = asyncio.ensure_future(self._carry_out(batch))
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.wait([work])
-                raise
+            await self._carry_out(batch)
 
     async def _carry_out(self, batch: list[_Job]) -> None:
         try:
@@ -168,60 +165,61 @@ class Ledger:
                 continue
             record = _with(record, job.change.entries)
 
-        await asyncio.gather(*(self._put_files(job) for job in batch))
-        # Once more, without the claims whose file could not be written.
-        record = before
-        for job in _alive(batch):
-            record = _with(record, _change(job).entries)
+        written = await self._write(batch, before)
+        if written is not None and written is not self._told:
+            self._told = written
+            self._on_record(written)
 
-        if record.entries == before.entries:
+    async def _write(self, batch: list[_Job], before: Record) -> Record | None:
+        """The record with the batch's changes, all of them done; None if it could not be written.
+
+        In one turn of the writer; where a CDI file cannot be written, once more without the claims it is for.
+        """
+        while True:
+            alive = _alive(batch)
             record = before
-        else:
+            for job in alive:
+                record = _with(record, _change(job).entries)
+            put = [Put(path, content, mode=0o644) for job in alive for path, content in _change(job).write.items()]
+            removals = _removals(alive)
             try:
-                await self._file.store(record)
+                if record.entries != before.entries:
+                    await self._file.store(record, first=put, then=removals)
+                    return record
+                if put or removals:
+                    await self._host.carry_out([*put, *removals])
+                return before
             except OSError as error:
-                self._file.forget()
-                await self._take_back(batch, before, error)
-                return
-        if record is not self._told:
-            self._told = record
-            self._on_record(record)
-        await self._remove_files(_alive(batch))
+                path = error.filename
+                concerned = [job for job in alive if path in _change(job).write]
+                if not concerned:
+                    self._file.forget()
+                    await self._take_back(alive, before, error)
+                    return None
+                for job in concerned:
+                    job.fail(
+                        LedgerError(f"unable to create CDI spec file for claim: {path}: {error.strerror or error}")
+                    )
 
-    async def _put_files(self, job: _Job) -> None:
-        if job.has_failed or job.change is None:
-            return
-        for path, content in job.change.write.items():
-            try:
-                await self._host.replace(path, content, mode=0o644, durable=False)
-            except OSError as error:
-                job.fail(LedgerError(f"unable to create CDI spec file for claim: {path}: {error.strerror or error}"))
-                return
-
-    async def _take_back(self, batch: list[_Job], before: Record, error: OSError) -> None:
+    async def _take_back(self, alive: list[_Job], before: Record, error: OSError) -> None:
         """The record could not be written: nothing of this batch's changes may remain."""
-        for job in _alive(batch):
-            change = _change(job)
-            if not change.entries and not change.remove:
-                continue  # an answer from the record, or a repaired file: true all the same
-            if all(uid not in before.entries for uid in change.entries):
-                for path in change.write:
-                    await self._remove(path)
+        # An answer from the record, or a repaired file, is true all the same.
+        failed = [job for job in alive if _change(job).entries or _change(job).remove]
+        new = [job for job in failed if all(uid not in before.entries for uid in _change(job).entries)]
+        # No entry names them: what cannot be removed now is an orphan for the sweep.
+        await self._host.carry_out([Removal(path) for job in new for path in _change(job).write])
+        for job in failed:
             job.fail(LedgerError(f"unable to update checkpoint: {self._file.path}: {error.strerror or error}"))
 
-    async def _remove_files(self, carried_out: list[_Job]) -> None:
-        """Take away what is not needed any more, but nothing that a later decision of the same batch put there."""
-        put: set[str] = set()
-        for job in reversed(carried_out):
-            for path in _change(job).remove:
-                if path not in put:
-                    await self._remove(path)
-            put.update(_change(job).write)
 
-    async def _remove(self, path: str) -> None:
-        # No entry names it: if it cannot be removed now, it is an orphan for the sweep.
-        with contextlib.suppress(OSError):
-            await self._host.remove(path)
+def _removals(alive: list[_Job]) -> list[Removal]:
+    """What is not needed any more, but nothing that a later decision of the same batch puts there."""
+    put: set[str] = set()
+    found: list[Removal] = []
+    for job in reversed(alive):
+        found += (Removal(path) for path in _change(job).remove if path not in put)
+        put.update(_change(job).write)
+    return found
 
 
 def _alive(batch: list[_Job]) -> list[_Job]:

@@ -7,11 +7,11 @@ others (node/sweep).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nvdra import checkpoint, telemetry
 from nvdra.checkpoint import Record
-from nvdra.ports import Held, Host
+from nvdra.ports import Held, Host, Put, Removal
 
 NAME = "checkpoint.json"
 UNREADABLE = "checkpoint.json.unreadable"
@@ -41,9 +41,13 @@ class RecordFile:
             return self._record
         return await self._read()
 
-    async def store(self, record: Record) -> None:
-        """Replace the file, fsynced before it is renamed into place. Raises OSError, and the old file stands."""
-        await self._host.replace(self.path, self._encoder.encode(record), mode=0o600, durable=True)
+    async def store(self, record: Record, *, first: Sequence[Put] = (), then: Sequence[Put | Removal] = ()) -> None:
+        """Replace the file, fsynced before it is renamed into place; `first` before it, `then` after it.
+
+        Raises OSError that names the path: what comes after that one is not done, and the old file stands.
+        """
+        content = Put(self.path, self._encoder.encode(record), mode=0o600, durable=True)
+        await self._host.carry_out([*first, content, *then])
         try:
             held = self._host.hold(self.path)
         except OSError:
