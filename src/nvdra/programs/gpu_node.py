@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import traceback
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, NoReturn
 
 from prometheus_client import CollectorRegistry
 
@@ -74,9 +75,10 @@ class GpuNode:
                 await self._start(stack)
                 await self._stop.wait()
         except (StartError, EndpointError, HookMissing, SocketPathError, ConfigError) as error:
-            print(f"Error: {error}", file=sys.stderr)
-            telemetry.flush()
-            os._exit(1)
+            return _give_up(str(error))
+        except Exception as error:
+            telemetry.error("Starting failed unexpectedly", traceback.format_exc())
+            return _give_up(f"error creating driver: {type(error).__name__}: {error}")
         telemetry.info(0, "shutdown")
         telemetry.flush()
         if self._driver_changed:
@@ -244,6 +246,12 @@ class GpuNode:
             raise StartError(f"path for cdi file generation is not a directory: '{self._cdi_root}'") from None
         except OSError as error:
             raise StartError(f"cannot create {error.filename}: {error.strerror}") from None
+
+
+def _give_up(why: str) -> NoReturn:
+    telemetry.flush()
+    print(f"Error: {why}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _library(host: Node, root: DriverRoot) -> str | None:
