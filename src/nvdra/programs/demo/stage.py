@@ -148,7 +148,7 @@ class Stage:
     async def plugin_ended(self) -> int:
         """The exit status of a plugin that ends by itself; negative: the signal it died of."""
         process = self._running["plugin"]
-        await self.until("the plugin to end", lambda: process.poll() is not None)
+        await self.until("the plugin to end", lambda: process.poll() is not None, alive="api-server")
         del self._running["plugin"]
         return process.returncode
 
@@ -159,14 +159,18 @@ class Stage:
             found = probe()
             if found:
                 return found
-            process = self._running.get(alive)
-            if process is not None and process.poll() is not None and not (found := probe()):
-                status = process.returncode
-                how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-                raise NotTrue(f"waited for {what}, but the {alive} {how}")
+            self.must_run(what, alive)
             if time.monotonic() > deadline:
                 raise NotTrue(f"waited {PATIENCE_S:.0f} s for {what}, in vain")
             await asyncio.sleep(0.005)
+
+    def must_run(self, what: str, name: str = "plugin") -> None:
+        """Raises NotTrue if the process has ended while `what` is waited for."""
+        process = self._running.get(name)
+        if process is not None and process.poll() is not None:
+            status = process.returncode
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
+            raise NotTrue(f"waited for {what}, but the {name} {how}")
 
     def _start(self, name: str, argv: Sequence[str], output: Path) -> None:
         environ = {key: value for key, value in os.environ.items() if key not in _LOUD}
