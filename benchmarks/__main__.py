@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -11,9 +10,11 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import api, core, memory, plugin, scan, serving, start, table
+from benchmarks import api, core, counts, idle, memory, plugin, scan, serving, start, table
 from benchmarks.floor import floor
 from benchmarks.row import Row
+
+QUESTIONS = {"counts", "serving", "idle", "start", "memory", "scan", "core"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -25,18 +26,23 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     server = parser.add_mutually_exclusive_group()
     server.add_argument("--kubeconfig", type=Path, help="use this API server (default: a stand-in on loopback)")
     server.add_argument("--control-plane", type=Path, metavar="FOLDER", help="start FOLDER's etcd and kube-apiserver")
-    parser.add_argument("--only", default="", help="some of: serving, start, memory, scan, core (separated by commas)")
-    return parser.parse_args(arguments)
+    parser.add_argument("--only", default="", help=f"some of: {', '.join(sorted(QUESTIONS))} (separated by commas)")
+    chosen = parser.parse_args(arguments)
+    if unknown := set(filter(None, chosen.only.split(","))) - QUESTIONS:
+        parser.error(f"--only: no question is called {', '.join(sorted(unknown))}")
+    return chosen
 
 
-async def run(chosen: argparse.Namespace) -> list[Row]:
-    wanted = set(filter(None, chosen.only.split(","))) or {"serving", "start", "memory", "scan", "core"}
+async def run(chosen: argparse.Namespace, wanted: set[str]) -> list[Row]:
+    """Everything that takes plugins and an API server."""
     programs = [plugin.ours()]
     if chosen.other:
         programs.append(plugin.other(chosen.other_name, chosen.other))
     found: list[Row] = []
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        if "counts" in wanted:
+            found += await counts.rows(folder / "counts")
         if chosen.kubeconfig:
             kubeconfig = chosen.kubeconfig
         elif chosen.control_plane:
@@ -46,17 +52,9 @@ async def run(chosen: argparse.Namespace) -> list[Row]:
         await api.ready(kubeconfig)
         server = await stack.enter_async_context(api.reached(kubeconfig))
         if "serving" in wanted:
-            async with AsyncExitStack() as running:
-                least = await running.enter_async_context(floor(kubeconfig, folder / "floor"))
-                subjects = [
-                    await running.enter_async_context(
-                        plugin.serving(program, server, folder / f"serving-{number}", f"serving-{number}")
-                    )
-                    for number, program in enumerate(programs)
-                ]
-                rounds, cycles, bursts = (3, 40, 3) if chosen.quick else (8, 80, 6)
-                taken = await serving.measure(subjects, least, server, rounds=rounds, cycles=cycles, bursts=bursts)
-                found += serving.rows(taken, [subject.name for subject in subjects])
+            found += await _serving(programs, server, folder / "serving", is_quick=chosen.quick)
+        if "idle" in wanted and not chosen.quick:
+            found += await idle.rows(programs, server, folder / "idle", {60: 4, 120: 3})
         if "start" in wanted:
             found += await start.rows(programs, server, folder / "start", rounds=3 if chosen.quick else 9)
         if "memory" in wanted:
@@ -64,17 +62,32 @@ async def run(chosen: argparse.Namespace) -> list[Row]:
     return found
 
 
+async def _serving(programs: list[plugin.Program], server: api.Api, folder: Path, *, is_quick: bool) -> list[Row]:
+    folder.mkdir()
+    async with AsyncExitStack() as running:
+        least = await running.enter_async_context(floor(server.kubeconfig, folder / "floor"))
+        subjects = [
+            await running.enter_async_context(
+                plugin.serving(program, server, folder / str(number), f"serving-{number}")
+            )
+            for number, program in enumerate(programs)
+        ]
+        rounds, cycles, bursts = (3, 40, 3) if is_quick else (8, 80, 6)
+        taken = await serving.measure(subjects, least, server, rounds=rounds, cycles=cycles, bursts=bursts)
+        return serving.rows(taken, [subject.name for subject in subjects])
+
+
 def main() -> None:
     """Always status 0: a miss is a figure, not a failure."""
     chosen = options()
-    found = uvloop.run(run(chosen))
-    wanted = set(filter(None, chosen.only.split(",")))
-    if not wanted or "scan" in wanted:
+    wanted = set(filter(None, chosen.only.split(","))) or QUESTIONS
+    found = uvloop.run(run(chosen, wanted))
+    if "scan" in wanted:
         found += scan.rows()
-    if not wanted or "core" in wanted:
+    if "core" in wanted:
         found += core.rows()
     print(table.as_json(found) if chosen.output == "json" else f"{table.text(found)}\n\n{table.summary(found)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

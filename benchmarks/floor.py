@@ -1,7 +1,7 @@
-"""The least a prepare can cost: one GET, the CDI file renamed into place, the record written durably; no gRPC, no hops.
+"""The least a prepare can cost: one GET, the CDI file renamed into place, the record written durably; no gRPC.
 
-A process of its own, as a plugin is one. `python -m benchmarks.floor KUBECONFIG FOLDER` reads lines of JSON, each a list
-of [namespace, name] pairs, and answers each line with the seconds that each took.
+A process of its own, as a plugin is one. `python -m benchmarks.floor KUBECONFIG FOLDER` reads lines of JSON, each a
+list of [namespace, name] pairs, and answers each line with the seconds that each took.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.api import DRIVER, Api
-from nvdra.testing.kubelet import DraClient
+from nvdra.testing.kubelet import DraClient, Kubelet
 from nvdra_mock_nvml import Root, lay_out
 
 OURS = Path(sys.executable).with_name("gpu-kubelet-plugin")
@@ -27,6 +27,7 @@ class Subject:
 
     pool      its node's name
     devices   what it published
+    root      its driver root, if it was started here
     """
 
     name: str
@@ -34,6 +35,7 @@ class Subject:
     socket: str
     pool: str
     devices: list[str]
+    root: Root | None = None
     client: DraClient = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ def ours() -> Program:
 
 
 def other(name: str, path: Path) -> Program:
-    """Another driver; the limit that it puts on its own API calls is lifted, or a queue would be all there is to see."""
+    """Another driver; its own limit on API calls is lifted, or a queue would be all there is to see."""
     return Program(name, path, ("--kube-api-qps=1000", "--kube-api-burst=1000"))
 
 
@@ -116,7 +118,8 @@ async def started(program: Program, api: Api, folder: Path, node: str) -> AsyncI
 async def serving(program: Program, api: Api, folder: Path, node: str) -> AsyncIterator[Subject]:
     """The program once it has published its devices and serves."""
     folder.mkdir()
-    async with started(program, api, folder, node) as running:
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(started(program, api, folder, node))
         try:
             devices = await api.devices(node)
         except TimeoutError:
@@ -124,9 +127,9 @@ async def serving(program: Program, api: Api, folder: Path, node: str) -> AsyncI
             raise SystemExit(
                 f"{program.path} published no devices within a minute; the end of its log:\n{tail}"
             ) from None
-        while not running.socket.exists():
-            await asyncio.sleep(0.01)
-        subject = Subject(program.name, running.process.pid, str(running.socket), node, devices)
+        kubelet = await stack.enter_async_context(Kubelet(str(folder / "registry")))
+        await kubelet.registered(DRIVER)
+        subject = Subject(program.name, running.process.pid, str(running.socket), node, devices, running.root)
         try:
             yield subject
         finally:

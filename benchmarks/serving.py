@@ -1,7 +1,7 @@
 """How long kubelet waits: claims prepared and taken back one at a time, at once, in one call; beside the floor.
 
-Competitors take turns, block by block, so that what the machine does meanwhile hits all alike. It can only make things
-slower, so a figure is the lowest of the rounds' medians (of their 99th percentiles).
+Competitors take turns, so that what the machine does meanwhile hits all alike. It can only make things slower, so a
+figure is the lowest of the rounds' medians (of their 99th percentiles).
 """
 
 from __future__ import annotations
@@ -72,31 +72,40 @@ async def measure(
     """By subject's name, and "floor"."""
     taken = {name: Rounds() for name in ("floor", *(subject.name for subject in subjects))}
     for number in range(-1, rounds):  # the first only warms
-        order = [*subjects[number % len(subjects) :], *subjects[: number % len(subjects)]]
-        for subject in order:
-            rounds_of = taken[subject.name] if number >= 0 else Rounds()
-            await _one_at_a_time(subject, api, rounds_of, cycles)
-            await _several(subject, api, rounds_of, bursts)
-        refs = await api.claims(subjects[0].pool, subjects[0].devices * (cycles // len(subjects[0].devices) or 1))
-        times = await floor.times_s(refs)
-        await api.delete(refs)
-        if number >= 0:
-            taken["floor"].prepare.append(times)
+        kept = taken if number >= 0 else {name: Rounds() for name in taken}
+        await _one_at_a_time(subjects, floor, api, kept, cycles)
+        for subject in subjects:
+            await _several(subject, api, kept[subject.name], bursts)
     return taken
 
 
-async def _one_at_a_time(subject: Subject, api: Api, taken: Rounds, cycles: int) -> None:
-    refs = await api.claims(subject.pool, [subject.devices[number % len(subject.devices)] for number in range(cycles)])
-    cpu_s = subject.cpu_s()
-    prepares, unprepares = [], []
-    for ref in refs:
-        prepares.append(await timed(prepare(subject, [ref])))
-        unprepares.append(await timed(unprepare(subject, [ref])))
-    taken.cpu.append([(subject.cpu_s() - cpu_s) / cycles])
-    taken.prepare.append(prepares)
-    taken.unprepare.append(unprepares)
-    taken.empty.append([await timed(subject.client.prepare([])) for _ in range(cycles)])
-    await api.delete(refs)
+async def _one_at_a_time(
+    subjects: Sequence[Subject], floor: Floor, api: Api, taken: dict[str, Rounds], cycles: int
+) -> None:
+    """Turn by turn, claim by claim: the next one finds caches, disk and API server as the others left them."""
+    refs = {
+        subject.name: await api.claims(
+            subject.pool, [subject.devices[number % len(subject.devices)] for number in range(cycles)]
+        )
+        for subject in subjects
+    }
+    cpu_s = {subject.name: subject.cpu_s() for subject in subjects}
+    times = {name: Rounds([[]], [[]], [[]]) for name in taken}
+    for number in range(cycles):
+        times["floor"].prepare[0] += await floor.times_s([refs[subjects[0].name][number]])
+        for turn in range(len(subjects)):
+            subject = subjects[(number + turn) % len(subjects)]
+            ref, mine = refs[subject.name][number], times[subject.name]
+            mine.prepare[0].append(await timed(prepare(subject, [ref])))
+            mine.unprepare[0].append(await timed(unprepare(subject, [ref])))
+            mine.empty[0].append(await timed(subject.client.prepare([])))
+    for name, mine in times.items():
+        taken[name].prepare += mine.prepare
+        taken[name].unprepare += mine.unprepare
+        taken[name].empty += mine.empty
+    for subject in subjects:
+        taken[subject.name].cpu.append([(subject.cpu_s() - cpu_s[subject.name]) / cycles])
+        await api.delete(refs[subject.name])
 
 
 async def _several(subject: Subject, api: Api, taken: Rounds, bursts: int) -> None:

@@ -49,9 +49,9 @@ def summary(rows: Sequence[Row]) -> str:
     untold = sum(row.target is not None for row in rows) - judged
     lines = [f"{judged - len(missed)} of {judged} targets reached" + (f", {untold} not measured" if untold else "")]
     for row in missed:
-        lines.append(
-            f"missed: {row.question}: {_shown(row.ours)} {row.unit}, target {row.target} of {_shown(row.other)} ({row.note})"
-        )
+        assert row.target is not None
+        limit = row.unit if row.target.most is not None else f"{_shown(row.other)} {row.unit}"
+        lines.append(f"missed: {row.question}: {_shown(row.ours)} {row.unit}, target {row.target} {limit} ({row.note})")
     return "\n".join(lines)
 
 
