@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
-from tests.cluster.harness import packages, programs, seclusion
+from tests.cluster.harness import driver_image, packages, programs, seclusion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT_LOGS = REPOSITORY / "build" / "cluster-logs"
@@ -27,6 +28,9 @@ def main(arguments: list[str]) -> int:
     else:
         paths = [] if any(argument.startswith("tests/") for argument in arguments) else ["tests/cluster"]
         command = [sys.executable, "-m", "pytest", *arguments, *paths]
+        if _needs_image(arguments):
+            _, archive = driver_image.built()
+            os.environ[driver_image.GIVEN] = str(archive)
     with seclusion.scratch() as folder:
         status = seclusion.run(command, folder)
         shutil.rmtree(KEPT_LOGS, ignore_errors=True)
@@ -34,6 +38,12 @@ def main(arguments: list[str]) -> int:
             kept = _keep_logs(folder)
             print(f"The components' logs are kept in {kept}", file=sys.stderr)
     return status
+
+
+def _needs_image(arguments: list[str]) -> bool:
+    """A run of some scenarios need not wait for the image, unless they are named after it."""
+    selects = any(argument.startswith(("-k", "tests/")) for argument in arguments)
+    return not selects or any("image" in argument for argument in arguments)
 
 
 def _keep_logs(folder: Path) -> Path:

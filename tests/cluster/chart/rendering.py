@@ -85,6 +85,7 @@ class Helm:
     def __init__(self, program: Path, scratch: Path) -> None:
         self.program = program
         self._scratch = scratch
+        self._rendered: dict[str, Rendered] = {}
 
     def run(self, *arguments: str) -> str:
         done = subprocess.run([str(self.program), *arguments], capture_output=True, text=True, check=False)
@@ -104,16 +105,21 @@ class Helm:
     ) -> Rendered:
         """The objects for these values ("a.b" names nested ones) on top of the chart's, held to `sound`."""
         chart = chart or self.with_programs(programs)
+        text = yaml.safe_dump(nested(values if values is not None else GPUS))
         file = self._scratch / "values.yaml"
-        file.write_text(yaml.safe_dump(nested(values if values is not None else GPUS)))
         arguments = ["template", release, str(chart), "--namespace", namespace, "--values", str(file)]
         arguments += ["--kube-version", "1.37.2"]
         for version in api_versions:
             arguments += ["--api-versions", version]
-        text = self.run(*arguments)
-        objects = tuple(each for each in yaml.load_all(text, _Strict) if each is not None)
-        sound(objects, namespace)
-        return Rendered(objects)
+        # Most tests compare with one and the same rendering.
+        asked = "\n".join((*arguments, text))
+        if asked not in self._rendered:
+            file.write_text(text)
+            rendered = self.run(*arguments)
+            objects = tuple(each for each in yaml.load_all(rendered, _Strict) if each is not None)
+            sound(objects, namespace)
+            self._rendered[asked] = Rendered(objects)
+        return self._rendered[asked]
 
     def notes(self, values: Mapping[str, Any], programs: Iterable[str] = ALL_PROGRAMS[:1]) -> str:
         """What a user reads after an install. Helm renders it only for a cluster; so it is made a template here."""

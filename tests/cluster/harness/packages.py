@@ -16,6 +16,8 @@ _EVIDENCE: dict[str, tuple[str, ...]] = {
     "iproute2": ("/usr/sbin/ip", "/sbin/ip"),
     "iptables": ("/usr/sbin/iptables", "/sbin/iptables"),
     "busybox-static": ("/usr/bin/busybox", "/bin/busybox"),
+    "buildah": ("/usr/bin/buildah",),
+    "debootstrap": ("/usr/sbin/debootstrap",),
     "openssl": ("/usr/bin/openssl",),
     "procps": ("/usr/sbin/sysctl", "/sbin/sysctl"),
     "util-linux": ("/usr/bin/unshare",),
