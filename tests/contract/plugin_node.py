@@ -26,6 +26,7 @@ from nvdra.testing.kube import FakeKube
 from nvdra.testing.kubelet import DraClient, Told
 
 DRIVER, POOL = "gpu.nvidia.com", "node-a"
+SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
 NODES = Resource("", "v1", "nodes", namespaced=False)
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 PROGRAM = str(Path(sys.executable).with_name("gpu-kubelet-plugin"))
@@ -54,9 +55,11 @@ class PluginNode:
         self.registry = folder / "registry"
         self.log_path = folder / "log"
         self.kube = FakeKube()
+        self.server: ApiServer
         self.process: asyncio.subprocess.Process | None = None
         self._client: DraClient | None = None
         self._names = 0
+        self.metrics_port = 0
         self.registry.mkdir()
         self.plugin_dir.parent.mkdir()
         self.log_path.touch()
@@ -208,6 +211,11 @@ class PluginNode:
     async def delete(self, ref: ClaimRef) -> None:
         await self.kube.delete(CLAIMS, ref.name, ref.namespace)
 
+    async def wipe_slices(self) -> None:
+        """As a kubelet that starts."""
+        for stored in self.kube.objects("resourceslices"):
+            await self.kube.delete(SLICES, stored["metadata"]["name"])
+
     # ── kubelet ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def prepare(self, *refs: ClaimRef) -> dict[str, Told]:
@@ -260,7 +268,7 @@ async def plugin_node(portrait: str = "h100x8", *, token: str = "", **layout: An
     """A node whose API server is served, the program not yet started; nothing of it runs afterwards."""
     with short_folder() as folder:
         node = await asyncio.to_thread(PluginNode, folder, portrait, **layout)
-        server = ApiServer(node.kube, token=token)
+        node.server = server = ApiServer(node.kube, token=token)
         await node.kube.create(NODES, json.dumps({"metadata": {"name": POOL}}).encode())
         async with server.serving() as url:
             (folder / "kubeconfig").write_text(kubeconfig(url, token))

@@ -20,7 +20,7 @@ from nvdra.devices.gpu import (
     pci_bus_id,
     version,
 )
-from nvdra.devices.names import GpuName
+from nvdra.devices.names import GpuName, parse_name
 from nvdra.devices.scan import GpuScan, LeftOut, NodeScan
 
 # GPUs that drive a workstation's own screen: never offered, never mentioned.
@@ -55,7 +55,11 @@ class Inventory:
         for left in self.not_offered:
             if left.device == device:
                 return left.reason
-        return self.unread
+        if self.unread:
+            return self.unread
+        # A GPU that refused before it told its minor number may be the one.
+        unnamed = [f"{left.device}: {left.reason}" for left in self.not_offered if parse_name(left.device) is None]
+        return f"GPUs that are not offered: {'; '.join(unnamed)}" if unnamed else ""
 
 
 def from_scan(scan: NodeScan, pci: Mapping[str, PciFacts]) -> Inventory:

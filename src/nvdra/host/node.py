@@ -149,7 +149,8 @@ class Node:
                 os.close(descriptor)
             self._effect("rename", path, lambda: os.rename(beside, place))
         except OSError as error:
-            _unlink(beside)
+            with contextlib.suppress(OSError):  # of a read-only folder nothing can be removed, not even what is absent
+                _unlink(beside)
             raise OSError(error.errno, os.strerror(error.errno or errno.EIO), path) from None
 
     async def carry_out(self, changes: Sequence[Put | Removal]) -> None:

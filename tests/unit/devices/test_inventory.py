@@ -142,3 +142,11 @@ def test_without_a_scan_the_reason_is_why_a_device_is_absent():
     unread = Inventory(unread="libnvidia-ml.so.1 not found")
     assert unread.why_absent("gpu-0") == "libnvidia-ml.so.1 not found"
     assert scans.inventory(1).why_absent("gpu-9") == ""
+
+
+def test_a_gpu_that_told_no_minor_may_be_the_one_that_is_asked_for():
+    lost = LeftOut(3, None, None, "nvmlDeviceGetName", 15, "GPU is lost")
+    found = from_scan(NODE(GPU(0), left_out=(lost,)), {})
+    assert found.why_absent("gpu-3") == (
+        "GPUs that are not offered: GPU with index 3: nvmlDeviceGetName: GPU is lost (15)"
+    )
