@@ -17,7 +17,7 @@ import pytest
 from nvdra import checkpoint
 from nvdra.ports import ApiError
 from nvdra.testing.kubelet import Told
-from tests.contract.plugin_node import DRIVER, PluginNode, plugin_node, until
+from tests.contract.plugin_node import DRIVER, PluginNode, plugin_node, short_folder, until
 
 GROUP = "resource.nvidia.com/v1beta1"
 NO_KIND = 'no kind "{kind}" is registered for version "{version}" in scheme'
@@ -417,6 +417,25 @@ async def test_a_library_that_is_missing_until_it_comes() -> None:
         away.rename(node.root.library)
         assert await node.prepared(fresh) == ["gpu-1"]
         await node.released(known)
+
+
+async def test_a_driver_root_that_is_empty_until_a_driver_is_put_there() -> None:
+    with short_folder() as stand_ins:
+        async with sane(stand_in_dir=stand_ins) as node:
+            root, away = node.root.root, node.root.root.with_name("away")
+            root.rename(away)
+            root.mkdir()
+            await node.start(published=False)
+            ref = await node.claim("gpu-0")
+            assert "libnvidia-ml.so.1 is not in the driver root" in await node.refused(ref)
+            root.rmdir()
+            away.rename(root)
+            # With device nodes of its own, too: where to look for those is settled at a start.
+            await until(lambda: "starting anew" in node.log, "the root to be noticed")
+            await until(lambda: node.kube.objects("resourceslices"), "slices")
+            assert await node.prepared(ref) == ["gpu-0"]
+            assert f"{root}/dev/nvidia0" not in node.cdi_path(ref).read_text()
+            assert "/run/nvidia/driver/dev/nvidia0" in node.cdi_path(ref).read_text()
 
 
 async def test_a_library_that_is_too_old() -> None:

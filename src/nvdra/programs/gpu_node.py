@@ -100,12 +100,14 @@ class GpuNode:
             await server.start()
             stack.push_async_callback(server.stop)
 
-        root = driver_root(host, options.container_driver_root)
+        self._host = host
+        self._root = root = self._current_root()
         nvml = Nvml(lambda: _library(host, root), clock)
         stack.push_async_callback(_close, nvml)
         hints = Hints(host, root)
-        self._host, self._root = host, root
-        self._discovery = Discovery(nvml, clock, hints.look, lambda: self._bus().facts, self._offered)
+        self._discovery = Discovery(
+            nvml, clock, lambda: (self._current_root(), hints.look()), lambda: self._bus().facts, self._offered
+        )
         self._supply = Supply(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
         scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
 
@@ -173,8 +175,16 @@ class GpuNode:
     def _inventory(self) -> Inventory:
         return self._discovery.inventory
 
+    def _current_root(self) -> DriverRoot:
+        return driver_root(self._host, self._options.container_driver_root)
+
     def _offered(self, _inventory: Inventory) -> None:
         """A scan ended: containers' files may be others, and so may be what is published."""
+        if self._current_root() != self._root:
+            telemetry.warning("The driver root got or lost its device nodes, starting anew", path=self._root.path)
+            self._driver_changed = True
+            self._stop.ask()
+            return
         self._supply.forget()
         self._tasks.start("supply", self._warm_supply(), may_end=True)
         self._publish()
