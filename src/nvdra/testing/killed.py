@@ -1,6 +1,6 @@
 """Run one of our programs and kill it, unannounced, just before a chosen effect on disk.
 
-    python -m nvdra.testing.killed --before rename --path checkpoint.json --armed FILE gpu-kubelet-plugin --node-name ...
+    python -m nvdra.testing.killed --before rename --path checkpoint.json --armed FILE gpu-kubelet-plugin ...
 
 While FILE exists, the program dies by SIGKILL right before it would rename onto (or unlink) a path of that base name.
 What it did before that is on disk, what comes after is not: the way a node loses power, a container its memory.
@@ -22,14 +22,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--before", choices=sorted(_EVENTS), required=True, help="the effect that does not happen")
     parser.add_argument("--path", required=True, help="base name of the file it is about")
     parser.add_argument("--armed", required=True, help="only while this file exists")
-    parser.add_argument("program", nargs=argparse.REMAINDER, help="the program's console script, then its own arguments")
+    parser.add_argument(
+        "program", nargs=argparse.REMAINDER, help="the program's console script, then its own arguments"
+    )
     options = parser.parse_args(argv)
     event, argument = _EVENTS[options.before]
 
     def watch(seen: str, values: tuple[object, ...]) -> None:
-        if seen == event and os.path.basename(os.fspath(str(values[argument]))) == options.path:
-            if os.path.exists(options.armed):
-                os.kill(os.getpid(), signal.SIGKILL)
+        is_it = seen == event and os.path.basename(str(values[argument])) == options.path
+        if is_it and os.path.exists(options.armed):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
     program = options.program[0]

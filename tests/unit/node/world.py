@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nvdra_mock_nvml.elf import shared_object
+from prometheus_client import CollectorRegistry
 
 from nvdra import cdi, checkpoint
 from nvdra.api import ClaimRef
@@ -23,7 +24,7 @@ from nvdra.node.supply import Supply
 from nvdra.node.sweep import Sweep
 from nvdra.node.walk import Prepared, Site, Unprepared, Walk
 from nvdra.ports import Resource
-from nvdra.telemetry.metrics import DriverMetrics, Registry
+from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
 from nvdra.testing.kube import FakeKube
@@ -78,7 +79,7 @@ class World:
     def start(self) -> None:
         site = Site(DRIVER, POOL, C, feature_gates.defaults())
         api = ResourceApi(self.kube)
-        self.registry = Registry()
+        self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
         self.file = RecordFile(self.host, P, lambda: bool(self.sweep.claim_files()))
         self.ledger = Ledger(self.host, self.file, P, self.records.append)
