@@ -124,5 +124,8 @@ def _tasks() -> bytes:
     out = io.StringIO()
     for task in sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name()):
         out.write(f"\nTask {task.get_name()} {'done' if task.done() else 'waiting'}:\n")
-        task.print_stack(limit=20, file=out)
+        for frame in task.get_stack(limit=20):
+            # Compiled coroutines (a gRPC server's) have no line, which Task.print_stack cannot show.
+            code, line = frame.f_code, frame.f_lineno
+            out.write(f'  File "{code.co_filename}", {"in" if line is None else f"line {line} in"} {code.co_name}\n')
     return out.getvalue().encode("utf-8", "backslashreplace")

@@ -25,10 +25,15 @@ async def a_claim_in_work():
 def serve():
     import asyncio, uvloop
     async def main():
+        if sys.argv[2] == "grpc":
+            import grpc.aio
+            server = grpc.aio.server()
+            server.add_insecure_port("127.0.0.1:0")
+            await server.start()
         task = asyncio.create_task(a_claim_in_work(), name="claim-u1")
         print("up", sorted(heavy), flush=True)
         await task
-    (uvloop.run if sys.argv[2] == "uvloop" else asyncio.run)(main())
+    (asyncio.run if sys.argv[2] == "asyncio" else uvloop.run)(main())
 
 def stuck():
     import ctypes
@@ -80,7 +85,7 @@ def wait_for(path: Path, text: str, times: int = 1) -> str:
     pytest.fail(f"{text!r} is not {times} times in {path}")
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "grpc"])
 def test_a_working_program_dumps_threads_and_tasks_once_a_signal(tmp_path: Path, loop: str) -> None:
     path = tmp_path / "stacks.dump"
     program = Program(str(path), loop)
