@@ -75,8 +75,7 @@ async def _play(page: Page, portrait: str, plugin: str, keep: bool) -> int:
             page.line(page.paint("One node's GPUs, from discovery to a clean end", "bold"))
             page.line(
                 page.paint(
-                    f"{len(gpus)} × {gpus[0].name}, driver {stage.root.driver_version}: a mock at NVML's C interface; "
-                    "all else of the plugin is real",
+                    f"{len(gpus)} × {gpus[0].name} behind a mock of NVML; the plugin is the real one",
                     "dim",
                 )
             )

@@ -49,7 +49,7 @@ class Story:
             # From here on only claims make the plugin read claims.
             await stage.until("the first sweep", lambda: b"Cleanup: perform for" in stage.log.read_bytes())
             page.line(
-                f"process {pid} is registered as {DRIVER} (kubelet chose {plugin.version.partition('.')[0]}), "
+                f"process {pid} is registered with kubelet ({plugin.version.partition('.')[0]}); "
                 f"all published {seconds(took)} after exec"
             )
             page.table(
@@ -191,9 +191,9 @@ class Story:
             await stage.until("what the kill left behind to go", lambda: not stage.leftovers())
             await self._actors.same_answers()
             self._actors.check_record()
-            page.line(f"{seconds(took)} after the new start {claim.wish.name} is prepared: {_shown_ids(told)}")
+            page.line(f"{seconds(took)} after the new start {claim.wish.name} is prepared: …-{told.devices[0].device}")
             count = len(self._actors.claims)
-            page.line(f"record and CDI folder agree on {count} claims; answers of before are the same bytes")
+            page.line(f"record and CDI folder agree on {count} claims; earlier answers are the same bytes")
 
     # ── 7 and 8: the end ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -225,7 +225,7 @@ class Story:
                 if path.exists()
             ]
             page.must(not sockets, f"sockets are left: {', '.join(sockets)}")
-            page.line("no CDI file, no claim in the record, no temporary file; the plugin ended and took its sockets")
+            page.line("no CDI file, no claim in the record, no temporary file, no socket, no process")
 
 
 def _shown(value: Any) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
@@ -70,13 +72,18 @@ def _guarded(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
 
 def _print(findings: Sequence[Finding]) -> None:
     is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    room = max(shutil.get_terminal_size().columns - _MARGIN, 40) if sys.stdout.isatty() else 10_000
+
+    def folded(text: str) -> str:
+        return f"\n{'':{_MARGIN}}".join(textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False))
+
     for one in findings:
         word = one.level.ljust(9)
         if is_coloured:
             word = f"\x1b[{_COLOURS[one.level]}m{word}\x1b[0m"
-        print(f"{word}{one.check:17}{one.text}")
+        print(f"{word}{one.check:17}{folded(one.text)}")
         if one.next:
-            print(f"{'':{_MARGIN}}next: {one.next}")
+            print(f"{'':{_MARGIN}}{folded(f'next: {one.next}')}")
     counts = {level: sum(one.level == level for one in findings) for level in LEVELS}
     told = [counted(counts[level], level) for level in ("problem", "warning") if counts[level]]
     print(f"\n{' and '.join(told) if told else 'all is well'}")
