@@ -7,6 +7,7 @@ import errno
 import json
 
 import pytest
+from prometheus_client import generate_latest
 
 from nvdra import cdi
 from nvdra.node.walk import Failure
@@ -106,7 +107,7 @@ async def test_one_bad_claim_never_takes_the_others_down(world: World) -> None:
     assert [path.name for path in (world.folder / C.strip("/")).iterdir()] == sorted(
         cdi.file_name(uid) for uid in (good.uid, taken.uid)
     )
-    text = world.registry.text().decode()
+    text = generate_latest(world.registry).decode()
     assert f'errors_total{{driver="gpu.nvidia.com",error_type="prepare_devices"}} {len(bad)}' in text
 
 
