@@ -15,6 +15,7 @@ class DriverHints:
 
     library         NVML's file, links followed; None if it is not there
     library_status  its (device, inode, mtime_ns, size): a driver of the same version may be installed anew
+    folder_ns       when a file last came into or left the library's folder, where most of the driver lies
     module          version of the loaded kernel module
     functions       addresses of NVIDIA's PCI functions
     bound           addresses of GPUs the kernel module drives
@@ -23,6 +24,7 @@ class DriverHints:
 
     library: str | None
     library_status: tuple[int, int, int, int] | None
+    folder_ns: int | None
     module: str | None
     functions: tuple[str, ...]
     bound: tuple[str, ...]
@@ -43,17 +45,19 @@ class Hints:
             library: str | None = find_library(self._host, self._root)
         except DriverFileMissing:
             library = None
-        status = None
+        status = folder_ns = None
         if library is not None:
             try:
                 seen = self._host.stat(library)
                 status = (seen.dev, seen.ino, seen.mtime_ns, seen.size)
+                folder_ns = self._host.stat(library.rpartition("/")[0]).mtime_ns
             except OSError:
                 library = None  # it went away in between
         driver = f"{self._root.procfs}/driver/nvidia"
         return DriverHints(
             library=library,
             library_status=status,
+            folder_ns=folder_ns,
             module=module_version(self._host, self._root),
             functions=tuple(self._bus.look()),
             bound=tuple(self._names(f"{driver}/gpus")),

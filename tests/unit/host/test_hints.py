@@ -30,6 +30,10 @@ def install_again(laid: mock.Root) -> None:
     file.write_bytes(content)
 
 
+def lose_a_library(laid: mock.Root) -> None:
+    next(laid.library.parent.glob("libcuda.so.*.*")).unlink()
+
+
 def partition(laid: mock.Root) -> None:
     (laid.procfs / "driver/nvidia/capabilities/gpu2/mig/gi1").mkdir()
 
@@ -51,11 +55,12 @@ def unload(laid: mock.Root) -> None:
         lambda laid: laid.replace_driver("590.10.01"),
         lambda laid: laid.library.unlink(),
         install_again,
+        lose_a_library,
         partition,
         load_another_module,
         unload,
     ],
-    ids=["gpu", "driver", "library", "reinstall", "mig", "module", "unload"],
+    ids=["gpu", "driver", "library", "reinstall", "cuda", "mig", "module", "unload"],
 )
 def test_a_change_is_noticed(laid: mock.Root, change: Callable[[mock.Root], object]) -> None:
     looker = hints(laid)
