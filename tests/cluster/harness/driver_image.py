@@ -6,6 +6,7 @@ machine's own Rust and Go. What was built is kept like the cluster's programs, n
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -41,6 +42,25 @@ def built() -> tuple[str, Path]:
     given = os.environ.get(GIVEN)
     if given:
         return _name_in(Path(given)), Path(given)
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / ".driver-image.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        return _built()
+
+
+def unpacked(into: Path) -> Path:
+    """The image's files in a folder of their own."""
+    _, archive = built()
+    container = _buildah("from", f"oci-archive:{archive}")
+    try:
+        mounted = _buildah("mount", container)
+        subprocess.run(["cp", "-a", "--reflink=auto", f"{mounted}/.", str(into)], check=True)
+    finally:
+        _buildah("rm", container)
+    return into
+
+
+def _built() -> tuple[str, Path]:
     tag = _fingerprint()
     name = f"{NAME}:{tag}"
     archive = cache() / f"driver-image-{tag}.tar"
@@ -53,7 +73,7 @@ def built() -> tuple[str, Path]:
     arguments += ["--build-arg=VERSION=test", "--build-arg=GIT_COMMIT=test"]
     # The build speaks to package servers; the certificates that this machine trusts must do inside too.
     arguments += ["--volume=/etc/ssl/certs:/etc/ssl/certs:ro", "--network=host"]
-    _buildah("build", "--quiet", "--layers", *arguments, f"--tag={name}", str(REPOSITORY))
+    _buildah("build", "--quiet", "--layers", "--force-rm", *arguments, f"--tag={name}", str(REPOSITORY))
     half = archive.with_suffix(".half")
     _buildah("push", "--quiet", name, f"oci-archive:{half}:{name}")
     for older in cache().glob("driver-image-*.tar"):
@@ -77,21 +97,10 @@ def _forget_older(name: str) -> None:
     for older in _buildah("images", "--format={{.Name}}:{{.Tag}}", "--filter", f"reference={NAME}").splitlines():
         if older != name:
             _buildah("rmi", older)
-    steps = _buildah("images", "--quiet", "--noheading", "--filter", "dangling=true").splitlines()
-    if len(steps) > STEPS_KEPT:
+    # Stages that nothing was done to leave a container behind, and a container holds on to its image.
+    _buildah("rm", "--all")
+    if len(_buildah("images", "--all", "--quiet").splitlines()) > STEPS_KEPT:
         _buildah("rmi", "--prune", "--force")
-
-
-def unpacked(into: Path) -> Path:
-    """The image's files in a folder of their own."""
-    _, archive = built()
-    container = _buildah("from", f"oci-archive:{archive}")
-    try:
-        mounted = _buildah("mount", container)
-        subprocess.run(["cp", "-a", "--reflink=auto", f"{mounted}/.", str(into)], check=True)
-    finally:
-        _buildah("rm", container)
-    return into
 
 
 def _python() -> str:
