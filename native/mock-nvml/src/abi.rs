@@ -166,6 +166,151 @@ pub struct GpuInstancePlacement {
     pub size: u32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct GpuInstanceInfo {
+    pub device: Handle,
+    pub id: u32,
+    pub profile_id: u32,
+    pub placement: GpuInstancePlacement,
+}
+
+/// What a compute instance would have, and share with the others of its GPU instance.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ComputeInstanceProfile {
+    pub id: u32,
+    pub slice_count: u32,
+    pub instance_count: u32,
+    pub multiprocessor_count: u32,
+    pub shared_copy_engine_count: u32,
+    pub shared_decoder_count: u32,
+    pub shared_encoder_count: u32,
+    pub shared_jpeg_count: u32,
+    pub shared_ofa_count: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ComputeInstanceProfileV2 {
+    pub version: u32,
+    pub profile: ComputeInstanceProfile,
+    pub name: [u8; 96],
+}
+
+/// The third form, with capabilities behind the name.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ComputeInstanceProfileV3 {
+    pub version: u32,
+    pub profile: ComputeInstanceProfile,
+    pub name: [u8; 96],
+    pub capabilities: u32,
+}
+
+/// The form before the placement was added; what the unversioned symbol fills.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ComputeInstanceInfoLegacy {
+    pub device: Handle,
+    pub gpu_instance: Handle,
+    pub id: u32,
+    pub profile_id: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ComputeInstanceInfo {
+    pub device: Handle,
+    pub gpu_instance: Handle,
+    pub id: u32,
+    pub profile_id: u32,
+    pub start: u32,
+    pub size: u32,
+}
+
+/// `nvmlDeviceAttributes_t`: what a MIG device has.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Attributes {
+    pub multiprocessor_count: u32,
+    pub shared_copy_engine_count: u32,
+    pub shared_decoder_count: u32,
+    pub shared_encoder_count: u32,
+    pub shared_jpeg_count: u32,
+    pub shared_ofa_count: u32,
+    pub gpu_instance_slice_count: u32,
+    pub compute_instance_slice_count: u32,
+    pub memory_size_mib: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ProcessInfoLegacy {
+    pub pid: u32,
+    pub used_memory: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ProcessInfo {
+    pub pid: u32,
+    pub used_memory: u64,
+    pub gpu_instance_id: u32,
+    pub compute_instance_id: u32,
+}
+
+/// What the first form of waiting fills.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct EventDataLegacy {
+    pub device: Handle,
+    pub kind: u64,
+    pub data: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct EventData {
+    pub device: Handle,
+    pub kind: u64,
+    pub data: u64,
+    pub gpu_instance_id: u32,
+    pub compute_instance_id: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FabricInfo {
+    pub cluster_uuid: [u8; 16],
+    pub status: u32,
+    pub clique_id: u32,
+    pub state: u8,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FabricInfoV2 {
+    pub version: u32,
+    pub cluster_uuid: [u8; 16],
+    pub status: u32,
+    pub clique_id: u32,
+    pub state: u8,
+    pub health_mask: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FabricInfoV3 {
+    pub version: u32,
+    pub cluster_uuid: [u8; 16],
+    pub status: u32,
+    pub clique_id: u32,
+    pub state: u8,
+    pub health_mask: u32,
+    pub health_summary: u8,
+}
+
 /// Where the caller wants a result.
 #[repr(transparent)]
 pub struct Out<T>(*mut T);
@@ -256,5 +401,15 @@ mod tests {
         assert_eq!(size_of::<GpuInstanceProfileV2>(), 152);
         assert_eq!(size_of::<GpuInstanceProfileV3>(), 152);
         assert_eq!(size_of::<UuidQuery>(), 52);
+        assert_eq!(size_of::<GpuInstanceInfo>(), 24);
+        assert_eq!(size_of::<ComputeInstanceProfile>(), 36);
+        assert_eq!(versioned::<ComputeInstanceProfileV2>(2), 0x0200_0088);
+        assert_eq!(size_of::<ComputeInstanceInfo>(), 32);
+        assert_eq!(size_of::<ComputeInstanceInfoLegacy>(), 24);
+        assert_eq!(size_of::<Attributes>(), 40);
+        assert_eq!(size_of::<ProcessInfo>(), 24);
+        assert_eq!(size_of::<EventData>(), 32);
+        assert_eq!(versioned::<FabricInfoV2>(2), 0x0200_0024);
+        assert_eq!(versioned::<FabricInfoV3>(3), 0x0300_0028);
     }
 }

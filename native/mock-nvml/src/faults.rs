@@ -50,11 +50,22 @@ struct Fault {
     /// The call never returns.
     #[serde(default)]
     hang: bool,
+    /// Before the call does its work, or after it did.
+    #[serde(default)]
+    when: When,
     /// The GPU fell off the bus: the same as `code: GPU_IS_LOST`.
     #[serde(default)]
     lost: bool,
     #[serde(skip)]
     seen: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum When {
+    #[default]
+    Before,
+    After,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -149,8 +160,19 @@ pub fn begin(root: &Path) {
     look();
 }
 
-/// The fault that strikes this call, after its delay; `minors` are the GPUs the call concerns.
+/// The fault that strikes this call before it does its work; `minors` are the GPUs the call concerns.
 pub fn strike(function: Function, minors: &[u32]) -> Answer {
+    strike_when(When::Before, function, minors)
+}
+
+/// What the call comes to, unless a fault strikes it before its work or after.
+pub fn around(function: Function, minors: &[u32], work: impl FnOnce() -> Answer) -> Answer {
+    strike(function, minors)?;
+    work()?;
+    strike_when(When::After, function, minors)
+}
+
+fn strike_when(when: When, function: Function, minors: &[u32]) -> Answer {
     let Some(watched) = WATCHED
         .get()
         .filter(|watched| watched.armed.load(Ordering::Acquire))
@@ -165,7 +187,8 @@ pub fn strike(function: Function, minors: &[u32]) -> Answer {
         .clone();
     // A fault file with an error in it fails every call: a test with a slip in its faults must not pass.
     let rules = rules.as_ref().as_ref().map_err(|_| Code::UNKNOWN)?;
-    for fault in rules.iter().filter(|fault| fault.matches(function, minors)) {
+    let struck = |fault: &&Fault| fault.when == when && fault.matches(function, minors);
+    for fault in rules.iter().filter(struck) {
         if !fault.strikes() {
             continue;
         }

@@ -69,19 +69,22 @@ functions! {
         nvmlDeviceGetGraphicsRunningProcesses_v3
         nvmlDeviceGetMPSComputeRunningProcesses nvmlDeviceGetMPSComputeRunningProcesses_v2
         nvmlDeviceGetMPSComputeRunningProcesses_v3
+        nvmlDeviceGetAttributes nvmlDeviceGetAttributes_v2
+        nvmlDeviceSetMigMode
+        nvmlDeviceCreateGpuInstance nvmlDeviceCreateGpuInstanceWithPlacement nvmlDeviceGetGpuInstances
+        nvmlGpuInstanceGetInfo nvmlGpuInstanceDestroy
+        nvmlGpuInstanceGetComputeInstanceProfileInfo nvmlGpuInstanceGetComputeInstanceProfileInfoV
+        nvmlGpuInstanceGetComputeInstanceRemainingCapacity nvmlGpuInstanceCreateComputeInstance
+        nvmlGpuInstanceGetComputeInstances nvmlGpuInstanceGetComputeInstanceById
+        nvmlComputeInstanceGetInfo nvmlComputeInstanceGetInfo_v2 nvmlComputeInstanceDestroy
+        nvmlEventSetCreate nvmlEventSetFree nvmlEventSetWait nvmlEventSetWait_v2 nvmlDeviceRegisterEvents
+        nvmlDeviceGetGpuFabricInfo nvmlDeviceGetGpuFabricInfoV
     }
     declined {
         nvmlSystemGetProcessName nvmlSystemGetHicVersion nvmlSystemGetConfComputeState
         nvmlSystemGetConfComputeCapabilities nvmlUnitGetCount
-        nvmlDeviceSetMigMode nvmlDeviceSetPersistenceMode nvmlDeviceSetComputeMode
-        nvmlDeviceCreateGpuInstance nvmlDeviceCreateGpuInstanceWithPlacement nvmlDeviceGetGpuInstances
-        nvmlGpuInstanceGetInfo nvmlGpuInstanceDestroy nvmlGpuInstanceGetComputeInstanceProfileInfo
-        nvmlGpuInstanceGetComputeInstanceProfileInfoV nvmlGpuInstanceCreateComputeInstance
-        nvmlGpuInstanceGetComputeInstances nvmlGpuInstanceGetComputeInstanceById
-        nvmlComputeInstanceGetInfo nvmlComputeInstanceGetInfo_v2 nvmlComputeInstanceDestroy
-        nvmlEventSetCreate nvmlEventSetFree nvmlEventSetWait nvmlEventSetWait_v2 nvmlDeviceRegisterEvents
-        nvmlDeviceGetAttributes nvmlDeviceGetAttributes_v2
-        nvmlDeviceGetGpuFabricInfo nvmlDeviceGetGpuFabricInfoV nvmlDeviceGetFieldValues
+        nvmlDeviceSetPersistenceMode nvmlDeviceSetComputeMode
+        nvmlDeviceGetFieldValues
         nvmlDeviceGetTemperature nvmlDeviceGetTemperatureThreshold nvmlDeviceGetFanSpeed nvmlDeviceGetFanSpeed_v2
         nvmlDeviceGetNumFans nvmlDeviceGetPowerUsage nvmlDeviceGetPowerManagementMode
         nvmlDeviceGetPowerManagementLimit nvmlDeviceGetPowerManagementLimitConstraints

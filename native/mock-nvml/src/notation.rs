@@ -56,6 +56,18 @@ pub fn derived_uuid(seed: &str) -> String {
     )
 }
 
+/// The sixteen bytes a UUID's digits spell, with or without what NVML writes in front.
+pub fn uuid_bytes(uuid: &str) -> Option<[u8; 16]> {
+    let bare = uuid
+        .strip_prefix("GPU-")
+        .or_else(|| uuid.strip_prefix("MIG-"))
+        .unwrap_or(uuid);
+    let digits: Vec<u8> = bare.bytes().filter(|byte| *byte != b'-').collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+    bytes?.try_into().ok()
+}
+
 /// SplitMix64's last step: neighbouring inputs end far apart.
 fn mixed(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -83,6 +95,27 @@ mod tests {
             "0000:1b:00.0 ",
         ] {
             assert_eq!(address(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn uuids_as_bytes() {
+        let bytes = [0x4d, 0x4f, 0x43, 0x4b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+        assert_eq!(
+            uuid_bytes("GPU-4d4f434b-0000-0000-0000-000000000005"),
+            Some(bytes)
+        );
+        assert_eq!(
+            uuid_bytes("4d4f434b-0000-0000-0000-000000000005"),
+            Some(bytes)
+        );
+        for wrong in [
+            "",
+            "GPU-",
+            "GPU-4d4f434b-0000-0000-0000-00000000000g",
+            "MIG-00",
+        ] {
+            assert_eq!(uuid_bytes(wrong), None, "{wrong:?}");
         }
     }
 

@@ -10,7 +10,8 @@ use std::marker::PhantomData;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::error::Error;
 
-use crate::notation::{address, cpus, derived_uuid};
+use crate::notation::{address, cpus, derived_uuid, uuid_bytes};
+use crate::partition::MEMORY_SLICES;
 
 /// How sure a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -72,12 +73,28 @@ pub struct Portrait {
     pub host: Host,
     pub models: BTreeMap<String, Model>,
     pub gpus: Vec<Gpu>,
+    /// Absent: no fabric to report.
+    pub fabric: Option<Fabric>,
     /// `nvmlDeviceGetP2PStatus` between any two GPUs, by capability: read, write, nvlink, atomics, pci.
     pub p2p: Option<BTreeMap<String, Marked<u32>>>,
     /// This node is another mock's, of which only a recording is left: its root had no portrait file beside the
     /// library, no soname in it, and its GPUs were in no sysfs.
     #[serde(default)]
     pub recorded: bool,
+}
+
+/// What each GPU says of the NVLink fabric it is part of.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fabric {
+    pub cluster_uuid: Marked<String>,
+    pub clique_id: Marked<u32>,
+    /// 0 not supported, 1 not started, 2 in progress, 3 completed.
+    pub state: Marked<u8>,
+    /// A return code, of counting once the state is completed.
+    pub status: Marked<u32>,
+    pub health_mask: Marked<u32>,
+    pub health_summary: Marked<u8>,
 }
 
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -145,7 +162,18 @@ pub struct NvLink {
 pub struct Mig {
     /// Profile indices from here on are an invalid argument, those below and not listed are not supported.
     pub index_limit: Marked<u32>,
+    /// Absent: by architecture, after a reset before Hopper.
+    pub mode_change: Option<Marked<ModeChange>>,
     pub profiles: Vec<MigProfile>,
+}
+
+/// When another MIG mode takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+pub enum ModeChange {
+    #[serde(rename = "at once")]
+    AtOnce,
+    #[serde(rename = "after reset")]
+    AfterReset,
 }
 
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -243,6 +271,21 @@ impl Portrait {
                 return Err(format!("{here}: the host has no NUMA node {node}"));
             }
         }
+        for (name, model) in &self.models {
+            for profile in model.mig.iter().flat_map(|mig| &mig.profiles) {
+                profile
+                    .check()
+                    .map_err(|error| format!("model {name}, profile {}: {error}", profile.text))?;
+            }
+        }
+        if let Some(fabric) = &self.fabric
+            && uuid_bytes(&fabric.cluster_uuid.value).is_none()
+        {
+            return Err(format!(
+                "fabric: {:?} is no UUID",
+                fabric.cluster_uuid.value
+            ));
+        }
         for node in &self.host.numa_nodes {
             if cpus(&node.cpus.value).is_none() {
                 return Err(format!(
@@ -252,6 +295,12 @@ impl Portrait {
             }
         }
         Ok(())
+    }
+
+    /// The UUID of a MIG device: a fixed function of portrait, minor and the two instance ids.
+    pub fn mig_uuid(&self, gpu: &Gpu, instance: u32, compute: u32) -> String {
+        let seed = format!("{}/{}/{instance}/{compute}", self.name, gpu.minor);
+        format!("MIG-{}", derived_uuid(&seed))
     }
 
     /// The UUID of a GPU: its own, or a fixed function of portrait and minor.
@@ -265,6 +314,47 @@ impl Portrait {
         }
     }
 }
+
+impl Model {
+    /// When another MIG mode takes effect. Documented (MIG user guide): Hopper and later need no reset.
+    pub fn mode_change(&self) -> ModeChange {
+        let stated = self.mig.as_ref().and_then(|mig| mig.mode_change.as_ref());
+        match stated {
+            Some(marked) => marked.value,
+            None if self.architecture.value < HOPPER => ModeChange::AfterReset,
+            None => ModeChange::AtOnce,
+        }
+    }
+
+    /// A guest that has a virtual GPU manages neither mode nor GPU instances (assumed).
+    pub fn is_vgpu_guest(&self) -> bool {
+        self.virtualization_mode
+            .as_ref()
+            .is_some_and(|mode| mode.value == VGPU_GUEST)
+    }
+}
+
+impl MigProfile {
+    /// Instance ids count halves of halves: a placement must be one.
+    fn check(&self) -> Result<(), String> {
+        if !self.size.is_power_of_two() || self.size > MEMORY_SLICES {
+            return Err(format!("size {} is none of 1, 2, 4, 8", self.size));
+        }
+        let is_wrong = |start: &&u32| {
+            !(**start).is_multiple_of(self.size) || **start + self.size > MEMORY_SLICES
+        };
+        match self.starts.iter().find(is_wrong) {
+            Some(start) => Err(format!(
+                "no placement of size {} starts at {start}",
+                self.size
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+const HOPPER: u32 = 9;
+const VGPU_GUEST: u32 = 2;
 
 /// One more than the highest minor a GPU can have.
 pub const MINORS: usize = 256;

@@ -10,10 +10,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::{collections::BTreeMap, mem::size_of_val};
 
 use crate::abi::{Handle, INIT_FLAG_NO_GPUS, PciInfo};
 use crate::code::{Answer, Code};
+use crate::events::EventSet;
+use crate::ledger::Ledger;
 use crate::notation::address;
+use crate::partition::{COMPUTE_INSTANCES, GPU_INSTANCES, GpuInstance, Partitioning, Process};
 use crate::place::Place;
 use crate::portrait::{Gpu, MINORS, Model, Portrait};
 use crate::topology::{Scope, processors};
@@ -21,11 +25,62 @@ use crate::topology::{Scope, processors};
 /// Addresses that handles point at; what lies there is of no meaning. They are the same in every session.
 static HANDLES: [u64; MINORS] = [0; MINORS];
 
+/// The same for instances: by minor, GPU instance, and then the instance itself, its compute instances, its MIG devices.
+static INSTANCES: [u8; MINORS * PER_GPU] = [0; MINORS * PER_GPU];
+const PER_GPU: usize = GPU_INSTANCES as usize * PER_INSTANCE;
+const PER_INSTANCE: usize = 1 + 2 * COMPUTE_INSTANCES as usize;
+
+/// What a handle of an instance stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instance {
+    Gpu(u32),
+    Compute(u32, u32),
+    Mig(u32, u32),
+}
+
+impl Instance {
+    fn slot(self) -> usize {
+        let (instance, within) = match self {
+            Instance::Gpu(instance) => (instance, 0),
+            Instance::Compute(instance, compute) => (instance, 1 + compute),
+            Instance::Mig(instance, compute) => (instance, 1 + COMPUTE_INSTANCES + compute),
+        };
+        instance as usize * PER_INSTANCE + within as usize
+    }
+
+    fn at(slot: usize) -> Instance {
+        let (instance, within) = ((slot / PER_INSTANCE) as u32, (slot % PER_INSTANCE) as u32);
+        match within {
+            0 => Instance::Gpu(instance),
+            1..=COMPUTE_INSTANCES => Instance::Compute(instance, within - 1),
+            _ => Instance::Mig(instance, within - 1 - COMPUTE_INSTANCES),
+        }
+    }
+}
+
+/// What a device handle stands for.
+pub enum Device<'a> {
+    Gpu(&'a Seen),
+    /// The parent, and the ids of GPU instance and compute instance.
+    Mig(&'a Seen, u32, u32),
+}
+
+impl<'a> Device<'a> {
+    pub fn gpu(&self) -> &'a Seen {
+        match self {
+            Device::Gpu(seen) | Device::Mig(seen, ..) => seen,
+        }
+    }
+}
+
 pub struct Session {
     pub portrait: Arc<Portrait>,
     pub driver_version: String,
     /// In NVML's order.
     pub gpus: Vec<Seen>,
+    pub ledger: Ledger,
+    /// By handle.
+    pub event_sets: Mutex<BTreeMap<Handle, Arc<EventSet>>>,
     _control: Option<File>,
 }
 
@@ -52,6 +107,68 @@ impl Session {
         &self.portrait.models[&self.gpu(seen).model]
     }
 
+    /// The GPU or MIG device of a handle; one that was destroyed, or cannot be seen any more, is invalid.
+    pub fn device(&self, handle: Handle) -> Answer<Device<'_>> {
+        match self.instance(handle) {
+            Some((seen, Instance::Mig(instance, compute))) => {
+                let devices = self.mig_devices(seen)?;
+                if !devices.contains(&(instance, compute)) {
+                    return Err(Code::INVALID_ARGUMENT);
+                }
+                Ok(Device::Mig(seen, instance, compute))
+            }
+            Some(_) => Err(Code::INVALID_ARGUMENT),
+            None => self.seen(handle).map(Device::Gpu),
+        }
+    }
+
+    /// What a handle of an instance stands for, whether that instance exists or not.
+    pub fn instance(&self, handle: Handle) -> Option<(&Seen, Instance)> {
+        let at = handle.checked_sub(INSTANCES.as_ptr() as usize)?;
+        if at >= size_of_val(&INSTANCES) {
+            return None;
+        }
+        let seen = self.with_minor((at / PER_GPU) as u32)?;
+        Some((seen, Instance::at(at % PER_GPU)))
+    }
+
+    pub fn instance_handle(&self, seen: &Seen, instance: Instance) -> Handle {
+        let minor = self.gpu(seen).minor as usize;
+        INSTANCES.as_ptr() as usize + minor * PER_GPU + instance.slot()
+    }
+
+    pub fn with_minor(&self, minor: u32) -> Option<&Seen> {
+        self.gpus.iter().find(|seen| self.gpu(seen).minor == minor)
+    }
+
+    pub fn partitioning(&self, seen: &Seen) -> Answer<Partitioning> {
+        self.ledger.gpu(&self.portrait, self.gpu(seen).minor)
+    }
+
+    /// Ids of the MIG devices that can be seen, in the order of their indices.
+    pub fn mig_devices(&self, seen: &Seen) -> Answer<Vec<(u32, u32)>> {
+        self.ledger.devices(&self.portrait, self.gpu(seen).minor)
+    }
+
+    pub fn processes(&self, seen: &Seen) -> Answer<Vec<Process>> {
+        self.ledger.processes(self.gpu(seen).minor)
+    }
+
+    pub fn gpu_instance(&self, seen: &Seen, id: u32) -> Answer<GpuInstance> {
+        let state = self.partitioning(seen)?;
+        state.instance(id).cloned().ok_or(Code::INVALID_ARGUMENT)
+    }
+
+    /// Changes how a GPU is partitioned.
+    pub fn change<T>(
+        &self,
+        seen: &Seen,
+        rule: impl FnOnce(&mut Partitioning, &[Process]) -> Answer<T>,
+    ) -> Answer<T> {
+        let minor = self.gpu(seen).minor;
+        self.ledger.change(&self.portrait, minor, rule)
+    }
+
     /// The GPU a handle was given out for.
     pub fn seen(&self, handle: Handle) -> Answer<&Seen> {
         let minor = handle.wrapping_sub(HANDLES.as_ptr() as usize) / size_of::<u64>();
@@ -59,10 +176,7 @@ impl Session {
         {
             return Err(Code::INVALID_ARGUMENT);
         }
-        self.gpus
-            .iter()
-            .find(|seen| self.gpu(seen).minor as usize == minor)
-            .ok_or(Code::INVALID_ARGUMENT)
+        self.with_minor(minor as u32).ok_or(Code::INVALID_ARGUMENT)
     }
 
     /// The handle of a GPU; from now on its device node is held open.
@@ -174,6 +288,8 @@ fn look(place: &Place, flags: u32, cached: &mut Option<(Stamp, Arc<Portrait>)>) 
     Ok(Session {
         driver_version: place.driver_version(&portrait),
         gpus: gpus.collect(),
+        ledger: Ledger::of(&place.root),
+        event_sets: Mutex::default(),
         _control: hold(&place.root.join("dev/nvidiactl")),
         portrait,
     })

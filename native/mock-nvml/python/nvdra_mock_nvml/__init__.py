@@ -4,12 +4,26 @@ from nvdra_mock_nvml import lay_out
 root = lay_out(Path("/tmp/node"), "h100x8")      # eight H100, as a driver root with /proc and /sys stand-ins
 root.library                                     # load this
 root.remove_gpu(3)                               # seven H100, from the next nvmlInit on
+root.set_mig_mode(0, True); root.create_mig(0, "1g.10gb", start=2)
 root.set_faults([{"function": "nvmlDeviceGetName", "minor": 2, "code": "GPU_IS_LOST"}])
 """
 
 from nvdra_mock_nvml.calls import read_calls
+from nvdra_mock_nvml.partitions import MigDevice, MigError, realistic_delays
 from nvdra_mock_nvml.portraits import Portrait, load, names
 from nvdra_mock_nvml.root import Root, lay_out
 from nvdra_mock_nvml.tree import DeviceFiles, LayoutError
 
-__all__ = ["DeviceFiles", "LayoutError", "Portrait", "Root", "lay_out", "load", "names", "read_calls"]
+__all__ = [
+    "DeviceFiles",
+    "LayoutError",
+    "MigDevice",
+    "MigError",
+    "Portrait",
+    "Root",
+    "lay_out",
+    "load",
+    "names",
+    "read_calls",
+    "realistic_delays",
+]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nvdra_mock_nvml import calls, elf, stand_ins, tree
+from nvdra_mock_nvml import calls, elf, partitions, stand_ins, tree
+from nvdra_mock_nvml.partitions import MigDevice
 from nvdra_mock_nvml.portraits import Gpu, Portrait, load
 from nvdra_mock_nvml.tree import DeviceFiles, LayoutError
 
@@ -58,6 +59,9 @@ class Root:
     def remove_gpu(self, minor: int) -> None:
         """The GPU gone from the node altogether; `hide_gpu` takes away its device node only."""
         gpu = self.gpu(minor)
+        if partitions.gpu_instances(self.root, minor):
+            self.stop_processes(minor)
+            self.reset_gpu(minor)
         self.hide_gpu(minor)
         stand_ins.remove_sys(self.sysfs, gpu)
         shutil.rmtree(self.procfs / f"driver/nvidia/gpus/{gpu.pci_bus_id}", ignore_errors=True)
@@ -70,6 +74,87 @@ class Root:
     def hide_gpu(self, minor: int) -> None:
         """The GPU's device node gone: the library does not see it from its next first init on."""
         self.device_node(minor).unlink(missing_ok=True)
+
+    def set_mig_mode(self, minor: int, on: bool) -> None:
+        """MIG mode as an administrator changes it, with the reset that a GPU before Hopper needs.
+
+        Raises MigError: the GPU has partitions, or a program uses it.
+        """
+        self._smi(minor, "-mig", str(int(on)))
+        if partitions.mode(self.root, minor)[0] != on:
+            self.reset_gpu(minor)
+
+    def reset_gpu(self, minor: int) -> None:
+        """A pending MIG mode counts, partitions are gone. Raises MigError: a program uses the GPU."""
+        self._smi(minor, "--gpu-reset")
+
+    def mig_mode(self, minor: int) -> tuple[bool, bool]:
+        """MIG mode of the GPU, current and pending."""
+        return partitions.mode(self.root, minor)
+
+    def create_mig(self, minor: int, profile: str | int, start: int | None = None) -> MigDevice:
+        """A GPU instance and the compute instance that takes all of it, as an administrator makes them.
+
+        profile   its text (`1g.10gb`) or its id
+        start     the memory slice it begins at; else the lowest that is free
+        Raises MigError: no such profile or placement, no room, MIG mode off.
+        """
+        wanted = str(profile) if start is None else f"{profile}:{start}"
+        before = set(self.mig_devices(minor))
+        self._smi(minor, "-cgi", wanted, "-C", mig=True)
+        return next(device for device in self.mig_devices(minor) if device not in before)
+
+    def destroy_mig(self, device: MigDevice) -> None:
+        """The compute instance gone, and its GPU instance with the last one. Raises MigError: a program is in it."""
+        gi = ("-gi", str(device.gi))
+        self._smi(device.minor, "-dci", *gi, "-ci", str(device.ci), mig=True)
+        if not any(other.gi == device.gi for other in self.mig_devices(device.minor)):
+            self._smi(device.minor, "-dgi", *gi, mig=True)
+
+    def mig_devices(self, minor: int | None = None) -> list[MigDevice]:
+        """The MIG devices of a GPU, or of all, by ids."""
+        all_devices = partitions.devices(self.root, self.portrait)
+        return [device for device in all_devices if minor in (None, device.minor)]
+
+    def gpu_instances(self, minor: int) -> dict[int, tuple[int, int]]:
+        """The GPU instances, those without a compute instance too: start and size by id."""
+        return partitions.gpu_instances(self.root, minor)
+
+    def capability_minor(self, minor: int, gi: int, ci: int | None = None) -> int:
+        """The minor of the capability node of a GPU instance, or of a compute instance in it."""
+        return stand_ins.capability_minor(self.portrait, self.gpu(minor).minor, gi, ci)
+
+    def capability_node(self, minor: int, gi: int, ci: int | None = None) -> Path:
+        return self.root / f"dev/nvidia-caps/nvidia-cap{self.capability_minor(minor, gi, ci)}"
+
+    def set_processes(self, processes: Iterable[Mapping[str, Any]]) -> None:
+        """These programs, and no others, use the GPUs.
+
+        Each has `minor` and `pid`, and if wanted `gi`, `ci`, `memory_bytes`, `hidden`.
+        A hidden one is in use and in no list, as a program of another PID namespace.
+        """
+        partitions.set_processes(self.root, processes)
+
+    def stop_processes(self, minor: int | None = None) -> None:
+        """No program uses this GPU any more; without a minor, any."""
+        left = [process for process in partitions.processes(self.root) if minor not in (None, process["minor"])]
+        partitions.set_processes(self.root, left)
+
+    def fire_event(
+        self, minor: int, kind: str | int, data: int = 0, gi: int | None = None, ci: int | None = None
+    ) -> None:
+        """An event on a GPU, or on an instance of it: whoever waits for it wakes up.
+
+        kind   `xid` (data: its number), `single-bit-ecc`, `double-bit-ecc`, or NVML's bit
+        """
+        partitions.fire(self.root, self.gpu(minor).minor, kind, data, gi, ci)
+
+    def delay_realistically(self) -> None:
+        """Changes of partitions take about as long as on hardware, and there are no other faults."""
+        self.set_faults(partitions.realistic_delays())
+
+    def _smi(self, minor: int, *arguments: str, mig: bool = False) -> str:
+        return partitions.smi(self.nvidia_smi, *(["mig"] if mig else []), "-i", self.gpu(minor).uuid, *arguments)
 
     def replace_driver(self, version: str) -> "Root":
         """Another driver version in the same place: new library files, new versions in `/proc` and `/sys`.
@@ -155,6 +240,7 @@ def lay_out(
         tree.lay_driver(root, laid.library.parent, node, laid.driver_version, laid.without)
         tree.lay_programs(root, node)
         tree.lay_devices(root, laid.device_files)
+        partitions.lay(root, None if node.is_recorded else laid.procfs)
         stand_ins.lay_proc(laid.procfs, node, laid.driver_version)
         stand_ins.lay_sys(laid.sysfs, laid.driver_version)
         for minor in minors:

@@ -15,6 +15,7 @@ MAJOR_CAPS_IMEX = 235
 MAJOR_UVM = 510
 
 _CHARACTER = {1: "mem", 5: "/dev/tty", 10: "misc", MAJOR_DRM: "drm"}
+_GPU_INSTANCES, _COMPUTE_INSTANCES = 15, 8
 _BLOCK = {7: "loop", 8: "sd", 259: "blkext"}
 
 
@@ -144,15 +145,21 @@ def _devices() -> str:
     return "\n".join(lines) + "\n"
 
 
+def capability_minor(portrait: Portrait, minor: int, gi: int, ci: int | None = None) -> int:
+    """The minor of an instance's capability node: a fixed function of the portrait, the GPU and the ids."""
+    before = sum(gpu.minor < minor for gpu in portrait.gpus)
+    per_instance = 1 + _COMPUTE_INSTANCES
+    return 3 + (before * _GPU_INSTANCES + gi) * per_instance + (0 if ci is None else 1 + ci)
+
+
 def _mig_minors(portrait: Portrait) -> str:
     """The minors of all capability nodes there can be: 15 GPU instances of 8 compute instances on each GPU."""
     lines = ["config 1", "monitor 2"]
-    minor = 3
     for gpu in sorted(gpu.minor for gpu in portrait.gpus):
-        for instance in range(15):
-            lines.append(f"gpu{gpu}/gi{instance}/access {minor}")
-            lines += [f"gpu{gpu}/gi{instance}/ci{ci}/access {minor + 1 + ci}" for ci in range(8)]
-            minor += 9
+        for gi in range(_GPU_INSTANCES):
+            lines.append(f"gpu{gpu}/gi{gi}/access {capability_minor(portrait, gpu, gi)}")
+            for ci in range(_COMPUTE_INSTANCES):
+                lines.append(f"gpu{gpu}/gi{gi}/ci{ci}/access {capability_minor(portrait, gpu, gi, ci)}")
     return "\n".join(lines) + "\n"
 
 

@@ -4,21 +4,14 @@ use std::ffi::{c_char, c_int};
 
 use crate::abi::{AddressingMode, Out, versioned, write_text};
 use crate::code::Code;
-use crate::exports::{gpu_calls, pair_calls, supported};
+use crate::exports::mig::mig_name;
+use crate::exports::{device_calls, gpu_calls, pair_calls, supported};
+use crate::session::Device;
 
 gpu_calls! {
     nvmlDeviceGetIndex(session, gpu, index: Out<u32>) {
         let _ = session;
         index.set(gpu.index)
-    }
-
-    nvmlDeviceGetName(session, gpu, name: Out<c_char>, length: u32) {
-        write_text(&name, length, &session.model(gpu).name.value)
-    }
-
-    nvmlDeviceGetUUID(session, gpu, uuid: Out<c_char>, length: u32) {
-        let _ = session;
-        write_text(&uuid, length, &gpu.uuid)
     }
 
     nvmlDeviceGetMinorNumber(session, gpu, minor: Out<u32>) {
@@ -98,6 +91,29 @@ gpu_calls! {
 
     nvmlDeviceGetSupportedEventTypes(session, gpu, types: Out<u64>) {
         types.set(session.model(gpu).event_types.value)
+    }
+}
+
+device_calls! {
+    nvmlDeviceGetName(session, device, name: Out<c_char>, length: u32) {
+        let whole = &session.model(device.gpu()).name.value;
+        match device {
+            Device::Gpu(_) => write_text(&name, length, whole),
+            Device::Mig(gpu, instance, compute) => {
+                let part = mig_name(session, gpu, *instance, *compute)?;
+                write_text(&name, length, &format!("{whole} MIG {part}"))
+            }
+        }
+    }
+
+    nvmlDeviceGetUUID(session, device, uuid: Out<c_char>, length: u32) {
+        match device {
+            Device::Gpu(gpu) => write_text(&uuid, length, &gpu.uuid),
+            Device::Mig(gpu, instance, compute) => {
+                let own = session.portrait.mig_uuid(session.gpu(gpu), *instance, *compute);
+                write_text(&uuid, length, &own)
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::exports::{on_system, supported};
 use crate::faults;
 use crate::functions::Function;
 use crate::notation;
-use crate::session::{Seen, Session};
+use crate::session::{Device, Instance, Seen, Session};
 
 fn count(function: Function, count: Out<u32>) -> u32 {
     on_system(function, |session| {
@@ -32,12 +32,13 @@ fn look_up(
             .flatten()
             .map(|seen| session.gpu(seen).minor)
             .collect();
-        faults::strike(function, &minors)?;
-        let seen = chosen?.ok_or(Code::NOT_FOUND)?;
-        if device.is_null() {
-            return Err(Code::INVALID_ARGUMENT);
-        }
-        device.set(session.handle(seen))
+        faults::around(function, &minors, || {
+            let seen = chosen?.ok_or(Code::NOT_FOUND)?;
+            if device.is_null() {
+                return Err(Code::INVALID_ARGUMENT);
+            }
+            device.set(session.handle(seen))
+        })
     })
 }
 
@@ -96,37 +97,89 @@ pub extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
     by_bus_id(Function::nvmlDeviceGetHandleByPciBusId_v2, bus_id, device)
 }
 
+/// The handle of what has this UUID: a GPU, or a MIG device that can be seen (documented: both are found).
+fn look_up_uuid(
+    function: Function,
+    device: Out<Handle>,
+    wanted: impl FnOnce() -> Answer<Wanted>,
+) -> u32 {
+    on_system(function, |session| {
+        let found = wanted().and_then(|wanted| find(session, &wanted));
+        let minors: Vec<u32> = found
+            .iter()
+            .flatten()
+            .map(|found| session.gpu(found.gpu()).minor)
+            .collect();
+        faults::around(function, &minors, || {
+            let found = found?.ok_or(Code::NOT_FOUND)?;
+            if device.is_null() {
+                return Err(Code::INVALID_ARGUMENT);
+            }
+            device.set(match found {
+                Device::Gpu(seen) => session.handle(seen),
+                Device::Mig(seen, instance, compute) => {
+                    session.handle(seen);
+                    session.instance_handle(seen, Instance::Mig(instance, compute))
+                }
+            })
+        })
+    })
+}
+
+/// A UUID in one of the two ways to say it.
+enum Wanted {
+    Text(Vec<u8>),
+    Bytes([u8; 16]),
+}
+
+impl Wanted {
+    fn is(&self, uuid: &str) -> bool {
+        match self {
+            Wanted::Text(text) => uuid.as_bytes() == text,
+            Wanted::Bytes(bytes) => notation::uuid_bytes(uuid).as_ref() == Some(bytes),
+        }
+    }
+}
+
+fn find<'a>(session: &'a Session, wanted: &Wanted) -> Answer<Option<Device<'a>>> {
+    if let Some(seen) = session.gpus.iter().find(|seen| wanted.is(&seen.uuid)) {
+        return Ok(Some(Device::Gpu(seen)));
+    }
+    for seen in &session.gpus {
+        for (instance, compute) in session.mig_devices(seen)? {
+            let own = session
+                .portrait
+                .mig_uuid(session.gpu(seen), instance, compute);
+            if wanted.is(&own) {
+                return Ok(Some(Device::Mig(seen, instance, compute)));
+            }
+        }
+    }
+    Ok(None)
+}
+
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 pub extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: Out<Handle>) -> u32 {
-    look_up(Function::nvmlDeviceGetHandleByUUID, device, |session| {
-        let uuid = read_text(uuid)?;
-        Ok(session.gpus.iter().find(|seen| seen.uuid == uuid))
+    look_up_uuid(Function::nvmlDeviceGetHandleByUUID, device, || {
+        Ok(Wanted::Text(read_text(uuid)?.as_bytes().to_vec()))
     })
 }
 
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 pub extern "C" fn nvmlDeviceGetHandleByUUIDV(query: Out<UuidQuery>, device: Out<Handle>) -> u32 {
-    look_up(Function::nvmlDeviceGetHandleByUUIDV, device, |session| {
+    look_up_uuid(Function::nvmlDeviceGetHandleByUUIDV, device, || {
         let query = query.get()?;
         if query.version != versioned::<UuidQuery>(1) {
             return Err(Code::ARGUMENT_VERSION_MISMATCH);
         }
-        let wanted: Vec<u8> = match query.kind {
-            LOOKED_UP_AS_ASCII => query
-                .value
-                .iter()
-                .copied()
-                .take_while(|byte| *byte != 0)
-                .collect(),
-            LOOKED_UP_AS_BINARY => query.value[..16].to_vec(),
-            _ => return Err(Code::INVALID_ARGUMENT),
-        };
-        Ok(session.gpus.iter().find(|seen| match query.kind {
-            LOOKED_UP_AS_ASCII => seen.uuid.as_bytes() == wanted,
-            _ => raw(&seen.uuid) == wanted,
-        }))
+        let bytes = query.value.iter().copied();
+        match query.kind {
+            LOOKED_UP_AS_ASCII => Ok(Wanted::Text(bytes.take_while(|byte| *byte != 0).collect())),
+            LOOKED_UP_AS_BINARY => Ok(Wanted::Bytes(std::array::from_fn(|at| query.value[at]))),
+            _ => Err(Code::INVALID_ARGUMENT),
+        }
     })
 }
 
@@ -140,27 +193,4 @@ pub extern "C" fn nvmlDeviceGetHandleBySerial(serial: *const c_char, device: Out
             .iter()
             .find(|seen| supported(&session.gpu(seen).serial).is_ok_and(|own| own == wanted)))
     })
-}
-
-/// The sixteen bytes a UUID's digits spell.
-fn raw(uuid: &str) -> Vec<u8> {
-    let digits: Vec<u8> = uuid.bytes().skip(4).filter(|byte| *byte != b'-').collect();
-    let byte = |pair: &[u8]| {
-        u8::from_str_radix(std::str::from_utf8(pair).unwrap_or("0"), 16).unwrap_or_default()
-    };
-    digits.chunks(2).map(byte).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn uuid_as_bytes() {
-        let bytes = raw("GPU-4d4f434b-0000-0000-0000-000000000005");
-        assert_eq!(
-            bytes,
-            [0x4d, 0x4f, 0x43, 0x4b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]
-        );
-    }
 }

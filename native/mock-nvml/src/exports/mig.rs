@@ -1,18 +1,19 @@
-//! MIG as a GPU with MIG off shows it: capable or not, and the table of what could be made.
+//! MIG of a GPU: capable or not, mode, the table of what could be made, and the MIG devices there are.
 //!
 //! Measured on an H200 with MIG off: profiles and placements can be read, the maximum count is 0, slots and instances
 //! are not found.
 
 use crate::abi::{
-    GpuInstancePlacement, GpuInstanceProfile, GpuInstanceProfileV2, GpuInstanceProfileV3, Handle,
-    Out, fixed, versioned,
+    Attributes, GpuInstancePlacement, GpuInstanceProfile, GpuInstanceProfileV2,
+    GpuInstanceProfileV3, Handle, Out, fixed, versioned,
 };
 use crate::code::{Answer, Code};
-use crate::exports::gpu_calls;
+use crate::exports::{device_calls, gpu_calls};
+use crate::partition::{agreed, profile_by_id, profiles_of};
 use crate::portrait::{Mig, MigProfile};
-use crate::session::{Seen, Session};
+use crate::session::{Device, Instance, Seen, Session};
 
-fn capable<'a>(session: &'a Session, gpu: &Seen) -> Answer<&'a Mig> {
+pub fn capable<'a>(session: &'a Session, gpu: &Seen) -> Answer<&'a Mig> {
     session.model(gpu).mig.as_ref().ok_or(Code::NOT_SUPPORTED)
 }
 
@@ -26,13 +27,6 @@ fn by_index(mig: &Mig, index: u32) -> Answer<&MigProfile> {
         .ok_or(Code::NOT_SUPPORTED)
 }
 
-fn by_id(mig: &Mig, id: u32) -> Answer<&MigProfile> {
-    mig.profiles
-        .iter()
-        .find(|profile| profile.id == id)
-        .ok_or(Code::INVALID_ARGUMENT)
-}
-
 fn placements(
     session: &Session,
     gpu: &Seen,
@@ -40,7 +34,7 @@ fn placements(
     out: Out<GpuInstancePlacement>,
     count: Out<u32>,
 ) -> Answer {
-    let profile = by_id(capable(session, gpu)?, id)?;
+    let profile = profile_by_id(capable(session, gpu)?, id)?;
     let all: Vec<GpuInstancePlacement> = profile
         .starts
         .iter()
@@ -103,44 +97,156 @@ fn versioned_profile(profile: &MigProfile, out: &Out<u32>) -> Answer {
     }
 }
 
+/// What the GPU instance of a MIG device can have been made from.
+pub fn profiles<'a>(session: &'a Session, gpu: &Seen, id: u32) -> Answer<Vec<&'a MigProfile>> {
+    let instance = session.gpu_instance(gpu, id)?;
+    Ok(profiles_of(capable(session, gpu)?, &instance))
+}
+
+/// The name of a MIG device's profile: `1g.10gb`, `1c.3g.40gb`; where it is not known, all that may be meant.
+pub fn mig_name(session: &Session, gpu: &Seen, id: u32, compute: u32) -> Answer<String> {
+    let instance = session.gpu_instance(gpu, id)?;
+    let all = profiles_of(capable(session, gpu)?, &instance);
+    let within = instance.compute.iter().find(|other| other.id == compute);
+    let texts: Vec<String> = all
+        .iter()
+        .map(|profile| within.map_or(profile.text.clone(), |within| within.name(profile)))
+        .collect();
+    Ok(texts.join("/"))
+}
+
+/// What a MIG device has. Without a word on its compute instance, that one is the whole (documented: the usual case).
+fn attributes(session: &Session, gpu: &Seen, id: u32, compute: u32) -> Answer<Attributes> {
+    let mig = capable(session, gpu)?;
+    let instance = session.gpu_instance(gpu, id)?;
+    let within = instance.compute.iter().find(|other| other.id == compute);
+    let within = within.ok_or(Code::INVALID_ARGUMENT)?;
+    let all = profiles_of(mig, &instance);
+    let of = |value: fn(&MigProfile) -> u32| agreed(all.iter().map(|profile| value(profile)));
+    let slices = of(|profile| profile.slices)?;
+    let compute_slices = if within.profile.is_some() {
+        within.size
+    } else {
+        slices
+    };
+    let multiprocessors = all
+        .iter()
+        .map(|profile| multiprocessors(mig, profile, compute_slices));
+    Ok(Attributes {
+        multiprocessor_count: agreed(multiprocessors)?,
+        shared_copy_engine_count: of(|profile| profile.ce)?,
+        shared_decoder_count: of(|profile| profile.dec)?,
+        shared_encoder_count: of(|profile| profile.enc)?,
+        shared_jpeg_count: of(|profile| profile.jpg)?,
+        shared_ofa_count: of(|profile| profile.ofa)?,
+        gpu_instance_slice_count: slices,
+        compute_instance_slice_count: compute_slices,
+        memory_size_mib: agreed(all.iter().map(|profile| profile.memory_mib))?,
+    })
+}
+
+/// Multiprocessors of so many compute slices of an instance.
+///
+/// Documented: all slices have all of the instance's. Assumed: fewer have as many each as the smallest profile has.
+pub fn multiprocessors(mig: &Mig, profile: &MigProfile, slices: u32) -> u32 {
+    if slices == profile.slices {
+        return profile.sm;
+    }
+    let one = mig
+        .profiles
+        .iter()
+        .filter(|other| other.slices == 1)
+        .map(|other| other.sm)
+        .min();
+    slices * one.unwrap_or(profile.sm / profile.slices)
+}
+
+device_calls! {
+    nvmlDeviceIsMigDeviceHandle(_session, device, is_mig: Out<u32>) {
+        is_mig.set(u32::from(matches!(device, Device::Mig(..))))
+    }
+
+    nvmlDeviceGetDeviceHandleFromMigDeviceHandle(session, device, parent: Out<Handle>) {
+        match device {
+            Device::Gpu(_) => Err(Code::INVALID_ARGUMENT),
+            Device::Mig(gpu, ..) => parent.set(session.handle(gpu)),
+        }
+    }
+
+    nvmlDeviceGetGpuInstanceId(_session, device, id: Out<u32>) {
+        match device {
+            Device::Gpu(_) => Err(Code::NOT_SUPPORTED),
+            Device::Mig(_, instance, _) => id.set(*instance),
+        }
+    }
+
+    nvmlDeviceGetComputeInstanceId(_session, device, id: Out<u32>) {
+        match device {
+            Device::Gpu(_) => Err(Code::NOT_SUPPORTED),
+            Device::Mig(_, _, compute) => id.set(*compute),
+        }
+    }
+
+    nvmlDeviceGetAttributes(session, device, out: Out<Attributes>) {
+        match device {
+            Device::Gpu(_) => Err(Code::NOT_SUPPORTED),
+            Device::Mig(gpu, instance, compute) => out.set(attributes(session, gpu, *instance, *compute)?),
+        }
+    }
+
+    nvmlDeviceGetAttributes_v2(session, device, out: Out<Attributes>) {
+        match device {
+            Device::Gpu(_) => Err(Code::NOT_SUPPORTED),
+            Device::Mig(gpu, instance, compute) => out.set(attributes(session, gpu, *instance, *compute)?),
+        }
+    }
+}
+
 gpu_calls! {
     nvmlDeviceGetMigMode(session, gpu, current: Out<u32>, pending: Out<u32>) {
         capable(session, gpu)?;
         if pending.is_null() {
             return Err(Code::INVALID_ARGUMENT);
         }
-        current.set(0)?;
-        pending.set(0)
+        let state = session.partitioning(gpu)?;
+        current.set(u32::from(state.mode))?;
+        pending.set(u32::from(state.pending))
     }
 
-    nvmlDeviceGetMaxMigDeviceCount(_session, _gpu, count: Out<u32>) {
-        count.set(0)
-    }
-
-    nvmlDeviceGetMigDeviceHandleByIndex(session, gpu, _index: u32, _device: Out<Handle>) {
+    nvmlDeviceSetMigMode(session, gpu, mode: u32, activation: Out<u32>) {
         capable(session, gpu)?;
-        Err(Code::NOT_FOUND)
+        if mode > 1 || activation.is_null() {
+            return Err(Code::INVALID_ARGUMENT);
+        }
+        let model = session.model(gpu);
+        if model.is_vgpu_guest() {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        let rule = model.mode_change();
+        let went = session.change(gpu, |state, processes| state.set_mode(mode == 1, rule, processes))?;
+        activation.set(went.0)
     }
 
-    nvmlDeviceIsMigDeviceHandle(_session, _gpu, is_mig: Out<u32>) {
-        is_mig.set(0)
+    // Zero while MIG is off is measured; as many as the smallest profile fits in is documented.
+    nvmlDeviceGetMaxMigDeviceCount(session, gpu, count: Out<u32>) {
+        let is_on = session.partitioning(gpu)?.mode;
+        let most = session.model(gpu).mig.iter().flat_map(|mig| &mig.profiles).map(|profile| profile.instances).max();
+        count.set(most.filter(|_| is_on).unwrap_or(0))
     }
 
-    nvmlDeviceGetDeviceHandleFromMigDeviceHandle(_session, _gpu, _device: Out<Handle>) {
-        Err(Code::INVALID_ARGUMENT)
-    }
-
-    nvmlDeviceGetGpuInstanceId(_session, _gpu, _id: Out<u32>) {
-        Err(Code::NOT_SUPPORTED)
-    }
-
-    nvmlDeviceGetComputeInstanceId(_session, _gpu, _id: Out<u32>) {
-        Err(Code::NOT_SUPPORTED)
-    }
-
-    nvmlDeviceGetGpuInstanceById(session, gpu, _id: u32, _instance: Out<Handle>) {
+    nvmlDeviceGetMigDeviceHandleByIndex(session, gpu, index: u32, device: Out<Handle>) {
         capable(session, gpu)?;
-        Err(Code::NOT_FOUND)
+        let devices = session.mig_devices(gpu)?;
+        let (instance, compute) = *devices.get(index as usize).ok_or(Code::NOT_FOUND)?;
+        device.set(session.instance_handle(gpu, Instance::Mig(instance, compute)))
+    }
+
+    // Not found while MIG is off is measured.
+    nvmlDeviceGetGpuInstanceById(session, gpu, id: u32, out: Out<Handle>) {
+        capable(session, gpu)?;
+        let state = session.partitioning(gpu)?;
+        state.instance(id).ok_or(Code::NOT_FOUND)?;
+        out.set(session.instance_handle(gpu, Instance::Gpu(id)))
     }
 
     nvmlDeviceGetGpuInstanceProfileInfo(session, gpu, index: u32, out: Out<GpuInstanceProfile>) {
@@ -165,7 +271,7 @@ gpu_calls! {
     }
 
     nvmlDeviceGetGpuInstanceProfileInfoByIdV(session, gpu, id: u32, out: Out<u32>) {
-        versioned_profile(by_id(capable(session, gpu)?, id)?, &out)
+        versioned_profile(profile_by_id(capable(session, gpu)?, id)?, &out)
     }
 
     nvmlDeviceGetGpuInstancePossiblePlacements(
@@ -181,7 +287,7 @@ gpu_calls! {
     }
 
     nvmlDeviceGetGpuInstanceRemainingCapacity(session, gpu, id: u32, count: Out<u32>) {
-        by_id(capable(session, gpu)?, id)?;
-        count.set(0)
+        let mig = capable(session, gpu)?;
+        count.set(session.partitioning(gpu)?.remaining(mig, id)?)
     }
 }

@@ -1,6 +1,9 @@
 //! The exported functions, by what they are about. Each one counts, meets its faults, and answers from the session.
 
+mod events;
+mod fabric;
 mod identity;
+mod instances;
 mod lifetime;
 mod lookup;
 mod memory;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 use crate::abi::Handle;
 use crate::code::{Answer, Code};
 use crate::functions::Function;
-use crate::session::{self, Seen, Session};
+use crate::session::{self, Device, Instance, Seen, Session};
 use crate::{calls, faults};
 
 /// The return value; a bug in here is an unknown error to the caller, never an abort.
@@ -34,7 +37,7 @@ pub fn on_system(function: Function, body: impl FnOnce(&Session) -> Answer) -> u
     returned(function, || body(&*session::current()?))
 }
 
-/// A call on the GPU of a handle.
+/// A call on the GPU of a handle; a MIG device is not what it is for.
 pub fn on_gpu(
     function: Function,
     handle: Handle,
@@ -42,9 +45,40 @@ pub fn on_gpu(
 ) -> u32 {
     returned(function, || {
         let session = session::current()?;
-        let seen = session.seen(handle)?;
-        faults::strike(function, &[session.gpu(seen).minor])?;
-        body(&session, seen)
+        let device = session.device(handle)?;
+        let seen = device.gpu();
+        faults::around(function, &[session.gpu(seen).minor], || match device {
+            Device::Gpu(seen) => body(&session, seen),
+            Device::Mig(..) => Err(Code::NOT_SUPPORTED),
+        })
+    })
+}
+
+/// A call on the GPU or MIG device of a handle.
+pub fn on_device(
+    function: Function,
+    handle: Handle,
+    body: impl FnOnce(&Session, &Device) -> Answer,
+) -> u32 {
+    returned(function, || {
+        let session = session::current()?;
+        let device = session.device(handle)?;
+        let minor = session.gpu(device.gpu()).minor;
+        faults::around(function, &[minor], || body(&session, &device))
+    })
+}
+
+/// A call on the GPU instance or compute instance of a handle; `body` finds out whether that one exists.
+pub fn on_instance(
+    function: Function,
+    handle: Handle,
+    body: impl FnOnce(&Session, &Seen, Instance) -> Answer,
+) -> u32 {
+    returned(function, || {
+        let session = session::current()?;
+        let (seen, instance) = session.instance(handle).ok_or(Code::INVALID_ARGUMENT)?;
+        let minor = session.gpu(seen).minor;
+        faults::around(function, &[minor], || body(&session, seen, instance))
     })
 }
 
@@ -58,11 +92,8 @@ pub fn on_pair(
     returned(function, || {
         let session: Arc<Session> = session::current()?;
         let (one, other) = (session.seen(one)?, session.seen(other)?);
-        faults::strike(
-            function,
-            &[session.gpu(one).minor, session.gpu(other).minor],
-        )?;
-        body(&session, one, other)
+        let minors = [session.gpu(one).minor, session.gpu(other).minor];
+        faults::around(function, &minors, || body(&session, one, other))
     })
 }
 
@@ -70,11 +101,9 @@ pub fn on_pair(
 pub fn decline(function: Function, first: usize) -> u32 {
     returned(function, || {
         let session = session::current()?;
-        let minors: Vec<u32> = session
-            .seen(first)
-            .iter()
-            .map(|seen| session.gpu(seen).minor)
-            .collect();
+        let instance = session.instance(first).map(|(seen, _)| seen);
+        let seen = instance.or_else(|| session.seen(first).ok());
+        let minors: Vec<u32> = seen.iter().map(|seen| session.gpu(seen).minor).collect();
         faults::strike(function, &minors)?;
         Err(Code::NOT_SUPPORTED)
     })
@@ -95,8 +124,7 @@ macro_rules! system_calls {
         #[allow(non_snake_case)]
         pub extern "C" fn $name($($argument: $kind),*) -> u32 {
             crate::exports::on_system(crate::functions::Function::$name, |$session| {
-                crate::faults::strike(crate::functions::Function::$name, &[])?;
-                $body
+                crate::faults::around(crate::functions::Function::$name, &[], || $body)
             })
         }
     )*};
@@ -109,6 +137,35 @@ macro_rules! gpu_calls {
         #[allow(non_snake_case)]
         pub extern "C" fn $name(handle: crate::abi::Handle $(, $argument: $kind)*) -> u32 {
             crate::exports::on_gpu(crate::functions::Function::$name, handle, |$session, $gpu| $body)
+        }
+    )*};
+}
+
+/// Defines exported functions on one GPU or MIG device, whose handle is the first argument.
+macro_rules! device_calls {
+    ($($name:ident($session:ident, $device:ident $(, $argument:ident: $kind:ty)* $(,)?) $body:block)*) => {$(
+        #[unsafe(no_mangle)]
+        #[allow(non_snake_case)]
+        pub extern "C" fn $name(handle: crate::abi::Handle $(, $argument: $kind)*) -> u32 {
+            crate::exports::on_device(crate::functions::Function::$name, handle, |$session, $device| $body)
+        }
+    )*};
+}
+
+/// Defines exported functions on one GPU instance or compute instance, as the pattern says; of another it is invalid.
+macro_rules! instance_calls {
+    ($($name:ident($session:ident, $gpu:ident, $pattern:pat $(, $argument:ident: $kind:ty)* $(,)?) $body:block)*) => {$(
+        #[unsafe(no_mangle)]
+        #[allow(non_snake_case)]
+        pub extern "C" fn $name(handle: crate::abi::Handle $(, $argument: $kind)*) -> u32 {
+            crate::exports::on_instance(
+                crate::functions::Function::$name,
+                handle,
+                |$session, $gpu, instance| {
+                    let $pattern = instance else { return Err(crate::code::Code::INVALID_ARGUMENT) };
+                    $body
+                },
+            )
         }
     )*};
 }
@@ -126,4 +183,4 @@ macro_rules! pair_calls {
     )*};
 }
 
-use {gpu_calls, pair_calls, system_calls};
+use {device_calls, gpu_calls, instance_calls, pair_calls, system_calls};

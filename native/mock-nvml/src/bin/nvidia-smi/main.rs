@@ -4,6 +4,7 @@
 //! Linked statically, so that they run in any container. Settings are accepted and written down, one line a run, in
 //! `var/log/nvdra-mock-smi.log` of that root if it can be written.
 
+mod mig;
 mod modprobe;
 mod node;
 mod show;
@@ -25,7 +26,13 @@ nvidia-smi of the mock NVML
     nvidia-smi --version
     nvidia-smi [-i GPU] --query-gpu=FIELDS --format=csv[,noheader][,nounits]
         FIELDS: index, uuid, name, pci.bus_id, memory.total, memory.used, memory.free, driver_version, serial,
-                minor_number, compute_cap, compute_mode, mig.mode.current, vbios_version
+                minor_number, compute_cap, compute_mode, mig.mode.current, mig.mode.pending, vbios_version
+    nvidia-smi [-i GPU] -mig 0|1                            changes the MIG mode
+    nvidia-smi [-i GPU] --gpu-reset                         a pending MIG mode counts, partitions are gone
+    nvidia-smi mig [-i GPU] -lgip | -lgi | -lci             lists what could be made; GPU, compute instances
+    nvidia-smi mig [-i GPU] -cgi PROFILE[:START][,…] [-C]   makes GPU instances, with -C a compute instance in each
+    nvidia-smi mig [-i GPU] -cci PROFILE_ID -gi ID          makes a compute instance
+    nvidia-smi mig [-i GPU] -dci|-dgi [-gi ID] [-ci ID]     destroys compute, GPU instances
     nvidia-smi compute-policy -i GPU --set-timeslice N      accepted and written down
     nvidia-smi -i GPU -c MODE                               accepted and written down
     nvidia-smi -i GPU -pm 0|1                               accepted and written down
@@ -70,6 +77,7 @@ fn run(arguments: &[String]) -> Outcome<String> {
         [] => table(&node),
         ["-L" | "--list-gpus"] => list(&node),
         ["--version"] => Ok(version(&node)),
+        ["mig", ref rest @ ..] => mig::run(&node, rest),
         ["compute-policy", ref rest @ ..] => compute_policy(&node, rest, arguments),
         ref rest => queried_or_set(&node, rest, arguments),
     }
@@ -126,6 +134,8 @@ fn queried_or_set(node: &Node, words: &[&str], arguments: &[String]) -> Outcome<
             "--query-gpu" => query = Some(value()?),
             "--format" => format = Some(value()?),
             "-c" | "--compute-mode" => setting = Some(("compute mode", value()?)),
+            "-mig" | "--multi-instance-gpu" => setting = Some(("MIG mode", value()?)),
+            "-r" | "--gpu-reset" => setting = Some(("reset", "")),
             "-pm" | "--persistence-mode" => setting = Some(("persistence mode", value()?)),
             _ => {
                 return Err(misuse(&format!(
@@ -135,7 +145,17 @@ fn queried_or_set(node: &Node, words: &[&str], arguments: &[String]) -> Outcome<
         }
     }
     let chosen = node.chosen(choice)?;
+    let for_each = |done: fn(&Node, usize, &Gpu, bool) -> Outcome<String>, on: bool| {
+        let one = |(index, gpu): &(usize, &Gpu)| done(node, *index, gpu, on);
+        Ok(chosen.iter().map(one).collect::<Outcome<String>>()? + "All done.\n")
+    };
     match (query, setting) {
+        (None, Some(("MIG mode", "0" | "DISABLED"))) => for_each(mig::set_mode, false),
+        (None, Some(("MIG mode", "1" | "ENABLED"))) => for_each(mig::set_mode, true),
+        (None, Some(("MIG mode", value))) => Err(misuse(&format!("{value:?} is no MIG mode"))),
+        (None, Some(("reset", _))) => {
+            for_each(|node, index, gpu, _| mig::reset(node, index, gpu), false)
+        }
         (Some(fields), None) => csv(node, &chosen, fields, format.unwrap_or_default()),
         (None, Some((what, value))) => {
             let known = if what == "compute mode" {

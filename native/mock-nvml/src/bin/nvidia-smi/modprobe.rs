@@ -1,11 +1,8 @@
 //! `nvidia-modprobe`: makes the device nodes that are missing; the modules of a mock are always loaded.
 
-use std::ffi::CString;
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use nvdra_mock_nvml::capabilities::make_node;
 use nvdra_mock_nvml::place::{PROGRAM_FOLDERS, above};
 
 use crate::node::own_file;
@@ -48,40 +45,14 @@ pub fn run(arguments: &[String]) -> Outcome<String> {
     let program =
         own_file().ok_or_else(|| Failure("this program cannot tell where it lies".into(), 1))?;
     let dev = above(program.parent().unwrap_or(Path::new("/")), PROGRAM_FOLDERS).join("dev");
-    // In a root whose nodes are plain files, the missing ones are too.
-    let control = fs::symlink_metadata(dev.join("nvidiactl"));
-    let as_files = control.is_ok_and(|about| !about.file_type().is_char_device());
     for (name, major, minor) in wanted {
         let node = dev.join(name);
         if node.exists() {
             continue;
         }
-        let made = if as_files {
-            fs::write(&node, "")
-        } else {
-            make_node(&node, major, minor)
-        };
+        // In a root whose nodes are plain files, the missing ones are too.
+        let made = make_node(&dev, &node, major, minor, 0o666);
         made.map_err(|error| Failure(format!("nvidia-modprobe: {}: {error}", node.display()), 1))?;
     }
     Ok(String::new())
-}
-
-fn make_node(node: &Path, major: u32, minor: u32) -> std::io::Result<()> {
-    let name = CString::new(node.as_os_str().as_bytes())?;
-    // SAFETY: a NUL-terminated path of ours; the call touches no memory of this process.
-    if unsafe {
-        libc::mknod(
-            name.as_ptr(),
-            libc::S_IFCHR | 0o666,
-            libc::makedev(major, minor),
-        )
-    } != 0
-    {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: as above; the mask of the process has taken permissions away.
-    if unsafe { libc::chmod(name.as_ptr(), 0o666) } != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(())
 }

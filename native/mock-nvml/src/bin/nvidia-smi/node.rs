@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nvdra_mock_nvml::ledger::Ledger;
 use nvdra_mock_nvml::notation::address;
 use nvdra_mock_nvml::place::Place;
 use nvdra_mock_nvml::portrait::{Gpu, Portrait};
@@ -17,6 +18,7 @@ const LOG: &str = "var/log/nvdra-mock-smi.log";
 pub struct Node {
     pub place: Place,
     pub portrait: Portrait,
+    pub ledger: Ledger,
 }
 
 /// The file of this program: from procfs, or as it was named at the start, for a chroot that has no procfs.
@@ -47,7 +49,11 @@ impl Node {
         let place = Place::of_program(&program)
             .ok_or_else(|| failed("no libnvidia-ml.so.1 in this root"))?;
         let portrait = place.portrait().map_err(|error| failed(&error))?;
-        Ok(Node { place, portrait })
+        Ok(Node {
+            ledger: Ledger::of(&place.root),
+            place,
+            portrait,
+        })
     }
 
     pub fn visible(&self) -> Outcome<Vec<&Gpu>> {

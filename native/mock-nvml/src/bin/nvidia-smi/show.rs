@@ -43,7 +43,14 @@ impl Node {
             "compute_mode" => "Default".into(),
             "persistence_mode" => "Enabled".into(),
             "mig.mode.current" | "mig.mode.pending" => {
-                or_not_available(model.mig.as_ref().map(|_| "Disabled".into()))
+                let state = self.partitioning(gpu)?;
+                let is_on = if field.ends_with("current") {
+                    state.mode
+                } else {
+                    state.pending
+                };
+                let word = if is_on { "Enabled" } else { "Disabled" };
+                or_not_available(model.mig.as_ref().map(|_| word.into()))
             }
             "vbios_version" => {
                 or_not_available(model.vbios.as_ref().map(|vbios| vbios.value.clone()))
@@ -69,11 +76,15 @@ pub fn cuda_version(node: &Node) -> String {
 }
 
 pub fn list(node: &Node) -> Outcome<String> {
-    let line = |(index, gpu): (usize, &&Gpu)| {
+    let mut text = String::new();
+    for (index, gpu) in node.visible()?.into_iter().enumerate() {
         let name = &node.portrait.models[&gpu.model].name.value;
-        format!("GPU {index}: {name} (UUID: {})\n", node.portrait.uuid(gpu))
-    };
-    Ok(node.visible()?.iter().enumerate().map(line).collect())
+        text += &format!("GPU {index}: {name} (UUID: {})\n", node.portrait.uuid(gpu));
+        for (at, (name, uuid)) in node.mig_devices(gpu)?.into_iter().enumerate() {
+            text += &format!("  MIG {name:<11} Device {at:2}: (UUID: {uuid})\n");
+        }
+    }
+    Ok(text)
 }
 
 pub fn version(node: &Node) -> String {

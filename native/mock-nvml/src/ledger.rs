@@ -1,0 +1,229 @@
+//! How the GPUs of a root are partitioned: one file that all programs share and that outlives them.
+//!
+//! `var/lib/nvdra-mock/state.json`, replaced at once and only under the lock of the file beside it; the lock is held
+//! for reading, changing and writing, never while a simulated call takes its time. A root without that folder is a
+//! container: it keeps no state, changes nothing, and what its capability nodes say is all there is.
+//!
+//! A kill at any point leaves a root in order: nodes are made before the state names them and removed after it no
+//! longer does, and a node the state does not name shows nothing; the next change takes it away.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use crate::capabilities;
+use crate::code::{Answer, Code};
+use crate::partition::{ComputeInstance, GpuInstance, Partitioning, Process, placement};
+use crate::portrait::Portrait;
+
+const HOME: &str = "var/lib/nvdra-mock";
+
+pub struct Ledger {
+    root: PathBuf,
+    home: PathBuf,
+    is_host: bool,
+    /// The file as last read; it is kept open, so that no other file can get its inode number.
+    last: Mutex<Option<(File, Arc<State>)>>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    /// By minor; a GPU that was never partitioned is not in it.
+    gpus: BTreeMap<u32, Partitioning>,
+}
+
+impl Ledger {
+    pub fn of(root: &Path) -> Ledger {
+        let home = root.join(HOME);
+        Ledger {
+            root: root.to_path_buf(),
+            is_host: home.is_dir(),
+            home,
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Whether partitions can be managed from here: not so in a container.
+    pub fn is_host(&self) -> bool {
+        self.is_host
+    }
+
+    pub fn events(&self) -> PathBuf {
+        self.home.join("events")
+    }
+
+    /// How a GPU is partitioned, as far as it can be known from here.
+    pub fn gpu(&self, portrait: &Portrait, minor: u32) -> Answer<Partitioning> {
+        if !self.is_host {
+            return Ok(self.seen(portrait, minor));
+        }
+        Ok(self
+            .state()
+            .map_err(told)?
+            .gpus
+            .get(&minor)
+            .cloned()
+            .unwrap_or_default())
+    }
+
+    /// The MIG devices of a GPU, as pairs of ids: an instance is one exactly if its two capability nodes are here.
+    pub fn devices(&self, portrait: &Portrait, minor: u32) -> Answer<Vec<(u32, u32)>> {
+        let state = self.gpu(portrait, minor)?;
+        if state.instances.is_empty() {
+            return Ok(Vec::new());
+        }
+        let nodes = capabilities::present(&self.root, portrait, minor);
+        let all = state.instances.iter().flat_map(|instance| {
+            instance
+                .compute
+                .iter()
+                .map(|compute| (instance.id, compute.id))
+        });
+        let is_seen = |(instance, compute): &(u32, u32)| {
+            nodes.contains(&(*instance, None)) && nodes.contains(&(*instance, Some(*compute)))
+        };
+        Ok(all.filter(is_seen).collect())
+    }
+
+    /// The programs that use a GPU.
+    pub fn processes(&self, minor: u32) -> Answer<Vec<Process>> {
+        let file = self.home.join("processes.json");
+        let text = match fs::read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(told(error)),
+        };
+        let all: Vec<Process> = serde_json::from_slice(&text)
+            .map_err(|error| told(io::Error::other(format!("{}: {error}", file.display()))))?;
+        Ok(all
+            .into_iter()
+            .filter(|process| process.minor == minor)
+            .collect())
+    }
+
+    /// Changes how a GPU is partitioned, or leaves everything as it was and says why.
+    pub fn change<T>(
+        &self,
+        portrait: &Portrait,
+        minor: u32,
+        rule: impl FnOnce(&mut Partitioning, &[Process]) -> Answer<T>,
+    ) -> Answer<T> {
+        if !self.is_host {
+            return Err(Code::NO_PERMISSION);
+        }
+        let _lock = self.lock().map_err(told)?;
+        let mut state = (*self.state().map_err(told)?).clone();
+        let gpu = state.gpus.entry(minor).or_default();
+        let result = rule(gpu, &self.processes(minor)?)?;
+        let gpu = gpu.clone();
+        let proc = self.proc();
+        capabilities::lay(&self.root, proc.as_deref(), portrait, minor, &gpu).map_err(told)?;
+        self.write(&state).map_err(told)?;
+        capabilities::clear(&self.root, proc.as_deref(), portrait, minor, &gpu).map_err(told)?;
+        Ok(result)
+    }
+
+    /// The instances that capability nodes tell of, which is all a container knows.
+    fn seen(&self, portrait: &Portrait, minor: u32) -> Partitioning {
+        let mut state = Partitioning::default();
+        for (id, compute) in capabilities::present(&self.root, portrait, minor) {
+            state.mode = true;
+            let (start, size) = placement(id);
+            if state.instance(id).is_none() {
+                state.instances.push(GpuInstance {
+                    id,
+                    profile: None,
+                    start,
+                    size,
+                    compute: Vec::new(),
+                });
+            }
+            if let (Some(id), Some(instance)) = (compute, state.instances.last_mut()) {
+                instance.compute.push(ComputeInstance {
+                    id,
+                    profile: None,
+                    start: 0,
+                    size: 0,
+                });
+            }
+        }
+        state.pending = state.mode;
+        state
+    }
+
+    fn file(&self) -> PathBuf {
+        self.home.join("state.json")
+    }
+
+    fn lock(&self) -> io::Result<File> {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(self.home.join("lock"))?;
+        // SAFETY: a descriptor of ours; the lock goes with it.
+        while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        Ok(file)
+    }
+
+    fn state(&self) -> io::Result<Arc<State>> {
+        let file = self.file();
+        let now = match fs::metadata(&file) {
+            Ok(about) => about,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Arc::default()),
+            Err(error) => return Err(error),
+        };
+        let mut last = self
+            .last
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((open, state)) = last.as_ref() {
+            let about = open.metadata()?;
+            if (about.dev(), about.ino()) == (now.dev(), now.ino()) {
+                return Ok(state.clone());
+            }
+        }
+        let open = File::open(&file)?;
+        let state: Arc<State> = serde_json::from_reader(io::BufReader::new(&open))
+            .map(Arc::new)
+            .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
+        *last = Some((open, state.clone()));
+        Ok(state)
+    }
+
+    fn write(&self, state: &State) -> io::Result<()> {
+        let new = self.home.join("state.json.new");
+        fs::write(&new, serde_json::to_vec_pretty(state)?)?;
+        fs::rename(&new, self.file())
+    }
+
+    /// The stand-in for `/proc`: a link says where, unless it lies in the root.
+    fn proc(&self) -> Option<PathBuf> {
+        let link = self.home.join("proc");
+        [link, self.root.join("stand-ins/proc")]
+            .into_iter()
+            .find(|folder| folder.is_dir())
+    }
+}
+
+/// What a failed file operation is to the caller of NVML; a person finds the rest on stderr.
+fn told(error: io::Error) -> Code {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Code::NO_PERMISSION,
+        _ => {
+            eprintln!("mock NVML: partitions: {error}");
+            Code::OPERATING_SYSTEM
+        }
+    }
+}
