@@ -33,7 +33,19 @@ def run(root: Path, *command: str, driver: Path | None = None) -> subprocess.Com
         'mount -t proc none "$1/proc"; mount --rbind /dev "$1/dev"; '
         f'{driver_mount}root="$1"; shift; exec chroot "$root" "$@"'
     )
-    arguments = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-ec", script, "sh"]
+    arguments = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--propagation",
+        "private",
+        "sh",
+        "-ec",
+        script,
+        "sh",
+    ]
     environment = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NVIDIA_DRIVER_ROOT": "/run/driver"}
     return subprocess.run(
         [*arguments, str(root), *command], env=environment, capture_output=True, text=True, check=False, timeout=60
