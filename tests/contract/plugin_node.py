@@ -103,7 +103,10 @@ class PluginNode:
         assert process.returncode is None, self.log
         assert await self.client.prepare([]) == {}
         if published:
-            await until(lambda: self.kube.objects("resourceslices"), "slices")
+            try:
+                await until(lambda: self.kube.objects("resourceslices"), "slices")
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{self.log[-4000:]}") from None
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal the program and wait for its end; its exit status."""

@@ -107,3 +107,15 @@ async def test_no_claim_calls_into_nvml(node: PluginNode) -> None:
     after = node.root.calls()
     # The session of the start's scan is a lease, and ends by itself.
     assert {name for name in after if after[name] != before.get(name)} <= {"nvmlShutdown"}
+
+
+async def test_one_thread_makes_every_durable_call(node: PluginNode) -> None:
+    """What kills at the n-th call rely on: tracers count by thread."""
+    durable = "rename,renameat,renameat2,fsync,fdatasync,unlink,unlinkat"
+    refs = [await node.claim(f"gpu-{i}") for i in range(3)]
+    async with node.traced("-e", f"trace={durable}") as trace:
+        await node.prepared(*refs)
+        await node.released(*refs)
+    made = [line.split() for line in trace.read_text().splitlines() if "(" in line and not line.endswith("---")]
+    assert len(made) == 3 + 2 + 2 + 3  # files, record; record, files
+    assert len({thread for thread, *_ in made}) == 1
