@@ -94,6 +94,13 @@ impl Fault {
         if code.is_none() && !self.hang && self.delay_ms == 0 {
             return Err("a fault needs one of \"code\", \"lost\", \"delay_ms\", \"hang\"".into());
         }
+        let name = self.function.as_deref().unwrap_or_default();
+        let opens_or_closes = ["nvmlInit", "nvmlShutdown"];
+        if self.when == When::After && opens_or_closes.iter().any(|begin| name.starts_with(begin)) {
+            return Err(format!(
+                "{name:?} can be struck before its work only: a session is open or it is not"
+            ));
+        }
         match self.function.as_deref() {
             Some(name) if !name.ends_with('*') && !Function::NAMES.contains(&name) => {
                 Err(format!("this library has no function {name:?}"))
@@ -328,6 +335,10 @@ mod tests {
                 "nvmlDeviceGetNames",
             ),
             (r#"{"minor": 1}"#, "delay_ms"),
+            (
+                r#"{"function": "nvmlInit*", "code": 1, "when": "after"}"#,
+                "nvmlInit",
+            ),
         ] {
             assert!(fault(text).check().unwrap_err().contains(word), "{text}");
         }
