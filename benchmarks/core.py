@@ -77,7 +77,7 @@ def _checkpoint() -> list[Row]:
     last = max(entries)
 
     def with_one_changed() -> bytes:
-        changed = record.entries | {last: dataclasses.replace(entry)}
+        changed = {**record.entries, last: dataclasses.replace(entry)}
         return encoder.encode(checkpoint.Record(record.boot_id, changed))
 
     return [
@@ -104,7 +104,7 @@ def _claims() -> list[Row]:
 
     assert decode_claim(body).status == decoded()
     results = [(f"request-{number}", f"gpu-{number}", "gpu") for number in range(8)]
-    configs = [((), "GpuConfig"), ((), "MigDeviceConfig"), ((), "VfioDeviceConfig")]
+    configs: list[tuple[tuple[str, ...], str]] = [((), "GpuConfig"), ((), "MigDeviceConfig"), ((), "VfioDeviceConfig")]
     configs += [((f"request-{number}",), "GpuConfig") for number in range(8)]
     assert match(results, configs) == matching_twin.match_configs(results, configs)
     return [

@@ -8,7 +8,7 @@ import urllib.request
 from math import nan
 from pathlib import Path
 
-from benchmarks import api, plugin, serving
+from benchmarks import api, plugin
 from benchmarks.row import Row, Target
 
 CLAIMS = 50
@@ -24,14 +24,14 @@ async def rows(folder: Path) -> list[Row]:
         ):
             assert ours.root is not None
             refs = await server.claims(ours.pool, [ours.devices[0]] * CLAIMS)
-            await serving.prepare(ours, refs[:1])
-            await serving.unprepare(ours, refs[:1])
+            ours.caller.prepare_s(refs[:1])
+            ours.caller.unprepare_s(refs[:1])
             ours.root.count_calls()
             counted = {"prepare": [0.0, 0.0], "unprepare": [0.0, 0.0]}
             for ref in refs:
-                for name, work in (("prepare", serving.prepare), ("unprepare", serving.unprepare)):
+                for name, work in (("prepare", ours.caller.prepare_s), ("unprepare", ours.caller.unprepare_s)):
                     before = await _asked(kubeconfig), sum(ours.root.calls().values())
-                    await work(ours, [ref])
+                    work([ref])
                     counted[name][0] += await _asked(kubeconfig) - before[0]
                     counted[name][1] += sum(ours.root.calls().values()) - before[1]
     note = f"mean of {CLAIMS}, whatever the plugin does meanwhile included"

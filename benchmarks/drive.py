@@ -49,13 +49,14 @@ async def run(chosen: argparse.Namespace) -> list[Row]:
                 Subject(name, pid, socket, node, (await server.devices(node))[:8])
                 for name, pid, socket, node in zip(chosen.name, chosen.pid, chosen.socket, chosen.node, strict=True)
             ]
-            taken = await serving.measure(
-                subjects, least, server, rounds=chosen.rounds, cycles=chosen.cycles, bursts=chosen.bursts
+            taken: dict[str, serving.Rounds] = {}
+            await serving.measure(
+                subjects, least, server, taken, rounds=chosen.rounds, cycles=chosen.cycles, bursts=chosen.bursts
             )
             found = serving.rows(taken, chosen.name)
             for subject in subjects:
                 found.append(Row(f"memory (RSS) now, {subject.name}", subject.rss_mib(), float("nan"), "MiB", ""))
-                await subject.client.close()
+                subject.caller.close()
             return found
 
 

@@ -1,7 +1,7 @@
 """The least a prepare can cost: one GET, the CDI file renamed into place, the record written durably; no gRPC.
 
-A process of its own, as a plugin is one. `python -m benchmarks.floor KUBECONFIG FOLDER` reads lines of JSON, each a
-list of [namespace, name] pairs, and answers each line with the seconds that each took.
+A process of its own, as a plugin is one. `python -m benchmarks.floor KUBECONFIG FOLDER CDI_ROOT` reads lines of JSON,
+each a list of [namespace, name] pairs, and answers each line with the seconds that each took.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.api import CLAIMS
+from benchmarks.plugin import memory_folder
 from nvdra.api import ClaimRef
 from nvdra.kube import HttpKube, access
 
@@ -41,8 +43,9 @@ class Floor:
 @asynccontextmanager
 async def floor(kubeconfig: Path, folder: Path) -> AsyncIterator[Floor]:
     folder.mkdir()
+    cdi_root = memory_folder(folder)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.floor", str(kubeconfig), str(folder)),
+        *(sys.executable, "-m", "benchmarks.floor", str(kubeconfig), str(folder), str(cdi_root)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -52,6 +55,7 @@ async def floor(kubeconfig: Path, folder: Path) -> AsyncIterator[Floor]:
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
+        shutil.rmtree(cdi_root, ignore_errors=True)
 
 
 def _replace(path: str, content: bytes, *, durable: bool) -> None:
@@ -64,7 +68,7 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
     os.rename(beside, path)
 
 
-async def _serve(kubeconfig: str, folder: str) -> None:
+async def _serve(kubeconfig: str, folder: str, cdi_root: str) -> None:
     document = next((RECORDING / "cdi").glob("*.yaml")).read_bytes()
     record = (RECORDING / "checkpoint.json").read_bytes()
     loop = asyncio.get_running_loop()
@@ -74,13 +78,13 @@ async def _serve(kubeconfig: str, folder: str) -> None:
             for namespace, name in json.loads(line):
                 began = time.perf_counter()
                 await kube.get(CLAIMS, name, namespace)
-                _replace(f"{folder}/{name}.yaml", document, durable=False)
+                _replace(f"{cdi_root}/{name}.yaml", document, durable=False)
                 _replace(f"{folder}/record", record, durable=True)
                 times.append(time.perf_counter() - began)
-                os.unlink(f"{folder}/{name}.yaml")
+                os.unlink(f"{cdi_root}/{name}.yaml")
             sys.stdout.write(json.dumps(times) + "\n")
             sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1], sys.argv[2]))
+    uvloop.run(_serve(*sys.argv[1:4]))

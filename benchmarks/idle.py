@@ -18,7 +18,6 @@ from benchmarks.api import Api
 from benchmarks.floor import Floor, floor
 from benchmarks.plugin import Program, Subject
 from benchmarks.row import Row, Target
-from benchmarks.serving import at_once, prepare, timed, unprepare
 
 INSTANCES = 4
 
@@ -59,16 +58,16 @@ async def _after(
             await asyncio.sleep(rest_s)
         for number in range(INSTANCES):
             for _ in range(20):
-                await awake.client.prepare([])
+                awake.caller.prepare_s([])
             floor_s = await floors[number].times_s(refs[0][number][:1])
             for which, group in enumerate(groups):
                 subject, mine = group[number], refs[which][number]
                 is_burst = (number + turn) % 2 == 0
                 if is_burst:
-                    took_s = await at_once(prepare(subject, [ref]) for ref in mine)
+                    took_s = subject.caller.prepare_s(*([ref] for ref in mine))
                 else:
-                    took_s = await timed(prepare(subject, mine[:1]))
-                await unprepare(subject, mine)
+                    took_s = subject.caller.prepare_s(mine[:1])
+                subject.caller.unprepare_s(mine)
                 if turn >= 0:
                     (burst if is_burst else alone)[which].append(took_s)
             if turn >= 0:

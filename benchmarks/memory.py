@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import nan
 from pathlib import Path
 
-from benchmarks import serving
 from benchmarks.api import Api
 from benchmarks.plugin import Program, Subject
 from benchmarks.plugin import serving as started
@@ -21,8 +20,8 @@ async def cycles(subject: Subject, api: Api, count: int) -> None:
         numbers = range(first, min(first + _BLOCK, count))
         refs = await api.claims(subject.pool, [subject.devices[number % len(subject.devices)] for number in numbers])
         for ref in refs:
-            await serving.prepare(subject, [ref])
-            await serving.unprepare(subject, [ref])
+            subject.caller.prepare_s([ref])
+            subject.caller.unprepare_s([ref])
         await api.delete(refs)
 
 

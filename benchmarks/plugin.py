@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -140,16 +142,23 @@ class Started:
         return self.folder / "plugins" / DRIVER / "dra.sock"
 
 
+def memory_folder(otherwise: Path) -> Path:
+    """A fresh folder for CDI files where /var/run lies, too: in memory. Else below `otherwise`."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="bench-cdi-", dir=memory if os.access(memory, os.W_OK) else otherwise))
+
+
 @asynccontextmanager
 async def started(program: Program, api: Api, folder: Path, node: str) -> AsyncIterator[Started]:
     """The program on a fresh node with 8 × H100, while the context lasts."""
     root = lay_out(folder / "root", "h100x8")
     for name in ("plugins", "registry"):
         (folder / name).mkdir()
+    cdi_root = memory_folder(folder)
     await api.node(node)
     command = [str(program.path), f"--node-name={node}", "--image-name=none", f"--kubeconfig={api.kubeconfig}"]
     command += ["--nvidia-driver-root=/run/nvidia/driver", f"--container-driver-root={root.root}"]
-    command += [f"--cdi-root={folder / 'cdi'}", "--nvidia-cdi-hook-path=/usr/bin/nvidia-cdi-hook"]
+    command += [f"--cdi-root={cdi_root}", "--nvidia-cdi-hook-path=/usr/bin/nvidia-cdi-hook"]
     command += [f"--kubelet-registrar-directory-path={folder / 'registry'}", f"-v={VERBOSITY}"]
     command += [f"--kubelet-plugins-directory-path={folder / 'plugins'}", *program.arguments]
     environment = os.environ | {"NVDRA_SYSFS": str(root.sysfs), "NVDRA_PROCFS": str(root.procfs)}
@@ -165,6 +174,7 @@ async def started(program: Program, api: Api, folder: Path, node: str) -> AsyncI
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        shutil.rmtree(cdi_root, ignore_errors=True)
         await api.forget(node)
 
 

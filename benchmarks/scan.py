@@ -86,7 +86,7 @@ def pynvml_s(library: Path) -> float:
     environment = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
     command = [sys.executable, nvml_oracle.__file__, str(WALKS)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return statistics.median(json.loads(done.stdout)["walks_s"])
+    return float(statistics.median(json.loads(done.stdout)["walks_s"]))
 
 
 def bare_s(program: Path, library: Path) -> float:

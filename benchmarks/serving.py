@@ -6,10 +6,8 @@ figure is the lowest of the rounds' medians (of their 99th percentiles).
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import nan
 
@@ -17,7 +15,6 @@ from benchmarks.api import Api
 from benchmarks.floor import Floor
 from benchmarks.plugin import Subject
 from benchmarks.row import Row, Target
-from nvdra.api import ClaimRef
 
 
 @dataclass(slots=True)
@@ -42,47 +39,30 @@ def p99_ms(rounds: Sequence[Sequence[float]]) -> float:
     return min(sorted(each)[int(len(each) * 0.99)] for each in rounds) * 1e3 if rounds else nan
 
 
-async def timed(work: Awaitable[object]) -> float:
-    began = time.perf_counter()
-    await work
-    return time.perf_counter() - began
-
-
-async def prepare(subject: Subject, refs: Sequence[ClaimRef]) -> None:
-    """All of them, in one call; an answer with an error is not measured but the end of the run."""
-    for uid, told in (await subject.client.prepare(refs)).items():
-        if told.error or not told.devices:
-            raise SystemExit(f"{subject.name} did not prepare claim {uid}: {told.error or 'no devices'}")
-
-
-async def unprepare(subject: Subject, refs: Sequence[ClaimRef]) -> None:
-    for uid, error in (await subject.client.unprepare(refs)).items():
-        if error:
-            raise SystemExit(f"{subject.name} did not unprepare claim {uid}: {error}")
-
-
-async def at_once(work: Iterable[Awaitable[None]]) -> float:
-    """Seconds until the last answer."""
-    return await timed(asyncio.gather(*work))
-
-
 async def measure(
-    subjects: Sequence[Subject], floor: Floor, api: Api, *, rounds: int, cycles: int, bursts: int
-) -> dict[str, Rounds]:
-    """By subject's name, and "floor"."""
-    taken = {name: Rounds() for name in ("floor", *(subject.name for subject in subjects))}
+    subjects: Sequence[Subject],
+    floor: Floor,
+    api: Api,
+    taken: dict[str, Rounds],
+    *,
+    rounds: int,
+    cycles: int,
+    bursts: int,
+) -> None:
+    """Adds rounds to `taken`, which is by subject's name and "floor"."""
+    for name in ("floor", *(subject.name for subject in subjects)):
+        taken.setdefault(name, Rounds())
     for number in range(-1, rounds):  # the first only warms
         kept = taken if number >= 0 else {name: Rounds() for name in taken}
         await _one_at_a_time(subjects, floor, api, kept, cycles)
         for subject in subjects:
             await _several(subject, api, kept[subject.name], bursts)
-    return taken
 
 
 async def _one_at_a_time(
     subjects: Sequence[Subject], floor: Floor, api: Api, taken: dict[str, Rounds], cycles: int
 ) -> None:
-    """Turn by turn, claim by claim: the next one finds caches, disk and API server as the others left them."""
+    """Turn by turn, claim by claim: each finds caches, disk and API server as the others left them."""
     refs = {
         subject.name: await api.claims(
             subject.pool, [subject.devices[number % len(subject.devices)] for number in range(cycles)]
@@ -96,9 +76,9 @@ async def _one_at_a_time(
         for turn in range(len(subjects)):
             subject = subjects[(number + turn) % len(subjects)]
             ref, mine = refs[subject.name][number], times[subject.name]
-            mine.prepare[0].append(await timed(prepare(subject, [ref])))
-            mine.unprepare[0].append(await timed(unprepare(subject, [ref])))
-            mine.empty[0].append(await timed(subject.client.prepare([])))
+            mine.prepare[0].append(subject.caller.prepare_s([ref]))
+            mine.unprepare[0].append(subject.caller.unprepare_s([ref]))
+            mine.empty[0].append(subject.caller.prepare_s([]))
     for name, mine in times.items():
         taken[name].prepare += mine.prepare
         taken[name].unprepare += mine.unprepare
@@ -112,11 +92,12 @@ async def _several(subject: Subject, api: Api, taken: Rounds, bursts: int) -> No
     prepares, unprepares, one_call, again = [], [], [], []
     for _ in range(bursts):
         refs = await api.claims(subject.pool, subject.devices)
-        prepares.append(await at_once(prepare(subject, [ref]) for ref in refs))
-        again += [await timed(prepare(subject, [ref])) for ref in refs]
-        unprepares.append(await at_once(unprepare(subject, [ref]) for ref in refs))
-        one_call.append(await timed(prepare(subject, refs)))
-        await unprepare(subject, refs)
+        each = [[ref] for ref in refs]
+        prepares.append(subject.caller.prepare_s(*each))
+        again += [subject.caller.prepare_s(one) for one in each]
+        unprepares.append(subject.caller.unprepare_s(*each))
+        one_call.append(subject.caller.prepare_s(refs))
+        subject.caller.unprepare_s(refs)
         await api.delete(refs)
     taken.prepares_at_once.append(prepares)
     taken.unprepares_at_once.append(unprepares)

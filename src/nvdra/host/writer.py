@@ -6,6 +6,7 @@ One thread, so that a kill before the n-th rename, fsync or unlink can be enumer
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import queue
 import threading
@@ -14,12 +15,17 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# How long nothing must have come before calls that were put off are made, and how many of those may wait.
+_LEISURE_S = 0.01
+_MOST_PUT_OFF = 16
+
 
 class Writer:
     """Calls in, results out, one after the other. The thread starts with the first call and never blocks an exit."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._leisure: collections.deque[Callable[[], object]] = collections.deque()
         self._thread: threading.Thread | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -46,11 +52,12 @@ class Writer:
         return await done
 
     def later(self, call: Callable[[], object]) -> None:
-        """Have `call` made some time, after what was asked for before; it must not raise."""
+        """Have `call` made once nothing was asked for for a moment: it makes nobody wait. It must not raise."""
         if self._thread is None:
             call()
         else:
-            self._calls.put(call)
+            self._leisure.append(call)
+            self._calls.put(_look)  # a thread that waits for ever would not see it
 
     async def drain(self) -> None:
         """Return once everything asked for so far is done."""
@@ -65,5 +72,20 @@ class Writer:
             self._thread = None
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
+        while (call := self._next()) is not None:
             call()
+            if len(self._leisure) > _MOST_PUT_OFF:
+                self._leisure.popleft()()
+        while self._leisure:
+            self._leisure.popleft()()
+
+    def _next(self) -> Callable[[], object] | None:
+        while self._leisure:
+            with contextlib.suppress(queue.Empty):
+                return self._calls.get(timeout=_LEISURE_S)
+            self._leisure.popleft()()
+        return self._calls.get()
+
+
+def _look() -> None:
+    """Nothing but a reason to look up."""

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, assert_never
+from typing import Any, Literal, Protocol, TypeVar, assert_never
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, Gates, decode_claim
@@ -27,6 +27,8 @@ API_PATIENCE_S = 2.0
 
 # Decisions of one prepare: letting go of a former allocation, a rescan, a look-up of driver files, and the last one.
 _ROUNDS = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,9 @@ class Walk:
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _prepare_all(self, refs: list[ClaimRef]) -> dict[str, Prepared]:
-        fetched = await asyncio.gather(*map(self._fetch, refs))
+        fetched = await _all(map(self._fetch, refs))
         # From here to the ledger nothing waits, so that the claims of one call share a batch.
-        answers = await asyncio.gather(*map(self._prepare_counted, refs, fetched))
+        answers = await _all(map(self._prepare_counted, refs, fetched))
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
 
     async def _prepare_counted(self, ref: ClaimRef, fetched: Fetched) -> Prepared:
@@ -306,7 +308,7 @@ class Walk:
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _unprepare_all(self, refs: list[ClaimRef], only: Entry | None = None) -> dict[str, Unprepared]:
-        answers = await asyncio.gather(*(self._unprepare_counted(ref, only) for ref in refs))
+        answers = await _all(self._unprepare_counted(ref, only) for ref in refs)
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
 
     async def _unprepare_counted(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
@@ -392,3 +394,9 @@ class Walk:
 
 def _not_retrieved(ref: ClaimRef, error: ApiError) -> str:
     return f"retrieve claim {ref.namespace}/{ref.name}: {error.message}"
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each of them comes to, side by side; a single one needs no task of its own."""
+    first, *others = work
+    return [await first] if not others else await asyncio.gather(first, *others)

@@ -41,7 +41,7 @@ class DriverMetrics:
         device_types: Sequence[str] = ("gpu", "mig", "vfio", "unknown"),
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._driver, self._node, self._types, self._now = driver, node, tuple(device_types), now
+        self._driver, self._types, self._now = driver, tuple(device_types), now
         per_call = ("driver", "operation")
         self._requests = Counter(
             "nvidia_dra_requests_total",
@@ -83,10 +83,12 @@ class DriverMetrics:
         self._registered = Gauge(
             "nvidia_dra_registered", "[ALPHA] 1 while registered with kubelet.", ("driver",), registry=registry
         )
+        # Looking a series up costs more than counting in it: the busy ones are kept.
+        self._served = {operation: self._requests.labels(driver, operation) for operation in OPERATIONS}
+        self._took = {operation: self._duration.labels(driver, operation) for operation in OPERATIONS}
+        self._under_way = {operation: self._inflight.labels(driver, operation) for operation in OPERATIONS}
+        self._prepared_of = {kind: self._prepared.labels(node, driver, kind) for kind in self._types}
         for operation in OPERATIONS:
-            self._requests.labels(driver, operation)
-            self._duration.labels(driver, operation)
-            self._inflight.labels(driver, operation)
             for step in ("lock_acquire", f"{operation}_devices", "publish_resources"):
                 self._errors[operation].labels(driver, step)
         self.registered(False)
@@ -95,13 +97,13 @@ class DriverMetrics:
     @contextmanager
     def serving(self, operation: Operation) -> Iterator[None]:
         """Around the work on one claim: counts it as in flight."""
-        with self._inflight.labels(self._driver, operation).track_inprogress():
+        with self._under_way[operation].track_inprogress():
             yield
 
     def succeeded(self, operation: Operation, seconds: float) -> None:
         """A claim was served in this time, waiting included."""
-        self._requests.labels(self._driver, operation).inc()
-        self._duration.labels(self._driver, operation).observe(seconds)
+        self._served[operation].inc()
+        self._took[operation].observe(seconds)
 
     def failed(self, operation: Operation, step: str) -> None:
         """A claim failed. step: lock_acquire, prepare_devices or unprepare_devices, publish_resources."""
@@ -114,7 +116,7 @@ class DriverMetrics:
         for device_type, count in counts.items():
             shown[device_type if device_type in shown else "unknown"] += count
         for device_type, count in shown.items():
-            self._prepared.labels(self._node, self._driver, device_type).set(count)
+            self._prepared_of[device_type].set(count)
 
     def wrote_record(self) -> None:
         self._last.labels(self._driver, "checkpoint_write").set(self._now())
