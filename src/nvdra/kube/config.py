@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import json
 import os
 import ssl
 import time
@@ -134,13 +135,24 @@ def _in_cluster(env: Mapping[str, str], folder: str) -> Access:
     return Access(f"https://{host}:{port}", tls, TokenFile(f"{folder}/token"), authority=authority)
 
 
-def _from_kubeconfig(path: str) -> Access:
+def _parsed(text: bytes) -> Any:
+    """The value of a YAML document, or of JSON, which spares a process the YAML reader. Raises ValueError."""
+    if text.lstrip().startswith(b"{"):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(text)
     import yaml
 
     try:
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _from_kubeconfig(path: str) -> Access:
+    try:
         with open(path, "rb") as file:
-            document = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError) as error:
+            document = _parsed(file.read())
+    except (OSError, ValueError) as error:
         raise ConfigError(f"kubeconfig {path} cannot be read: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"kubeconfig {path} is not a YAML mapping")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nvdra.kube import ConfigError, access
 
@@ -175,3 +176,14 @@ def test_plain_kubeconfigs_do_not_import_the_library(tmp_path: Path) -> None:
     script = f"import sys; from nvdra.kube import access; access({path!r}, {{}}); print('kubernetes' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("form", ["json", "yaml", "flow"])
+def test_a_kubeconfig_is_yaml_and_only_json_goes_without_its_reader(form: str, tmp_path: Path) -> None:
+    path = Path(write(tmp_path, {"token": "secret"}))
+    if form != "json":
+        path.write_text(yaml.safe_dump(json.loads(path.read_text()), default_flow_style=form == "flow"))
+    script = f"import sys; from nvdra.kube import access; found = access({str(path)!r}, {{}}); "
+    script += "print(found.server, found.credentials.header(), 'yaml' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["https://127.0.0.1:6443", "Bearer", "secret", str(form != "json")]
