@@ -41,9 +41,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _needs_image(arguments: list[str]) -> bool:
-    """A run of some scenarios need not wait for the image, unless they are named after it."""
+    """A run of some scenarios need not wait for the image, unless they are named after it or install it."""
     selects = any(argument.startswith(("-k", "tests/")) for argument in arguments)
-    return not selects or any("image" in argument for argument in arguments)
+    return not selects or any(word in argument for argument in arguments for word in ("image", "install"))
 
 
 def _keep_logs(folder: Path) -> Path:
