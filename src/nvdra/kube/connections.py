@@ -61,6 +61,8 @@ class Connections:
         self._tls = None if url.scheme == "http" else access.tls or ssl.create_default_context()
         self._idle: list[_Idle] = []
         self._guard = threading.Lock()
+        # Of the last connection: with it the next one costs a third, and a burst of claims after a rest opens several.
+        self._session: ssl.SSLSession | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="api")
 
     async def ask(
@@ -136,12 +138,21 @@ class Connections:
         except BaseException:
             connection.close()
             raise
+        self._remember(connection, answer.status)
         if response.will_close:
             connection.close()
         else:
             with self._guard:
                 self._idle.append(_Idle(connection, time.monotonic()))
         return answer
+
+    def _remember(self, connection: http.client.HTTPConnection, status: int) -> None:
+        if status == 401:
+            # A session keeps the client certificate it began with, and there may be a newer one.
+            self._session = None
+        elif isinstance(connection, _Connection) and connection.is_new:
+            connection.is_new = False
+            self._session = connection.session
 
     def _take(self) -> http.client.HTTPConnection | None:
         """The connection used last that is still open."""
@@ -159,8 +170,12 @@ class Connections:
 
     def connect(self, timeout_s: float) -> http.client.HTTPConnection:
         """A connection of its own, open. Raises OSError."""
-        made = _Connection(self._host, self._port, self._access, self._tls, timeout_s)
-        made.connect()
+        made = _Connection(self._host, self._port, self._access, self._tls, self._session, timeout_s)
+        try:
+            made.connect()
+        except ssl.SSLError:
+            self._session = None
+            raise
         return made
 
     def path(self, target: str) -> str:
@@ -170,8 +185,17 @@ class Connections:
 class _Connection(http.client.HTTPConnection):
     """TLS with a name of its own choice, through a proxy if there is one, on a socket that notices a dead peer."""
 
-    def __init__(self, host: str, port: int, access: Access, tls: ssl.SSLContext | None, timeout_s: float) -> None:
-        self._tls, self._name = tls, access.server_name or host
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        access: Access,
+        tls: ssl.SSLContext | None,
+        session: ssl.SSLSession | None,
+        timeout_s: float,
+    ) -> None:
+        self._tls, self._name, self._session = tls, access.server_name or host, session
+        self.is_new = True
         if access.proxy:
             proxy = urlsplit(access.proxy)
             super().__init__(proxy.hostname or "", proxy.port or 80, timeout=timeout_s)
@@ -190,7 +214,12 @@ class _Connection(http.client.HTTPConnection):
             self.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if self._tls is not None:
-            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name, session=self._session)
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What a later connection can go on with; a server tells it after the handshake, with its first answer."""
+        return self.sock.session if isinstance(self.sock, ssl.SSLSocket) else None
 
 
 class _Reader(threading.Thread):

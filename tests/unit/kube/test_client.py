@@ -81,6 +81,27 @@ async def test_a_server_is_trusted_by_its_authority_and_name(
         assert url in caught.value.message
 
 
+@pytest.mark.parametrize(("refused", "resumed"), [(False, 3), (True, 0)])
+async def test_further_connections_go_on_with_the_session_until_the_server_refuses_who_began_it(
+    server: ApiServer, tmp_path: Path, refused: bool, resumed: int
+) -> None:
+    tls = server_context()
+    async with server.serving(tls=tls) as url:
+        asker = kubeconfig(tmp_path, url, {"token": "t"}, {"certificate-authority": str(TLS / "ca.crt")})
+        async with HttpKube(asker) as kube:
+            await kube.server_version()
+            if refused:
+                server.token = "another"
+                with pytest.raises(ApiError, match="Unauthorized"):
+                    await kube.server_version()
+                server.token = ""
+            await server.kube.create(CLAIMS, b'{"metadata":{"name":"a"},"spec":{}}', "default")
+            server.kube.delay_s = 0.3
+            await asyncio.gather(*(kube.get(CLAIMS, "a", "default") for _ in range(4)))
+    assert len(server.connections) == 4
+    assert tls.session_stats()["hits"] == resumed
+
+
 async def test_an_authority_that_was_replaced_is_trusted_from_the_next_call_on(
     server: ApiServer, tmp_path: Path
 ) -> None:
