@@ -20,7 +20,7 @@ from nvdra.devices import Gpu, Inventory
 from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.supply import Supply, SupplyError
 from nvdra.ports import ApiError, Clock, Host
-from nvdra.telemetry.metrics import DriverMetrics
+from nvdra.telemetry.metrics import DriverMetrics, Operation
 
 # kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
 API_PATIENCE_S = 2.0
@@ -166,18 +166,8 @@ class Walk:
     async def _prepare_all(self, refs: list[ClaimRef]) -> dict[str, Prepared]:
         fetched = await _all(map(self._fetch, refs))
         # From here to the ledger nothing waits, so that the claims of one call share a batch.
-        answers = await _all(map(self._prepare_counted, refs, fetched))
+        answers = await _all(self._counted("prepare", work) for work in map(self._prepare_fetched, refs, fetched))
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
-
-    async def _prepare_counted(self, ref: ClaimRef, fetched: Fetched) -> Prepared:
-        with self._metrics.serving("prepare"):
-            began = self._clock.now()
-            answer = await self._prepare_fetched(ref, fetched)
-        if isinstance(answer, Failure):
-            self._metrics.failed("prepare", answer.kind)
-        else:
-            self._metrics.succeeded("prepare", self._clock.now() - began)
-        return answer
 
     async def _fetch(self, ref: ClaimRef) -> Fetched:
         """The claim as the API server has it, or what is wrong with it. One GET; asked again only if no answer came."""
@@ -308,18 +298,8 @@ class Walk:
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _unprepare_all(self, refs: list[ClaimRef], only: Entry | None = None) -> dict[str, Unprepared]:
-        answers = await _all(self._unprepare_counted(ref, only) for ref in refs)
+        answers = await _all(self._counted("unprepare", self._unprepare_one(ref, only)) for ref in refs)
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
-
-    async def _unprepare_counted(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
-        with self._metrics.serving("unprepare"):
-            began = self._clock.now()
-            failure = await self._unprepare_one(ref, only)
-        if failure is not None:
-            self._metrics.failed("unprepare", failure.kind)
-        else:
-            self._metrics.succeeded("unprepare", self._clock.now() - began)
-        return failure
 
     async def _unprepare_one(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
         try:
@@ -357,6 +337,17 @@ class Walk:
                 return Change(release)
 
     # ── both ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _counted(self, operation: Operation, work: Coroutine[Any, Any, T]) -> T:
+        """The work on one claim, and what it came to in the metrics."""
+        with self._metrics.serving(operation):
+            began = self._clock.now()
+            answer = await work
+        if isinstance(answer, Failure):
+            self._metrics.failed(operation, answer.kind)
+        else:
+            self._metrics.succeeded(operation, self._clock.now() - began)
+        return answer
 
     def _path(self, uid: str) -> str:
         return f"{self._site.cdi_root}/{cdi.file_name(uid)}"

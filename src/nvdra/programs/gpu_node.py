@@ -192,8 +192,9 @@ class GpuNode:
     def _recorded(self, record: Record) -> None:
         """The record was read or written: gauges follow it, and devices it keeps from being offered."""
         self._metrics.prepared(claims.device_types(record))
-        self._metrics.wrote_record()
         is_first, self._record = self._record is None, record
+        if not is_first:
+            self._metrics.wrote_record()
         if is_first or claims.withdrawn(self._inventory(), record) != self._withdrawn:
             self._publish()
 
