@@ -2,7 +2,7 @@
 
 from nvdra.checkpoint.boot import Booted, boot
 from nvdra.checkpoint.codec import Corrupt, Encoder, Future, Truncated, Unreadable, decode, encode
-from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, PreparedGroup, Record, State
+from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, PreparedGroup, PreparedMig, Record, State
 
 __all__ = [
     "Booted",
@@ -13,6 +13,7 @@ __all__ = [
     "Future",
     "PreparedDevice",
     "PreparedGroup",
+    "PreparedMig",
     "Record",
     "State",
     "Truncated",

@@ -1,7 +1,7 @@
 """The record: what this node has prepared for whom. The checkpoint's content, as values.
 
 Only what this driver builds is spelled out; what another release wrote and this one does not build
-(MIG, VFIO, MPS) is carried verbatim in `Foreign` entries, never dropped.
+(VFIO, MPS, MIG devices as releases before v25.12 wrote them) is carried verbatim in `Foreign` entries, never dropped.
 """
 
 from __future__ import annotations
@@ -14,8 +14,19 @@ State = Literal["PrepareStarted", "PrepareCompleted"]
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedMig:
+    """Where a prepared MIG device lies, in NVML's ids. `parent_pci_bus_id` is "" unless another writer recorded it."""
+
+    parent_minor: int
+    parent_uuid: str
+    gi_id: int
+    ci_id: int
+    parent_pci_bus_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedDevice:
-    """One allocation result as answered to kubelet. `uuid` is the GPU's."""
+    """One allocation result as answered to kubelet. `uuid` is the GPU's, or with `mig` the MIG device's."""
 
     uuid: str
     requests: tuple[str, ...]  # full form, "req" or "req/sub"
@@ -23,6 +34,7 @@ class PreparedDevice:
     device: str
     cdi_ids: tuple[str, ...]
     share_id: str | None = None
+    mig: PreparedMig | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,22 @@
 
 from nvdra.devices.attributes import published
 from nvdra.devices.gpu import Gpu, OddDeviceError, PciFacts, pci_bus_id
-from nvdra.devices.inventory import Inventory, NotOffered, from_scan
+from nvdra.devices.inventory import Inventory, NotOffered, Partitions, from_scan
 from nvdra.devices.limits import device_problems, slice_problems
+from nvdra.devices.mig import Device, MigDevice, MigSpec, parent
+from nvdra.devices.mig_profile import MigProfile, Partitioning
 from nvdra.devices.names import GpuName, MigName, Name, VfioName, parse_name
-from nvdra.devices.scan import GpuScan, LeftOut, NodeScan, NvLink
+from nvdra.devices.scan import (
+    ComputeInstanceScan,
+    ComputeProfileScan,
+    GpuInstanceScan,
+    GpuScan,
+    LeftOut,
+    MigProfileScan,
+    MigScan,
+    NodeScan,
+    NvLink,
+)
 from nvdra.devices.slices import (
     Changes,
     Create,
@@ -25,21 +37,32 @@ from nvdra.devices.slices import (
 
 __all__ = [
     "Changes",
+    "ComputeInstanceScan",
+    "ComputeProfileScan",
     "Create",
     "Delete",
+    "Device",
     "Dropped",
     "Gpu",
+    "GpuInstanceScan",
     "GpuName",
     "GpuScan",
     "Inventory",
     "Layout",
     "LeftOut",
+    "MigDevice",
     "MigName",
+    "MigProfile",
+    "MigProfileScan",
+    "MigScan",
+    "MigSpec",
     "Name",
     "NodeScan",
     "NotOffered",
     "NvLink",
     "OddDeviceError",
+    "Partitioning",
+    "Partitions",
     "PciFacts",
     "Pool",
     "SliceSpec",
@@ -50,6 +73,7 @@ __all__ = [
     "dropped",
     "from_scan",
     "owned",
+    "parent",
     "parse_name",
     "pci_bus_id",
     "published",

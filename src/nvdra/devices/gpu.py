@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from nvdra.devices.mig_profile import Partitioning
 from nvdra.devices.names import GpuName
 
 # Source: NVML API reference, nvmlDeviceArchitecture_t, nvmlBrandType_t, nvmlDeviceAddressingModeType_t.
@@ -75,7 +76,10 @@ class PciFacts:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A full GPU. Texts and versions are as published, `pci_bus_id` is sysfs' form ("0000:9f:00.0")."""
+    """A full GPU. Texts and versions are as published, `pci_bus_id` is sysfs' form ("0000:9f:00.0").
+
+    partitioning   None: it is not partitioned on demand (gate DynamicMIG off, or not capable of it)
+    """
 
     minor: int
     uuid: str
@@ -89,6 +93,7 @@ class Gpu:
     memory_bytes: int | None
     addressing_mode: str | None
     pci: PciFacts
+    partitioning: Partitioning | None = None
 
     @property
     def name(self) -> str:

@@ -20,15 +20,18 @@ from nvdra.devices.gpu import (
     pci_bus_id,
     version,
 )
+from nvdra.devices.mig import Device
 from nvdra.devices.names import GpuName, parse_name
-from nvdra.devices.scan import GpuScan, LeftOut, NodeScan
+from nvdra.devices.scan import GpuInstanceScan, GpuScan, LeftOut, NodeScan
 
 # GPUs that drive a workstation's own screen: never offered, never mentioned.
 _DISPLAYS = frozenset(("DGX Display", "NVIDIA DGX Display"))
 
 _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 
-_NO_DEVICES: Mapping[str, Gpu] = MappingProxyType({})
+_NO_DEVICES: Mapping[str, Device] = MappingProxyType({})
+_NO_GPUS: Mapping[int, Gpu] = MappingProxyType({})
+_NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,31 @@ class NotOffered:
 
 
 @dataclass(frozen=True, slots=True)
+class Partitions:
+    """How a GPU is partitioned now, whoever did it.
+
+    is_on      MIG mode
+    instances  ascending by start, half made ones included
+    """
+
+    is_on: bool = False
+    instances: tuple[GpuInstanceScan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """Devices by name, in the order of their minor numbers.
 
-    unread   why nothing could be read (driver absent, NVML refused); "" after a scan
+    unread      why nothing could be read (driver absent, NVML refused); "" after a scan
+    gpus        by minor: every GPU that could be read, offered itself or not
+    partitions  by UUID of the MIG-capable GPU
     """
 
-    devices: Mapping[str, Gpu] = field(default_factory=lambda: _NO_DEVICES)
+    devices: Mapping[str, Device] = field(default_factory=lambda: _NO_DEVICES)
     not_offered: tuple[NotOffered, ...] = ()
     unread: str = ""
+    gpus: Mapping[int, Gpu] = field(default_factory=lambda: _NO_GPUS)
+    partitions: Mapping[str, Partitions] = field(default_factory=lambda: _NO_PARTITIONS)
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""

@@ -17,6 +17,72 @@ class NvLink:
 
 
 @dataclass(frozen=True, slots=True)
+class ComputeProfileScan:
+    """A compute instance profile that spans a whole GPU instance of some profile."""
+
+    index: int  # 0..8
+    profile_id: int
+    slices: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigProfileScan:
+    """A GPU instance profile and where its instances may lie.
+
+    index       0..17, what profiles are asked for by; `profile_id` is what NVML then calls it
+    memory_mib  memorySizeMB, which is MiB
+    placements  (start, size) in memory slices, ascending
+    compute     compute instance profiles with as many slices, ascending by index; empty where none could be read
+    """
+
+    index: int
+    profile_id: int
+    slices: int
+    most: int  # instances at once
+    multiprocessors: int
+    copy_engines: int
+    decoders: int
+    encoders: int
+    jpeg_engines: int
+    ofa_engines: int
+    memory_mib: int
+    placements: tuple[tuple[int, int], ...]
+    compute: tuple[ComputeProfileScan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeInstanceScan:
+    """A live compute instance. `uuid` is its MIG device's; "" where the driver shows none."""
+
+    ci_id: int
+    profile_id: int
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInstanceScan:
+    """A live GPU instance; half made or half destroyed it has no compute instance."""
+
+    gi_id: int
+    profile_id: int
+    start: int  # memory slices
+    size: int
+    compute: tuple[ComputeInstanceScan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MigScan:
+    """How a MIG-capable GPU may be partitioned and how it is.
+
+    profiles   ascending by index; GPUs of one model share one tuple. Empty if they were not asked for
+    instances  ascending by start; empty with MIG mode off
+    """
+
+    profiles: tuple[MigProfileScan, ...] = ()
+    instances: tuple[GpuInstanceScan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GpuScan:
     """One GPU, in NVML's own units and numbers.
 
@@ -46,6 +112,7 @@ class GpuScan:
     memory_affinity: tuple[int, ...] = ()
     virtualization_mode: int | None = None
     persistence_mode: int | None = None
+    mig: MigScan = MigScan()
 
 
 @dataclass(frozen=True, slots=True)
