@@ -58,8 +58,8 @@ def is_same_allocation(one: bytes, other: bytes) -> bool:
 
 def match_configs(
     results: Sequence[tuple[str, str, str]], configs: Sequence[tuple[Sequence[str], str]]
-) -> list[int | tuple[int | None, str]]:
-    """For each result the index of its config, or (index of the config that names it but does not fit, text).
+) -> list[int] | tuple[int | None, str]:
+    """For each result the index of its config; of the first without, (index of the config that names it, text) instead.
 
     results   (request, device, device kind: "gpu", "mig", "migdyn", "vfio", "unknown")
     configs   (requests it names, kind: "GpuConfig", "MigDeviceConfig", "VfioDeviceConfig"; others never fit),
@@ -85,8 +85,10 @@ class Fragment:
 def encode_checkpoint(fragments: Sequence[Fragment], boot_id: str) -> bytes:
     """The checkpoint file; fragments may come in any order."""
 
-# uuid, requests, pool, device, CDI ids, share id
-_Device = tuple[str, list[str], str, str, list[str], str | None]
+# parent's minor, parent's uuid, GPU instance id, compute instance id, parent's PCI bus id
+_Mig = tuple[int, str, int, int, str]
+# uuid, requests, pool, device, CDI ids, share id, MIG
+_Device = tuple[str, list[str], str, str, list[str], str | None, _Mig | None]
 # devices, MPS daemon id, time slice applied, verbatim
 _Group = tuple[list[_Device], str, bool | None, bytes]
 # text, kinds, devices

@@ -14,9 +14,15 @@ _FITS = {
 
 def match_configs(
     results: Sequence[tuple[str, str, str]], configs: Sequence[tuple[Sequence[str], str]]
-) -> list[int | tuple[int | None, str]]:
-    """For each result the index of its config, or the config that was named for it and why it does not do."""
-    return [_config_of(*result, configs) for result in results]
+) -> list[int] | tuple[int | None, str]:
+    """For each result the index of its config, or the config that was named for the first without and why."""
+    chosen: list[int] = []
+    for result in results:
+        found = _config_of(*result, configs)
+        if isinstance(found, tuple):
+            return found
+        chosen.append(found)
+    return chosen
 
 
 def _config_of(

@@ -1,13 +1,13 @@
 //! Configs for results: tuples to indices.
 
-use nvdra_core::matching::{self, Config, Given};
+use nvdra_core::matching::{self, Config, Given, Mismatch};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 
-/// An index, or why there is none: the config that was named for the request, and a text.
+/// An index for each result, or why the first one without has none: the config that was named for it, and a text.
 #[derive(IntoPyObject)]
-pub enum Match {
-    Index(usize),
+pub enum Matched {
+    Indices(Vec<usize>),
     Mismatch((Option<usize>, String)),
 }
 
@@ -15,7 +15,7 @@ pub enum Match {
 pub fn match_configs(
     results: Vec<(PyBackedStr, PyBackedStr, PyBackedStr)>,
     configs: Vec<(Vec<PyBackedStr>, PyBackedStr)>,
-) -> Vec<Match> {
+) -> Matched {
     let configs: Vec<Config<'_>> = configs
         .iter()
         .map(|(requests, kind)| Config {
@@ -23,20 +23,16 @@ pub fn match_configs(
             kind,
         })
         .collect();
-    results
-        .iter()
-        .map(|(request, device, device_kind)| {
-            match matching::config_for(
-                Given {
-                    request,
-                    device,
-                    device_kind,
-                },
-                &configs,
-            ) {
-                Ok(index) => Match::Index(index),
-                Err(mismatch) => Match::Mismatch((mismatch.config, mismatch.text)),
-            }
-        })
-        .collect()
+    let indices = results.iter().map(|(request, device, device_kind)| {
+        let given = Given {
+            request,
+            device,
+            device_kind,
+        };
+        matching::config_for(given, &configs)
+    });
+    match indices.collect() {
+        Ok(indices) => Matched::Indices(indices),
+        Err(Mismatch { config, text }) => Matched::Mismatch((config, text)),
+    }
 }

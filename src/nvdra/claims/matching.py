@@ -25,13 +25,10 @@ def match(results: Sequence[tuple[str, str, str]], configs: Sequence[tuple[Seque
     configs   (requests, kind), lowest precedence first; no requests: every device the kind fits
     Raises MismatchError.
     """
-    chosen: list[int] = []
-    for found in match_configs(results, configs):
-        if isinstance(found, int):
-            chosen.append(found)
-            continue
-        index, text = found
-        if index is not None and configs[index][1] not in _KINDS:
-            text = "runtime object is not a recognized configuration"
-        raise MismatchError(text)
-    return chosen
+    found = match_configs(results, configs)
+    if isinstance(found, list):
+        return found
+    index, text = found
+    if index is not None and configs[index][1] not in _KINDS:
+        text = "runtime object is not a recognized configuration"
+    raise MismatchError(text)
