@@ -74,4 +74,15 @@ def _device(device: PreparedDevice) -> dict[str, Any]:
     }
     if device.share_id is not None:
         answer["ShareID"] = device.share_id
-    return {"gpu": {"info": {"uuid": device.uuid}, "device": answer}, "mig": None}
+    if device.mig is None:
+        return {"gpu": {"info": {"uuid": device.uuid}, "device": answer}, "mig": None}
+    concrete: dict[str, Any] = {
+        "parentMinor": device.mig.parent_minor,
+        "giId": device.mig.gi_id,
+        "ciId": device.mig.ci_id,
+        "migUUID": device.uuid,
+        "parentUUID": device.mig.parent_uuid,
+    }
+    if device.mig.parent_pci_bus_id:
+        concrete["parentPCIBusID"] = device.mig.parent_pci_bus_id
+    return {"gpu": None, "mig": {"concrete": concrete, "device": answer}}

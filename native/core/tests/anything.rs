@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use nvdra_core::checkpoint::{Fragment, decode, encode, indent, remarshal};
+use nvdra_core::checkpoint::{Fragment, Mig, Prepared, decode, encode, indent, remarshal};
 use nvdra_core::{claim, fnv, json, quantity, scalar, time};
 
 /// Numbers that repeat from run to run (xorshift).
@@ -68,13 +68,37 @@ fn signed(content: &[u8]) -> Option<String> {
     ))
 }
 
+/// The file with every other prepared device a MIG device.
+fn partitioned(content: &[u8]) -> String {
+    let mut record = decode(content).unwrap();
+    let devices = record
+        .entries
+        .iter_mut()
+        .flat_map(|entry| match &mut entry.prepared {
+            Prepared::Groups(groups) => groups.as_mut_slice(),
+            Prepared::Foreign { .. } => &mut [],
+        });
+    for device in devices.flat_map(|group| &mut group.devices).step_by(2) {
+        device.mig = Some(Mig {
+            parent_minor: 1,
+            parent_uuid: "GPU-1".into(),
+            gi_id: 7,
+            ci_id: 0,
+            parent_pci_bus_id: "0000:3b:00.0".into(),
+        });
+    }
+    let fragments: Vec<Fragment> = record.entries.iter().map(Fragment::render).collect();
+    encode(&fragments.iter().collect::<Vec<_>>(), &record.boot_id)
+}
+
 #[test]
 fn damaged_checkpoints() {
-    let seed = golden("v0.4.1-ts/checkpoint.json");
+    let seed = partitioned(&golden("v0.4.1-ts/checkpoint.json"));
+    assert!(seed.contains("\"gpu\":null") && seed.contains("\"mig\":null"));
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
     let mut read = 0;
     for _ in 0..20_000 {
-        let content = mutated(&seed, &mut chance);
+        let content = mutated(seed.as_bytes(), &mut chance);
         let _ = (decode(&content), remarshal(&content), indent(&content));
         let Some(content) = signed(&content) else {
             continue;

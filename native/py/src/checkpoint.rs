@@ -8,6 +8,16 @@ use pyo3::types::PyBytes;
 use crate::error::to_python;
 use crate::without_lock;
 
+/// `nvdra.checkpoint.PreparedMig`, read by attribute.
+#[derive(FromPyObject)]
+pub struct Mig {
+    parent_minor: u32,
+    parent_uuid: String,
+    gi_id: u32,
+    ci_id: u32,
+    parent_pci_bus_id: String,
+}
+
 /// `nvdra.checkpoint.PreparedDevice`, read by attribute.
 #[derive(FromPyObject)]
 pub struct Device {
@@ -17,6 +27,7 @@ pub struct Device {
     device: String,
     cdi_ids: Vec<String>,
     share_id: Option<String>,
+    mig: Option<Mig>,
 }
 
 /// `nvdra.checkpoint.PreparedGroup`, read by attribute.
@@ -36,6 +47,18 @@ fn text(bytes: &[u8]) -> PyResult<String> {
         })
 }
 
+impl From<Mig> for checkpoint::Mig {
+    fn from(mig: Mig) -> Self {
+        checkpoint::Mig {
+            parent_minor: mig.parent_minor,
+            parent_uuid: mig.parent_uuid,
+            gi_id: mig.gi_id,
+            ci_id: mig.ci_id,
+            parent_pci_bus_id: mig.parent_pci_bus_id,
+        }
+    }
+}
+
 impl TryFrom<Group> for checkpoint::Group {
     type Error = PyErr;
 
@@ -50,6 +73,7 @@ impl TryFrom<Group> for checkpoint::Group {
                 device: device.device,
                 cdi_ids: device.cdi_ids,
                 share_id: device.share_id,
+                mig: device.mig.map(Into::into),
             })
             .collect();
         Ok(checkpoint::Group {
@@ -136,6 +160,7 @@ pub fn encode_checkpoint<'py>(
     Ok(PyBytes::new(py, content.as_bytes()))
 }
 
+type MigTuple = (u32, String, u32, u32, String);
 type DeviceTuple = (
     String,
     Vec<String>,
@@ -143,6 +168,7 @@ type DeviceTuple = (
     String,
     Vec<String>,
     Option<String>,
+    Option<MigTuple>,
 );
 type GroupTuple<'py> = (Vec<DeviceTuple>, String, Option<bool>, Bound<'py, PyBytes>);
 type ForeignTuple<'py> = (Bound<'py, PyBytes>, Vec<&'static str>, Vec<DeviceTuple>);
@@ -171,6 +197,15 @@ fn device(device: checkpoint::Device) -> DeviceTuple {
         device.device,
         device.cdi_ids,
         device.share_id,
+        device.mig.map(|mig| {
+            (
+                mig.parent_minor,
+                mig.parent_uuid,
+                mig.gi_id,
+                mig.ci_id,
+                mig.parent_pci_bus_id,
+            )
+        }),
     )
 }
 

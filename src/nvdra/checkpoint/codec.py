@@ -1,6 +1,7 @@
 """The checkpoint file as text: read from any release of the Go driver, written as its v0.4.1 writes it.
 
-One addition to what v0.4.1 writes: completed entries keep the claim's name and namespace, which every release reads.
+Two additions to what v0.4.1 writes, which every release reads: completed entries keep the claim's name and namespace,
+and started ones that are being let go of the devices there still are to undo.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from nvdra._core import (
     indent_json,
     remarshal_checkpoint,
 )
-from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, PreparedGroup, Record, State
+from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, PreparedGroup, PreparedMig, Record, State
 
 
 class Unreadable(ValueError):
@@ -92,13 +93,15 @@ def decode(content: bytes) -> Record:
     return Record(boot_id, {read[0]: _entry(*read[1:]) for read in entries}, tuple(left_out))
 
 
-_Device = tuple[str, list[str], str, str, list[str], str | None]
+_Mig = tuple[int, str, int, int, str]
+_Device = tuple[str, list[str], str, str, list[str], str | None, _Mig | None]
 _Group = tuple[list[_Device], str, bool | None, bytes]
 
 
 def _device(read: _Device) -> PreparedDevice:
-    uuid, requests, pool, device, cdi_ids, share_id = read
-    return PreparedDevice(uuid, tuple(requests), pool, device, tuple(cdi_ids), share_id)
+    uuid, requests, pool, device, cdi_ids, share_id, mig = read
+    place = None if mig is None else PreparedMig(*mig)
+    return PreparedDevice(uuid, tuple(requests), pool, device, tuple(cdi_ids), share_id, place)
 
 
 def _entry(

@@ -56,7 +56,7 @@ class PreparedGroup:
 class Foreign:
     """Prepared groups of a kind that this driver does not build, as the JSON they were read as.
 
-    kinds     of "mig", "vfio", "mps": why it is foreign
+    kinds     of "mig" (one that says no place as `PreparedMig` has it), "vfio", "mps": why it is foreign
     devices   what is known of each, enough to answer kubelet again; `uuid` is the MIG device's or the VFIO record's
     """
 
@@ -71,7 +71,8 @@ class Entry:
     """One claim in the record.
 
     status      `ResourceClaim.status` as JSON bytes in the checkpoint's own field order
-    prepared    groups of a completed claim; () while started
+    prepared    groups of a completed claim; of a started one () while it is prepared, and what there still is to undo
+                while it is let go of
     name, namespace   empty where the writer kept none (completed entries of the Go driver)
     unknown     members of the entry that this release does not know, as JSON `"key":value,…`; written again
     """

@@ -16,15 +16,15 @@ VFIO = {
     "info": {"uuid": "v-1", "pciBusID": "0000:01:00.0"},
     "device": answer(Metadata={"Attributes": {"a": {"int": 1}}, "NetworkData": None}),
 }
+OLD_MIG = group(mig(info={"uuid": "MIG-2", "index": "0"}))
 FOREIGN = {
-    "dynamic MIG": (group(mig(concrete=CONCRETE)), {"mig"}, "MIG-1"),
-    "MIG before v25.12": (group(mig(info={"uuid": "MIG-2", "index": "0"})), {"mig"}, "MIG-2"),
+    "MIG before v25.12": (OLD_MIG, {"mig"}, "MIG-2"),
     "passthrough": (group({"gpu": None, "mig": None, "vfio": VFIO}), {"vfio"}, "v-1"),
     "MPS": (group(gpu(), mpsControlDaemonID="c1-abcde"), {"mps"}, "GPU-0"),
     "MPS of a later build": (group(gpu(), mpsApplied=True), {"mps"}, "GPU-0"),
     "MPS on MIG with a new key": (
         group(mig(concrete=CONCRETE) | {"new": [1.50]}, mpsControlDaemonID="x"),
-        {"mig", "mps"},
+        {"mps"},
         "MIG-1",
     ),
 }
@@ -47,7 +47,7 @@ def test_kinds_not_built_here_are_carried_verbatim_and_named(name: str) -> None:
 
 
 def test_a_claim_with_one_foreign_group_is_foreign_as_a_whole() -> None:
-    content = mirrored(second([group(gpu()), group(mig(concrete=CONCRETE))]))
+    content = mirrored(second([group(gpu()), OLD_MIG]))
     foreign = decode(content).entries["c1"].prepared
     assert isinstance(foreign, Foreign)
     assert foreign.device_names == ("gpu-0", "gpu-1-mig-1g12gb-19-0")
@@ -55,11 +55,29 @@ def test_a_claim_with_one_foreign_group_is_foreign_as_a_whole() -> None:
 
 
 def test_a_foreign_group_without_daemon_id_gets_the_empty_one_that_releases_check_by() -> None:
-    written = group(mig(concrete=CONCRETE))
-    without = {"devices": written["devices"], "configState": {"timeSliceApplied": True}}
+    without = {"devices": OLD_MIG["devices"], "configState": {"timeSliceApplied": True}}
     foreign = decode(signed({}, second([without]))).entries["c1"].prepared
     assert isinstance(foreign, Foreign)
-    assert json.loads(foreign.prepared_devices) == [group(*written["devices"], timeSliceApplied=True)]
+    assert json.loads(foreign.prepared_devices) == [group(*OLD_MIG["devices"], timeSliceApplied=True)]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({key: None} for key in CONCRETE),
+        *({"giId": number} for number in (-1, 1.5, 1 << 32, "1", {})),
+        {"parentUUID": 1},
+        {"parentPCIBusID": 1},
+    ],
+)
+def test_a_mig_device_whose_place_is_not_wholly_said_is_foreign(odd: dict[str, Any]) -> None:
+    """Read as zero, a missing id would have another partition destroyed."""
+    content = mirrored(second([group(mig(concrete=CONCRETE | odd))]))
+    record = decode(content)
+    foreign = record.entries["c1"].prepared
+    assert isinstance(foreign, Foreign)
+    assert foreign.kinds == {"mig"}
+    assert encode(record) == content
 
 
 @pytest.mark.parametrize(
@@ -71,13 +89,16 @@ def test_a_foreign_group_without_daemon_id_gets_the_empty_one_that_releases_chec
         group(gpu() | {"cpu": None}),
         group(gpu(), mpsApplied=False),
         group(gpu(Requests=None)),
+        group(mig(concrete=CONCRETE | {"later": [1.50]})),
+        group(mig(concrete=CONCRETE | {"parentPCIBusID": ""})),
+        group(mig(info={"uuid": "MIG-1"}, concrete=CONCRETE)),
     ],
 )
 def test_keys_of_a_group_that_are_not_known_are_written_again(written: dict[str, Any]) -> None:
     content = mirrored(second([written]))
     record = decode(content)
     [read] = record.entries["c1"].prepared  # type: ignore[misc]
-    assert read.devices[0].uuid == "GPU-0"
+    assert read.devices[0].uuid == ("GPU-0" if read.devices[0].mig is None else "MIG-1")
     assert read.verbatim == twin.text(written).encode()
     assert encode(record) == content
 

@@ -18,6 +18,7 @@ from nvdra.checkpoint import (
     Future,
     PreparedDevice,
     PreparedGroup,
+    PreparedMig,
     Record,
     Truncated,
     Unreadable,
@@ -54,6 +55,10 @@ def test_the_form_without_daemon_id_is_read() -> None:
 # ---- against the twin
 
 words = st.text(st.characters(codec="utf-8"), max_size=8)
+ids = st.integers(0, (1 << 32) - 1)
+places = st.builds(
+    PreparedMig, parent_minor=ids, parent_uuid=words, gi_id=ids, ci_id=ids, parent_pci_bus_id=st.just("") | words
+)
 devices = st.builds(
     PreparedDevice,
     uuid=words,
@@ -62,6 +67,7 @@ devices = st.builds(
     device=words,
     cdi_ids=st.lists(words, max_size=2).map(tuple),
     share_id=st.none() | words,
+    mig=st.none() | places,
 )
 groups = st.builds(
     PreparedGroup,
@@ -116,6 +122,56 @@ def test_the_first_section_holds_completed_entries_only() -> None:
         "name": "n",
         "namespace": "ns",
     }
+
+
+MIG = dataclasses.replace(
+    DEVICE,
+    uuid="MIG-1",
+    device="gpu-1-mig-1g12gb-19-0",
+    cdi_ids=("k8s.gpu.nvidia.com/claim=c1-gpu-1-mig-1g12gb-19-0",),
+    mig=PreparedMig(parent_minor=1, parent_uuid="GPU-1", gi_id=7, ci_id=0),
+)
+
+
+def test_a_mig_device_is_written_as_the_go_driver_writes_it() -> None:
+    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((MIG,)),))})
+    assert (
+        b'"preparedDevices":[{"devices":[{"gpu":null,"mig":{"concrete":{"parentMinor":1,"giId":7,"ciId":0,'
+        b'"migUUID":"MIG-1","parentUUID":"GPU-1"},"device":{"Requests":["gpu"],"PoolName":"node-a",'
+        b'"DeviceName":"gpu-1-mig-1g12gb-19-0",'
+        b'"CDIDeviceIDs":["k8s.gpu.nvidia.com/claim=c1-gpu-1-mig-1g12gb-19-0"]}}}],'
+        b'"configState":{"mpsControlDaemonID":""}}]'
+    ) in encode(record)
+
+
+def test_gpus_and_mig_devices_go_together() -> None:
+    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((DEVICE, MIG)),))})
+    assert decode(encode(record)) == record
+
+
+def test_where_another_writer_says_the_parents_address_it_stays() -> None:
+    assert MIG.mig is not None
+    told = dataclasses.replace(MIG, mig=dataclasses.replace(MIG.mig, parent_pci_bus_id="0000:3b:00.0"))
+    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((told,)),))})
+    assert b'"parentUUID":"GPU-1","parentPCIBusID":"0000:3b:00.0"},"device":' in encode(record)
+    assert decode(encode(record)) == record
+
+
+def test_what_is_to_be_undone_is_kept_while_a_claim_is_let_go_of() -> None:
+    begun = dataclasses.replace(ENTRY, state="PrepareStarted", prepared=(PreparedGroup((MIG,)),))
+    record = Record(BOOT, {"c1": begun, "c2": ENTRY})
+    root = json.loads(encode(record))
+    assert list(root["v1"]["preparedClaims"]) == ["c2"]
+    assert root["v2"]["preparedClaims"]["c1"]["preparedDevices"][0]["devices"][0]["mig"]["concrete"]["giId"] == 7
+    assert decode(encode(record)) == record
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 32])
+def test_an_id_that_nvml_cannot_have_is_not_written(number: int) -> None:
+    assert MIG.mig is not None
+    odd = dataclasses.replace(MIG, mig=dataclasses.replace(MIG.mig, gi_id=number))
+    with pytest.raises((OverflowError, TypeError)):
+        encode(Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((odd,)),))}))
 
 
 # ---- other files that are read
@@ -275,6 +331,7 @@ KEYS = [
     "devices",
     "gpu",
     "mig",
+    "concrete",
     "device",
     "info",
     "configState",

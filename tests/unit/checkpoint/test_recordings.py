@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nvdra.api.claim import decode_claim
-from nvdra.checkpoint import PreparedDevice, PreparedGroup, Record, decode, encode
+from nvdra.checkpoint import PreparedDevice, PreparedGroup, PreparedMig, Record, decode, encode
 from tests.twins import checkpoint as twin
 
 RECORDINGS = Path(__file__).parents[2] / "golden" / "recordings"
@@ -94,6 +94,35 @@ def test_what_was_answered_to_kubelet_is_in_the_record(folder: str) -> None:
             for device in group.devices
         ]
         assert told == answer["devices"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_mig_devices_in_the_place_of_the_recorded_gpus_are_understood(folder: str) -> None:
+    """No recording has MIG devices: these are recorded entries with the one member that differs put in by hand."""
+    written = re.sub(
+        rb'\{"gpu":\{"info":\{"uuid":"GPU-([^"]*)"\},("device":\{[^}]*\})\},"mig":null\}',
+        rb'{"gpu":null,"mig":{"concrete":{"parentMinor":3,"giId":9,"ciId":1,"migUUID":"MIG-\1","parentUUID":"GPU-\1"},\2}}',
+        content(folder).replace(b'"configState":{}', b'"configState":{"mpsControlDaemonID":""}'),
+    )
+    record = decode(resigned(written))
+    assert encode(record) == resigned(written)
+    gpus = decode(content(folder)).entries
+    assert record.entries.keys() == gpus.keys()
+    for uid, entry in record.entries.items():
+        assert isinstance(entry.prepared, tuple)
+        [migs, whole] = [
+            [device for group in prepared for device in group.devices]
+            for prepared in (entry.prepared, gpus[uid].prepared)
+            if isinstance(prepared, tuple)
+        ]
+        assert migs == [
+            dataclasses.replace(
+                gpu,
+                uuid=gpu.uuid.replace("GPU-", "MIG-"),
+                mig=PreparedMig(parent_minor=3, parent_uuid=gpu.uuid, gi_id=9, ci_id=1),
+            )
+            for gpu in whole
+        ]
 
 
 def test_an_applied_time_slice_is_known() -> None:

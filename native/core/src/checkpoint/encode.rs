@@ -1,6 +1,6 @@
 //! From entries to the file, in pieces that are rendered once.
 
-use super::{Entry, Group, Prepared};
+use super::{Device, Entry, Group, Prepared};
 use crate::fnv::checksum;
 use crate::json::write_text;
 
@@ -90,21 +90,7 @@ pub(super) fn write_group(out: &mut String, group: &Group) {
         if index > 0 {
             out.push(',');
         }
-        out.push_str("{\"gpu\":{\"info\":{\"uuid\":");
-        write_text(out, &device.uuid);
-        out.push_str("},\"device\":{\"Requests\":");
-        write_texts(out, &device.requests);
-        out.push_str(",\"PoolName\":");
-        write_text(out, &device.pool);
-        out.push_str(",\"DeviceName\":");
-        write_text(out, &device.device);
-        out.push_str(",\"CDIDeviceIDs\":");
-        write_texts(out, &device.cdi_ids);
-        if let Some(share_id) = &device.share_id {
-            out.push_str(",\"ShareID\":");
-            write_text(out, share_id);
-        }
-        out.push_str("}},\"mig\":null}");
+        write_device(out, device);
     }
     out.push_str("],\"configState\":{\"mpsControlDaemonID\":");
     write_text(out, &group.mps_daemon_id);
@@ -113,6 +99,56 @@ pub(super) fn write_group(out: &mut String, group: &Group) {
         out.push_str(if is_applied { "true" } else { "false" });
     }
     out.push_str("}}");
+}
+
+fn write_device(out: &mut String, device: &Device) {
+    match &device.mig {
+        None => {
+            out.push_str("{\"gpu\":{\"info\":{\"uuid\":");
+            write_text(out, &device.uuid);
+            out.push_str("},");
+            write_answer(out, device);
+            out.push_str("},\"mig\":null}");
+        }
+        Some(mig) => {
+            out.push_str("{\"gpu\":null,\"mig\":{\"concrete\":{");
+            for (key, number) in [
+                ("parentMinor", mig.parent_minor),
+                ("giId", mig.gi_id),
+                ("ciId", mig.ci_id),
+            ] {
+                out.push_str(&format!("\"{key}\":{number},"));
+            }
+            out.push_str("\"migUUID\":");
+            write_text(out, &device.uuid);
+            out.push_str(",\"parentUUID\":");
+            write_text(out, &mig.parent_uuid);
+            if !mig.parent_pci_bus_id.is_empty() {
+                out.push_str(",\"parentPCIBusID\":");
+                write_text(out, &mig.parent_pci_bus_id);
+            }
+            out.push_str("},");
+            write_answer(out, device);
+            out.push_str("}}");
+        }
+    }
+}
+
+/// What was answered to kubelet.
+fn write_answer(out: &mut String, device: &Device) {
+    out.push_str("\"device\":{\"Requests\":");
+    write_texts(out, &device.requests);
+    out.push_str(",\"PoolName\":");
+    write_text(out, &device.pool);
+    out.push_str(",\"DeviceName\":");
+    write_text(out, &device.device);
+    out.push_str(",\"CDIDeviceIDs\":");
+    write_texts(out, &device.cdi_ids);
+    if let Some(share_id) = &device.share_id {
+        out.push_str(",\"ShareID\":");
+        write_text(out, share_id);
+    }
+    out.push('}');
 }
 
 /// The whole file. Entries come in any order and are written in the order of their UIDs.

@@ -11,7 +11,18 @@ mod verify;
 pub use decode::{decode, indent, remarshal};
 pub use encode::{Fragment, encode};
 
-/// One allocation result as answered to kubelet.
+/// Where a prepared MIG device lies, in NVML's ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mig {
+    pub parent_minor: u32,
+    pub parent_uuid: String,
+    pub gi_id: u32,
+    pub ci_id: u32,
+    /// Empty if the writer kept none.
+    pub parent_pci_bus_id: String,
+}
+
+/// One allocation result as answered to kubelet; with `mig`, `uuid` is the MIG device's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     pub uuid: String,
@@ -20,6 +31,7 @@ pub struct Device {
     pub device: String,
     pub cdi_ids: Vec<String>,
     pub share_id: Option<String>,
+    pub mig: Option<Mig>,
 }
 
 /// Devices that share one config.

@@ -2,7 +2,7 @@
 
 use super::decode::{strange, text_of};
 use super::encode::write_group;
-use super::{Device, Group, Prepared};
+use super::{Device, Group, Mig, Prepared};
 use crate::error::{Error, Kind, Result};
 use crate::json::{Node, Value, write_compact};
 
@@ -35,7 +35,7 @@ pub(super) fn decode_prepared(node: &Node<'_>, source: &str, path: &str) -> Resu
         for (index, device) in devices.iter().enumerate() {
             let path = format!("{path}.devices[{index}]");
             let (kind, device) = decode_device(device, &path)?;
-            if kind != "gpu" {
+            if kind != "gpu" && device.mig.is_none() {
                 remember(kind);
             }
             group.devices.push(device);
@@ -159,6 +159,28 @@ fn decode_device(node: &Node<'_>, path: &str) -> Result<(&'static str, Device)> 
         device: text("DeviceName")?,
         cdi_ids: texts("CDIDeviceIDs")?,
         share_id,
+        mig: (kind == "mig").then(|| decode_mig(record)).flatten(),
     };
     Ok((kind, prepared))
+}
+
+/// Where the MIG device lies; None unless all of it is said, for it may be destroyed by these ids. Releases before
+/// v25.12 say it in another form.
+fn decode_mig(record: &Node<'_>) -> Option<Mig> {
+    let concrete = record.get("concrete")?;
+    let number = |key| match concrete.get(key)?.value {
+        Value::Number(token) => token.parse().ok(),
+        _ => None,
+    };
+    concrete.get("migUUID")?;
+    Some(Mig {
+        parent_minor: number("parentMinor")?,
+        parent_uuid: concrete.get("parentUUID")?.text()?.to_owned(),
+        gi_id: number("giId")?,
+        ci_id: number("ciId")?,
+        parent_pci_bus_id: match concrete.get("parentPCIBusID") {
+            None => String::new(),
+            Some(node) => node.text()?.to_owned(),
+        },
+    })
 }
