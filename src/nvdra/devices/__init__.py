@@ -2,7 +2,8 @@
 
 from nvdra.devices.attributes import published
 from nvdra.devices.gpu import Gpu, OddDeviceError, PciFacts, pci_bus_id
-from nvdra.devices.inventory import Inventory, NotOffered, Partitions, from_scan
+from nvdra.devices.inventory import Inventory, NotOffered, Partitions, from_scan, overlapping
+from nvdra.devices.layouts import Layout, layout_for, minor_version, wanted
 from nvdra.devices.limits import device_problems, slice_problems
 from nvdra.devices.mig import Device, MigDevice, MigSpec, parent
 from nvdra.devices.mig_profile import MigProfile, Partitioning
@@ -23,7 +24,6 @@ from nvdra.devices.slices import (
     Create,
     Delete,
     Dropped,
-    Layout,
     Pool,
     SliceSpec,
     Update,
@@ -32,7 +32,6 @@ from nvdra.devices.slices import (
     owned,
     spec_of,
     stored_order,
-    wanted,
 )
 
 __all__ = [
@@ -72,6 +71,9 @@ __all__ = [
     "device_problems",
     "dropped",
     "from_scan",
+    "layout_for",
+    "minor_version",
+    "overlapping",
     "owned",
     "parent",
     "parse_name",

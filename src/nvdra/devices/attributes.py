@@ -8,17 +8,50 @@ from __future__ import annotations
 from typing import Any
 
 from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
-from nvdra.api.quantity import binary
+from nvdra.devices.counters import capacity, consumption
 from nvdra.devices.gpu import Gpu
+from nvdra.devices.mig import Device, MigDevice, MigSpec, parent
 
 _STANDARD = "resource.kubernetes.io"
 
+PCI_BUS_ID = f"{_STANDARD}/pciBusID"
 
-def published(gpu: Gpu, gates: Gates) -> dict[str, Any]:
+
+def published(device: Device, gates: Gates) -> dict[str, Any]:
     """The device as it stands in a ResourceSlice's `spec.devices`; keys sorted as the API server stores them.
 
     What is unknown is absent: NUMA node, PCIe root, addressing mode, memory.
     """
+    attributes = {**_of_gpu(parent(device), gates), **_own(device)}
+    made: dict[str, Any] = {"attributes": dict(sorted(attributes.items()))}
+    if has := capacity(device):
+        made["capacity"] = has
+    if consumes := consumption(device):
+        made["consumesCounters"] = consumes
+    made["name"] = device.name
+    return made
+
+
+def _own(device: Device) -> dict[str, dict[str, Any]]:
+    match device:
+        case Gpu():
+            return {"type": {"string": "gpu"}, "uuid": {"string": device.uuid}}
+        case MigSpec():
+            return _mig(device)
+        case MigDevice():
+            return {**_mig(device), "uuid": {"string": device.uuid}}
+
+
+def _mig(device: MigSpec | MigDevice) -> dict[str, dict[str, Any]]:
+    return {
+        "parentUUID": {"string": device.parent.uuid},
+        "profile": {"string": device.profile.text},
+        "type": {"string": "mig"},
+    }
+
+
+def _of_gpu(gpu: Gpu, gates: Gates) -> dict[str, dict[str, Any]]:
+    """What a GPU and all its partitions say alike."""
     attributes: dict[str, dict[str, Any]] = {
         "architecture": {"string": gpu.architecture},
         "brand": {"string": gpu.brand},
@@ -26,9 +59,7 @@ def published(gpu: Gpu, gates: Gates) -> dict[str, Any]:
         "cudaDriverVersion": {"version": gpu.cuda_driver_version},
         "driverVersion": {"version": gpu.driver_version},
         "productName": {"string": gpu.product_name},
-        f"{_STANDARD}/pciBusID": {"string": gpu.pci_bus_id},
-        "type": {"string": "gpu"},
-        "uuid": {"string": gpu.uuid},
+        PCI_BUS_ID: {"string": gpu.pci_bus_id},
     }
     if gpu.addressing_mode is not None:
         attributes["addressingMode"] = {"string": gpu.addressing_mode}
@@ -38,8 +69,4 @@ def published(gpu: Gpu, gates: Gates) -> dict[str, Any]:
         attributes[f"{_STANDARD}/numaNode"] = {"ints": [numa_node]} if as_list else {"int": numa_node}
     if gpu.pci.pcie_root is not None:
         attributes[f"{_STANDARD}/pcieRoot"] = {"string": gpu.pci.pcie_root}
-    device: dict[str, Any] = {"attributes": dict(sorted(attributes.items()))}
-    if gpu.memory_bytes is not None:
-        device["capacity"] = {"memory": {"value": str(binary(gpu.memory_bytes))}}
-    device["name"] = gpu.name
-    return device
+    return attributes

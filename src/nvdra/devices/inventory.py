@@ -5,10 +5,12 @@ One odd GPU is left out with a reason; it never takes the others with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
+from nvdra.devices.counters import counter_set
 from nvdra.devices.gpu import (
     Gpu,
     OddDeviceError,
@@ -20,12 +22,22 @@ from nvdra.devices.gpu import (
     pci_bus_id,
     version,
 )
-from nvdra.devices.mig import Device
-from nvdra.devices.names import GpuName, parse_name
+from nvdra.devices.mig import Device, MigDevice, MigSpec, live, parent, specs
+from nvdra.devices.mig_profile import Partitioning, partitioning
+from nvdra.devices.names import GpuName, MigName, parse_name
 from nvdra.devices.scan import GpuInstanceScan, GpuScan, LeftOut, NodeScan
 
 # GPUs that drive a workstation's own screen: never offered, never mentioned.
 _DISPLAYS = frozenset(("DGX Display", "NVIDIA DGX Display"))
+
+# Source: NVML API reference, nvmlGpuVirtualizationMode_t, nvmlDeviceArchitecture_t.
+_VGPU_GUEST = 2
+_HOPPER = 9  # from here on MIG mode changes without a reset of the GPU
+_UNKNOWN = 0xFFFFFFFF
+
+_NONE_MADE = (
+    "MIG mode is on and there is no MIG device: make some (nvidia-smi mig -cgi), or turn it off (nvidia-smi -mig 0)"
+)
 
 _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 
@@ -72,43 +84,131 @@ class Inventory:
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
         for left in self.not_offered:
-            if left.device == device:
+            if _is_same_place(left.device, device):
                 return left.reason
         if self.unread:
             return self.unread
+        match parse_name(device):
+            case GpuName(minor) if minor in self.gpus and self._is_on(minor):
+                return "MIG mode is on: its MIG devices are offered in its place"
+            case MigName(parent_minor=minor) if minor in self.gpus:
+                if self._is_on(minor):
+                    return f"{GpuName(minor)} has no such MIG device now"
+                return f"{GpuName(minor)} is not partitioned: MIG mode is off"
         # A GPU that refused before it told its minor number may be the one.
         unnamed = [f"{left.device}: {left.reason}" for left in self.not_offered if parse_name(left.device) is None]
         return f"GPUs that are not offered: {'; '.join(unnamed)}" if unnamed else ""
 
+    def counter_sets(self) -> tuple[Mapping[str, Any], ...]:
+        """Of every GPU that is partitioned on demand, by PCI bus id; v1-shaped."""
+        gpus = sorted(self.gpus.values(), key=lambda gpu: gpu.pci_bus_id)
+        return tuple(made for gpu in gpus if (made := counter_set(gpu)) is not None)
 
-def from_scan(scan: NodeScan, pci: Mapping[str, PciFacts]) -> Inventory:
+    def _is_on(self, minor: int) -> bool:
+        return self.partitions.get(self.gpus[minor].uuid, Partitions()).is_on
+
+
+def from_scan(
+    scan: NodeScan, pci: Mapping[str, PciFacts], *, dynamic_mig: bool = False, never_toggles: bool = False
+) -> Inventory:
     """What this node offers according to one scan.
 
-    pci   by bus id in sysfs' form; a GPU without facts has no NUMA node and no PCIe root
+    pci            by bus id in sysfs' form; a GPU without facts has no NUMA node and no PCIe root
+    dynamic_mig    GPUs that can be partitioned on demand are offered so (gate DynamicMIG)
+    never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
     """
-    devices: dict[str, Gpu] = {}
+    gpus: dict[int, Gpu] = {}
+    devices: dict[str, Device] = {}
+    partitions: dict[str, Partitions] = {}
     not_offered = [_refused(left) for left in scan.left_out]
     for seen in sorted(scan.gpus, key=lambda gpu: (gpu.minor, gpu.index)):
         if seen.name in _DISPLAYS:
             continue
         try:
-            gpu = _gpu(seen, scan, pci)
-            if gpu.name in devices:
-                raise OddDeviceError(f"{devices[gpu.name].uuid} has minor number {gpu.minor} too")
+            gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles) if dynamic_mig else None)
+            if gpu.minor in gpus:
+                raise OddDeviceError(f"{gpus[gpu.minor].uuid} has minor number {gpu.minor} too")
         except OddDeviceError as odd:
             not_offered.append(NotOffered(str(GpuName(seen.minor)), str(odd)))
+            continue
+        gpus[gpu.minor] = gpu
+        if seen.mig_mode is not None:
+            partitions[gpu.uuid] = Partitions(_is_on(seen), seen.mig.instances)
+        for offered in _offered(gpu, seen):
+            if isinstance(offered, NotOffered):
+                not_offered.append(offered)
+            else:
+                devices[offered.name] = offered
+    return Inventory(
+        MappingProxyType(devices),
+        tuple(not_offered),
+        gpus=MappingProxyType(gpus),
+        partitions=MappingProxyType(partitions),
+    )
+
+
+def overlapping(inventory: Inventory, gpu_uuid: str, start: int, size: int) -> frozenset[str]:
+    """Names of the devices offered that share a memory slice with `size` of them from `start` on, the GPU included."""
+
+    def is_touched(device: Device) -> bool:
+        match device:
+            case Gpu():
+                return True
+            case MigSpec() | MigDevice():
+                return device.start < start + size and start < device.start + device.size
+
+    return frozenset(
+        name for name, device in inventory.devices.items() if parent(device).uuid == gpu_uuid and is_touched(device)
+    )
+
+
+def _offered(gpu: Gpu, seen: GpuScan) -> Iterator[Device | NotOffered]:
+    """What is offered of a GPU: itself, its MIG devices, or itself and all that could be made of it."""
+    if gpu.partitioning is not None:
+        if gpu.partitioning.can_toggle or not _is_on(seen):
+            yield gpu
+        yield from specs(gpu)
+    elif _is_on(seen):
+        yield from _live(gpu, seen)
+    else:
+        yield gpu
+
+
+def _live(gpu: Gpu, seen: GpuScan) -> Iterator[MigDevice | NotOffered]:
+    profiles = {each.profile_id: each for each in seen.mig.profiles}
+    are_any = False
+    for instance in seen.mig.instances:
+        try:
+            device = live(gpu, instance, profiles)
+        except OddDeviceError as odd:
+            are_any = True
+            name = MigName(gpu.minor, "unknown", instance.profile_id, instance.start)
+            yield NotOffered(str(name), str(odd))
         else:
-            devices[gpu.name] = gpu
-    return Inventory(MappingProxyType(devices), tuple(not_offered))
+            if device is not None:
+                are_any = True
+                yield device
+    if not are_any:
+        yield NotOffered(gpu.name, _NONE_MADE)
 
 
-def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts]) -> Gpu:
+def _is_on(seen: GpuScan) -> bool:
+    return seen.mig_mode is not None and seen.mig_mode[0] == 1
+
+
+def _partitioning(seen: GpuScan, never_toggles: bool) -> Partitioning | None:
+    """How a GPU is partitioned on demand; None if it is not."""
+    if seen.mig_mode is None or seen.virtualization_mode == _VGPU_GUEST:
+        return None
+    can_toggle = not never_toggles and _HOPPER <= seen.architecture != _UNKNOWN
+    if not can_toggle and not _is_on(seen):
+        return None
+    return partitioning(seen.mig.profiles, seen.memory_bytes, can_toggle)
+
+
+def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts], made: Partitioning | None) -> Gpu:
     if not seen.uuid or len(seen.uuid.encode()) > _TEXT_LIMIT:
         raise OddDeviceError(f'UUID "{seen.uuid}" cannot be published')
-    if seen.mig_mode is not None and seen.mig_mode[0] == 1:
-        raise OddDeviceError(
-            "MIG mode is on: a full GPU is offered only with MIG off, and MIG devices are not offered yet"
-        )
     address = pci_bus_id(seen.pci_bus_id)
     major, minor = seen.cuda_compute_capability
     return Gpu(
@@ -124,7 +224,19 @@ def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts]) -> Gpu:
         memory_bytes=seen.memory_bytes,
         addressing_mode=None if seen.addressing_mode is None else addressing_mode_text(seen.addressing_mode),
         pci=pci.get(address, PciFacts()),
+        partitioning=made,
     )
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    """Whether two names name one device: a profile's text is for people, its id tells."""
+    if one == other:
+        return True
+    match parse_name(one), parse_name(other):
+        case MigName(minor, _, profile_id, start), MigName(minor_2, _, profile_id_2, start_2):
+            return (minor, profile_id, start) == (minor_2, profile_id_2, start_2)
+        case _:
+            return False
 
 
 def _refused(left: LeftOut) -> NotOffered:

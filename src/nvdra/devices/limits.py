@@ -20,7 +20,7 @@ DEVICES_WITH_MORE = 64  # once a device of the slice has taints, counters or lis
 _NAMED_VALUES = 32
 _VALUES = 48
 _TEXT = 64
-_SETS = 8
+SETS = 8
 _COUNTERS = 32
 _CONDITIONS = 4
 _VALID_VALUES = 10
@@ -194,8 +194,8 @@ def _range(path: str, span: Mapping[str, Any], default: int, value: int) -> Iter
 
 def _counter_sets(sets: Sequence[Mapping[str, Any]], devices: Sequence[Device], minor: int) -> Iterator[str]:
     counters = [len(each.get("counters") or {}) for each in sets]
-    if minor >= 35 and len(sets) > _SETS:
-        yield f"spec.sharedCounters: has {len(sets)} sets, at most {_SETS} are allowed"
+    if minor >= 35 and len(sets) > SETS:
+        yield f"spec.sharedCounters: has {len(sets)} sets, at most {SETS} are allowed"
     if minor < 35 and sum(counters) > _COUNTERS:
         yield f"spec.sharedCounters: has {sum(counters)} counters, at most {_COUNTERS} are allowed"
     yield from _twice("spec.sharedCounters", (each.get("name") for each in sets))

@@ -6,11 +6,13 @@ it is a `MigDevice`. Both have the same name, so that a claim finds its device w
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from nvdra.devices.gpu import Gpu
-from nvdra.devices.mig_profile import MigProfile
+from nvdra.devices.gpu import Gpu, OddDeviceError
+from nvdra.devices.mig_profile import MigProfile, profile
 from nvdra.devices.names import MigName
+from nvdra.devices.scan import GpuInstanceScan, MigProfileScan
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +52,37 @@ Device = Gpu | MigSpec | MigDevice
 def parent(device: Device) -> Gpu:
     """The GPU a device is or lies on."""
     return device if isinstance(device, Gpu) else device.parent
+
+
+def specs(gpu: Gpu) -> Iterator[MigSpec]:
+    """Every partition that could be made of a GPU; none if it is not partitioned on demand."""
+    for each, placements in gpu.partitioning.profiles if gpu.partitioning else ():
+        for start, size in placements:
+            yield MigSpec(gpu, each, start, size)
+
+
+def live(gpu: Gpu, instance: GpuInstanceScan, profiles: Mapping[int, MigProfileScan]) -> MigDevice | None:
+    """The MIG device of a GPU instance; None while it is half made and has none.
+
+    profiles   of the GPU, by NVML's id
+    Raises OddDeviceError for one that cannot be offered.
+    """
+    if not instance.compute:
+        return None
+    seen = profiles.get(instance.profile_id)
+    if seen is None:
+        raise OddDeviceError(f"the driver does not describe GPU instance profile {instance.profile_id}")
+    named = profile(seen, gpu.memory_bytes)
+    if named is None:
+        why = f"profile index {seen.index} is not known here" if gpu.memory_bytes else "the GPU's memory is unknown"
+        raise OddDeviceError(f"GPU instance profile {instance.profile_id} has no name: {why}")
+    spanning = {each.profile_id for each in seen.compute}
+    # A device is named by its GPU instance alone: the parts of a divided one would all have its name.
+    if len(instance.compute) > 1 or (spanning and instance.compute[0].profile_id not in spanning):
+        count = len(instance.compute)
+        has = f"{count} compute instances divide it" if count > 1 else "its compute instance spans only a part of it"
+        raise OddDeviceError(f"GPU instance {instance.gi_id}: {has}; only whole GPU instances are offered")
+    (compute,) = instance.compute
+    if not compute.uuid:
+        raise OddDeviceError(f"GPU instance {instance.gi_id}: NVML tells no UUID of its MIG device")
+    return MigDevice(gpu, named, instance.start, instance.size, instance.gi_id, compute.ci_id, compute.uuid)

@@ -1,4 +1,4 @@
-"""The ResourceSlices a node wants, and how they differ from those stored.
+"""How the ResourceSlices a node wants differ from those stored.
 
 This file decides; it never calls the API server. Slices and devices are v1-shaped JSON values. Names, generations and
 counts follow the Go slice controller (k8s.io/dynamic-resource-allocation v0.36), so that either may follow the other
@@ -11,15 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from nvdra.api import quantity
-from nvdra.devices.limits import DEVICES, DEVICES_WITH_MORE, is_demanding
 
 Device = Mapping[str, Any]
 Slice = Mapping[str, Any]
-
-Layout = Literal["single"]  # all devices in one slice, or as few as the limits allow
 
 _DIGITS = 5
 _INDEX = re.compile(r"[0-9a-fA-F]{5,}-")
@@ -101,27 +98,6 @@ class Changes:
     @property
     def is_empty(self) -> bool:
         return not (self.updates or self.creates or self.surplus or self.outdated)
-
-
-def wanted(
-    devices: Iterable[Device],
-    layout: Layout = "single",
-    withdrawn: frozenset[str] = frozenset(),
-    stored_order: Sequence[str] = (),
-) -> tuple[SliceSpec, ...]:
-    """The slices that publish these devices; one empty slice if there are none, so that the pool exists.
-
-    withdrawn      names held back
-    stored_order   names as stored now: kept where the set of names is the same, since order is a preference of the
-                   scheduler's and a new order a write
-    """
-    chosen = {str(device["name"]): device for device in devices if device["name"] not in withdrawn}
-    if len(stored_order) == len(chosen) and set(stored_order) == chosen.keys():
-        chosen = {name: chosen[name] for name in stored_order}
-    ordered = tuple(chosen.values())
-    most = DEVICES_WITH_MORE if any(is_demanding(device) for device in ordered) else DEVICES
-    parts = [ordered[start : start + most] for start in range(0, len(ordered), most)]
-    return tuple(SliceSpec(part) for part in parts) or (SliceSpec(),)
 
 
 def stored_order(stored: Iterable[Slice]) -> tuple[str, ...]:

@@ -83,7 +83,8 @@ def test_what_is_unknown_is_absent(facts):
         ({"uuid": "GPU-" + "0" * 61}, f'UUID "GPU-{"0" * 61}" cannot be published'),
         (
             {"mig_mode": (1, 1)},
-            "MIG mode is on: a full GPU is offered only with MIG off, and MIG devices are not offered yet",
+            "MIG mode is on and there is no MIG device: make some (nvidia-smi mig -cgi), "
+            "or turn it off (nvidia-smi -mig 0)",
         ),
     ],
 )

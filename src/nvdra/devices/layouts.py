@@ -1,0 +1,110 @@
+"""How a node's devices are laid out in slices: what its API server takes, in an order that stays.
+
+Order is behaviour: the scheduler takes the first device that fits. GPUs stand by PCI bus id, their devices by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Literal
+
+from nvdra.devices.attributes import PCI_BUS_ID
+from nvdra.devices.limits import DEVICES, DEVICES_WITH_MORE, NEWEST_MINOR, SETS, is_demanding
+from nvdra.devices.slices import SliceSpec
+
+Device = Mapping[str, Any]
+CounterSet = Mapping[str, Any]
+
+# single     all devices in one slice, or as few as the limits allow
+# combined   a slice per GPU, its devices with their counters: until 1.34 both must be in one
+# split      slices of counters, then a slice per GPU: from 1.35 on a slice has one or the other
+Layout = Literal["single", "combined", "split"]
+
+_SPLIT_SINCE = 35
+_VERSION = re.compile(r"v?(\d+)\.(\d+)", re.ASCII)
+
+
+def minor_version(git_version: str) -> int:
+    """The server's minor version as limits go by: 35 of "v1.35.0-vendor"; the newest known of what is no version.
+
+    A pre-release or a vendor's build has its release's rules (the Go driver takes both for the release before).
+    """
+    found = _VERSION.match(git_version)
+    return int(found[2]) if found is not None and found[1] == "1" else NEWEST_MINOR
+
+
+def layout_for(*, dynamic_mig: bool, counter_sets: Sequence[CounterSet], minor: int) -> Layout:
+    """The layout that suits a server of this minor version."""
+    if not dynamic_mig:
+        return "single"
+    return "split" if counter_sets and minor >= _SPLIT_SINCE else "combined"
+
+
+def wanted(
+    devices: Iterable[Device],
+    layout: Layout = "single",
+    withdrawn: frozenset[str] = frozenset(),
+    stored_order: Sequence[str] = (),
+    counter_sets: Sequence[CounterSet] = (),
+) -> tuple[SliceSpec, ...]:
+    """The slices that publish these devices; one empty slice if there are none, so that the pool exists.
+
+    withdrawn      names held back
+    stored_order   names as stored now: kept within a slice's GPUs where the set of names is the same, since a new order
+                   is a write
+    counter_sets   of the GPUs among them that are partitioned on demand, by PCI bus id
+    """
+    chosen = sorted((device for device in devices if device["name"] not in withdrawn), key=_place)
+    made: list[SliceSpec] = []
+    match layout:
+        case "single":
+            made += _device_slices(_as_stored(chosen, stored_order))
+        case "combined":
+            sets = {str(each["name"]): each for each in counter_sets}
+            for own in _by_gpu(chosen):
+                made += _combined(_as_stored(own, stored_order), sets)
+        case "split":
+            made += [SliceSpec(shared_counters=part) for part in _parts(counter_sets, SETS)]
+            for own in _by_gpu(chosen):
+                made += _device_slices(_as_stored(own, stored_order))
+    return tuple(made) or (SliceSpec(),)
+
+
+def _combined(devices: Sequence[Device], sets: Mapping[str, CounterSet]) -> Iterator[SliceSpec]:
+    """One GPU's devices, with the counters they consume in the same slice."""
+    used = sorted({str(used["counterSet"]) for device in devices for used in device.get("consumesCounters") or ()})
+    if not used:
+        yield from _device_slices(devices)
+        return
+    # Servers of this layout bound devices with counters no tighter than others, and no GPU has as many partitions.
+    yield SliceSpec(tuple(devices), tuple(sets[name] for name in used if name in sets))
+
+
+def _device_slices(devices: Sequence[Device]) -> Iterator[SliceSpec]:
+    most = DEVICES_WITH_MORE if any(is_demanding(device) for device in devices) else DEVICES
+    return (SliceSpec(part) for part in _parts(devices, most))
+
+
+def _parts(things: Sequence[Mapping[str, Any]], most: int) -> Iterator[tuple[Mapping[str, Any], ...]]:
+    return (tuple(things[start : start + most]) for start in range(0, len(things), most))
+
+
+def _by_gpu(devices: Sequence[Device]) -> Iterator[list[Device]]:
+    return (list(own) for _, own in groupby(devices, key=_gpu))
+
+
+def _as_stored(devices: Sequence[Device], stored_order: Sequence[str]) -> Sequence[Device]:
+    """The devices in the order they are stored in, if just these are."""
+    by_name = {str(device["name"]): device for device in devices}
+    stored = [name for name in stored_order if name in by_name]
+    return [by_name[name] for name in stored] if len(stored) == len(by_name) else devices
+
+
+def _gpu(device: Device) -> str:
+    return str((device.get("attributes") or {}).get(PCI_BUS_ID, {}).get("string", ""))
+
+
+def _place(device: Device) -> tuple[str, str]:
+    return _gpu(device), str(device["name"])
