@@ -12,6 +12,7 @@ from nvdra.cdi.document import (
     transform_root,
 )
 from nvdra.cdi.driver import (
+    CapabilityNode,
     DriverFiles,
     FoundFile,
     FoundLibrary,
@@ -19,6 +20,7 @@ from nvdra.cdi.driver import (
     GpuFiles,
     common_edits,
     gpu_edits,
+    mig_edits,
 )
 from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
 from nvdra.cdi.render import Common, parse, render, render_claim
@@ -26,6 +28,7 @@ from nvdra.cdi.validate import InvalidDocument, validate
 
 __all__ = [
     "KIND",
+    "CapabilityNode",
     "Common",
     "Device",
     "DeviceNode",
@@ -46,6 +49,7 @@ __all__ = [
     "device_name",
     "file_name",
     "gpu_edits",
+    "mig_edits",
     "minimum_version",
     "parse",
     "render",

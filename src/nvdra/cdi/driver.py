@@ -1,4 +1,4 @@
-"""Container edits that make a driver usable: what every GPU container gets, and what one GPU adds.
+"""Container edits that make a driver usable: what every GPU container gets, and what one GPU or MIG device adds.
 
 This module decides from a list of what was found; it never looks for a file. Order is kept: hooks run in it.
 Source: CDI documents that the NVIDIA Container Toolkit 1.19 writes in mode nvml.
@@ -6,6 +6,7 @@ Source: CDI documents that the NVIDIA Container Toolkit 1.19 writes in mode nvml
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -100,6 +101,15 @@ class GpuFiles:
     missing: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class CapabilityNode:
+    """The device node of a driver capability, as the kernel module tells its numbers; no file system need have it."""
+
+    major: int
+    minor: int
+    mode: int  # permission bits
+
+
 def common_edits(files: DriverFiles, hook_path: str) -> Edits:
     """What every container with a GPU of this driver gets.
 
@@ -137,6 +147,26 @@ def gpu_edits(files: GpuFiles, hook_path: str) -> Edits:
         hooks=() if links is None else (links,),
         additional_gids=_gids(files.nodes),
     )
+
+
+def mig_edits(parent: Edits, capabilities: Iterable[CapabilityNode]) -> Edits:
+    """What one MIG device adds to a container: what its parent does, and the nodes that open its instances.
+
+    parent         edits of the full GPU
+    capabilities   the GPU instance's, then the compute instance's
+    """
+    nodes = (
+        # With type and numbers given, runtimes make the node without looking for it on the host.
+        DeviceNode(
+            path=f"/dev/nvidia-caps/nvidia-cap{node.minor}",
+            type="c",
+            major=node.major,
+            minor=node.minor,
+            file_mode=node.mode,
+        )
+        for node in capabilities
+    )
+    return parent + Edits(device_nodes=tuple(nodes))
 
 
 def _mounts(files: tuple[FoundFile, ...] | list[FoundFile], options: tuple[str, ...]) -> list[Mount]:

@@ -1,5 +1,6 @@
 """This node: driver root, device nodes, locks, durable files, child processes."""
 
+from nvdra.host.capabilities import CapabilityUnknown, capability_nodes
 from nvdra.host.device_nodes import make_nodes
 from nvdra.host.driver_files import DriverVersionUnknown, look_up
 from nvdra.host.driver_root import (
@@ -18,6 +19,7 @@ from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_b
 
 __all__ = [
     "BusListing",
+    "CapabilityUnknown",
     "DriverFileMissing",
     "DriverHints",
     "DriverRoot",
@@ -27,6 +29,7 @@ __all__ = [
     "Node",
     "PciBus",
     "PciFunction",
+    "capability_nodes",
     "device_major",
     "driver_root",
     "find_library",

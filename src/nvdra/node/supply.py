@@ -2,6 +2,9 @@
 
 The files are looked up before any lock is taken. An incomplete set is never kept: what is missing is made if it can be
 (device nodes), and else named in the claim's error, and looked for again when the claim comes again.
+
+A partition's capability nodes are never kept: they come and go with it, and their files are small. Nor are they made:
+runtimes make them in the container from their numbers, and the host needs none.
 """
 
 from __future__ import annotations
@@ -10,8 +13,16 @@ import asyncio
 from collections.abc import Iterable
 
 from nvdra import cdi
-from nvdra.devices import Gpu
-from nvdra.host import DriverRoot, DriverVersionUnknown, gpu_files, look_up, make_nodes
+from nvdra.devices import Device, Gpu, MigDevice, parent
+from nvdra.host import (
+    CapabilityUnknown,
+    DriverRoot,
+    DriverVersionUnknown,
+    capability_nodes,
+    gpu_files,
+    look_up,
+    make_nodes,
+)
 from nvdra.ports import Host
 
 
@@ -33,7 +44,7 @@ class Supply:
         self._host_root = host_root
         self._common: cdi.Common | None = None
         self._control_nodes: tuple[str, ...] = ()
-        self._gpus: dict[Gpu, cdi.Edits] = {}
+        self._gpus: dict[tuple[int, str], cdi.Edits] = {}  # by what their files are found by
         self._looking: asyncio.Task[None] | None = None
         self._times_forgotten = 0
 
@@ -43,21 +54,37 @@ class Supply:
         self._gpus.clear()
         self._times_forgotten += 1
 
-    async def refresh(self, gpus: Iterable[Gpu]) -> None:
-        """Make sure of the driver's files and of these GPUs' device nodes. Raises SupplyError with what is missing."""
+    async def refresh(self, devices: Iterable[Device]) -> None:
+        """Make sure of the driver's files and of these devices' nodes. Raises SupplyError with what is missing.
+
+        Of a partition that is not made these are its GPU's.
+        """
         if not self._has_common():
             # Who comes while a look-up is under way shares it, and its failure too: the tools it runs are slow.
             if self._looking is None:
                 self._looking = asyncio.create_task(self._look_up(), name="driver files")
                 self._looking.add_done_callback(self._looked)
             await asyncio.shield(self._looking)
-        for gpu in gpus:
+        devices = tuple(devices)
+        for gpu in _gpus(devices):
             if not self._has_gpu(gpu):
                 await self._look_up_gpu(gpu)
+        for device in devices:
+            if isinstance(device, MigDevice):
+                self._capabilities(device)
 
-    def is_at_hand(self, gpus: Iterable[Gpu]) -> bool:
-        """Whether a CDI file for these GPUs could be written now."""
-        return self._has_common() and all(map(self._has_gpu, gpus))
+    def is_at_hand(self, devices: Iterable[Device]) -> bool:
+        """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
+        devices = tuple(devices)
+        if not self._has_common() or not all(map(self._has_gpu, _gpus(devices))):
+            return False
+        try:
+            for device in devices:
+                if isinstance(device, MigDevice):
+                    self._capabilities(device)
+        except SupplyError:
+            return False
+        return True
 
     @property
     def common(self) -> cdi.Common:
@@ -65,15 +92,25 @@ class Supply:
         assert self._common is not None
         return self._common
 
-    def gpu(self, gpu: Gpu) -> cdi.Edits:
-        """The GPU's own edits; they must be at hand."""
-        return self._gpus[gpu]
+    def edits(self, device: Gpu | MigDevice) -> cdi.Edits:
+        """The device's own edits; it must be at hand. Raises SupplyError if the partition went since."""
+        gpu = self._gpus[_place(parent(device))]
+        return cdi.mig_edits(gpu, self._capabilities(device)) if isinstance(device, MigDevice) else gpu
+
+    def _capabilities(self, device: MigDevice) -> tuple[cdi.CapabilityNode, ...]:
+        try:
+            return capability_nodes(self._host, self._root, device.parent.minor, device.gi_id, device.ci_id)
+        except CapabilityUnknown as error:
+            raise SupplyError(
+                f"failed to construct MIG device DeviceNode edits: {error} (did another program destroy {device.name}, "
+                f"{device.uuid}? kubelet will ask again, nvdra devices shows what is there)"
+            ) from None
 
     def _has_common(self) -> bool:
         return self._common is not None and all(map(self._is_node, self._control_nodes))
 
     def _has_gpu(self, gpu: Gpu) -> bool:
-        return gpu in self._gpus and self._is_node(f"/dev/nvidia{gpu.minor}")
+        return _place(gpu) in self._gpus and self._is_node(f"/dev/nvidia{gpu.minor}")
 
     def _looked(self, _task: asyncio.Task[None]) -> None:
         self._looking = None
@@ -99,14 +136,14 @@ class Supply:
             self._common = common
 
     async def _look_up_gpu(self, gpu: Gpu) -> None:
-        self._gpus.pop(gpu, None)
+        self._gpus.pop(_place(gpu), None)
         files = gpu_files(self._host, self._root, gpu.minor, gpu.pci_bus_id)
         if files.missing:
             reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
             files = gpu_files(self._host, self._root, gpu.minor, gpu.pci_bus_id)
             if files.missing:
                 raise SupplyError(self._missing(files.missing, reasons))
-        self._gpus[gpu] = cdi.gpu_edits(files, self._hook_path)
+        self._gpus[_place(gpu)] = cdi.gpu_edits(files, self._hook_path)
 
     def _missing(self, missing: Iterable[str], reasons: object) -> str:
         told = reasons if isinstance(reasons, dict) else {}
@@ -122,6 +159,15 @@ class Supply:
         except OSError:
             return False
         return True
+
+
+def _place(gpu: Gpu) -> tuple[int, str]:
+    return gpu.minor, gpu.pci_bus_id
+
+
+def _gpus(devices: Iterable[Device]) -> Iterable[Gpu]:
+    """The GPUs that these devices are or lie on, each once: partitions are many."""
+    return {_place(gpu): gpu for gpu in map(parent, devices)}.values()
 
 
 def _nodes(missing: Iterable[str]) -> list[str]:

@@ -288,7 +288,7 @@ class Walk:
         gpus = tuple(sealed.cdi_devices.values())
         if not self._supply.is_at_hand(gpus):
             return Change(_Unsupplied(gpus))
-        devices = [(name, self._supply.gpu(gpu)) for name, gpu in sealed.cdi_devices.items()]
+        devices = [(name, self._supply.edits(gpu)) for name, gpu in sealed.cdi_devices.items()]
         try:
             content = cdi.render_claim(self._supply.common, devices)
         except cdi.InvalidDocument as error:

@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from nvdra.devices import Gpu
+from nvdra import cdi
+from nvdra.devices import Gpu, MigDevice, MigProfile, MigSpec
 from nvdra.node.supply import SupplyError
 from nvdra.ports import Finished
 from tests.unit.node.world import LIBRARIES, VERSION, World, lay_driver
 
+GOLDEN = Path(__file__).parents[2] / "golden" / "cdi"
+PROFILE = MigProfile("1g.5gb", 19, 1, 14, 1, 0, 0, 0, 0, 4864 << 20)
+CAPABILITIES = "/proc/driver/nvidia/capabilities"
+
 
 def gpu(world: World, minor: int = 0) -> Gpu:
-    return world.inventory.devices[f"gpu-{minor}"]
+    device = world.inventory.devices[f"gpu-{minor}"]
+    assert isinstance(device, Gpu)
+    return device
+
+
+def spec(world: World, minor: int = 0) -> MigSpec:
+    return MigSpec(gpu(world, minor), PROFILE, start=0, size=1)
+
+
+def partition(world: World, gi_id: int, ci_id: int = 0) -> MigDevice:
+    """A live partition of the first GPU, its capability files with it."""
+    lay_capabilities(world, gi_id, ci_id)
+    return MigDevice(gpu(world), PROFILE, start=gi_id, size=1, gi_id=gi_id, ci_id=ci_id, uuid=f"MIG-{gi_id}")
+
+
+def lay_capabilities(world: World, gi_id: int, ci_id: int, first: int = 3) -> None:
+    world.host.write("/proc/devices", "Character devices:\n234 nvidia-caps\n\nBlock devices:\n259 blkext\n")
+    minor = first + 9 * gi_id
+    for path, number in ((f"gi{gi_id}", minor), (f"gi{gi_id}/ci{ci_id}", minor + 1 + ci_id)):
+        text = f"DeviceFileMinor: {number}\nDeviceFileMode: 292\nDeviceFileModify: 1\n"
+        world.host.write(f"{CAPABILITIES}/gpu0/mig/{path}/access", text)
+
+
+def paths(edits: cdi.Edits) -> list[str]:
+    return [node.path for node in edits.device_nodes]
 
 
 def remove(world: World, path: str) -> None:
@@ -143,4 +173,84 @@ async def test_no_driver_at_all_is_told_as_such(world: World) -> None:
     # The driver comes.
     lay_driver(world.host)
     await world.supply.refresh([])
+    assert world.supply.is_at_hand([])
+
+
+# ── partitions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_claim_of_two_partitions_and_another_gpu(world: World) -> None:
+    """The file as a whole: reviewed as a difference in tests/golden."""
+    devices = [partition(world, 1), partition(world, 2, 1), gpu(world, 1)]
+    assert not world.supply.is_at_hand(devices)
+    await world.supply.refresh(devices)
+    assert world.supply.is_at_hand(devices)
+    edits = [(cdi.device_name("c1", device.name), world.supply.edits(device)) for device in devices]
+    content = cdi.render_claim(world.supply.common, edits)
+    assert content == (GOLDEN / "partitions.yaml").read_bytes()
+    document = cdi.claim_document("c1", [(d.name, world.supply.edits(d)) for d in devices], cdi.Edits(env=("A=1",)))
+    told = cdi.transform_root(cdi.simplify(document), "/driver", "/run/driver")
+    assert told.devices == cdi.parse(content).devices
+
+
+async def test_the_gpu_instances_node_comes_before_its_compute_instances(world: World) -> None:
+    device = partition(world, 9, 3)
+    await world.supply.refresh([device])
+    assert paths(world.supply.edits(device)) == [
+        "/dev/nvidia0",
+        "/dev/nvidia-caps/nvidia-cap84",
+        "/dev/nvidia-caps/nvidia-cap88",
+    ]
+
+
+async def test_a_partitions_nodes_are_read_anew_each_time_and_its_gpus_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = partition(world, 1)
+    await world.supply.refresh([device])
+    monkeypatch.setattr(world.host, "list", None)  # any look into a folder fails from here on
+    lay_capabilities(world, 1, 0, first=100)
+    await world.supply.refresh([device])
+    assert paths(world.supply.edits(device)) == [
+        "/dev/nvidia0",
+        "/dev/nvidia-caps/nvidia-cap109",
+        "/dev/nvidia-caps/nvidia-cap110",
+    ]
+
+
+async def test_a_partition_that_is_gone_is_named_and_others_stay_at_hand(world: World) -> None:
+    there, gone = partition(world, 1), partition(world, 2)
+    await world.supply.refresh([there, gone])
+    path = f"{CAPABILITIES}/gpu0/mig/gi2/ci0/access"
+    remove(world, path)
+    assert not world.supply.is_at_hand([there, gone])
+    with pytest.raises(SupplyError) as looking:
+        await world.supply.refresh([there, gone])
+    with pytest.raises(SupplyError) as rendering:
+        world.supply.edits(gone)
+    assert str(looking.value) == str(rendering.value)
+    assert str(looking.value).startswith(
+        "failed to construct MIG device DeviceNode edits: "
+        f"failed to parse CI capabilities file {path}: open {path}: no such file or directory "
+        f"(did another program destroy {gone.name}, {gone.uuid}? "
+    )
+    assert world.supply.is_at_hand([there])
+    assert len(paths(world.supply.edits(there))) == 3
+
+
+async def test_a_partitions_gpu_must_have_its_node(world: World) -> None:
+    device = partition(world, 1)
+    await world.supply.refresh([device])
+    remove(world, "/driver/dev/nvidia0")
+    assert not world.supply.is_at_hand([device])
+    with pytest.raises(SupplyError, match="/dev/nvidia0"):
+        await world.supply.refresh([device])
+
+
+async def test_of_a_partition_that_is_not_made_its_gpus_files_count(world: World) -> None:
+    announced = spec(world)
+    await world.supply.refresh([announced])
+    assert world.supply.is_at_hand([announced, gpu(world)])
+    remove(world, "/driver/dev/nvidia0")
+    assert not world.supply.is_at_hand([announced])
     assert world.supply.is_at_hand([])
