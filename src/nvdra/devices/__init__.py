@@ -3,8 +3,8 @@
 from nvdra.devices.attributes import published
 from nvdra.devices.gpu import Gpu, OddDeviceError, PciFacts, pci_bus_id
 from nvdra.devices.inventory import Inventory, NotOffered, Partitions, from_scan, overlapping
-from nvdra.devices.layouts import Layout, layout_for, minor_version, wanted
-from nvdra.devices.limits import device_problems, slice_problems
+from nvdra.devices.layouts import COUNTERS_SINCE, Layout, layout_for, minor_version, uncounted, wanted
+from nvdra.devices.limits import NEWEST_MINOR, device_problems, slice_problems
 from nvdra.devices.mig import Device, MigDevice, MigSpec, parent
 from nvdra.devices.mig_profile import MigProfile, Partitioning
 from nvdra.devices.names import GpuName, MigName, Name, VfioName, parse_name
@@ -35,6 +35,8 @@ from nvdra.devices.slices import (
 )
 
 __all__ = [
+    "COUNTERS_SINCE",
+    "NEWEST_MINOR",
     "Changes",
     "ComputeInstanceScan",
     "ComputeProfileScan",
@@ -82,5 +84,6 @@ __all__ = [
     "slice_problems",
     "spec_of",
     "stored_order",
+    "uncounted",
     "wanted",
 ]

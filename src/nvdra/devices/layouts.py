@@ -22,6 +22,7 @@ CounterSet = Mapping[str, Any]
 # split      slices of counters, then a slice per GPU: from 1.35 on a slice has one or the other
 Layout = Literal["single", "combined", "split"]
 
+COUNTERS_SINCE = 33
 _SPLIT_SINCE = 35
 _VERSION = re.compile(r"v?(\d+)\.(\d+)", re.ASCII)
 
@@ -42,6 +43,12 @@ def layout_for(*, dynamic_mig: bool, counter_sets: Sequence[CounterSet], minor: 
     return "split" if counter_sets and minor >= _SPLIT_SINCE else "combined"
 
 
+def uncounted(devices: Iterable[Device]) -> tuple[Device, ...]:
+    """What may be published where no one keeps count: no partition, which could be given away beside its full GPU."""
+    kept = (device for device in devices if not device.get("consumesCounters") or _is_gpu(device))
+    return tuple({key: device[key] for key in device if key != "consumesCounters"} for device in kept)
+
+
 def wanted(
     devices: Iterable[Device],
     layout: Layout = "single",
@@ -52,8 +59,8 @@ def wanted(
     """The slices that publish these devices; one empty slice if there are none, so that the pool exists.
 
     withdrawn      names held back
-    stored_order   names as stored now: kept within a slice's GPUs where the set of names is the same, since a new order
-                   is a write
+    stored_order   names as stored now: kept while none is new (per GPU, where each has its slice), since order is a
+                   preference of the scheduler's and a new order a write
     counter_sets   of the GPUs among them that are partitioned on demand, by PCI bus id
     """
     chosen = sorted((device for device in devices if device["name"] not in withdrawn), key=_place)
@@ -96,14 +103,22 @@ def _by_gpu(devices: Sequence[Device]) -> Iterator[list[Device]]:
 
 
 def _as_stored(devices: Sequence[Device], stored_order: Sequence[str]) -> Sequence[Device]:
-    """The devices in the order they are stored in, if just these are."""
+    """The devices in the order they are stored in, if all of them are."""
     by_name = {str(device["name"]): device for device in devices}
     stored = [name for name in stored_order if name in by_name]
     return [by_name[name] for name in stored] if len(stored) == len(by_name) else devices
 
 
 def _gpu(device: Device) -> str:
-    return str((device.get("attributes") or {}).get(PCI_BUS_ID, {}).get("string", ""))
+    return _attribute(device, PCI_BUS_ID)
+
+
+def _is_gpu(device: Device) -> bool:
+    return _attribute(device, "type") == "gpu"
+
+
+def _attribute(device: Device, name: str) -> str:
+    return str((device.get("attributes") or {}).get(name, {}).get("string", ""))
 
 
 def _place(device: Device) -> tuple[str, str]:

@@ -17,20 +17,24 @@ import orjson
 
 from nvdra import telemetry
 from nvdra.devices import (
+    COUNTERS_SINCE,
+    NEWEST_MINOR,
     Changes,
     Create,
     Delete,
     Dropped,
-    Layout,
     Pool,
     SliceSpec,
     Update,
     changes,
     device_problems,
     dropped,
+    layout_for,
+    minor_version,
     owned,
     slice_problems,
     stored_order,
+    uncounted,
     wanted,
 )
 from nvdra.kube import Change, ResourceApi, Watcher, from_wire, pause_s, to_wire
@@ -48,6 +52,7 @@ REPAIR_LIMIT_S = 30.0
 _AT_ONCE = 5  # conflicts in a row answered without a pause
 _NODES = Resource("", "v1", "nodes", namespaced=False)
 _SLICES = "resourceslices"
+_PARTITIONABLE = "DRAPartitionableDevices"
 
 Value = Mapping[str, Any]
 
@@ -87,6 +92,7 @@ class _Unpublished(Exception):
 class Publication:
     """One node's pool. `publish` says what it holds, `run` keeps it so.
 
+    dynamic_mig    GPUs are partitioned on demand: a slice for each, with counters as the server's version takes them
     published      set once the pool has been what was wanted
     is_published   whether it is now, as far as is known
     """
@@ -97,17 +103,20 @@ class Publication:
         clock: Clock,
         pool: Pool,
         *,
-        layout: Layout = "single",
+        dynamic_mig: bool = False,
         on_notice: Callable[[Notice], None] = log,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._api = api
         self._clock = clock
         self._pool = pool
-        self._layout: Layout = layout
+        self._dynamic_mig = dynamic_mig
+        self._minor: int | None = None  # of the server's version, once it was asked
+        self._keeps_count = True  # the server, for all that is known
+        self._told_uncounted = False
         self._notice = on_notice
         self._jitter = jitter
-        self._wanted: tuple[tuple[Value, ...], frozenset[str]] | None = None
+        self._wanted: tuple[tuple[Value, ...], frozenset[str], tuple[Value, ...]] | None = None
         self._left_out: dict[str, str] = {}
         self._kept: dict[int, Dropped] = {}
         self._reported: dict[int, Dropped] = {}
@@ -136,10 +145,15 @@ class Publication:
             jitter=jitter,
         )
 
-    def publish(self, devices: Iterable[Value], withdrawn: Iterable[str] = ()) -> None:
-        """The pool is to hold these devices (v1-shaped, by `devices.published`), but for those withdrawn."""
+    def publish(
+        self, devices: Iterable[Value], withdrawn: Iterable[str] = (), counter_sets: Iterable[Value] = ()
+    ) -> None:
+        """The pool is to hold these devices (v1-shaped, by `devices.published`), but for those withdrawn.
+
+        counter_sets   what they consume: `Inventory.counter_sets`
+        """
         fit = tuple(device for device in devices if self._is_fit(device))
-        if self._wanted != (wish := (fit, frozenset(withdrawn))):
+        if self._wanted != (wish := (fit, frozenset(withdrawn), tuple(counter_sets))):
             self._wanted = wish
             self._schedule(0.0)
 
@@ -190,6 +204,7 @@ class Publication:
             return
         if change.kind == "listed":
             telemetry.info(2, "Caches populated", at="reflector.go:429", type="*v1.ResourceSlice")
+            self._minor = None
             self._schedule(0.0)
             return
         if change.kind == "deleted":
@@ -209,8 +224,9 @@ class Publication:
 
     def _on_watch_failure(self, error: ApiError, pause_s: float) -> None:
         # A server that comes back may be another release with other features: it is asked again for what it dropped.
-        if self._kept:
+        if self._kept or self._minor is not None:
             self._kept.clear()
+            self._minor, self._keeps_count = None, True
             self._schedule(pause_s + SETTLE_S)
         if not pause_s:
             telemetry.info(2, "Listing ResourceSlices anew", cause=error.message)
@@ -251,9 +267,14 @@ class Publication:
         store = self._watcher.store
         if self._wanted is None or not store.is_filled:
             return
-        devices, withdrawn = wish = self._wanted
+        wish = self._wanted
+        minor = await self._server_minor() if wish[2] else NEWEST_MINOR
+        devices, withdrawn, counter_sets = wish
+        if counter_sets and not self._is_counted(minor):
+            devices, counter_sets = uncounted(devices), ()
+        layout = layout_for(dynamic_mig=self._dynamic_mig, counter_sets=counter_sets, minor=minor)
         stored = store.values()
-        specs = wanted(devices, self._layout, withdrawn, stored_order(stored))
+        specs = wanted(devices, layout, withdrawn, stored_order(stored), counter_sets)
         plan = changes(specs, stored, self._pool, self._kept)
         if plan.is_empty:
             self._settled()
@@ -263,11 +284,21 @@ class Publication:
             self._repaired_at = self._clock.now()
             self._is_repair = False
         for body in (*(update.body for update in plan.updates), *(create.body for create in plan.creates)):
-            if problems := slice_problems(body["spec"]):
+            if problems := slice_problems(body["spec"], minor):
                 raise _Unpublished(f"the API server would refuse the slices: {'; '.join(problems)}")
         await self._carry_out(plan, specs)
         if self._wanted == wish:
             self._settled()
+
+    def _is_counted(self, minor: int) -> bool:
+        """Whether the server keeps counters; without, a scheduler would give a GPU and its partitions to many."""
+        keeps_count = self._keeps_count and minor >= COUNTERS_SINCE
+        if not keeps_count and not self._told_uncounted:
+            text = "Partitions are not published, only full GPUs: the API server keeps no counters"
+            needs = f"Kubernetes 1.{COUNTERS_SINCE} or newer with {_PARTITIONABLE} on"
+            self._notice(Notice("left_out", text, {"pool": self._pool.node_name, "needs": needs}))
+        self._told_uncounted = not keeps_count
+        return keeps_count
 
     def _settled(self) -> None:
         self._is_repair = False
@@ -294,6 +325,15 @@ class Publication:
         self._notice(Notice("wrote", "Published devices", values))
 
     # One call each
+
+    async def _server_minor(self) -> int:
+        if self._minor is None:
+            try:
+                self._minor = minor_version(await self._api.kube.server_version())
+            except ApiError as error:
+                text = f"the API server's version, which decides how counters are laid out: {error.message}"
+                raise _Unpublished(text, retry_after_s=error.retry_after_s) from None
+        return self._minor
 
     async def _resource(self) -> Resource:
         try:
@@ -342,6 +382,9 @@ class Publication:
             gates = ", ".join(lost.gates)
             text = "The API server dropped fields of a slice; the rest is published. Feature gates may be off"
             self._notice(Notice("dropped", text, {"pool": self._pool.node_name, "slice": index, "gates": gates}))
+        if _PARTITIONABLE in lost.gates:
+            self._keeps_count = False
+            self._schedule(0.0)
 
     async def _settle(self, slices: Resource, name: str, uid: str, error: ApiError) -> _Unpublished:
         """What a refused write means, once the object as it is now has been taken in."""
@@ -360,6 +403,8 @@ class Publication:
         return self._failure(error, name, again=True)
 
     def _failure(self, error: ApiError, what: str, *, again: bool = False) -> _Unpublished:
+        if error.status in (400, 422):
+            self._minor = None  # refused by rules of another release, perhaps
         again = again or self._api.forget(error)
         return _Unpublished(f"{what}: {error.message}", again=again, retry_after_s=error.retry_after_s)
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from nvdra.devices import Pool
+from nvdra.api import gates
+from nvdra.devices import Pool, from_scan, published
 from nvdra.kube import ResourceApi
 from nvdra.node.publication import Notice, Publication
 from nvdra.ports import ApiError, Resource
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.kube import FakeKube
+from tests.unit.devices import scans
 
 NODES = Resource("", "v1", "nodes", namespaced=False)
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
@@ -34,8 +36,9 @@ def devices(*numbers: int) -> list[dict[str, Any]]:
 class World:
     """A node, its API server, and the publication under test."""
 
-    def __init__(self, **server: Any) -> None:
+    def __init__(self, *, dynamic_mig: bool = False, **server: Any) -> None:
         self.clock = VirtualClock()
+        self._dynamic_mig = dynamic_mig
         self.kube = FakeKube(clock=self.clock, **server)
         self.notices: list[Notice] = []
         self.publication = self._publication()
@@ -44,7 +47,14 @@ class World:
     def _publication(self) -> Publication:
         pool = Pool("gpu.nvidia.com", "node-a")
         api = ResourceApi(self.kube)
-        return Publication(api, self.clock, pool, on_notice=self.notices.append, jitter=lambda: 1.0)
+        return Publication(
+            api,
+            self.clock,
+            pool,
+            dynamic_mig=self._dynamic_mig,
+            on_notice=self.notices.append,
+            jitter=lambda: 1.0,
+        )
 
     async def add_node(self) -> str:
         made = json.loads(await self.kube.create(NODES, b'{"metadata":{"name":"node-a"}}'))
@@ -455,3 +465,132 @@ async def test_many_devices_are_split_and_shrink_again(world: World) -> None:
     assert [len(names) for names in world.names()] == [100]
     await world.clock.advance(600)
     assert len(world.slices) == 1
+
+
+def h200s(count: int) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
+    """Devices and counter sets of GPUs that are partitioned on demand."""
+    found = from_scan(scans.node_scan(*(scans.h200_scan(minor) for minor in range(count))), {}, dynamic_mig=True)
+    return [published(each, gates.defaults()) for each in found.devices.values()], found.counter_sets()
+
+
+def contents(world: World) -> list[tuple[int, int]]:
+    """(devices, counter sets) of each slice."""
+    return [
+        (len(each["spec"].get("devices", ())), len(each["spec"].get("sharedCounters", ()))) for each in world.slices
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "stored"),
+    [
+        ("v1.33.0", [(26, 1), (26, 1)]),
+        ("v1.34.9-eks-1", [(26, 1), (26, 1)]),
+        ("v1.35.0-vendor", [(0, 2), (26, 0), (26, 0)]),
+        ("v1.35.0-rc.1", [(0, 2), (26, 0), (26, 0)]),
+        ("v1.37.2", [(0, 2), (26, 0), (26, 0)]),
+    ],
+)
+async def test_counters_are_laid_out_as_the_server_s_version_takes_them(
+    version: str, stored: list[tuple[int, int]]
+) -> None:
+    world = World(dynamic_mig=True, server_version=version)
+    await world.add_node()
+    devices, counter_sets = h200s(2)
+    world.publication.publish(devices, counter_sets=counter_sets)
+    await world.start()
+    assert contents(world) == stored
+    assert world.publication.is_published
+    writes = world.writes()
+    world.publication.publish(devices, ["gpu-1"], counter_sets)
+    await world.clock.settle()
+    assert world.writes() == writes + 1  # one PUT of one GPU's slice
+    assert "gpu-1" not in world.names()[-1]
+    assert world.kube.calls["version", ""] == 1
+    await world.stop()
+
+
+async def test_without_the_gate_the_version_is_not_asked_for(world: World) -> None:
+    world.publication.publish(devices(0, 1))
+    await world.start()
+    assert world.kube.calls["version", ""] == 0
+
+
+async def test_with_nothing_to_count_a_gpu_has_a_slice_of_its_own_whatever_the_version() -> None:
+    world = World(dynamic_mig=True)
+    await world.add_node()
+    found = scans.inventory(2)
+    world.publication.publish([published(each, gates.defaults()) for each in found.devices.values()])
+    await world.start()
+    assert world.names() == [["gpu-0"], ["gpu-1"]]
+    assert world.kube.calls["version", ""] == 0
+    await world.stop()
+
+
+async def test_a_server_upgraded_under_us_gets_the_other_layout() -> None:
+    world = World(dynamic_mig=True, server_version="v1.34.1")
+    await world.add_node()
+    devices, counter_sets = h200s(2)
+    world.publication.publish(devices, counter_sets=counter_sets)
+    await world.start()
+    assert contents(world) == [(26, 1), (26, 1)]
+    world.kube.go_away()
+    await world.clock.advance(60)
+    world.kube.git_version = "v1.36.0"
+    world.kube.heal()
+    await world.clock.advance(60)
+    assert contents(world) == [(0, 2), (26, 0), (26, 0)]
+    assert world.publication.is_published
+    await world.stop()
+
+
+async def test_a_refusal_makes_the_version_be_asked_for_again() -> None:
+    world = World(dynamic_mig=True, server_version="v1.34.1")
+    await world.add_node()
+    devices, counter_sets = h200s(1)
+    world.publication.publish(devices, counter_sets=counter_sets)
+    await world.start()
+    world.kube.git_version = "v1.35.0"  # behind one address, and the watch goes on
+    world.publication.publish(devices, ["gpu-0"], counter_sets)
+    await world.clock.advance(10)
+    assert contents(world) == [(0, 1), (25, 0)]
+    assert len(world.told("failed")) == 1
+    await world.stop()
+
+
+async def test_a_server_that_does_not_tell_its_version_is_asked_again() -> None:
+    world = World(dynamic_mig=True)
+    await world.add_node()
+    world.kube.fail(500, verb="version", message="not now")
+    devices, counter_sets = h200s(1)
+    world.publication.publish(devices, counter_sets=counter_sets)
+    await world.start()
+    (notice,) = world.told("failed")
+    assert notice.values["error"] == ("the API server's version, which decides how counters are laid out: not now")
+    await world.clock.advance(10)
+    assert contents(world) == [(0, 1), (26, 0)]
+    await world.stop()
+
+
+@pytest.mark.parametrize(
+    ("server", "needs_trial"),
+    [
+        ({"server_version": "v1.32.5"}, False),
+        ({"server_version": "v1.34.1", "drops": ["sharedCounters", "consumesCounters"]}, True),
+        ({"server_version": "v1.36.1", "drops": ["sharedCounters", "consumesCounters"]}, True),
+    ],
+)
+async def test_where_no_one_keeps_count_no_partition_is_published(server: dict[str, Any], needs_trial: bool) -> None:
+    world = World(dynamic_mig=True, **server)
+    await world.add_node()
+    devices, counter_sets = h200s(2)
+    world.publication.publish(devices, counter_sets=counter_sets)
+    await world.start()
+    assert world.names() == [["gpu-0"], ["gpu-1"]]
+    assert bool(world.told("dropped")) is needs_trial
+    (notice,) = world.told("left_out")
+    assert notice.values["needs"] == "Kubernetes 1.33 or newer with DRAPartitionableDevices on"
+    writes = world.writes()
+    await world.clock.advance(7200)
+    assert world.writes() == writes
+    assert world.publication.is_published
+    await world.stop()
