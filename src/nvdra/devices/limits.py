@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from nvdra.api import quantity
@@ -28,13 +29,21 @@ _LISTS = ("ints", "bools", "strings", "versions")
 _KINDS = ("int", "bool", "string", "version", *_LISTS)
 _EFFECTS = ("NoSchedule", "NoExecute", "None")
 
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}", re.ASCII)
-_NAME = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)", re.ASCII)
+
+def _shape(pattern: str) -> Callable[[str], bool]:
+    """Whether a text is of this shape. The partitions of a node say few things very often: answers are kept."""
+    compiled = re.compile(pattern, re.ASCII)
+    return lru_cache(maxsize=512)(lambda text: compiled.fullmatch(text) is not None)
+
+
 _PART = r"(0|[1-9][0-9]*)"
 _PRE = r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_SEMVER = re.compile(rf"{_PART}\.{_PART}\.{_PART}(-{_PRE}(\.{_PRE})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?", re.ASCII)
+
+_is_label = _shape(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_is_subdomain = _shape(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_is_identifier = _shape(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
+_is_name = _shape(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)")
+_is_semver = _shape(rf"{_PART}\.{_PART}\.{_PART}(-{_PRE}(\.{_PRE})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?")
 
 Device = Mapping[str, Any]
 
@@ -59,10 +68,10 @@ def _slice(spec: Mapping[str, Any], minor: int) -> Iterator[str]:
     driver, pool = str(spec.get("driver") or ""), spec.get("pool") or {}
     devices: Sequence[Device] = spec.get("devices") or ()
     sets: Sequence[Mapping[str, Any]] = spec.get("sharedCounters") or ()
-    if len(driver) > 63 or not _SUBDOMAIN.fullmatch(driver.lower()):
+    if len(driver) > 63 or not _is_subdomain(driver.lower()):
         yield f'spec.driver: "{driver}" is not a DNS subdomain of at most 63 characters'
     name = str(pool.get("name") or "")
-    if not 0 < len(name) <= 253 or not all(_SUBDOMAIN.fullmatch(part) for part in name.split("/")):
+    if not 0 < len(name) <= 253 or not all(_is_subdomain(part) for part in name.split("/")):
         yield f'spec.pool.name: "{name}" is not DNS subdomains joined by "/" (at most 253 characters)'
     if pool.get("generation", 0) < 0:
         yield "spec.pool.generation: must not be negative"
@@ -99,7 +108,7 @@ def _target(spec: Mapping[str, Any], devices: Sequence[Device]) -> Iterator[str]
 
 
 def _device(device: Device, minor: int) -> Iterator[str]:
-    if not _LABEL.fullmatch(str(device.get("name") or "")):
+    if not _is_label(str(device.get("name") or "")):
         yield f'.name: "{device.get("name")}" is not a DNS label'
     attributes, capacity = device.get("attributes") or {}, device.get("capacity") or {}
     if len(attributes) + len(capacity) > _NAMED_VALUES:
@@ -120,9 +129,9 @@ def _device(device: Device, minor: int) -> Iterator[str]:
 
 def _qualified(path: str, name: str) -> Iterator[str]:
     domain, slash, identifier = name.rpartition("/")
-    if slash and (len(domain) > 63 or not _SUBDOMAIN.fullmatch(domain.lower())):
+    if slash and (len(domain) > 63 or not _is_subdomain(domain.lower())):
         yield f'{path}: domain of "{name}" is not a DNS subdomain of at most 63 characters'
-    if not _IDENTIFIER.fullmatch(identifier):
+    if not _is_identifier(identifier):
         yield f'{path}: "{identifier}" is not a C identifier of at most 32 characters'
 
 
@@ -137,7 +146,7 @@ def _attribute(path: str, value: Mapping[str, Any], minor: int) -> Iterator[str]
     for each in content if kind in _LISTS else (content,):
         if kind.startswith(("string", "version")) and len(str(each).encode()) > _TEXT:
             yield f"{path}.{kind}: has {len(str(each).encode())} bytes, at most {_TEXT} are allowed"
-        elif kind.startswith("version") and not _SEMVER.fullmatch(str(each)):
+        elif kind.startswith("version") and not _is_semver(str(each)):
             yield f'{path}.{kind}: "{each}" is not a semantic version (2.0.0)'
         elif kind.startswith("int") and (isinstance(each, bool) or not isinstance(each, int)):
             yield f"{path}.{kind}: {each!r} is not an integer"
@@ -201,7 +210,7 @@ def _counter_sets(sets: Sequence[Mapping[str, Any]], devices: Sequence[Device], 
     yield from _twice("spec.sharedCounters", (each.get("name") for each in sets))
     for index, each in enumerate(sets):
         path = f"spec.sharedCounters[{index}]"
-        if not _LABEL.fullmatch(str(each.get("name") or "")):
+        if not _is_label(str(each.get("name") or "")):
             yield f'{path}.name: "{each.get("name")}" is not a DNS label'
         if not counters[index] or (minor >= 35 and counters[index] > _COUNTERS):
             yield f"{path}.counters: has {counters[index]} counters, 1 to {_COUNTERS} are allowed"
@@ -216,7 +225,7 @@ def _counter_sets(sets: Sequence[Mapping[str, Any]], devices: Sequence[Device], 
 
 def _counters(path: str, counters: Mapping[str, Any]) -> Iterator[str]:
     for name, counter in counters.items():
-        if not _LABEL.fullmatch(name):
+        if not _is_label(name):
             yield f'{path}: "{name}" is not a DNS label'
         if _amount(counter.get("value")) is None:
             yield f'{path}["{name}"].value: {counter.get("value")!r} is not a quantity'
@@ -241,10 +250,10 @@ def _taints(taints: Sequence[Mapping[str, Any]], minor: int) -> Iterator[str]:
         yield f".taints: has {len(taints)} taints, at most {most} are allowed"
     for index, taint in enumerate(taints):
         prefix, slash, name = str(taint.get("key") or "").rpartition("/")
-        if not _NAME.fullmatch(name) or (slash and not _SUBDOMAIN.fullmatch(prefix)):
+        if not _is_name(name) or (slash and not _is_subdomain(prefix)):
             yield f'.taints[{index}].key: "{taint.get("key")}" is not a label name'
         value = str(taint.get("value") or "")
-        if value and not _NAME.fullmatch(value):
+        if value and not _is_name(value):
             yield f'.taints[{index}].value: "{value}" is not a label value'
         effect = taint.get("effect")
         if effect not in _EFFECTS or (effect == "None" and minor < 35):
@@ -260,7 +269,7 @@ def _conditions(device: Device) -> Iterator[str]:
             yield f".{key}: has {len(names)}, at most {_CONDITIONS} are allowed"
         for name in names:
             prefix, slash, last = str(name).rpartition("/")
-            if not _NAME.fullmatch(last) or (slash and not _SUBDOMAIN.fullmatch(prefix)):
+            if not _is_name(last) or (slash and not _is_subdomain(prefix)):
                 yield f'.{key}: "{name}" is not a condition type'
     yield from _twice(".bindingConditions", (*binding, *failure))
 
@@ -271,9 +280,12 @@ def _twice(path: str, names: Iterable[Any]) -> Iterator[str]:
 
 def _amount(value: Any) -> int | None:
     """In billionths; None if it is no quantity."""
-    if value is None or isinstance(value, bool):
-        return None
+    return None if value is None or isinstance(value, bool) else _nanos(str(value))
+
+
+@lru_cache(maxsize=512)
+def _nanos(text: str) -> int | None:
     try:
-        return quantity.parse(str(value)).nanos
+        return quantity.parse(text).nanos
     except ValueError:
         return None
