@@ -6,9 +6,10 @@ answer, both versions of the service, an answer for every claim, an orderly leav
 
 from nvdra.kubelet.answers import AnswerDevice, Failed, Failure, PrepareAnswer, UnprepareAnswer
 from nvdra.kubelet.health import HealthService
+from nvdra.kubelet.paths import SocketPaths, found_paths, keeps_two, socket_paths
 from nvdra.kubelet.plugin import Plugin, Prepare, Unprepare
 from nvdra.kubelet.registration import Patience, Registration
-from nvdra.kubelet.sockets import SocketPathError, SocketPaths, socket_paths
+from nvdra.kubelet.sockets import SocketPathError
 
 __all__ = [
     "AnswerDevice",
@@ -24,5 +25,7 @@ __all__ = [
     "SocketPaths",
     "Unprepare",
     "UnprepareAnswer",
+    "found_paths",
+    "keeps_two",
     "socket_paths",
 ]

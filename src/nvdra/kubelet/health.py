@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 from nvdra import telemetry
+from nvdra.kubelet.paths import SocketPaths
 from nvdra.kubelet.plugin import method
 from nvdra.kubelet.proto.grpc.health.v1 import health_pb2 as pb
 from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as registration_pb
 from nvdra.kubelet.registration import GET_INFO, PROBE_METADATA
-from nvdra.kubelet.sockets import SocketPaths
 from nvdra.kubelet.transport import Client, Metadata, RpcError, Server
 
 CHECK = "/grpc.health.v1.Health/Check"
@@ -24,15 +24,23 @@ class HealthService:
 
     port              more than 0: this one; 0: any free one. (Negative means off: do not start one then.)
     is_standing_by    an instance that waits for another one's sockets is healthy without having its own
+    is_awaited        one that serves beside another is not until kubelet has registered it: the other is ended then
     """
 
     def __init__(
-        self, *, paths: SocketPaths, port: int, host: str = "", is_standing_by: Callable[[], bool] = lambda: False
+        self,
+        *,
+        paths: SocketPaths,
+        port: int,
+        host: str = "",
+        is_standing_by: Callable[[], bool] = lambda: False,
+        is_awaited: Callable[[], bool] = lambda: False,
     ) -> None:
         self.port = port
         self._paths = paths
         self._host = host or "[::]"
         self._is_standing_by = is_standing_by
+        self._is_awaited = is_awaited
         self._server = Server({CHECK: self._check})
 
     async def start(self) -> None:
@@ -48,11 +56,15 @@ class HealthService:
         if service not in SERVICES:
             raise RpcError("NOT_FOUND", "unknown service")
         reason = "" if self._is_standing_by() else await self.failure()
+        is_serving = not reason and not self._is_awaited()
         if reason:
             telemetry.error("Health check failed", reason)
-            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.NOT_SERVING).SerializeToString()
-        telemetry.info(7, "Health check succeeded", service=service)
-        return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVING).SerializeToString()
+        elif is_serving:
+            telemetry.info(7, "Health check succeeded", service=service)
+        else:
+            telemetry.info(1, "Not healthy until kubelet has registered this instance: another one still serves")
+        status = pb.HealthCheckResponse.SERVING if is_serving else pb.HealthCheckResponse.NOT_SERVING
+        return pb.HealthCheckResponse(status=status).SerializeToString()
 
     async def failure(self) -> str:
         """What keeps kubelet from being served, "" if nothing does."""

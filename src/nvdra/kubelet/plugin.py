@@ -19,8 +19,10 @@ from nvdra import telemetry
 from nvdra.api import ClaimRef
 from nvdra.kubelet import answers
 from nvdra.kubelet.answers import Failure, PrepareAnswer, UnprepareAnswer, Version
+from nvdra.kubelet.paths import SocketPaths
 from nvdra.kubelet.registration import Patience, Registration
-from nvdra.kubelet.sockets import Bound, Life, SocketPaths, gone, hidden_beside, probe, sweep
+from nvdra.kubelet.sockets import Bound, Life, gone, hidden_beside, probe, sweep
+from nvdra.kubelet.succession import MEET, Succession
 from nvdra.kubelet.transport import Metadata, RpcError, Server
 
 Prepare: TypeAlias = Callable[[Sequence[ClaimRef]], Awaitable[Mapping[str, PrepareAnswer]]]
@@ -39,6 +41,7 @@ class Plugin:
 
     prepare, unprepare   answer the claims of one call by UID; asked with no claim twice in a call, never with none
     on_registered        after each registration: kubelet may have been restarted and have wiped our slices
+    on_change            when `is_registered` or `is_current` is another for any other reason
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Plugin:
         prepare: Prepare,
         unprepare: Unprepare,
         on_registered: Callable[[], None] = lambda: None,
+        on_change: Callable[[], None] = lambda: None,
         patience: Patience | None = None,
     ) -> None:
         self.paths = paths
@@ -56,23 +60,47 @@ class Plugin:
         self._driver = driver
         self._prepare = prepare
         self._unprepare = unprepare
+        self._on_registered = on_registered
+        self._on_change = on_change
         self._numbers = itertools.count(1)
         self._work: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
         self._bound: Bound | None = None
         self._server: Server | None = None
+        self._succession = Succession(
+            driver=driver,
+            registrar_dir=os.path.dirname(paths.registration),
+            registration=paths.registration,
+            on_change=on_change,
+        )
         self.registration = Registration(
             driver=driver,
             path=paths.registration,
             endpoint=paths.dra,
             versions=[f"{version}.DRAPlugin" for version in VERSIONS],
-            on_registered=on_registered,
+            on_registered=self._registered,
             patience=patience,
+            also={MEET: self._succession.answer},
         )
 
     @property
     def is_serving(self) -> bool:
         return self._bound is not None
+
+    @property
+    def is_current(self) -> bool:
+        """Kubelet calls no other instance, nor is to call one next: what the node has is this one's to publish."""
+        return self._succession.is_current and not self._is_stopping
+
+    @property
+    def is_registered(self) -> bool:
+        """Kubelet has registered this instance, and no other one since."""
+        return self.registration.is_registered and self.is_current
+
+    @property
+    def is_awaited(self) -> bool:
+        """Another instance serves here, and is to do so until kubelet has registered this one."""
+        return self._succession.is_awaited
 
     async def start(self) -> None:
         """Serve, then register. While a live instance holds the sockets, wait for it to let go.
@@ -84,6 +112,7 @@ class Plugin:
         self._clear_leftovers()
         try:
             await self._serve()
+            self._succession.start()
             await self.registration.start()
         except BaseException:
             await self.stop(grace_s=0)
@@ -91,25 +120,39 @@ class Plugin:
 
     async def stop(self, *, grace_s: float = 30.0) -> None:
         """Leave in the order that loses no call: deregister, refuse new calls, finish running ones, close."""
-        self._is_stopping = True
-        self.registration.withdraw()
+        ends = time.monotonic() + grace_s
+        if not self.is_current:
+            # Kubelet calls the other instance; calls that still run here it cuts off once it misses the registration.
+            await self._idle(ends)
+        was_current, self._is_stopping = self.is_current, True
+        # Its server too: who stands by for these sockets waits for its end, and running calls need it no more.
+        await self.registration.stop()
+        if was_current:
+            self._on_change()
         if self._server is not None:
-            ends = time.monotonic() + grace_s
-            await self._server.stop(grace_s)
-            left_s = max(0.0, ends - time.monotonic())
-            if self._work and left_s:
-                await asyncio.wait(self._work, timeout=left_s)
+            await self._server.stop(max(0.0, ends - time.monotonic()))
+            await self._idle(ends)
             self._server = None
         if self._bound is not None:
             self._bound.remove()
             self._bound = None
-        await self.registration.stop()
+        await self._succession.stop()
+
+    async def _idle(self, ends: float) -> None:
+        left_s = ends - time.monotonic()
+        if self._work and left_s > 0:
+            await asyncio.wait(self._work, timeout=left_s)
+
+    def _registered(self) -> None:
+        self._succession.registered()
+        self._on_registered()
 
     async def _stand_by(self) -> None:
         for path in (self.paths.registration, self.paths.dra):
             if probe(path) is Life.LIVE:
                 self.standing_by_for = path
-                telemetry.info(0, "Another instance serves here, standing by until it stops", path=path)
+                pod = await self._succession.pod_at(self.paths.registration)
+                telemetry.info(0, f"standing by for pod {pod or 'unknown'}, which serves here", path=path)
                 await gone(path)
         if self.standing_by_for:
             telemetry.info(0, "The other instance is gone, taking over")

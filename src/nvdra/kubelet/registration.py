@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nvdra import telemetry
 from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as pb
 from nvdra.kubelet.sockets import Bound, hidden_beside
-from nvdra.kubelet.transport import Metadata, RpcError, ThreadServer
+from nvdra.kubelet.transport import Metadata, RpcError, ThreadMethod, ThreadServer
 
 GET_INFO = "/pluginregistration.Registration/GetInfo"
 NOTIFY = "/pluginregistration.Registration/NotifyRegistrationStatus"
@@ -40,6 +40,7 @@ class Registration:
     """The registration socket and what came of it.
 
     on_registered   called on the loop after every success; the second one tells that kubelet was restarted
+    also            further methods for the same socket, by full path
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Registration:
         versions: Sequence[str],
         on_registered: Callable[[], None],
         patience: Patience | None = None,
+        also: Mapping[str, ThreadMethod] | None = None,
     ) -> None:
         self.path = path
         self.is_registered = False
@@ -60,6 +62,7 @@ class Registration:
         ).SerializeToString(deterministic=True)
         self._on_registered = on_registered
         self._patience = patience or Patience()
+        self._also = dict(also or {})
         self._pause_s = self._patience.again_s
         self._server: ThreadServer | None = None
         self._bound: Bound | None = None
@@ -69,7 +72,7 @@ class Registration:
     async def start(self) -> None:
         """Serve under a hidden name, then show the socket to kubelet. Raises SocketPathError."""
         self._loop = asyncio.get_running_loop()
-        self._server = ThreadServer({GET_INFO: self._get_info, NOTIFY: self._notify})
+        self._server = ThreadServer({GET_INFO: self._get_info, NOTIFY: self._notify, **self._also})
         hidden = hidden_beside(self.path, self._driver)
         self._server.start(f"unix:{hidden}")
         self._bound = Bound.publish(hidden, self.path)
@@ -77,6 +80,7 @@ class Registration:
 
     def withdraw(self) -> None:
         """Take the socket's name away, which tells kubelet to forget this instance. A successor's name stays."""
+        self.is_registered = False
         if self._timer is not None:
             self._timer.cancel()
         if self._bound is not None and not self._bound.remove():

@@ -16,42 +16,9 @@ import stat
 from dataclasses import dataclass
 from enum import Enum
 
-# sockaddr_un holds 108 bytes, the last of which is the terminating NUL.
-PATH_LIMIT = 107
-
 
 class SocketPathError(OSError):
     """A socket cannot be where it should; the text is for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class SocketPaths:
-    """Where one instance of a driver serves. `registration` is looked for by kubelet, `dra` is told to it."""
-
-    registration: str
-    dra: str
-
-
-def socket_paths(driver: str, registrar_dir: str, plugins_dir: str) -> SocketPaths:
-    """The fixed names: `<registrar>/<driver>-reg.sock` and `<plugins>/<driver>/dra.sock`.
-
-    Raises SocketPathError if the kernel would refuse one of them.
-    """
-    paths = SocketPaths(
-        registration=os.path.join(os.path.abspath(registrar_dir), f"{driver}-reg.sock"),
-        dra=os.path.join(os.path.abspath(plugins_dir), driver, "dra.sock"),
-    )
-    for what, path, flag in (
-        ("registration", paths.registration, "--kubelet-registrar-directory-path"),
-        ("DRA", paths.dra, "--kubelet-plugins-directory-path"),
-    ):
-        length = len(os.fsencode(path))
-        if length > PATH_LIMIT:
-            raise SocketPathError(
-                f"path of the {what} socket is too long: {length} bytes, a unix socket's path may have "
-                f"{PATH_LIMIT}: {path} (choose a shorter {flag})"
-            )
-    return paths
 
 
 class Life(Enum):
@@ -93,24 +60,32 @@ async def gone(path: str) -> None:
         await asyncio.sleep(0.05)
 
 
+def sockets_in(directory: str, pattern: str) -> list[str]:
+    """Paths of the sockets in `directory` whose names match, sorted; none if there is no such directory."""
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in fnmatch.filter(names, pattern):
+        path = os.path.join(directory, name)
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                found.append(path)
+    return found
+
+
 def sweep(directory: str, pattern: str) -> list[str]:
     """Remove sockets in `directory` whose names match and whose process is gone; the paths removed.
 
     Only for names that this driver alone uses: a socket just bound and not yet listening refuses too.
     """
     removed = []
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return []
-    for name in fnmatch.filter(names, pattern):
-        path = os.path.join(directory, name)
-        try:
-            if stat.S_ISSOCK(os.lstat(path).st_mode) and probe(path) is Life.STALE:
+    for path in sockets_in(directory, pattern):
+        if probe(path) is Life.STALE:
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
                 removed.append(path)
-        except FileNotFoundError:
-            continue
     return removed
 
 

@@ -117,6 +117,7 @@ class Publication:
         self._notice = on_notice
         self._jitter = jitter
         self._wanted: tuple[tuple[Value, ...], frozenset[str], tuple[Value, ...]] | None = None
+        self._is_held = False
         self._left_out: dict[str, str] = {}
         self._kept: dict[int, Dropped] = {}
         self._reported: dict[int, Dropped] = {}
@@ -158,8 +159,14 @@ class Publication:
             self._schedule(0.0)
 
     def hold(self) -> None:
-        """Leave what is published as it is: what this node has cannot be known now."""
-        self._wanted = None
+        """Write nothing until `resume`: another instance keeps the pool."""
+        self._is_held = True
+
+    def resume(self) -> None:
+        """The pool is this instance's to keep, as it is from the start."""
+        if self._is_held:
+            self._is_held = False
+            self._schedule(0.0)
 
     def nudge(self) -> None:
         """kubelet has registered us anew: it wipes slices when it starts, and they are wanted back at once."""
@@ -265,7 +272,7 @@ class Publication:
 
     async def _sync(self) -> None:
         store = self._watcher.store
-        if self._wanted is None or not store.is_filled:
+        if self._is_held or self._wanted is None or not store.is_filled:
             return
         wish = self._wanted
         minor = await self._server_minor() if wish[2] else NEWEST_MINOR

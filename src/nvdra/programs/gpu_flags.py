@@ -58,6 +58,12 @@ FLAGS = (
         "where the plugin keeps its socket and its record",
     ),
     Flag(
+        ("pod-uid",),
+        ("POD_UID",),
+        "",
+        "UID of this pod: names its sockets, so that two pods of an update can serve at once; empty: fixed names",
+    ),
+    Flag(
         ("healthcheck-port",),
         ("HEALTHCHECK_PORT",),
         -1,
@@ -101,6 +107,7 @@ class Options:
     service_account_name: str
     kubelet_registrar_directory_path: str
     kubelet_plugins_directory_path: str
+    pod_uid: str
     healthcheck_port: int
     additional_xids_to_ignore: str
     http_endpoint: str

@@ -29,10 +29,11 @@ from nvdra.host import (
     look_at_bus,
 )
 from nvdra.kube import ConfigError, HttpKube, ResourceApi, Response, access
-from nvdra.kubelet import HealthService, Plugin, SocketPathError, socket_paths
+from nvdra.kubelet import HealthService, Plugin, SocketPathError
 from nvdra.node import publication
 from nvdra.node.clock import LoopClock
 from nvdra.node.discovery import Discovery
+from nvdra.node.instance import instance_paths
 from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.publication import Publication
 from nvdra.node.record_file import RecordFile
@@ -143,25 +144,33 @@ class GpuNode:
         await self._first_record(ledger)
         stack.push_async_callback(self._tasks.cancel)
 
-        plugin = Plugin(
+        self._plugin = plugin = Plugin(
             driver=claims.DRIVER,
-            paths=socket_paths(
-                claims.DRIVER, options.kubelet_registrar_directory_path, options.kubelet_plugins_directory_path
+            paths=await instance_paths(
+                kube,
+                driver=claims.DRIVER,
+                node_name=options.node_name,
+                pod_uid=options.pod_uid,
+                registrar_dir=options.kubelet_registrar_directory_path,
+                plugins_dir=options.kubelet_plugins_directory_path,
             ),
             prepare=self._walk.prepare,
             unprepare=self._walk.unprepare,
             on_registered=self._registered,
+            on_change=self._placed,
         )
         if options.healthcheck_port >= 0:
             health = HealthService(
                 paths=plugin.paths,
                 port=options.healthcheck_port,
                 is_standing_by=lambda: bool(plugin.standing_by_for),
+                is_awaited=lambda: plugin.is_awaited,
             )
             await health.start()
             stack.push_async_callback(health.stop)
         stack.push_async_callback(plugin.stop, grace_s=DRAIN_S)
         await self._stop.unless(plugin.start())
+        self._placed()
         self._tasks.start("publication", self._publication.run())
         await self._stop.unless(scan)
         self._tasks.start("sweep", self._sweep.run())
@@ -219,9 +228,17 @@ class GpuNode:
         if notice.kind == "wrote":
             self._metrics.published()
 
+    def _placed(self) -> None:
+        """Kubelet calls this instance, or another one, or no other is left."""
+        self._metrics.registered(self._plugin.is_registered)
+        if self._plugin.is_current:
+            self._publication.resume()
+        else:
+            self._publication.hold()
+
     def _registered(self) -> None:
+        self._placed()
         # A kubelet that starts removes every slice of its node.
-        self._metrics.registered(True)
         self._publication.nudge()
 
     # ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -137,6 +137,7 @@ class DraClient:
 class Kubelet:
     """A registry directory under watch, and the plugins found there.
 
+    plugins   by driver the plugin that is called: the one registered last, as a kubelet from 1.33 on keeps several
     known     service names it understands; a kubelet before 1.34 knows v1beta1 alone
     verdict   judges a plugin's info: "" accepts, any other text refuses with it
     tick_s    pause between an event and the work, a second in the real one
@@ -158,7 +159,7 @@ class Kubelet:
         self._verdict = verdict
         self._tick_s = tick_s
         self._deadline_s = deadline_s
-        self._clients: dict[str, DraClient] = {}
+        self._registered: list[tuple[Registered, DraClient]] = []  # in the order of their registration
         self._changed = asyncio.Condition()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._watch_fd = -1
@@ -191,9 +192,9 @@ class Kubelet:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
-        for client in self._clients.values():
+        for _, client in self._registered:
             await client.close()
-        self._clients.clear()
+        self._registered.clear()
         self.plugins.clear()
 
     async def registered(self, driver: str, *, timeout_s: float = 30.0) -> Registered:
@@ -215,9 +216,10 @@ class Kubelet:
         return await self._client(driver).unprepare(claims)
 
     def _client(self, driver: str) -> DraClient:
-        if driver not in self._clients:
-            raise PluginError("UNAVAILABLE", f"DRA driver {driver} is not registered")
-        return self._clients[driver]
+        for plugin, client in reversed(self._registered):
+            if plugin.driver == driver:
+                return client
+        raise PluginError("UNAVAILABLE", f"DRA driver {driver} is not registered")
 
     def _read_events(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -243,7 +245,7 @@ class Kubelet:
 
     def _vanished(self, name: str) -> None:
         path = os.path.join(self.registrar_dir, name)
-        if path in self._tasks or any(p.socket == path for p in self.plugins.values()):
+        if path in self._tasks or any(p.socket == path for p, _ in self._registered):
             self._start_over(path, self._deregister(path))
 
     def _start_over(self, path: str, work: Any) -> None:
@@ -289,17 +291,22 @@ class Kubelet:
                     await notify(registration.RegistrationStatus(plugin_registered=False, error=why), timeout=5.0)
                 raise _Refused(f"{info.name}: {why}")
             plugin = Registered(info.name, info.endpoint or path, version, path)
-            self._clients[info.name] = DraClient(plugin.endpoint, version, self._deadline_s)
+            self._registered.append((plugin, DraClient(plugin.endpoint, version, self._deadline_s)))
             await notify(registration.RegistrationStatus(plugin_registered=True), timeout=5.0)
             self.plugins[info.name] = plugin
             await self._note(f"registered {info.name}")
 
     async def _deregister(self, path: str) -> None:
-        for driver, plugin in list(self.plugins.items()):
-            if plugin.socket == path:
-                del self.plugins[driver]
-                await self._clients.pop(driver).close()
-                await self._note(f"deregistered {driver}")
+        for plugin, client in [each for each in self._registered if each[0].socket == path]:
+            self._registered.remove((plugin, client))
+            # As in kubelet, calls that still run on this connection end with it.
+            await client.close()
+            left = [other for other, _ in self._registered if other.driver == plugin.driver]
+            if left:
+                self.plugins[plugin.driver] = left[-1]
+            else:
+                self.plugins.pop(plugin.driver, None)
+            await self._note(f"deregistered {plugin.driver}")
 
     async def _note(self, event: str) -> None:
         async with self._changed:

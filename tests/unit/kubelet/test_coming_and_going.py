@@ -118,6 +118,49 @@ async def test_an_instance_stands_by_while_another_serves(paths: SocketPaths, dr
     await fresh.close()
 
 
+async def test_who_stands_by_says_for_whom_and_does_not_wait_for_running_calls(
+    paths: SocketPaths, driver: Driver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    old, new = build(paths, driver), build(paths, Driver())
+    driver.gate = asyncio.Event()
+    await old.start()
+    client = DraClient(paths.dra)
+    running = asyncio.create_task(client.prepare([claim("u1")]))
+    await until(lambda: driver.prepared)
+    starting = asyncio.create_task(new.start())
+    await until(lambda: f"standing by for pod {socket.gethostname()}," in capfd.readouterr().err)
+    stopping = asyncio.create_task(old.stop(grace_s=30))
+    await starting
+    assert new.is_serving
+    assert not stopping.done()
+    async with Kubelet(os.path.dirname(paths.registration)) as kubelet:
+        assert (await kubelet.registered(DRIVER)).endpoint == paths.dra
+        assert (await kubelet.prepare(DRIVER, [claim("u2")]))["u2"].error == ""
+    driver.gate.set()
+    assert (await running)["u1"].error == ""
+    await stopping
+    assert os.path.exists(paths.registration)
+    assert os.path.exists(paths.dra)
+    await new.stop(grace_s=0)
+    await client.close()
+
+
+async def test_one_that_does_not_say_who_it_is_is_waited_for_too(
+    paths: SocketPaths, driver: Driver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The Go driver's, for instance."""
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(paths.registration)
+        stranger.listen()
+        plugin = build(paths, driver)
+        starting = asyncio.create_task(plugin.start())
+        await until(lambda: plugin.standing_by_for)
+    os.unlink(paths.registration)
+    await starting
+    assert "standing by for pod unknown" in capfd.readouterr().err
+    await plugin.stop(grace_s=0)
+
+
 async def test_an_instance_that_stands_by_can_be_stopped(paths: SocketPaths, driver: Driver) -> None:
     old = build(paths, driver)
     await old.start()

@@ -285,17 +285,34 @@ async def test_a_node_that_is_not_there_yet_is_waited_for() -> None:
 async def test_without_a_word_on_devices_nothing_is_touched(world: World) -> None:
     await world.put("00000-gpu.nvidia.com-node-a-abcde", [0, 1])
     await world.start()
-    world.publication.hold()
     await world.clock.advance(3600)
     assert world.names() == [["gpu-0", "gpu-1"]]
     assert world.writes() == 1  # the one above
     world.publication.publish(devices(0))
     await world.clock.settle()
     assert world.names() == [["gpu-0"]]
+
+
+async def test_a_pool_that_another_instance_keeps_is_left_to_it(world: World) -> None:
+    await world.put("00000-gpu.nvidia.com-node-a-abcde", [0])
+    world.publication.hold()
+    world.publication.publish(devices(0, 1))
+    await world.start()
+    world.publication.nudge()
+    await world.clock.advance(3600)
+    assert world.names() == [["gpu-0"]]
+    world.publication.resume()
+    await world.clock.settle()
+    assert world.names() == [["gpu-0", "gpu-1"]]
     world.publication.hold()
     await world.edit("00000-gpu.nvidia.com-node-a-abcde", devices=devices(4))
     await world.clock.advance(3600)
     assert world.names() == [["gpu-4"]]
+    # What is wanted meanwhile is not forgotten.
+    world.publication.publish(devices(2))
+    world.publication.resume()
+    await world.clock.settle()
+    assert world.names() == [["gpu-2"]]
 
 
 async def test_a_conflict_is_answered_at_once_with_the_newest_object(world: World) -> None:

@@ -28,6 +28,7 @@ TABLE = [
         "/a",
     ),
     ("kubelet-plugins-directory-path", "KUBELET_PLUGINS_DIRECTORY_PATH", "/var/lib/kubelet/plugins", "/a", "/a"),
+    ("pod-uid", "POD_UID", "", "a-1", "a-1"),
     ("healthcheck-port", "HEALTHCHECK_PORT", -1, "51516", 51516),
     ("additional-xids-to-ignore", "ADDITIONAL_XIDS_TO_IGNORE", "", "13,31", "13,31"),
     ("http-endpoint", "HTTP_ENDPOINT", "", ":8080", ":8080"),

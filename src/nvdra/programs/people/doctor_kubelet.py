@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nvdra.claims import DRIVER
-from nvdra.kubelet import HealthService, SocketPathError, SocketPaths, socket_paths
+from nvdra.kubelet import HealthService, SocketPathError, SocketPaths, found_paths
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.place import Place
 
@@ -78,7 +78,7 @@ def _hook(here: Place) -> Finding:
 
 
 def _paths(here: Place) -> SocketPaths:
-    return socket_paths(DRIVER, here.registrar_dir, here.plugins_dir)
+    return found_paths(DRIVER, here.registrar_dir, here.plugins_dir)
 
 
 def _kind(here: Place, path: str) -> str:
