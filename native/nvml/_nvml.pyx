@@ -4,24 +4,32 @@
 
 This module knows NVML's C interface and nothing else: it decides nothing, waits for nothing and starts no thread.
 Every call into the library is made without the GIL; a function the library lacks is an error of the call, never of
-the import. functions.pxi lists the functions, gpu.pxi reads one GPU, sweep.pxi a node.
+the import. functions.pxi lists the functions, gpu.pxi reads one GPU, mig.pxi its partitions, sweep.pxi a node; partition.pxi
+changes how one GPU is partitioned.
 """
 
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strcmp
 
 __all__ = [
     "DRIVER_NOT_LOADED",
     "FUNCTION_NOT_FOUND",
     "GPU_IS_LOST",
+    "INSUFFICIENT_RESOURCES",
+    "INVALID_ARGUMENT",
+    "IN_USE",
     "LIBRARY_NOT_FOUND",
     "LIB_RM_VERSION_MISMATCH",
+    "NOT_FOUND",
     "NOT_SUPPORTED",
+    "NO_PERMISSION",
+    "RESET_REQUIRED",
     "SUCCESS",
     "TIMEOUT",
     "UNINITIALIZED",
     "Library",
+    "Mig",
     "NvmlError",
     "NvmlMissing",
     "Sweep",
@@ -63,18 +71,28 @@ cdef extern from * nogil:
 # What NVML answers, as far as anything here depends on it.
 SUCCESS = 0
 UNINITIALIZED = 1
+INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
+NO_PERMISSION = 4
+NOT_FOUND = 6
 DRIVER_NOT_LOADED = 9
 TIMEOUT = 10
 LIBRARY_NOT_FOUND = 12
 FUNCTION_NOT_FOUND = 13
 GPU_IS_LOST = 15
+RESET_REQUIRED = 16
 LIB_RM_VERSION_MISMATCH = 18
+IN_USE = 19
+INSUFFICIENT_RESOURCES = 23
 
 cdef enum:
+    _INVALID_ARGUMENT = 2
     _NOT_SUPPORTED = 3
+    _NOT_FOUND = 6
+    _INSUFFICIENT_SIZE = 7
     _FUNCTION_NOT_FOUND = 13
     _GPU_IS_LOST = 15
+    _OUT_OF_MEMORY = 20
 
 include "functions.pxi"
 
@@ -185,5 +203,7 @@ cdef class Library:
         raise NvmlError(code, _name(f), self.error_text(code))
 
 
+include "mig.pxi"
 include "gpu.pxi"
+include "partition.pxi"
 include "sweep.pxi"

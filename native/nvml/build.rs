@@ -6,7 +6,14 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=PYO3_PYTHON");
-    for source in ["_nvml.pyx", "functions.pxi", "gpu.pxi", "sweep.pxi"] {
+    for source in [
+        "_nvml.pyx",
+        "functions.pxi",
+        "gpu.pxi",
+        "mig.pxi",
+        "partition.pxi",
+        "sweep.pxi",
+    ] {
         println!("cargo::rerun-if-changed={source}");
     }
 

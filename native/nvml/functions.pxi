@@ -50,6 +50,23 @@ cdef int NVLINK_REMOTE_PCI = _declare("nvmlDeviceGetNvLinkRemotePciInfo_v2", "nv
 cdef int NVLINK_REMOTE_TYPE = _declare("nvmlDeviceGetNvLinkRemoteDeviceType")
 cdef int COMMON_ANCESTOR = _declare("nvmlDeviceGetTopologyCommonAncestor")
 cdef int P2P_STATUS = _declare("nvmlDeviceGetP2PStatus")
+cdef int HANDLE_BY_UUID = _declare("nvmlDeviceGetHandleByUUID")
+cdef int INDEX = _declare("nvmlDeviceGetIndex")
+cdef int SET_MIG_MODE = _declare("nvmlDeviceSetMigMode")
+cdef int PROFILE = _declare("nvmlDeviceGetGpuInstanceProfileInfo")
+cdef int PLACEMENTS = _declare("nvmlDeviceGetGpuInstancePossiblePlacements_v2",
+                               "nvmlDeviceGetGpuInstancePossiblePlacements")
+cdef int GPU_INSTANCES = _declare("nvmlDeviceGetGpuInstances")
+cdef int GPU_INSTANCE = _declare("nvmlDeviceGetGpuInstanceById")
+cdef int GPU_INSTANCE_INFO = _declare("nvmlGpuInstanceGetInfo")
+cdef int CREATE_GPU_INSTANCE = _declare("nvmlDeviceCreateGpuInstanceWithPlacement")
+cdef int DESTROY_GPU_INSTANCE = _declare("nvmlGpuInstanceDestroy")
+cdef int COMPUTE_INSTANCE = _declare("nvmlGpuInstanceGetComputeInstanceById")
+cdef int COMPUTE_INSTANCE_INFO = _declare("nvmlComputeInstanceGetInfo_v2", "nvmlComputeInstanceGetInfo")
+cdef int CREATE_COMPUTE_INSTANCE = _declare("nvmlGpuInstanceCreateComputeInstance")
+cdef int DESTROY_COMPUTE_INSTANCE = _declare("nvmlComputeInstanceDestroy")
+# The first form, without instance ids, is of no use here.
+cdef int PROCESSES = _declare("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")
 
 # Structs and limits.
 
@@ -64,6 +81,10 @@ cdef enum:
     _P2P_NVLINK = 2
     _ADDRESSING_MODE_V1 = 0x01000008
     _MOST_SILENT = 1024
+    _PROFILE_INDICES = 18
+    _MOST_PLACEMENTS = 32  # of one profile; GPUs have 8 memory slices
+    _MOST_GPU_INSTANCES = 32  # at once; mig-minors knows ids 0 to 14
+    _COMPUTE_IDS = 8  # in a GPU instance, as mig-minors counts them
 
 cdef struct PciInfo:
     char bus_id_legacy[16]
@@ -83,7 +104,43 @@ cdef struct AddressingMode:
     unsigned int version
     unsigned int value
 
-# The shapes.
+cdef struct Placement:
+    unsigned int start
+    unsigned int size
+
+cdef struct ProfileInfo:
+    unsigned int id
+    unsigned int is_p2p_supported
+    unsigned int slices
+    unsigned int most
+    unsigned int multiprocessors
+    unsigned int copy_engines
+    unsigned int decoders
+    unsigned int encoders
+    unsigned int jpeg_engines
+    unsigned int ofa_engines
+    unsigned long long memory_mib
+
+cdef struct GpuInstanceInfo:
+    void *device
+    unsigned int id
+    unsigned int profile_id
+    Placement placement
+
+cdef struct ComputeInstanceInfo:
+    void *device  # the MIG device
+    void *gpu_instance
+    unsigned int id
+    unsigned int profile_id
+    Placement placement  # in compute slices; the unversioned form has none
+
+cdef struct Process:
+    unsigned int pid
+    unsigned long long used_memory
+    unsigned int gi_id
+    unsigned int ci_id
+
+# The shapes. A device is any handle: of a GPU, a MIG device, an instance.
 
 ctypedef int (*Plain)() noexcept nogil
 ctypedef int (*Number)(unsigned int) noexcept nogil
@@ -92,9 +149,11 @@ ctypedef int (*Text)(char *, unsigned int) noexcept nogil
 ctypedef int (*Out)(void *) noexcept nogil
 ctypedef int (*NumberOut)(unsigned int, void *) noexcept nogil
 ctypedef int (*DeviceText)(void *, char *, unsigned int) noexcept nogil
+ctypedef int (*Device)(void *) noexcept nogil
 ctypedef int (*DeviceOut)(void *, void *) noexcept nogil
 ctypedef int (*DeviceTwo)(void *, unsigned int *, unsigned int *) noexcept nogil
 ctypedef int (*DeviceNumberOut)(void *, unsigned int, void *) noexcept nogil
+ctypedef int (*DeviceNumberTwo)(void *, unsigned int, void *, void *) noexcept nogil
 ctypedef int (*DeviceBits)(void *, unsigned int, unsigned long *, unsigned int) noexcept nogil
 ctypedef int (*TwoDevicesOut)(void *, void *, void *) noexcept nogil
 ctypedef int (*TwoDevicesNumberOut)(void *, void *, int, void *) noexcept nogil
@@ -127,6 +186,11 @@ cdef inline int _call_device_text(void **table, int f, Place *place, void *devic
     return (<DeviceText> address)(device, out, size) if address else _FUNCTION_NOT_FOUND
 
 
+cdef inline int _call_device(void **table, int f, Place *place, void *device) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<Device> address)(device) if address else _FUNCTION_NOT_FOUND
+
+
 cdef inline int _call_device_out(void **table, int f, Place *place, void *device, void *out) noexcept nogil:
     cdef void *address = _enter(table, f, place)
     return (<DeviceOut> address)(device, out) if address else _FUNCTION_NOT_FOUND
@@ -142,6 +206,12 @@ cdef inline int _call_device_number_out(void **table, int f, Place *place, void 
                                         void *out) noexcept nogil:
     cdef void *address = _enter(table, f, place)
     return (<DeviceNumberOut> address)(device, number, out) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_device_number_two(void **table, int f, Place *place, void *device, unsigned int number,
+                                        void *first, void *second) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<DeviceNumberTwo> address)(device, number, first, second) if address else _FUNCTION_NOT_FOUND
 
 
 cdef inline int _call_device_bits(void **table, int f, Place *place, void *device, unsigned int words,

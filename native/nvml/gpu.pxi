@@ -40,6 +40,9 @@ cdef struct Gpu:
     unsigned long cpus[_CPU_WORDS]
     unsigned long nodes[_NODE_WORDS]
     Link links[_MOST_LINKS]
+    Profiles *profiles  # of its model, read by the first GPU of it; NULL where nobody asks for them
+    bint has_read_profiles
+    GpuInstances *instances  # NULL with MIG mode off
 
 
 cdef void _bus_id(PciInfo *pci, char *out) noexcept nogil:
@@ -202,6 +205,55 @@ cdef int _read_link(void **table, Gpu *gpu, unsigned int number) noexcept nogil:
         link.remote_type = value
     _refuse_lost(gpu, NVLINK_REMOTE_TYPE, code)
     return 0
+
+
+cdef int _read_mig(void **table, Gpu *gpus, int count, int index) noexcept nogil:
+    """How a GPU may be partitioned, if no GPU of its model told yet, and with MIG mode on how it is."""
+    cdef Gpu *gpu = &gpus[index]
+    cdef Profiles *profiles = _profiles_of_model(gpus, count, index)
+    if profiles == NULL:
+        profiles = <Profiles *> calloc(1, sizeof(Profiles))
+        if profiles == NULL:
+            return _out_of_memory(gpu, PROFILE)
+        gpu.code = _read_profiles(table, &gpu.place, gpu.handle, profiles, &gpu.refusing)
+        if gpu.code != 0:
+            free(profiles)
+            return _REFUSED
+        gpu.has_read_profiles = True
+    _store_pointer(<void **> &gpu.profiles, profiles)
+    if gpu.mig_current != 1:
+        return _READ
+    gpu.instances = <GpuInstances *> calloc(1, sizeof(GpuInstances))
+    if gpu.instances == NULL:
+        return _out_of_memory(gpu, GPU_INSTANCES)
+    gpu.code = _read_instances(table, &gpu.place, gpu.handle, profiles, gpu.instances, &gpu.refusing)
+    return _READ if gpu.code == 0 else _REFUSED
+
+
+cdef int _out_of_memory(Gpu *gpu, int f) noexcept nogil:
+    _refuse(gpu, f, _OUT_OF_MEMORY)
+    return _REFUSED
+
+
+cdef Profiles *_profiles_of_model(Gpu *gpus, int count, int index) noexcept nogil:
+    """What another GPU of this model told; NULL if none did. A thread that is just reading them is not waited for."""
+    cdef Profiles *profiles
+    cdef Gpu *gpu = &gpus[index]
+    cdef Gpu *other
+    cdef int at
+    for at in range(count):
+        other = &gpus[at]
+        profiles = <Profiles *> _load_pointer(<void **> &other.profiles)
+        if (
+            profiles != NULL
+            and strcmp(gpu.name, other.name) == 0
+            and gpu.memory == other.memory
+            and gpu.architecture == other.architecture
+            and gpu.major_capability == other.major_capability
+            and gpu.minor_capability == other.minor_capability
+        ):
+            return profiles
+    return NULL
 
 
 cdef object _or_none(long long number):

@@ -23,8 +23,12 @@ cdef class Sweep:
     cdef int *_p2p
     cdef unsigned char _silent[_MOST_SILENT]
     cdef unsigned char _without_pairs[_MOST_SILENT]
+    cdef bint _with_profiles
 
-    def __cinit__(self, Library library not None, silent: object = (), without_pairs: object = ()) -> None:
+    def __cinit__(
+        self, Library library not None, silent: object = (), without_pairs: object = (), profiles: bool = False
+    ) -> None:
+        self._with_profiles = profiles
         self._at_gpu = self._at_peer = -1
         self._library = library
         for index in silent:
@@ -35,6 +39,11 @@ cdef class Sweep:
                 self._without_pairs[<int> index] = 1
 
     def __dealloc__(self) -> None:
+        cdef int index
+        for index in range(self._published):
+            free(self._gpus[index].instances)
+            if self._gpus[index].has_read_profiles:
+                free(self._gpus[index].profiles)
         free(self._gpus)
         free(self._ancestors)
         free(self._p2p)
@@ -144,6 +153,30 @@ cdef class Sweep:
         uuid = _text(gpu.uuid) if _load(&gpu.place.calls) > 4 and gpu.uuid[0] else None
         return _or_none(gpu.minor), uuid
 
+    def tell_mig(self) -> tuple[list[tuple], dict[int, tuple[int, tuple]]]:
+        """Profile tables, and by GPU index which of them is its and which instances it has; see the stub."""
+        cdef list tables = []
+        cdef dict numbers = {}
+        cdef dict told = {}
+        cdef int index
+        cdef Gpu *gpu
+        for index in range(_load(&self._published)):
+            gpu = &self._gpus[index]
+            if _load(&gpu.state) != _READ or gpu.profiles == NULL:
+                continue
+            number = numbers.setdefault(<size_t> gpu.profiles, len(tables))
+            if number == len(tables):
+                tables.append(_tell_profiles(gpu.profiles))
+            told[index] = number, () if gpu.instances == NULL else _tell_instances(gpu.instances)
+        return tables, told
+
+    def mig(self, index: int) -> Mig:
+        """A GPU that was read, with the handle and the profiles this sweep knows."""
+        cdef int at = index
+        if not 0 <= at < _load(&self._published) or _load(&self._gpus[at].state) != _READ:
+            raise IndexError(f"no GPU {index} was read in this sweep")
+        return _mig(self._library, at, &self._gpus[at])
+
     cdef tuple _tell_gpu(self, int index, Gpu *gpu):
         mig = None if gpu.mig_current < 0 else (gpu.mig_current, gpu.mig_pending)
         return (
@@ -186,7 +219,7 @@ cdef class Sweep:
         self._ancestors = <int *> calloc(count * count + 1, sizeof(int))
         self._p2p = <int *> calloc(count * count + 1, sizeof(int))
         if self._gpus == NULL or self._ancestors == NULL or self._p2p == NULL:
-            self._code = 20  # NVML_ERROR_MEMORY
+            self._code = _OUT_OF_MEMORY
             return -1
         memset(self._ancestors, 0xFF, count * count * sizeof(int))
         memset(self._p2p, 0xFF, count * count * sizeof(int))
@@ -208,9 +241,13 @@ cdef class Sweep:
 
     cdef void _walk_gpu(self, int index) noexcept nogil:
         cdef Gpu *gpu = &self._gpus[index]
+        cdef int state
         if _load(&gpu.state) == _UNREAD:
             _store(&gpu.state, _READING)
-            _store(&gpu.state, _read_gpu(self._library._table, index, gpu))
+            state = _read_gpu(self._library._table, index, gpu)
+            if state == _READ and (gpu.mig_current == 1 or (self._with_profiles and gpu.mig_current == 0)):
+                state = _read_mig(self._library._table, self._gpus, self._published, index)
+            _store(&gpu.state, state)
 
     cdef void _walk_pairs(self, int generation) noexcept nogil:
         cdef int index

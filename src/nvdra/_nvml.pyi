@@ -7,13 +7,20 @@ __all__ = [
     "DRIVER_NOT_LOADED",
     "FUNCTION_NOT_FOUND",
     "GPU_IS_LOST",
+    "INSUFFICIENT_RESOURCES",
+    "INVALID_ARGUMENT",
+    "IN_USE",
     "LIBRARY_NOT_FOUND",
     "LIB_RM_VERSION_MISMATCH",
+    "NOT_FOUND",
     "NOT_SUPPORTED",
+    "NO_PERMISSION",
+    "RESET_REQUIRED",
     "SUCCESS",
     "TIMEOUT",
     "UNINITIALIZED",
     "Library",
+    "Mig",
     "NvmlError",
     "NvmlMissing",
     "Sweep",
@@ -22,13 +29,19 @@ __all__ = [
 
 SUCCESS: int
 UNINITIALIZED: int
+INVALID_ARGUMENT: int
 NOT_SUPPORTED: int
+NO_PERMISSION: int
+NOT_FOUND: int
 DRIVER_NOT_LOADED: int
 TIMEOUT: int
 LIBRARY_NOT_FOUND: int
 FUNCTION_NOT_FOUND: int
 GPU_IS_LOST: int
+RESET_REQUIRED: int
 LIB_RM_VERSION_MISMATCH: int
+IN_USE: int
+INSUFFICIENT_RESOURCES: int
 
 def calls() -> int: ...
 
@@ -77,9 +90,42 @@ _Gpu: TypeAlias = tuple[
 # In the order of nvdra.devices.scan.LeftOut's fields.
 _LeftOut: TypeAlias = tuple[int, int | None, str | None, str, int, str]
 
+# In the order of nvdra.devices.scan.MigProfileScan's fields, without the last.
+_Profile: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, tuple[tuple[int, int], ...]]
+
+# In the order of nvdra.devices.scan.ComputeInstanceScan's fields: id, profile id, UUID
+_ComputeInstance: TypeAlias = tuple[int, int, str]
+
+# In the order of nvdra.devices.scan.GpuInstanceScan's fields.
+_GpuInstance: TypeAlias = tuple[int, int, int, int, tuple[_ComputeInstance, ...]]
+
+@final
+class Mig:
+    uuid: str
+    index: int
+    def __new__(cls, library: Library, uuid: str) -> Self: ...
+    @property
+    def function(self) -> str: ...
+    def error_text(self, code: int) -> str: ...
+    def mode(self) -> tuple[int, int]: ...
+    def set_mode(self, on: bool) -> int: ...
+    def instances(self) -> tuple[_GpuInstance, ...]: ...
+    def create_gpu_instance(self, profile_id: int, start: int, size: int) -> int: ...
+    def create_compute_instance(self, gi_id: int, profile_id: int) -> _ComputeInstance: ...
+    def destroy_compute_instance(self, gi_id: int, ci_id: int) -> None: ...
+    def destroy_gpu_instance(self, gi_id: int) -> None: ...
+    # pid, GPU instance id, compute instance id
+    def processes(self) -> list[tuple[int, int, int]]: ...
+
 @final
 class Sweep:
-    def __new__(cls, library: Library, silent: Iterable[int] = (), without_pairs: Iterable[int] = ()) -> Self: ...
+    def __new__(
+        cls,
+        library: Library,
+        silent: Iterable[int] = (),
+        without_pairs: Iterable[int] = (),
+        profiles: bool = False,
+    ) -> Self: ...
     def run(self) -> None: ...
     def read_gpu(self, index: int) -> None: ...
     def read_pairs(self) -> None: ...
@@ -93,3 +139,8 @@ class Sweep:
     def tell(
         self,
     ) -> tuple[str, int, list[_Gpu], list[_LeftOut], dict[tuple[int, int], int], dict[tuple[int, int], int]]: ...
+    # profile tables; by GPU index the number of its table, and its instances
+    def tell_mig(
+        self,
+    ) -> tuple[list[tuple[_Profile, ...]], dict[int, tuple[int, tuple[_GpuInstance, ...]]]]: ...
+    def mig(self, index: int) -> Mig: ...

@@ -23,16 +23,19 @@ def real_library() -> Path | None:
     return next((path.resolve() for path in found if path.exists()), None)
 
 
-def oracle(library: Path) -> dict[str, Any]:
-    """What NVIDIA's binding says of the node this library belongs to."""
+def oracle(library: Path, *options: str) -> dict[str, Any]:
+    """What NVIDIA's binding says of the node this library belongs to; `profiles`: with those of all capable GPUs."""
     environment = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
-    done = subprocess.run([sys.executable, ORACLE], env=environment, check=True, capture_output=True, text=True)
+    command = [sys.executable, str(ORACLE), "1", *options]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)["node"]
 
 
 def plain(scan: NodeScan) -> dict[str, Any]:
-    """A scan in the oracle's form."""
+    """A scan in the oracle's form, without what NVML tells of live instances only: how they can be filled."""
     values = dataclasses.asdict(scan)
+    for profile in [profile for gpu in values["gpus"] for profile in gpu["mig"]["profiles"]]:
+        del profile["compute"]
     values["left_out"] = [{"index": left["index"], "code": left["code"]} for left in values["left_out"]]
     for name in ("common_ancestor", "p2p"):
         values[name] = sorted([*pair, value] for pair, value in values[name].items())

@@ -5,6 +5,7 @@ Runs in a process of its own (`LD_LIBRARY_PATH` picks the library) and prints JS
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import time
@@ -17,10 +18,19 @@ _CPU_WORDS, _NODE_WORDS, _NODE_SCOPE, _MOST_LINKS = 128, 16, 0, 18
 _DISPLAYS = ("DGX Display", "NVIDIA DGX Display")
 # What a library without a function says, and what a GPU says that has no such thing.
 _ABSENT = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+_NO_PROFILE = (*_ABSENT, pynvml.NVML_ERROR_INVALID_ARGUMENT)
+_PROFILE_INDICES, _COMPUTE_INDICES, _ALL_ENGINES = 18, 9, 0
+
+Tables = dict[tuple[Any, ...], list[dict[str, Any]]]
 
 
-def walk() -> dict[str, Any]:
-    """A `NodeScan` as plain values, between an init and a shutdown that are the caller's."""
+def walk(*, profiles: bool = False, by_model: bool = False) -> dict[str, Any]:
+    """A `NodeScan` as plain values, between an init and a shutdown that are the caller's.
+
+    profiles   of every GPU that is MIG capable
+    by_model   read once for all GPUs of a model
+    """
+    tables: Tables | None = {} if by_model else None
     gpus: list[dict[str, Any]] = []
     handles: dict[int, Any] = {}
     left_out: list[dict[str, Any]] = []
@@ -29,7 +39,9 @@ def walk() -> dict[str, Any]:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             if pynvml.nvmlDeviceGetName(handle) in _DISPLAYS:
                 continue
-            gpus.append(_gpu(index, handle))
+            gpu = _gpu(index, handle)
+            gpu["mig"] = _mig(handle, gpu, tables, profiles=profiles)
+            gpus.append(gpu)
             handles[index] = handle
         except pynvml.NVMLError as error:
             left_out.append({"index": index, "code": error.value})
@@ -64,6 +76,89 @@ def _gpu(index: int, handle: Any) -> dict[str, Any]:
         "memory_affinity": _bits(_known(pynvml.nvmlDeviceGetMemoryAffinity, handle, _NODE_WORDS, _NODE_SCOPE)),
         "virtualization_mode": _known(pynvml.nvmlDeviceGetVirtualizationMode, handle),
         "persistence_mode": _known(pynvml.nvmlDeviceGetPersistenceMode, handle),
+    }
+
+
+def _mig(handle: Any, gpu: dict[str, Any], tables: Tables | None, *, profiles: bool) -> dict[str, Any]:
+    is_on = gpu["mig_mode"] is not None and gpu["mig_mode"][0] == 1
+    if not is_on and (gpu["mig_mode"] is None or not profiles):
+        return {"profiles": [], "instances": []}
+    model = (gpu["name"], gpu["memory_bytes"], gpu["architecture"], *gpu["cuda_compute_capability"])
+    if tables is None:
+        table = _profiles(handle)
+    elif (table := tables.get(model, [])) == []:
+        table = tables[model] = _profiles(handle)
+    found = [_gpu_instance(instance) for profile in table for instance in _listed(handle, profile)] if is_on else []
+    return {"profiles": table, "instances": sorted(found, key=lambda instance: int(instance["start"]))}
+
+
+def _profiles(handle: Any) -> list[dict[str, Any]]:
+    found = []
+    for index in range(_PROFILE_INDICES):
+        try:
+            about = pynvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, index, version=1)
+            places = _placements(handle, about.id)
+        except pynvml.NVMLError as error:
+            if error.value not in _NO_PROFILE:
+                raise
+            continue
+        found.append(
+            {
+                "index": index,
+                "profile_id": about.id,
+                "slices": about.sliceCount,
+                "most": about.instanceCount,
+                "multiprocessors": about.multiprocessorCount,
+                "copy_engines": about.copyEngineCount,
+                "decoders": about.decoderCount,
+                "encoders": about.encoderCount,
+                "jpeg_engines": about.jpegCount,
+                "ofa_engines": about.ofaCount,
+                "memory_mib": about.memorySizeMB,
+                "placements": places,
+            }
+        )
+    return found
+
+
+def _placements(handle: Any, profile_id: int) -> list[list[int]]:
+    count = ctypes.c_uint()
+    pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(handle, profile_id, None, ctypes.byref(count))
+    room = (pynvml.c_nvmlGpuInstancePlacement_t * count.value)()
+    if count.value:
+        pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(handle, profile_id, room, ctypes.byref(count))
+    return sorted([place.start, place.size] for place in room)
+
+
+def _listed(handle: Any, profile: dict[str, Any]) -> list[Any]:
+    room, count = (pynvml.c_nvmlGpuInstance_t * profile["most"])(), ctypes.c_uint(profile["most"])
+    pynvml.nvmlDeviceGetGpuInstances(handle, profile["profile_id"], room, ctypes.byref(count))
+    return [room[at] for at in range(count.value)]
+
+
+def _gpu_instance(instance: Any) -> dict[str, Any]:
+    about = pynvml.nvmlGpuInstanceGetInfo(instance)
+    found = []
+    for index in range(_COMPUTE_INDICES):
+        try:
+            profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, index, _ALL_ENGINES, version=1)
+        except pynvml.NVMLError as error:
+            if error.value not in _NO_PROFILE:
+                raise
+            continue
+        count = ctypes.c_uint(profile.instanceCount)
+        room = (pynvml.c_nvmlComputeInstance_t * profile.instanceCount)()
+        pynvml.nvmlGpuInstanceGetComputeInstances(instance, profile.id, room, ctypes.byref(count))
+        for at in range(count.value):
+            inside = pynvml.nvmlComputeInstanceGetInfo_v2(room[at])
+            uuid = pynvml.nvmlDeviceGetUUID(inside.device)
+            found.append({"ci_id": inside.id, "profile_id": inside.profileId, "uuid": uuid})
+    return {
+        "gi_id": about.id,
+        "profile_id": about.profileId,
+        "start": about.placement.start,
+        "size": about.placement.size,
+        "compute": sorted(found, key=lambda inside: int(inside["ci_id"])),
     }
 
 
@@ -121,17 +216,18 @@ def _bits(words: Any) -> list[int]:
     return [64 * at + bit for at, word in enumerate(words or ()) for bit in range(64) if word >> bit & 1]
 
 
-def main(repeat: int) -> None:
+def main(repeat: int, *, profiles: bool, by_model: bool) -> None:
     """Prints what the last of `repeat` walks said, how long each took, and init and shutdown, in seconds."""
     pynvml.nvmlInitWithFlags(1)
     walks_s = []
     for _ in range(repeat):
         began = time.perf_counter()
-        said = walk()
+        said = walk(profiles=profiles, by_model=by_model)
         walks_s.append(time.perf_counter() - began)
     pynvml.nvmlShutdown()
     json.dump({"node": said, "walks_s": walks_s}, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    options = sys.argv[2:]
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1, profiles="profiles" in options, by_model="by-model" in options)

@@ -32,7 +32,8 @@ class MigProfileScan:
     index       0..17, what profiles are asked for by; `profile_id` is what NVML then calls it
     memory_mib  memorySizeMB, which is MiB
     placements  (start, size) in memory slices, ascending
-    compute     compute instance profiles with as many slices, ascending by index; empty where none could be read
+    compute     compute instance profiles with as many slices, ascending by index; nvml.h's, whose ids are the indices:
+                NVML itself tells them of a live instance only, and some GPUs lack one of two (7 slices: 4 and 8)
     """
 
     index: int

@@ -1,7 +1,36 @@
-"""NVML: a lease, a scan. Sole importer of the compiled binding."""
+"""NVML: a lease, a scan, partitions. Sole importer of the compiled binding."""
 
-from nvdra._nvml import NvmlError, NvmlMissing, calls
+from nvdra._nvml import (
+    GPU_IS_LOST,
+    IN_USE,
+    INSUFFICIENT_RESOURCES,
+    INVALID_ARGUMENT,
+    NO_PERMISSION,
+    NOT_FOUND,
+    NOT_SUPPORTED,
+    RESET_REQUIRED,
+    NvmlError,
+    NvmlMissing,
+    calls,
+)
 from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHeld, NvmlHung
 from nvdra.nvml.session import Nvml
 
-__all__ = ["DriverAbsent", "DriverChanged", "Nvml", "NvmlError", "NvmlHeld", "NvmlHung", "NvmlMissing", "calls"]
+__all__ = [
+    "GPU_IS_LOST",
+    "INSUFFICIENT_RESOURCES",
+    "INVALID_ARGUMENT",
+    "IN_USE",
+    "NOT_FOUND",
+    "NOT_SUPPORTED",
+    "NO_PERMISSION",
+    "RESET_REQUIRED",
+    "DriverAbsent",
+    "DriverChanged",
+    "Nvml",
+    "NvmlError",
+    "NvmlHeld",
+    "NvmlHung",
+    "NvmlMissing",
+    "calls",
+]

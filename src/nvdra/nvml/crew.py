@@ -1,5 +1,7 @@
 """Who talks to NVML: an owner thread, a worker per GPU, and the threads that never came back.
 
+Scans are the owner's; what is asked of one GPU, or changed on it, is its worker's, one call after the other.
+
 A call that hangs is charged to the GPU it is about: that GPU is left alone until the call returns, nothing else stops.
 """
 
@@ -9,21 +11,32 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from nvdra import telemetry
-from nvdra._nvml import TIMEOUT, Library, Sweep
-from nvdra.devices.scan import GpuScan, LeftOut, NodeScan, NvLink
+from nvdra._nvml import TIMEOUT, Library, Mig, Sweep
+from nvdra.devices.scan import GpuScan, LeftOut, MigScan, NodeScan, NvLink
+from nvdra.nvml import mig
 from nvdra.nvml.errors import NvmlHung
 from nvdra.nvml.worker import Gate, Worker, outcome
 from nvdra.ports import Clock
 
+if TYPE_CHECKING:
+    from nvdra._nvml import _Gpu
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """A call that has not come back. `peer`: it is about a pair of GPUs."""
+    """A call that has not come back.
+
+    gpu   NVML's index; None where the call was to tell it
+    peer  the other GPU, if it is about a pair
+    """
 
     function: str
-    gpu: int
+    gpu: int | None
     peer: int | None
     minor: int | None
     uuid: str | None
@@ -38,7 +51,10 @@ class Crew:
         self._when_back = when_back
         self._gate = Gate()
         self._owner = Worker("nvml-owner")
-        self._workers: dict[int, Worker] = {}
+        self._workers: dict[int | str, Worker] = {}  # by index in a scan, by UUID for one GPU
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._gpus: dict[str, Mig] = {}  # by UUID, of this session
+        self._minors: dict[str, int] = {}  # by UUID, of the last scan
         self._stuck: list[Stuck] = []
         self._hung: tuple[asyncio.Future[None], NvmlHung] | None = None
 
@@ -69,14 +85,61 @@ class Crew:
         running.add_done_callback(lambda _: self._when_back())
         return hung
 
-    async def scan(self, library: Library, timeout_s: float) -> NodeScan:
+    def forget(self) -> None:
+        """The session is over: handles are worth nothing any more."""
+        self._gpus.clear()
+
+    async def call(self, library: Callable[[], Library], uuid: str, work: Callable[[Mig], T], timeout_s: float) -> T:
+        """Carries out what is about one GPU in its worker, when what was asked of it before is done.
+
+        Cancelled before its turn it is not carried out; later, it ends by itself and what comes next waits for it.
+        library  the session's, asked for in the worker: by then a session may have been opened anew
+        Raises NvmlError; NvmlHung when it takes longer than `timeout_s`, counted from its turn on, or when an earlier
+        call about this GPU hangs.
+        """
+        turn = self._turns.setdefault(uuid, asyncio.Lock())
+        await turn.acquire()
+        try:
+            self._refuse_stuck(uuid)
+            running = await self._gate.call(self._worker(uuid), lambda: work(self._gpu(library(), uuid)))
+        except BaseException:
+            turn.release()
+            raise
+        return await asyncio.shield(asyncio.create_task(self._watch(running, turn, uuid, timeout_s)))
+
+    async def _watch(self, running: asyncio.Future[T], turn: asyncio.Lock, uuid: str, timeout_s: float) -> T:
+        try:
+            return await outcome(running, self._clock, timeout_s)
+        except TimeoutError:
+            gpu = self._gpus.get(uuid)
+            function = "" if gpu is None else gpu.function
+            index = None if gpu is None or gpu.index < 0 else gpu.index
+            stuck = Stuck(function, index, None, self._minors.get(uuid), uuid, self._clock.now())
+            self._leave(running, self._workers.pop(uuid), stuck)
+            raise NvmlHung(function, timeout_s, f"{uuid} is left alone until it does") from None
+        finally:
+            turn.release()
+
+    def _gpu(self, library: Library, uuid: str) -> Mig:
+        gpu = self._gpus.get(uuid)
+        if gpu is None:
+            gpu = self._gpus[uuid] = Mig(library, uuid)
+        return gpu
+
+    def _refuse_stuck(self, uuid: str) -> None:
+        for stuck in self._stuck:
+            if stuck.uuid == uuid and stuck.peer is None:
+                silence_s = self._clock.now() - stuck.since_s
+                raise NvmlHung(stuck.function, silence_s, f"{uuid} is left alone until it does")
+
+    async def scan(self, library: Library, timeout_s: float, *, profiles: bool) -> NodeScan:
         """The node in one sweep by the owner.
 
         When one call takes longer than `timeout_s`, its GPU is given up and the GPUs behind it are read by their own
         workers, side by side, with the same time for all: one hung GPU never hides the others.
         Raises NvmlError when the node refuses, NvmlHung when a call about no GPU hangs.
         """
-        sweep = Sweep(library, self._silent(), self._without_pairs())
+        sweep = Sweep(library, self._silent(), self._without_pairs(), profiles)
         running = await self._gate.call(self._owner, sweep.run)
         if await self._stops(running, sweep, timeout_s):
             gpu, peer, function, _ = sweep.place
@@ -124,7 +187,7 @@ class Crew:
             assert gpu is not None
             self._give_up_owner(running, sweep, gpu, peer, function)
 
-    def _worker(self, gpu: int) -> Worker:
+    def _worker(self, gpu: int | str) -> Worker:
         return self._workers.setdefault(gpu, Worker(f"nvml-gpu-{gpu}"))
 
     def _give_up_owner(
@@ -137,43 +200,64 @@ class Crew:
     def _give_up(
         self, running: asyncio.Future[None], worker: Worker, sweep: Sweep, gpu: int, peer: int | None, function: str
     ) -> None:
-        """Leaves a thread in its call, and its GPU alone for as long."""
         minor, uuid = sweep.known(gpu)
-        stuck = Stuck(function, gpu, peer, minor, uuid, self._clock.now())
+        self._leave(running, worker, Stuck(function, gpu, peer, minor, uuid, self._clock.now()))
+
+    def _leave(self, running: asyncio.Future[T], worker: Worker, stuck: Stuck) -> None:
+        """Leaves a thread in its call, and its GPU alone for as long."""
         self._stuck.append(stuck)
         worker.retire()
 
-        def back(_: asyncio.Future[None]) -> None:
+        def back(_: asyncio.Future[T]) -> None:
             self._stuck.remove(stuck)
-            telemetry.info(0, "An NVML call came back", function=function, index=gpu, uuid=uuid)
+            telemetry.info(0, "An NVML call came back", function=stuck.function, index=stuck.gpu, uuid=stuck.uuid)
             self._when_back()
 
         running.add_done_callback(back)
-        telemetry.warning("An NVML call does not return", function=function, index=gpu, uuid=uuid, peer=peer)
+        telemetry.warning(
+            "An NVML call does not return", function=stuck.function, index=stuck.gpu, uuid=stuck.uuid, peer=stuck.peer
+        )
 
     def _silent(self) -> set[int]:
-        return {stuck.gpu for stuck in self._stuck if stuck.peer is None}
+        return {stuck.gpu for stuck in self._stuck if stuck.gpu is not None and stuck.peer is None}
 
     def _without_pairs(self) -> set[int]:
         """GPUs in a pair that hung: which of the two is to blame is not known, and topology is worth no thread more."""
-        return {gpu for stuck in self._stuck if stuck.peer is not None for gpu in (stuck.gpu, stuck.peer)}
+        pairs = [(stuck.gpu, stuck.peer) for stuck in self._stuck if stuck.peer is not None]
+        return {gpu for pair in pairs for gpu in pair if gpu is not None}
 
     def _told(self, sweep: Sweep) -> NodeScan:
         driver_version, cuda_driver_version, gpus, refused, ancestors, p2p = sweep.tell()
         left_out = [LeftOut(*refusal) for refusal in refused]
-        left_out += [self._left_alone(stuck) for stuck in self._stuck if stuck.peer is None]
+        left_out += [
+            self._left_alone(stuck.gpu, stuck) for stuck in self._stuck if stuck.gpu is not None and stuck.peer is None
+        ]
         # GPUs on one board have the same links to the same switches: each is made once.
         links = {link: NvLink(*link) for link in {link for gpu in gpus for link in gpu[13]}}
+        tables, partitioned = sweep.tell_mig()
+        profiles = [mig.profiles(table) for table in tables]
+        found = {index: MigScan(profiles[table], mig.instances(seen)) for index, (table, seen) in partitioned.items()}
+        self._remember(sweep, gpus)
         return NodeScan(
             driver_version=driver_version,
             cuda_driver_version=cuda_driver_version,
-            gpus=tuple(GpuScan(*gpu[:13], tuple(links[link] for link in gpu[13]), *gpu[14:]) for gpu in gpus),
+            gpus=tuple(
+                GpuScan(*gpu[:13], tuple(links[link] for link in gpu[13]), *gpu[14:], mig=found.get(gpu[0], MigScan()))
+                for gpu in gpus
+            ),
             left_out=tuple(sorted(left_out, key=lambda left: left.index)),
             common_ancestor=ancestors,
             p2p=p2p,
         )
 
-    def _left_alone(self, stuck: Stuck) -> LeftOut:
+    def _remember(self, sweep: Sweep, gpus: list[_Gpu]) -> None:
+        """What this sweep knows spares looking GPUs up."""
+        self._minors = {gpu[2]: gpu[1] for gpu in gpus}
+        for gpu in gpus:
+            if gpu[2] not in self._gpus:
+                self._gpus[gpu[2]] = sweep.mig(gpu[0])
+
+    def _left_alone(self, index: int, stuck: Stuck) -> LeftOut:
         silence_s = self._clock.now() - stuck.since_s
         text = f"given up {silence_s:.0f} s ago, as the call did not return; the GPU is left alone until it does"
-        return LeftOut(stuck.gpu, stuck.minor, stuck.uuid, stuck.function, TIMEOUT, text)
+        return LeftOut(index, stuck.minor, stuck.uuid, stuck.function, TIMEOUT, text)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from nvdra import telemetry
-from nvdra._nvml import DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH, Library, NvmlError, NvmlMissing
-from nvdra.devices.scan import NodeScan
+from nvdra._nvml import DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH, Library, Mig, NvmlError, NvmlMissing
+from nvdra.devices.scan import ComputeInstanceScan, GpuInstanceScan, NodeScan
+from nvdra.nvml import mig
 from nvdra.nvml.crew import Crew
 from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHeld, NvmlHung
 from nvdra.ports import Clock
@@ -21,6 +23,9 @@ INIT = "nvmlInitWithFlags"
 SHUTDOWN = "nvmlShutdown"
 IDLE_S = 5.0
 TIMEOUT_S = 10.0
+CHANGE_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
 
 
 class Nvml:
@@ -52,22 +57,63 @@ class Nvml:
         """Whether a session is open now, and so /dev/nvidia* may be."""
         return self._is_open
 
-    async def scan(self, *, timeout_s: float = TIMEOUT_S) -> NodeScan:
-        """The whole node in one sweep; a GPU that refuses or hangs is in `left_out` and costs the others nothing."""
+    async def scan(self, *, profiles: bool = False, timeout_s: float = TIMEOUT_S) -> NodeScan:
+        """The whole node in one sweep; a GPU that refuses or hangs is in `left_out` and costs the others nothing.
+
+        profiles   of every MIG-capable GPU; without it only of those whose MIG mode is on
+        """
         async with self._scanning:
             was_open = self._is_open
-            async with self._use("a scan", timeout_s) as library:
+            async with self._use("a scan", timeout_s, checked=True) as library:
                 try:
-                    return await self._crew.scan(library, timeout_s)
+                    return await self._crew.scan(library, timeout_s, profiles=profiles)
                 except NvmlError as refusal:
                     if not was_open:
                         raise self._unusable(refusal) from refusal
                     telemetry.warning("NVML refuses, opening it anew", cause=str(refusal))
             async with self._use("a scan", timeout_s, anew=True) as library:
                 try:
-                    return await self._crew.scan(library, timeout_s)
+                    return await self._crew.scan(library, timeout_s, profiles=profiles)
                 except NvmlError as refusal:
                     raise self._unusable(refusal) from refusal
+
+    async def mig(self, uuid: str, *, timeout_s: float = TIMEOUT_S) -> tuple[bool, tuple[GpuInstanceScan, ...]]:
+        """Whether MIG mode is on, and the GPU instances there are now, ascending by start."""
+        return await self._on(uuid, mig.read, timeout_s)
+
+    async def set_mig_mode(self, uuid: str, on: bool, *, timeout_s: float = CHANGE_TIMEOUT_S) -> None:
+        """MIG mode as wanted, at once. A change that NVML accepts and does not activate is taken back and raised."""
+        await self._on(uuid, lambda gpu: mig.set_mode(gpu, on), timeout_s)
+
+    async def create_gpu_instance(
+        self, uuid: str, profile_id: int, start: int, size: int, *, timeout_s: float = CHANGE_TIMEOUT_S
+    ) -> int:
+        """The id of a new GPU instance; `start` and `size` in memory slices. If it raises, one may have been made."""
+        return await self._on(uuid, lambda gpu: gpu.create_gpu_instance(profile_id, start, size), timeout_s)
+
+    async def create_compute_instance(
+        self, uuid: str, gi_id: int, profiles: Sequence[int], *, timeout_s: float = CHANGE_TIMEOUT_S
+    ) -> ComputeInstanceScan:
+        """A new compute instance with the first of these profiles (ids) that the GPU instance has."""
+        return await self._on(uuid, lambda gpu: mig.create_compute_instance(gpu, gi_id, profiles), timeout_s)
+
+    async def destroy_compute_instance(
+        self, uuid: str, gi_id: int, ci_id: int, *, timeout_s: float = CHANGE_TIMEOUT_S
+    ) -> None:
+        """The compute instance is gone, also if it was before. Raises NvmlError with IN_USE while a program uses it."""
+        await self._on(uuid, lambda gpu: mig.destroy_compute_instance(gpu, gi_id, ci_id), timeout_s)
+
+    async def destroy_gpu_instance(self, uuid: str, gi_id: int, *, timeout_s: float = CHANGE_TIMEOUT_S) -> None:
+        """The GPU instance is gone, also if it was before. Raises NvmlError with IN_USE while anything is in it."""
+        await self._on(uuid, lambda gpu: mig.destroy_gpu_instance(gpu, gi_id), timeout_s)
+
+    async def processes(self, uuid: str, gi_id: int, *, timeout_s: float = TIMEOUT_S) -> tuple[int, ...]:
+        """The pids that NVML shows in a GPU instance, ascending; none where it does not tell."""
+        return await self._on(uuid, lambda gpu: mig.processes(gpu, gi_id), timeout_s)
+
+    async def _on(self, uuid: str, work: Callable[[Mig], T], timeout_s: float) -> T:
+        async with self._use(f"MIG of {uuid}", timeout_s):
+            return await self._crew.call(self._opened, uuid, work, timeout_s)
 
     @asynccontextmanager
     async def hold(self, reason: str, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[None]:
@@ -85,15 +131,24 @@ class Nvml:
                 self._rest()
 
     @asynccontextmanager
-    async def _use(self, reason: str, timeout_s: float, *, anew: bool = False) -> AsyncIterator[Library]:
+    async def _use(
+        self, reason: str, timeout_s: float, *, anew: bool = False, checked: bool = False
+    ) -> AsyncIterator[Library]:
+        """The body runs in an open session.
+
+        anew     in a new one
+        checked  after a look whether the library is still the node's, also if somebody uses it now
+        """
         self._stop_timer()
         self._users.append(reason)
         try:
             async with self._changing:
-                carry_out = self._crew.look if self._is_open and not anew else self._crew.change
-                await carry_out(self._renew if anew else self._begin, timeout_s, INIT)
-            assert self._library is not None
-            yield self._library
+                if anew or not self._is_open:
+                    await self._crew.change(self._renew if anew else self._begin, timeout_s, INIT)
+                elif checked or len(self._users) == 1:
+                    await self._crew.look(self._begin, timeout_s, INIT)
+                # Else the owner is not asked: it may be in a long sweep.
+            yield self._opened()
         finally:
             self._users.remove(reason)
             self._rest()
@@ -126,6 +181,10 @@ class Nvml:
                 raise NvmlHeld(tuple(self._users))
             if self._is_open:
                 await self._crew.change(self._finish, timeout_s, SHUTDOWN)
+
+    def _opened(self) -> Library:
+        assert self._library is not None
+        return self._library
 
     # What follows runs in the owner thread.
 
@@ -164,6 +223,7 @@ class Nvml:
         else:
             self._library.unload()
             self._library = None
+        self._crew.forget()
         self._is_open = False
 
     def _renew(self) -> None:

@@ -1,0 +1,112 @@
+"""MIG of one GPU: what its worker thread does for each question and change, and the values NVML's tuples become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from nvdra._nvml import (
+    FUNCTION_NOT_FOUND,
+    INVALID_ARGUMENT,
+    NO_PERMISSION,
+    NOT_FOUND,
+    NOT_SUPPORTED,
+    Mig,
+    NvmlError,
+)
+from nvdra.devices.scan import ComputeInstanceScan, ComputeProfileScan, GpuInstanceScan, MigProfileScan
+
+if TYPE_CHECKING:
+    from nvdra._nvml import _GpuInstance, _Profile
+
+# Slices of compute instance profiles by index. NVML itself tells them of a live GPU instance only.
+# Source: nvml.h. That the ids are the indices: MIG user guide, `nvidia-smi mig -lcip`.
+_COMPUTE_SLICES = (1, 2, 3, 4, 7, 8, 6, 1, 7)
+_SECOND_ONE_SLICE = 7
+
+
+def profiles(table: Iterable[_Profile]) -> tuple[MigProfileScan, ...]:
+    return tuple(MigProfileScan(*profile, _spanning(profile[2])) for profile in table)
+
+
+def _spanning(slices: int) -> tuple[ComputeProfileScan, ...]:
+    return tuple(
+        ComputeProfileScan(index, index, slices)
+        for index, its in enumerate(_COMPUTE_SLICES)
+        if its == slices and index != _SECOND_ONE_SLICE
+    )
+
+
+def instances(seen: Iterable[_GpuInstance]) -> tuple[GpuInstanceScan, ...]:
+    return tuple(
+        GpuInstanceScan(*instance[:4], tuple(ComputeInstanceScan(*compute) for compute in instance[4]))
+        for instance in seen
+    )
+
+
+def read(gpu: Mig) -> tuple[bool, tuple[GpuInstanceScan, ...]]:
+    try:
+        current, _ = gpu.mode()
+    except NvmlError as refusal:
+        if refusal.code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+            return False, ()
+        raise
+    return current == 1, instances(gpu.instances()) if current == 1 else ()
+
+
+def set_mode(gpu: Mig, on: bool) -> None:
+    current, pending = gpu.mode()
+    if (current, pending) == (on, on):
+        return
+    activation = gpu.set_mode(on)
+    if activation == 0:
+        return
+    # Accepted and not activated: without this it would come over the GPU with its next reset.
+    with suppress(NvmlError):
+        gpu.set_mode(bool(current))
+    text = "accepted, but not activated: " + gpu.error_text(activation)
+    raise NvmlError(activation, "nvmlDeviceSetMigMode", text)
+
+
+def create_compute_instance(gpu: Mig, gi_id: int, profiles: Sequence[int]) -> ComputeInstanceScan:
+    for profile_id in profiles[:-1]:
+        try:
+            return ComputeInstanceScan(*gpu.create_compute_instance(gi_id, profile_id))
+        except NvmlError as refusal:
+            if refusal.code not in (NOT_SUPPORTED, INVALID_ARGUMENT):
+                raise
+    return ComputeInstanceScan(*gpu.create_compute_instance(gi_id, profiles[-1]))
+
+
+def destroy_compute_instance(gpu: Mig, gi_id: int, ci_id: int) -> None:
+    try:
+        gpu.destroy_compute_instance(gi_id, ci_id)
+    except NvmlError as refusal:
+        if not _is_gone(refusal):
+            raise
+
+
+def destroy_gpu_instance(gpu: Mig, gi_id: int) -> None:
+    try:
+        gpu.destroy_gpu_instance(gi_id)
+    except NvmlError as refusal:
+        if not _is_gone(refusal):
+            raise
+
+
+def _is_gone(refusal: NvmlError) -> bool:
+    """With MIG mode off there are no instances: NVML says NOT_SUPPORTED, or NOT_FOUND as an H200 does."""
+    return refusal.code == NOT_FOUND or (
+        refusal.code == NOT_SUPPORTED and refusal.function == "nvmlDeviceGetGpuInstanceById"
+    )
+
+
+def processes(gpu: Mig, gi_id: int) -> tuple[int, ...]:
+    try:
+        listed = gpu.processes()
+    except NvmlError as refusal:
+        if refusal.code in (NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND):
+            return ()
+        raise
+    return tuple(sorted({pid for pid, gi, _ in listed if gi == gi_id}))
