@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from nvdra_mock_nvml import Root, lay_out
 
 from nvdra import cdi, checkpoint
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Entry
+from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, PreparedMig
 from nvdra.kube import HttpKube, access
 from nvdra.ports import Resource
 from nvdra.programs.demo.scheduler import Wish, status
@@ -375,6 +376,28 @@ def test_a_device_that_is_not_here(left: Site) -> None:
     )
 
 
+def test_a_partitions_document_has_its_capability_nodes(left: Site) -> None:
+    left.root.set_mig_mode(2, True)
+    made = left.root.create_mig(2, "1g.10gb", start=3)
+    name = "gpu-2-mig-1g10gb-19-3"
+    ran = left.run("cdi", "render", name, "gpu-0", "--claim-uid", "c")
+    assert (ran.status, ran.err) == (0, "")
+    whole, part = cdi.parse(ran.out.encode()).devices
+    assert (whole.name, part.name) == ("c-gpu-0", f"c-{name}")
+    assert [node.path for node in part.edits.device_nodes] == [
+        "/dev/nvidia2",
+        *(f"/dev/nvidia-caps/{left.root.capability_node(2, made.gi, ci).name}" for ci in (None, made.ci)),
+    ]
+    ran = left.run("cdi", "render", "gpu-2-mig-1g10gb-19-0")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err == "Error: this node has no device gpu-2-mig-1g10gb-19-0: gpu-2 has no such MIG device now\n"
+    (left.root.procfs / f"driver/nvidia/capabilities/gpu2/mig/gi{made.gi}/access").unlink()
+    ran = left.run("cdi", "render", name)
+    assert ran.err.startswith(
+        f"Error: the device nodes of {name} are not known: failed to parse GI capabilities file {left.root.procfs}/"
+    )
+
+
 # ── kubelet's side is not well ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -480,6 +503,26 @@ def test_a_claim_that_was_begun(left: Site) -> None:
     assert claim["devices"]
     assert "  begun " in left.run("checkpoint", "show").out
     assert ("record", f"claim {claim['uid']} was begun and not finished") in left.findings("warning")
+
+
+def test_a_claim_with_a_partition(left: Site) -> None:
+    place = PreparedMig(parent_minor=3, parent_uuid="GPU-3", gi_id=9, ci_id=0)
+    device = PreparedDevice("MIG-1", ("r",), "node-a", "gpu-3-mig-1g10gb-19-2", ("id",), mig=place)
+
+    def part(record: checkpoint.Record) -> checkpoint.Record:
+        (one, whole), (two, other) = record.entries.items()
+        prepared = (PreparedGroup((device,)),)
+        made = replace(whole, prepared=prepared)
+        going = replace(other, state="PrepareStarted", prepared=prepared)
+        return replace(record, entries={one: made, two: going})
+
+    write_record(left, part)
+    rows = [re.split(" {2,}", row) for row in left.run("checkpoint", "show").out.splitlines()[-2:]]
+    assert [row[2:] for row in rows] == [["prepared", device.device], ["being let go", device.device]]
+    for claim in left.run("checkpoint", "show", "-o", "json").json["claims"]:
+        [told] = claim["devices"]
+        assert told["uuid"] == "MIG-1"
+        assert told["mig"] == {"parentMinor": 3, "parentUUID": "GPU-3", "giId": 9, "ciId": 0}
 
 
 def test_a_lost_record(left: Site) -> None:

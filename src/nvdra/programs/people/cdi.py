@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from nvdra import cdi
-from nvdra.host import DriverVersionUnknown, gpu_files, look_up
+from nvdra.devices import Gpu, Inventory, MigDevice, MigSpec, parent
+from nvdra.host import CapabilityUnknown, DriverVersionUnknown, capability_nodes, gpu_files, look_up
 from nvdra.programs.flags import Flag, UsageError
 from nvdra.programs.people.place import Place, place
 
@@ -56,16 +57,34 @@ async def _document(here: Place, uid: str, names: Sequence[str]) -> cdi.Document
         raise Incomplete(f"the driver's files cannot be looked up: {error}") from None
     missing = list(files.missing)
     devices = []
-    for name in names:
-        gpu = inventory.devices.get(name)
-        if gpu is None:
-            why = inventory.why_absent(name)
-            known = ", ".join(inventory.devices) or "none"
-            raise Incomplete(f"this node has no device {name}{f': {why}' if why else f'; it has {known}'}")
+    for device in [_named(name, inventory) for name in names]:
+        gpu = parent(device)
         own = gpu_files(here.host, here.root, gpu.minor, gpu.pci_bus_id)
         missing += own.missing
-        devices.append((name, cdi.gpu_edits(own, here.hook)))
+        edits = cdi.gpu_edits(own, here.hook)
+        if isinstance(device, MigDevice):
+            edits = cdi.mig_edits(edits, _capabilities(here, device))
+        devices.append((device.name, edits))
     if missing:
         raise Incomplete(f"missing below {here.root.path}: {', '.join(missing)} (nvdra doctor tells more)")
     document = cdi.claim_document(uid, devices, cdi.common_edits(files, here.hook))
     return cdi.transform_root(cdi.simplify(document), here.root.path, here.host_root)
+
+
+def _named(name: str, inventory: Inventory) -> Gpu | MigDevice:
+    match inventory.devices.get(name):
+        case None:
+            why = inventory.why_absent(name)
+            known = ", ".join(inventory.devices) or "none"
+            raise Incomplete(f"this node has no device {name}{f': {why}' if why else f'; it has {known}'}")
+        case MigSpec():
+            raise Incomplete(f"{name} is not made yet, and has device nodes only then: a claim for it makes it")
+        case device:
+            return device
+
+
+def _capabilities(here: Place, device: MigDevice) -> tuple[cdi.CapabilityNode, ...]:
+    try:
+        return capability_nodes(here.host, here.root, device.parent.minor, device.gi_id, device.ci_id)
+    except CapabilityUnknown as error:
+        raise Incomplete(f"the device nodes of {device.name} are not known: {error}") from None

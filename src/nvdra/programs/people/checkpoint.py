@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nvdra import checkpoint, claims
-from nvdra.checkpoint import Booted, Entry, Foreign
+from nvdra.checkpoint import Booted, Entry, Foreign, PreparedMig
 from nvdra.programs.flags import Flag
 from nvdra.programs.people.paper import as_json, counted, table
 from nvdra.programs.people.place import place
@@ -99,7 +99,9 @@ def _print(path: str, booted: Booted, record: checkpoint.Record) -> None:
 
 
 def _state(entry: Entry) -> str:
-    state = "prepared" if entry.state == "PrepareCompleted" else "begun"
+    state = "prepared"
+    if entry.state == "PrepareStarted":
+        state = "being let go" if entry.prepared else "begun"
     if isinstance(entry.prepared, Foreign):
         state += f" ({', '.join(sorted(entry.prepared.kinds))}, by another release)"
     return state
@@ -121,9 +123,14 @@ def _devices(entry: Entry) -> list[dict[str, Any]]:
             "uuid": one.uuid,
             "cdiDeviceIDs": list(one.cdi_ids),
             **({"shareID": one.share_id} if one.share_id is not None else {}),
+            **({"mig": _place(one.mig)} if one.mig is not None else {}),
         }
         for one in answers
     ]
+
+
+def _place(mig: PreparedMig) -> dict[str, Any]:
+    return {"parentMinor": mig.parent_minor, "parentUUID": mig.parent_uuid, "giId": mig.gi_id, "ciId": mig.ci_id}
 
 
 def _json(path: str, booted: Booted, record: checkpoint.Record) -> dict[str, Any]:
