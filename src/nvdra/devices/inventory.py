@@ -44,6 +44,7 @@ _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 _NO_DEVICES: Mapping[str, Device] = MappingProxyType({})
 _NO_GPUS: Mapping[int, Gpu] = MappingProxyType({})
 _NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
+_NO_SLICES: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,10 @@ class Partitions:
 class Inventory:
     """Devices by name, in the order of their minor numbers.
 
-    unread      why nothing could be read (driver absent, NVML refused); "" after a scan
-    gpus        by minor: every GPU that could be read, offered itself or not
-    partitions  by UUID of the MIG-capable GPU
+    unread         why nothing could be read (driver absent, NVML refused); "" after a scan
+    gpus           by minor: every GPU that could be read, offered itself or not
+    partitions     by UUID of the MIG-capable GPU
+    memory_slices  how many a GPU has, by UUID, where NVML told its MIG profiles
     """
 
     devices: Mapping[str, Device] = field(default_factory=lambda: _NO_DEVICES)
@@ -80,6 +82,7 @@ class Inventory:
     unread: str = ""
     gpus: Mapping[int, Gpu] = field(default_factory=lambda: _NO_GPUS)
     partitions: Mapping[str, Partitions] = field(default_factory=lambda: _NO_PARTITIONS)
+    memory_slices: Mapping[str, int] = field(default_factory=lambda: _NO_SLICES)
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
@@ -120,6 +123,7 @@ def from_scan(
     gpus: dict[int, Gpu] = {}
     devices: dict[str, Device] = {}
     partitions: dict[str, Partitions] = {}
+    memory_slices: dict[str, int] = {}
     not_offered = [_refused(left) for left in scan.left_out]
     for seen in sorted(scan.gpus, key=lambda gpu: (gpu.minor, gpu.index)):
         if seen.name in _DISPLAYS:
@@ -134,6 +138,8 @@ def from_scan(
         gpus[gpu.minor] = gpu
         if seen.mig_mode is not None:
             partitions[gpu.uuid] = Partitions(_is_on(seen), seen.mig.instances)
+            if sizes := [size for each in seen.mig.profiles for _, size in each.placements]:
+                memory_slices[gpu.uuid] = max(sizes)
         for offered in _offered(gpu, seen):
             if isinstance(offered, NotOffered):
                 not_offered.append(offered)
@@ -144,6 +150,7 @@ def from_scan(
         tuple(not_offered),
         gpus=MappingProxyType(gpus),
         partitions=MappingProxyType(partitions),
+        memory_slices=MappingProxyType(memory_slices),
     )
 
 

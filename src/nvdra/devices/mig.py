@@ -76,9 +76,10 @@ def live(gpu: Gpu, instance: GpuInstanceScan, profiles: Mapping[int, MigProfileS
     if named is None:
         why = f"profile index {seen.index} is not known here" if gpu.memory_bytes else "the GPU's memory is unknown"
         raise OddDeviceError(f"GPU instance profile {instance.profile_id} has no name: {why}")
-    spanning = {each.profile_id for each in seen.compute}
-    # A device is named by its GPU instance alone: the parts of a divided one would all have its name.
-    if len(instance.compute) > 1 or (spanning and instance.compute[0].profile_id not in spanning):
+    # A device is named by its GPU instance alone: the parts of a divided one would all have its name. One slice is not
+    # divided, whichever compute profile it has.
+    is_part = seen.slices > 1 and instance.compute[0].profile_id not in named.compute_profiles
+    if len(instance.compute) > 1 or (is_part and named.compute_profiles):
         count = len(instance.compute)
         has = f"{count} compute instances divide it" if count > 1 else "its compute instance spans only a part of it"
         raise OddDeviceError(f"GPU instance {instance.gi_id}: {has}; only whole GPU instances are offered")

@@ -20,7 +20,6 @@ _MARKS = {
     **dict.fromkeys((13, 14), "-me"),
     **dict.fromkeys((15, 16), "+me.all"),
 }
-_ONE_SLICE_REV1 = 7  # a compute profile that spans one slice as profile 0 does; never made
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -111,7 +110,7 @@ def profile(seen: MigProfileScan, memory_bytes: int | None) -> MigProfile | None
         jpeg_engines=seen.jpeg_engines,
         ofa_engines=seen.ofa_engines,
         memory_bytes=seen.memory_mib * _MIB,
-        compute_profiles=tuple(each.profile_id for each in seen.compute if each.index != _ONE_SLICE_REV1),
+        compute_profiles=tuple(each.profile_id for each in seen.compute),
     )
 
 

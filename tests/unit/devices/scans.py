@@ -61,13 +61,13 @@ def node_scan(*gpus: GpuScan, **changes: Any) -> NodeScan:
 # Measured on an H200: index, id, slices, multiprocessors, copy engines, decoders, encoders, JPEG and OFA engines,
 # memory (MiB), memory slices of a placement, where they begin, compute instance profiles that span it.
 _H200 = (
-    (0, 19, 1, 16, 1, 1, 0, 1, 0, 16384, 1, range(7), (0, 7)),
+    (0, 19, 1, 16, 1, 1, 0, 1, 0, 16384, 1, range(7), (0,)),
     (1, 14, 2, 32, 2, 2, 0, 2, 0, 33280, 2, range(0, 6, 2), (1,)),
     (2, 9, 3, 60, 3, 3, 0, 3, 0, 71424, 4, (0, 4), (2,)),
     (3, 5, 4, 64, 4, 4, 0, 4, 0, 71424, 4, (0,), (3,)),
     (4, 0, 7, 132, 8, 7, 0, 7, 1, 143360, 8, (0,), (4, 8)),
-    (7, 20, 1, 16, 1, 1, 0, 1, 1, 16384, 1, range(7), (0, 7)),
-    (9, 15, 1, 26, 1, 1, 0, 1, 0, 33280, 2, range(0, 8, 2), (0, 7)),
+    (7, 20, 1, 16, 1, 1, 0, 1, 1, 16384, 1, range(7), (0,)),
+    (9, 15, 1, 26, 1, 1, 0, 1, 0, 33280, 2, range(0, 8, 2), (0,)),
 )
 
 

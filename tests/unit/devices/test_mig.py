@@ -138,7 +138,7 @@ class TestPartitionedOnDemand:
         found = dynamic(H200(0, INSTANCE(19, 3, 1)))
         preferred = {device.profile.text: device.profile.compute_profiles for device in specs(found)}
         assert preferred["7g.141gb"] == (4, 8)
-        assert preferred["1g.18gb"] == (0,)  # and never its first revision
+        assert preferred["1g.18gb"] == (0,)
         assert preferred["3g.71gb"] == (2,)
 
     def test_without_the_gate_an_h200_is_a_gpu(self) -> None:
@@ -181,6 +181,14 @@ class TestPartitionedBeforehand:
         found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1, compute=None), INSTANCE(19, 5, 1))), {})
         assert list(found.devices) == ["gpu-0-mig-1g18gb-19-5"]
         assert not found.not_offered
+
+    def test_one_slice_is_whole_whichever_compute_profile_it_has(self) -> None:
+        found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1, compute=7))), {})
+        assert list(found.devices) == ["gpu-0-mig-1g18gb-19-4"]
+
+    def test_how_many_memory_slices_a_gpu_has_is_told_by_its_profiles(self) -> None:
+        found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1)), H200(1, mig=MigScan())), {})
+        assert found.memory_slices == {H200(0).uuid: 8}
 
     def test_with_nothing_made_the_reason_says_what_to_do(self) -> None:
         found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1, compute=None)), H200(1)), {})
