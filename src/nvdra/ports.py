@@ -67,6 +67,21 @@ class Held(Protocol):
     def close(self) -> None: ...
 
 
+class Lock(Protocol):
+    """A file lock that is held until `close`, and what its holders write into the file for whoever comes next.
+
+    Nothing is fsynced: what is said there concerns work that a reboot ends. A line is written at once or not at all.
+    """
+
+    def lines(self) -> tuple[str, ...]:
+        """What was written since the file was last cleared."""
+        ...
+
+    def add(self, line: str) -> None: ...
+    def clear(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Host(Protocol):
     """The node's files, locks and programs. Paths are absolute.
 
@@ -123,8 +138,8 @@ class Host(Protocol):
         """flock(LOCK_EX) on a file created 0644; blocks in a thread, never polls. Raises LockError."""
         ...
 
-    def try_lock(self, path: str) -> int | None:
-        """flock(LOCK_EX|LOCK_NB): a descriptor to close, or None if another holds it."""
+    def try_lock(self, path: str) -> Lock | None:
+        """flock(LOCK_EX|LOCK_NB) on a file created 0644; None if another holds it. Raises LockError."""
         ...
 
     def device_node(self, path: str, *, major: int, minor: int, mode: int, gid: int = 0) -> None:

@@ -244,7 +244,7 @@ async def test_a_busy_lock_is_waited_for_only_so_long(case: Case) -> None:
             pytest.fail("held by two")
     assert str(caught.value) == f"timeout acquiring lock ({case('/lock')})"
     assert caught.value.path == case("/lock")
-    os.close(held)
+    held.close()
     # Whoever gave up must not keep it, nor stand in the way of who comes later.
     async with case.host.lock(case("/lock"), timeout_s=60):
         pass
@@ -265,9 +265,25 @@ async def test_a_cancelled_wait_does_not_take_the_lock(case: Case) -> None:
         task.cancel()
     await asyncio.wait(waiting)
     assert all(task.cancelled() for task in waiting)
-    os.close(held)
+    held.close()
     async with case.host.lock(case("/lock"), timeout_s=60):
         assert case.host.try_lock(case("/lock")) is None
+
+
+async def test_a_lock_file_keeps_notes_for_the_next_holder(case: Case) -> None:
+    held = case.host.try_lock(case("/lock"))
+    assert held is not None
+    held.add("one claim")
+    held.add("another")
+    held.close()
+    with (case.disk / "lock").open("a") as file:
+        file.write("cut of")  # no line without its end
+    held = case.host.try_lock(case("/lock"))
+    assert held is not None
+    assert held.lines() == ("one claim", "another")
+    held.clear()
+    assert held.lines() == ()
+    held.close()
 
 
 async def test_a_lock_excludes_other_programs(case: Case) -> None:

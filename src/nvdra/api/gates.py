@@ -86,7 +86,6 @@ _UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType(
             TIME_SLICING_SETTINGS,
             MPS_SUPPORT,
             PASSTHROUGH_SUPPORT,
-            DYNAMIC_MIG,
             NVML_DEVICE_HEALTH_CHECK,
             DEVICE_METADATA,
             FABRIC_MANAGER_PARTITIONING,

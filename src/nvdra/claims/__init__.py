@@ -1,10 +1,41 @@
-"""A ResourceClaim against this node: match, plan, seal."""
+"""A ResourceClaim against this node: match, plan, undo, seal."""
 
-from nvdra.claims.held import DRIVER, Allocation, allocation, answers, device_types, withdrawn
-from nvdra.claims.outcome import Done, Group, Leave, NotPrepared, Plan, Ready, Refuse, Release, Repair, Sealed
-from nvdra.claims.plan import CDI_KIND, plan, recall, seal
+from nvdra.claims.held import (
+    DRIVER,
+    Allocation,
+    UnknownPartition,
+    allocation,
+    answers,
+    device_types,
+    names,
+    unknown_partitions,
+    withdrawn,
+)
+from nvdra.claims.outcome import (
+    Await,
+    Concrete,
+    CreateMig,
+    DestroyMig,
+    Done,
+    Group,
+    Leave,
+    LeaveMig,
+    Needs,
+    NotPrepared,
+    Plan,
+    Ready,
+    Refuse,
+    Release,
+    Repair,
+    Sealed,
+    Step,
+    Undo,
+    UndoFirst,
+)
+from nvdra.claims.plan import plan, recall
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
-from nvdra.claims.release import unprepare
+from nvdra.claims.release import undo, unprepare
+from nvdra.claims.seal import CDI_KIND, complete, seal
 
 __all__ = [
     "CDI_KIND",
@@ -12,9 +43,15 @@ __all__ = [
     "NOT_FOUND",
     "Allocation",
     "Answer",
+    "Await",
+    "Concrete",
+    "CreateMig",
+    "DestroyMig",
     "Done",
     "Group",
     "Leave",
+    "LeaveMig",
+    "Needs",
     "NotPrepared",
     "Plan",
     "Ready",
@@ -23,11 +60,17 @@ __all__ = [
     "Repair",
     "Sealed",
     "Settled",
+    "Step",
+    "Undo",
+    "UndoFirst",
+    "UnknownPartition",
     "allocation",
     "answers",
+    "complete",
     "device_types",
     "due",
     "nameless",
+    "names",
     "orphans",
     "plan",
     "recall",
@@ -35,6 +78,8 @@ __all__ = [
     "settle",
     "stale",
     "to_get",
+    "undo",
+    "unknown_partitions",
     "unprepare",
     "withdrawn",
 ]

@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from nvdra.api.claim import Claim, Result
+from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.api.configs import Config
 from nvdra.checkpoint import Entry, PreparedDevice
-from nvdra.devices import Gpu
+from nvdra.devices import Device, Gpu, MigDevice, MigSpec
+
+Concrete = Gpu | MigDevice  # what a container can be given
+
+D = TypeVar("D", bound=Device, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Results that share one config, in the allocation's order, each with its GPU."""
+class Group(Generic[D]):
+    """Results that share one config, in the allocation's order, each with its device."""
 
     config: Config
-    members: tuple[tuple[Result, Gpu], ...]
+    members: tuple[tuple[Result, D], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreateMig:
+    """Make the partition, MIG mode turned on for it if it is off."""
+
+    spec: MigSpec
+
+    @property
+    def gpu(self) -> Gpu:
+        return self.spec.parent
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveMig:
+    """Turn MIG mode off: the GPU is wanted whole, and nothing is on it."""
+
+    gpu: Gpu
+
+
+Step = CreateMig | LeaveMig
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyMig:
+    """Take the partition at this place away, whole or half made.
+
+    uuid   of the MIG device that was made there; "" if that was never recorded
+    """
+
+    gpu: Gpu
+    device: str
+    profile_id: int
+    start: int
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +64,12 @@ class Sealed:
     """What a prepared claim leaves behind.
 
     entry        for the record
-    cdi_devices  what its CDI file holds: CDI device name to the GPU behind it, sorted by name
+    cdi_devices  what its CDI file holds: CDI device name to the device behind it, sorted by name
     answers      for kubelet, one per result of this driver
     """
 
     entry: Entry
-    cdi_devices: Mapping[str, Gpu]
+    cdi_devices: Mapping[str, Concrete]
     answers: tuple[PreparedDevice, ...]
 
 
@@ -62,20 +102,47 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """No step changes anything: `seal` it at once.
+    """No step changes anything: `seal` it at once."""
 
-    replaces  an entry of the same claim for another allocation, or one that was never completed;
-              already checked to need no undoing: the new entry and file take its place
-    notes     for the log: what the replaced entry leaves on the node
+    claim: Claim
+    groups: tuple[Group[Concrete], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Steps change the hardware first, by who holds the locks of their GPUs; what they make completes the groups.
+
+    shared   partitions that other claims have made already, by device name
     """
 
     claim: Claim
-    groups: tuple[Group, ...]
-    replaces: Entry | None = None
-    notes: tuple[str, ...] = ()
+    groups: tuple[Group[Device], ...]
+    steps: tuple[Step, ...]
+    shared: Mapping[str, MigDevice] = field(default_factory=dict)
+
+    @property
+    def started(self) -> Entry:
+        """What the record says of the claim while its steps are under way."""
+        ref = self.claim.ref
+        return Entry("PrepareStarted", self.claim.status, (), ref.name, ref.namespace)
 
 
-Plan = Done | Repair | Refuse | Ready
+@dataclass(frozen=True, slots=True)
+class UndoFirst:
+    """An entry that nobody works on stands in the way: undo it, then decide again."""
+
+    claim: ClaimRef
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """A claim in work stands in the way: decide again when it is done."""
+
+    uid: str
+
+
+Plan = Done | Repair | Refuse | Ready | Needs | UndoFirst | Await
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +160,17 @@ class Leave:
     notes: tuple[str, ...] = ()
 
 
-Release = NotPrepared | Leave | Refuse
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """Steps give hardware back first, by whoever holds the locks of their GPUs.
+
+    started   what the record says meanwhile: begun again, its devices kept, so that a death leaves no completed claim
+              whose partition is half gone
+    """
+
+    steps: tuple[DestroyMig, ...]
+    started: Entry
+    notes: tuple[str, ...] = ()
+
+
+Release = NotPrepared | Leave | Undo | Refuse

@@ -1,4 +1,4 @@
-"""A claim against this node: what preparing it takes, and what it leaves in the record.
+"""A claim against this node: what preparing it takes.
 
 This module decides; it never reads a file, a clock or the API. Texts of refusals are those of the Go driver from
 `unable to prepare claim …` and `prepare devices failed: …` on; who calls puts
@@ -7,21 +7,46 @@ This module decides; it never reads a file, a clock or the API. Texts of refusal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from types import MappingProxyType
 
 from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.api.configs import ConfigError
 from nvdra.api.gates import Gates
-from nvdra.checkpoint import Entry, Foreign, PreparedDevice, PreparedGroup, Record
-from nvdra.claims.held import DRIVER, allocation, answers, holder
+from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
+from nvdra.claims.held import (
+    DRIVER,
+    allocation,
+    answers,
+    concrete,
+    holder,
+    in_the_way,
+    partitions_of_others,
+    place,
+    unknown_partitions,
+)
 from nvdra.claims.matching import MismatchError
-from nvdra.claims.outcome import Done, Leave, Plan, Ready, Refuse, Repair, Sealed
+from nvdra.claims.outcome import (
+    Await,
+    Concrete,
+    CreateMig,
+    Done,
+    Leave,
+    LeaveMig,
+    Needs,
+    Plan,
+    Ready,
+    Refuse,
+    Repair,
+    Sealed,
+    Step,
+    Undo,
+    UndoFirst,
+)
 from nvdra.claims.release import undo
 from nvdra.claims.resolve import groups
-from nvdra.devices import Gpu, Inventory
-
-CDI_KIND = "k8s.gpu.nvidia.com/claim"
+from nvdra.claims.seal import cdi_name, made
+from nvdra.devices import Device, Gpu, Inventory, MigSpec, Partitioning, Partitions
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -35,6 +60,7 @@ def plan(
     pool: str,
     has_file: bool,
     unsettled: Mapping[str, str] = _NOTHING,
+    in_work: Set[str] = frozenset(),
 ) -> Plan:
     """What preparing `claim` takes on this node, given everything prepared before it.
 
@@ -42,6 +68,7 @@ def plan(
     pool       this node's pool; a result of another pool is another node's device
     has_file   the claim's CDI file exists
     unsettled  device name to claim UID: CDI files whose claims a lost record no longer tells, and the API not yet
+    in_work    UIDs of claims whose steps are under way here
     """
     ours = [result for result in claim.results if result.driver == DRIVER]
     if not ours:
@@ -61,25 +88,25 @@ def plan(
             )
     if refuse := _overlap(claim.ref, ours, inventory, record, unsettled):
         return refuse
-    notes: tuple[str, ...] = ()
-    if entry is not None:
-        match undo(claim.ref, entry):
-            case Refuse() as refuse:
-                return refuse
-            case Leave(notes=left):
-                notes = left
-    members: list[tuple[Result, Gpu]] = []
+    if first := _first(claim.ref, entry, ours, inventory, record, gates, in_work):
+        return first
+    members: list[tuple[Result, Device]] = []
     for result in ours:
-        gpu = inventory.devices.get(result.device)
-        if gpu is None:
+        device = inventory.devices.get(result.device)
+        if device is None:
             why = inventory.why_absent(result.device)
             text = f'prepare devices failed: allocatable not found for device "{result.device}"'
             return Refuse(f"{text}: {why}" if why else text, rescan=True)
-        members.append((result, gpu))
+        members.append((result, device))
     try:
-        return Ready(claim, groups(members, claim.configs, gates), replaces=entry, notes=notes)
+        grouped = groups(members, claim.configs, gates)
     except (ConfigError, MismatchError) as odd:
         return Refuse(f"prepare devices failed: {odd}", permanent=True)
+    shared = partitions_of_others(claim.ref, record, inventory)
+    steps = _steps(claim.ref, dict.fromkeys(device for _, device in members), shared.keys(), inventory, record)
+    if isinstance(steps, Refuse):
+        return steps
+    return Needs(claim, grouped, steps, shared) if steps else Ready(claim, made(grouped, shared))
 
 
 def recall(claim: ClaimRef, inventory: Inventory, record: Record, *, has_file: bool) -> Done | Repair | Refuse | None:
@@ -90,52 +117,109 @@ def recall(claim: ClaimRef, inventory: Inventory, record: Record, *, has_file: b
     return _again(claim, entry, inventory, has_file)
 
 
-def seal(ready: Ready) -> Sealed:
-    """What a claim leaves behind once everything it needs is done.
+def _first(
+    claim: ClaimRef,
+    entry: Entry | None,
+    ours: list[Result],
+    inventory: Inventory,
+    record: Record,
+    gates: Gates,
+    in_work: Set[str],
+) -> Refuse | UndoFirst | Await | None:
+    """What must be out of the way before anything is prepared."""
+    if entry is not None:
+        match undo(claim, entry, inventory, record, gates):
+            case Refuse() as refuse:
+                return refuse
+            case Undo():
+                return UndoFirst(claim, entry)
+            case Leave() if entry.state == "PrepareCompleted":
+                # Allocated anew. With one write for both, a crash between file and record would leave the old entry
+                # with the new file.
+                return UndoFirst(claim, entry)
+            case Leave():
+                pass
+    for result in ours:
+        for uid in in_the_way(result, claim, inventory, record):
+            if uid in in_work:
+                return Await(uid)
+            begun = record.entries[uid]
+            other = ClaimRef(begun.namespace, begun.name, uid)
+            match undo(other, begun, inventory, record, gates):
+                case Refuse() as refuse:
+                    return refuse
+                case Undo():
+                    return UndoFirst(other, begun)
+                case Leave():
+                    pass  # a claim that was only begun and changed nothing holds nothing
+    return None
 
-    Groups are in the order of their first result, so that the same claim gives the same bytes everywhere.
-    Two results on one device give one CDI device and an answer each.
+
+def _steps(
+    claim: ClaimRef, devices: Iterable[Device], shared: Set[str], inventory: Inventory, record: Record
+) -> tuple[Step, ...] | Refuse:
+    """What must be done to the hardware before these devices can be handed out.
+
+    shared   names of partitions that are made already, for other claims
     """
-    claim = ready.claim
-    prepared = tuple(
-        PreparedGroup(tuple(_prepared(claim.ref.uid, result, gpu) for result, gpu in group.members))
-        for group in ready.groups
-    )
-    entry = Entry(
-        state="PrepareCompleted",
-        status=claim.status,
-        prepared=prepared,
-        # DROP-IN: better. The Go driver drops both here; with them a completed entry can be checked with one GET.
-        name=claim.ref.name,
-        namespace=claim.ref.namespace,
-    )
-    named = {_cdi_name(claim.ref.uid, gpu.name): gpu for group in ready.groups for _, gpu in group.members}
-    return Sealed(entry, dict(sorted(named.items())), answers(entry))
+    steps: list[Step] = []
+    for device in devices:
+        match device:
+            case MigSpec() if device.name not in shared:
+                steps.append(CreateMig(device))
+            case Gpu(partitioning=Partitioning()) if inventory.partitions.get(device.uuid, Partitions()).is_on:
+                steps.append(LeaveMig(device))
+            case _:
+                pass
+    for step in steps:
+        name = step.spec.name if isinstance(step, CreateMig) else step.gpu.name
+        wanted = place(name, inventory)
+        for other in unknown_partitions(inventory, record):
+            if wanted is not None and wanted.meets(other.place):
+                return Refuse(
+                    f"{_unable(claim)}requested device {name} overlaps a partition that this driver did not make: "
+                    f"{other}; destroy it (nvidia-smi mig -dci, -dgi) or leave the device to who made it",
+                    rescan=True,
+                )
+    return tuple(steps)
 
 
 def _again(claim: ClaimRef, entry: Entry, inventory: Inventory, has_file: bool) -> Done | Repair | Refuse:
     """The answer for a completed claim whose allocation is unchanged."""
     known = answers(entry)
     for device in known:
-        gpu = inventory.devices.get(device.device)
-        if gpu is not None and gpu.uuid != device.uuid:
+        if changed := _changed(device, inventory):
             return Refuse(
-                f"{_unable(claim)}device {device.device} was prepared as {device.uuid} and is {gpu.uuid} now: "
+                f"{_unable(claim)}device {device.device} was prepared as {device.uuid} and {changed}: "
                 "delete the pods that use this claim, then it can be prepared anew"
             )
     if has_file:
         return Done(known)
-    named: dict[str, Gpu] = {}
+    named: dict[str, Concrete] = {}
     for device in known:
-        gpu = inventory.devices.get(device.device)
-        if gpu is None or isinstance(entry.prepared, Foreign):
+        found = None if isinstance(entry.prepared, Foreign) else concrete(device, inventory)
+        if found is None:
             return Refuse(
                 f"{_unable(claim)}its CDI file is lost and device {device.device} is not known here, "
                 f"so it cannot be written again{_because(inventory.why_absent(device.device))}",
                 rescan=True,
             )
-        named[_cdi_name(claim.uid, gpu.name)] = gpu
+        named[cdi_name(claim.uid, device.device)] = found
     return Repair(Sealed(entry, dict(sorted(named.items())), known))
+
+
+def _changed(device: PreparedDevice, inventory: Inventory) -> str:
+    """What became of a prepared device since; "" if nothing is known against it."""
+    here = inventory.devices.get(device.device)
+    if here is not None and not isinstance(here, MigSpec):
+        return f"is {here.uuid} now" if here.uuid != device.uuid else ""
+    if device.mig is None or inventory.unread:
+        return ""
+    partitions = inventory.partitions.get(device.mig.parent_uuid)
+    if partitions is None:
+        return ""
+    live = {compute.uuid for instance in partitions.instances for compute in instance.compute}
+    return "" if device.uuid in live else "is gone: somebody destroyed the partition"
 
 
 def _overlap(
@@ -155,21 +239,6 @@ def _overlap(
                 "the checkpoint was lost and the API server has not said yet what became of that claim"
             )
     return None
-
-
-def _prepared(uid: str, result: Result, gpu: Gpu) -> PreparedDevice:
-    return PreparedDevice(
-        uuid=gpu.uuid,
-        requests=(result.request,),
-        pool=result.pool,
-        device=result.device,
-        cdi_ids=(f"{CDI_KIND}={_cdi_name(uid, result.device)}",),
-        share_id=result.share_id,
-    )
-
-
-def _cdi_name(uid: str, device: str) -> str:
-    return f"{uid}-{device}"
 
 
 def _unable(claim: ClaimRef) -> str:

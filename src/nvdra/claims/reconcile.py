@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from nvdra.api.claim import Claim, ClaimRef
+from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.checkpoint import Entry, Record
-from nvdra.claims.held import DRIVER
-from nvdra.claims.outcome import Group, Ready
-from nvdra.claims.plan import seal
+from nvdra.claims.held import DRIVER, live
+from nvdra.claims.outcome import Concrete, Group, Ready
 from nvdra.claims.resolve import BUILT_IN
-from nvdra.devices import Gpu, Inventory
+from nvdra.claims.seal import seal
+from nvdra.devices import Inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,11 @@ def _adopted(claim: Claim, inventory: Inventory, pool: str) -> Entry | None:
 
     Configs are not looked at: whatever they set up was set up by whoever wrote the file.
     """
-    members = []
+    members: list[tuple[Result, Concrete]] = []
     for result in claim.results:
         if result.driver == DRIVER and result.pool == pool:
-            gpu: Gpu | None = inventory.devices.get(result.device)
-            if gpu is None:
+            device = live(result.device, inventory)
+            if device is None:
                 return None
-            members.append((result, gpu))
+            members.append((result, device))
     return seal(Ready(claim, (Group(BUILT_IN[0][0], tuple(members)),))).entry

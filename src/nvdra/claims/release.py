@@ -1,16 +1,20 @@
-"""Letting go of a claim: what leaves the record, and what this release must not touch.
+"""Letting go of a claim: what leaves the record, what is given back first, and what this release must not touch.
 
-A plain GPU needs no step, so an entry of plain GPUs just leaves. What other releases set up and this one does not
-build (MIG devices, passed-through GPUs, MPS daemons) is kept, and the refusal says what it is and who can undo it.
+A plain GPU needs no step, nor does a MIG device that an administrator made: such an entry just leaves. A partition
+made on demand is taken away with its last claim. What other releases set up and this one does not build (passed-through
+GPUs, MPS daemons) is kept, and the refusal says what it is and who can undo it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nvdra.api.claim import ClaimRef
+from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Entry, Foreign, Record
-from nvdra.claims.held import allocation
-from nvdra.claims.outcome import Leave, NotPrepared, Refuse, Release
-from nvdra.devices import MigName, VfioName, parse_name
+from nvdra.claims.held import allocation, answers, names
+from nvdra.claims.outcome import DestroyMig, Leave, NotPrepared, Refuse, Release, Undo
+from nvdra.devices import Gpu, Inventory, MigName, VfioName, parse_name
 
 _KINDS = {
     "mig": "a MIG device",
@@ -19,35 +23,66 @@ _KINDS = {
 }
 
 
-def unprepare(claim: ClaimRef, record: Record) -> Release:
+def unprepare(claim: ClaimRef, inventory: Inventory, record: Record, gates: Gates) -> Release:
     """What letting go of `claim` takes. An unknown claim is done already: kubelet asks more often than once."""
     entry = record.entries.get(claim.uid)
-    return NotPrepared() if entry is None else undo(claim, entry)
+    return NotPrepared() if entry is None else undo(claim, entry, inventory, record, gates)
 
 
-def undo(claim: ClaimRef, entry: Entry) -> Leave | Refuse:
+def undo(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, gates: Gates) -> Leave | Undo | Refuse:
     """What undoing this entry of `claim` takes."""
+    if refuse := _not_ours(claim, entry):
+        return refuse
+    partitions = [name for text in sorted(names(entry)) if isinstance(name := parse_name(text), MigName)]
+    notes = _notes(claim, entry, partitions, gates)
+    if not partitions or not gates.enabled(DYNAMIC_MIG):
+        return Leave(notes)
+    steps: list[DestroyMig] = []
+    prepared = {device.device: device for device in answers(entry)}
+    for name in partitions:
+        device = prepared.get(str(name))
+        recorded = device.mig.parent_uuid if device is not None and device.mig is not None else ""
+        gpu = _parent(name, recorded, inventory)
+        if gpu is None:
+            if not inventory.unread and not inventory.not_offered:
+                continue  # the node was read and the GPU is gone from it, with everything on it
+            return Refuse(
+                f"{_prefix(claim, entry)}: the GPU of {name} cannot be read now: "
+                f"{inventory.why_absent(f'gpu-{name.parent_minor}') or 'it is not on this node'}",
+                rescan=True,
+            )
+        if gpu.partitioning is not None and not _is_shared(name, claim, record):
+            uuid = "" if device is None else device.uuid
+            steps.append(DestroyMig(gpu, str(name), name.profile_id, name.start, uuid))
+    if not steps:
+        return Leave(notes)
+    started = replace(entry, state="PrepareStarted", name=claim.name, namespace=claim.namespace)
+    return Undo(tuple(steps), started, notes)
+
+
+def _not_ours(claim: ClaimRef, entry: Entry) -> Refuse | None:
+    """Why this release leaves the entry to another one; None if it need not."""
+    held: tuple[str, ...]
     if isinstance(entry.prepared, Foreign):
-        kinds, names = entry.prepared.kinds, entry.prepared.device_names
+        kinds, held = entry.prepared.kinds, entry.prepared.device_names
     elif entry.state == "PrepareStarted":
-        # Nothing was recorded but the allocation: a MIG device or a bound GPU may have been left half made.
-        names = tuple(result.device for result in allocation(entry.status).results)
-        kinds = frozenset(kind for name in names if (kind := _kind(name)))
+        # Nothing was recorded but the allocation: a bound GPU may have been left half made.
+        held = tuple(r.device for r in allocation(entry.status).results if isinstance(parse_name(r.device), VfioName))
+        kinds = frozenset(("vfio",)) if held else frozenset()
     else:
         daemons = [group for group in entry.prepared if group.mps_daemon_id]
-        names = tuple(device.device for group in daemons for device in group.devices)
+        held = tuple(device.device for group in daemons for device in group.devices)
         kinds = frozenset(("mps",)) if daemons else frozenset()
-    if kinds:
-        prefix = (
-            f"unprepare failed for partially prepared claim {claim} failed"
-            if entry.state == "PrepareStarted"
-            else f"unprepare devices failed for claim {claim}"
-        )
-        what = " and ".join(_KINDS.get(kind, kind) for kind in sorted(kinds))
-        return Refuse(
-            f"{prefix}: it holds {what} ({', '.join(names)}) set up by another release of the driver, "
-            "which this release does not undo: run the release that prepared it until the claim is gone"
-        )
+    if not kinds:
+        return None
+    what = " and ".join(_KINDS.get(kind, kind) for kind in sorted(kinds))
+    return Refuse(
+        f"{_prefix(claim, entry)}: it holds {what} ({', '.join(held)}) set up by another release of the driver, "
+        "which this release does not undo: run the release that prepared it until the claim is gone"
+    )
+
+
+def _notes(claim: ClaimRef, entry: Entry, partitions: list[MigName], gates: Gates) -> tuple[str, ...]:
     notes: list[str] = []
     for group in entry.prepared if not isinstance(entry.prepared, Foreign) else ():
         if group.time_slice_applied:
@@ -55,13 +90,25 @@ def undo(claim: ClaimRef, entry: Entry) -> Leave | Refuse:
             notes.append(
                 f"claim {claim} leaves a time slice set on {gpus}: gate TimeSlicingSettings is off, so it stays"
             )
-    return Leave(tuple(notes))
+    if partitions and entry.state == "PrepareStarted" and not gates.enabled(DYNAMIC_MIG):
+        places = ", ".join(map(str, partitions))
+        notes.append(f"claim {claim} was begun on {places}: gate DynamicMIG is off, so what stands there stays")
+    return tuple(notes)
 
 
-def _kind(name: str) -> str | None:
-    match parse_name(name):
-        case MigName():
-            return "mig"
-        case VfioName():
-            return "vfio"
-    return None
+def _parent(name: MigName, recorded: str, inventory: Inventory) -> Gpu | None:
+    """The GPU a partition lies on, by the record's UUID where it says one: minor numbers change with a reload."""
+    if recorded:
+        return next((gpu for gpu in inventory.gpus.values() if gpu.uuid == recorded), None)
+    return inventory.gpus.get(name.parent_minor)
+
+
+def _is_shared(name: MigName, claim: ClaimRef, record: Record) -> bool:
+    """Whether another claim has the same device: an administrator's, or the one it was shared with."""
+    return any(str(name) in names(entry) for uid, entry in record.entries.items() if uid != claim.uid)
+
+
+def _prefix(claim: ClaimRef, entry: Entry) -> str:
+    if entry.state == "PrepareStarted":
+        return f"unprepare failed for partially prepared claim {claim} failed"
+    return f"unprepare devices failed for claim {claim}"

@@ -12,6 +12,7 @@ from nvdra.api.configs import (
     Config,
     ConfigError,
     GpuConfig,
+    MigDeviceConfig,
     decode,
     kind_of,
     normalize,
@@ -20,16 +21,16 @@ from nvdra.api.configs import (
 from nvdra.api.gates import Gates
 from nvdra.claims.held import DRIVER
 from nvdra.claims.matching import match
-from nvdra.claims.outcome import Group
-from nvdra.devices import Gpu
+from nvdra.claims.outcome import D, Group
+from nvdra.devices import Device, Gpu, MigDevice, MigSpec
 
 _SOURCES = ("FromClass", "FromClaim")
 
 # Lowest precedence: what applies where users say nothing.
-BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()),)
+BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()), (MigDeviceConfig(), ()))
 
 
-def groups(members: Sequence[tuple[Result, Gpu]], configs: Sequence[OpaqueConfig], gates: Gates) -> tuple[Group, ...]:
+def groups(members: Sequence[tuple[Result, D]], configs: Sequence[OpaqueConfig], gates: Gates) -> tuple[Group[D], ...]:
     """The results by the config that applies to them, in the order of each group's first result.
 
     Configs come back with defaults filled in and validated.
@@ -37,13 +38,24 @@ def groups(members: Sequence[tuple[Result, Gpu]], configs: Sequence[OpaqueConfig
     """
     known = _decoded(configs)
     chosen = match(
-        [(result.request, result.device, "gpu") for result, _ in members],
+        [(result.request, result.device, _device_type(device)) for result, device in members],
         [(requests, kind_of(config)) for config, requests in known],
     )
-    together: dict[int, list[tuple[Result, Gpu]]] = {}
+    together: dict[int, list[tuple[Result, D]]] = {}
     for member, index in zip(members, chosen, strict=True):
         together.setdefault(index, []).append(member)
     return tuple(Group(_effective(known[index][0], gates), tuple(shared)) for index, shared in together.items())
+
+
+def _device_type(device: Device) -> str:
+    """What the Go driver's texts call it."""
+    match device:
+        case Gpu():
+            return "gpu"
+        case MigDevice():
+            return "mig"
+        case MigSpec():
+            return "migdyn"
 
 
 def _decoded(configs: Sequence[OpaqueConfig]) -> list[tuple[Config, tuple[str, ...]]]:

@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from nvdra.ports import LockError, LockTimeout
@@ -78,6 +78,35 @@ class _Wait:
         else:
             os.close(self._descriptor)
             future.set_exception(error)
+
+
+class LockFile:
+    """A lock that is held, and the notes in its file.
+
+    change   the door through which the file is changed: "append" or "truncate", and the call that does it
+    """
+
+    def __init__(self, descriptor: int, change: Callable[[str, Callable[[], object]], object]) -> None:
+        self._descriptor = descriptor
+        self._change = change
+
+    def lines(self) -> tuple[str, ...]:
+        size = os.fstat(self._descriptor).st_size
+        whole, _, _torn = os.pread(self._descriptor, size, 0).decode(errors="replace").rpartition("\n")
+        return tuple(whole.split("\n")) if whole else ()
+
+    def add(self, line: str) -> None:
+        # One write of a few bytes to a regular file: a signal comes before it or after it.
+        content = f"{line}\n".encode()
+        end = os.fstat(self._descriptor).st_size
+        self._change("append", lambda: os.pwrite(self._descriptor, content, end))
+
+    def clear(self) -> None:
+        if os.fstat(self._descriptor).st_size:
+            self._change("truncate", lambda: os.ftruncate(self._descriptor, 0))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 class Locks:

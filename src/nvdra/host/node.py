@@ -13,9 +13,9 @@ from functools import partial
 from typing import TypeVar
 
 from nvdra.host.children import run
-from nvdra.host.locks import Locks
+from nvdra.host.locks import LockFile, Locks
 from nvdra.host.writer import Writer
-from nvdra.ports import Finished, Put, Removal, Stat
+from nvdra.ports import Finished, Lock, Put, Removal, Stat
 
 T = TypeVar("T")
 
@@ -195,8 +195,9 @@ class Node:
     def lock(self, path: str, *, timeout_s: float) -> AbstractAsyncContextManager[None]:
         return self._locks.lock(self._at(path), path, timeout_s)
 
-    def try_lock(self, path: str) -> int | None:
-        return self._locks.try_lock(self._at(path), path)
+    def try_lock(self, path: str) -> Lock | None:
+        descriptor = self._locks.try_lock(self._at(path), path)
+        return None if descriptor is None else LockFile(descriptor, lambda kind, call: self._effect(kind, path, call))
 
     def device_node(self, path: str, *, major: int, minor: int, mode: int, gid: int = 0) -> None:
         place = self._at(path, follow=False)

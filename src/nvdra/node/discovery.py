@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 
 from nvdra import telemetry
-from nvdra.devices import Inventory, PciFacts, from_scan
-from nvdra.nvml import DriverAbsent, Nvml, NvmlHung
+from nvdra.devices import Inventory, Partitions, PciFacts, from_scan
+from nvdra.nvml import DriverAbsent, Nvml, NvmlError, NvmlHung
 from nvdra.ports import Clock
 
 LOOK_EVERY_S = 10.0
@@ -25,6 +25,8 @@ UNREAD_AGAIN_S = 30.0
 class Discovery:
     """The inventory and its renewal.
 
+    dynamic_mig    GPUs are partitioned on demand: how they are is read again at every look, whoever did it
+    never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
     hints    a value that differs once the node may have changed; reads files only
     pci      facts of every NVIDIA PCI function by bus id
     changed  called after each scan with the inventory, also when it says that nothing could be read
@@ -39,12 +41,18 @@ class Discovery:
         hints: Callable[[], Hashable],
         pci: Callable[[], Mapping[str, PciFacts]],
         changed: Callable[[Inventory], None],
+        *,
+        dynamic_mig: bool = False,
+        never_toggles: bool = False,
     ) -> None:
         self._nvml = nvml
         self._clock = clock
         self._hints = hints
         self._pci = pci
         self._changed = changed
+        self._dynamic_mig = dynamic_mig
+        self._never_toggles = never_toggles
+        self._noted: set[str] = set()
         self._seen: Hashable = None
         self._scanning: asyncio.Task[None] | None = None
         self._looked_s = 0.0
@@ -62,6 +70,29 @@ class Discovery:
             await self._clock.sleep(LOOK_EVERY_S)
             if self._is_overdue() or await self._look() != self._seen:
                 await self.scan()
+            elif self._dynamic_mig and await self._reread():
+                self._changed(self.inventory)
+
+    def note(self, uuid: str, partitions: Partitions) -> None:
+        """How a GPU is partitioned now, from who just changed it: newer than what a scan under way may bring."""
+        self._noted.add(uuid)
+        self.inventory = replace(self.inventory, partitions={**self.inventory.partitions, uuid: partitions})
+
+    async def _reread(self) -> bool:
+        """Look at the partitions of every GPU that is partitioned on demand; whether any changed."""
+        before = self.inventory.partitions
+        self._noted.clear()
+        for gpu in list(self.inventory.gpus.values()):
+            if gpu.partitioning is None:
+                continue
+            try:
+                found = Partitions(*await self._nvml.mig(gpu.uuid))
+            except (NvmlError, NvmlHung, DriverAbsent) as error:
+                telemetry.info(4, "The partitions of a GPU cannot be read now", device=gpu.name, cause=str(error))
+                continue
+            if gpu.uuid not in self._noted and self.inventory.partitions.get(gpu.uuid) != found:
+                self.note(gpu.uuid, found)
+        return self.inventory.partitions != before
 
     def _is_overdue(self) -> bool:
         age_s = self._clock.now() - self._looked_s
@@ -78,9 +109,15 @@ class Discovery:
 
     async def _scan(self) -> None:
         self._looked_s = self._clock.now()
+        self._noted.clear()
         seen = await self._look()
         try:
-            found = from_scan(await self._nvml.scan(), await asyncio.to_thread(self._pci))
+            found = from_scan(
+                await self._nvml.scan(profiles=self._dynamic_mig),
+                await asyncio.to_thread(self._pci),
+                dynamic_mig=self._dynamic_mig,
+                never_toggles=self._never_toggles,
+            )
         except (DriverAbsent, NvmlHung, OSError) as error:
             if str(error) != self.inventory.unread:
                 telemetry.warning("GPUs cannot be read now; looking again when the driver changes", cause=str(error))
@@ -89,6 +126,7 @@ class Discovery:
         else:
             for left in found.not_offered:
                 telemetry.warning("A GPU is not offered", device=left.device, reason=left.reason)
+        newer = {uuid: self.inventory.partitions[uuid] for uuid in self._noted & found.partitions.keys()}
         self._seen = seen
-        self.inventory = found
-        self._changed(found)
+        self.inventory = replace(found, partitions={**found.partitions, **newer}) if newer else found
+        self._changed(self.inventory)

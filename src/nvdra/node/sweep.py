@@ -7,7 +7,7 @@ out through the ledger. It never frees a device on the word of an API server tha
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -17,11 +17,12 @@ import orjson
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Record
-from nvdra.devices import Gpu, Inventory
+from nvdra.devices import Device, Inventory
 from nvdra.host import meant_for
 from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.record_file import RecordFile
-from nvdra.node.walk import Site, Walk
+from nvdra.node.site import Site
+from nvdra.node.walk import Walk
 from nvdra.ports import ApiError, Clock, Host
 
 EVERY_S = 600.0
@@ -60,6 +61,7 @@ class Sweep:
         source: ClaimLister,
         walk: Callable[[], Walk],
         inventory: Callable[[], Inventory],
+        in_work: Callable[[], Set[str]],
     ) -> None:
         self._site = site
         self._host = host
@@ -69,14 +71,15 @@ class Sweep:
         self._source = source
         self._walk = walk
         self._inventory = inventory
+        self._in_work = in_work
         self._stale_before: frozenset[str] = frozenset()
         self._list_pause_s = LIST_PAUSE_S
         self._list_again_at = 0.0
-        self._unknown_among: Mapping[str, Gpu] = {}
+        self._unknown_among: Mapping[str, Device] = {}
 
     async def run(self) -> None:
         """Settle what a lost record left; look at claims and files every ten minutes, nodes apart from each other."""
-        steps = {step: self._clock.now() for step in (self.settle, self.leftovers, self.stale_claims)}
+        steps = {step: self._clock.now() for step in (self.settle, self.half_done, self.leftovers, self.stale_claims)}
         while True:
             for step, due in steps.items():
                 if due <= self._clock.now():
@@ -144,6 +147,26 @@ class Sweep:
             # An unallocated claim still has its UID in the body, but what is left to free is the same either way.
             return claims.Answer(ref.uid, None) if error.kind == "unallocated" else None
         return claims.Answer(claim.ref.uid, claim)
+
+    # ── claims half prepared or half undone ────────────────────────────────────────────────────────────────────
+
+    async def half_done(self) -> float:
+        """Roll back what a death left half way on the hardware. Returns when to look again, in seconds from now."""
+        record = await self._ledger.submit(Change)
+        is_left = False
+        for uid, entry in record.entries.items():
+            if entry.state != "PrepareStarted" or uid in self._in_work():
+                continue
+            ref = ClaimRef(entry.namespace, entry.name, uid)
+            match claims.undo(ref, entry, self._inventory(), record, self._site.gates):
+                case claims.Undo():
+                    failure = await self._walk().let_go(ref, entry)
+                    is_left = is_left or failure is not None
+                    if failure is None:
+                        telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
+                case claims.Leave() | claims.Refuse():
+                    pass  # nothing of it is on the hardware, or another release's business
+        return AFTER_FAILURE_S if is_left else EVERY_S
 
     # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────
 

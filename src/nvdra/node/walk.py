@@ -13,20 +13,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, assert_never
 
-from nvdra import cdi, claims, telemetry
-from nvdra.api import Claim, ClaimError, ClaimRef, Gates, decode_claim
-from nvdra.checkpoint import Entry, PreparedDevice, Record
-from nvdra.devices import Gpu, Inventory
-from nvdra.node.ledger import Change, Ledger, LedgerError
-from nvdra.node.supply import Supply, SupplyError
+from nvdra import claims, telemetry
+from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
+from nvdra.checkpoint import Entry
+from nvdra.devices import Inventory
+from nvdra.node.executor import Executor
+from nvdra.node.gpu_locks import GpuLocks
+from nvdra.node.ledger import Ledger, LedgerError
+from nvdra.node.preparing import Answers, Preparing
+from nvdra.node.releasing import Releasing
+from nvdra.node.site import ClaimFiles, Site
+from nvdra.node.supply import Supply
 from nvdra.ports import ApiError, Clock, Host
 from nvdra.telemetry.metrics import DriverMetrics, Operation
 
 # kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
 API_PATIENCE_S = 2.0
-
-# Decisions of one prepare: letting go of a former allocation, a rescan, a look-up of driver files, and the last one.
-_ROUNDS = 5
 
 T = TypeVar("T")
 
@@ -45,41 +47,15 @@ class Failure:
     permanent: bool = False
 
 
-Answers = tuple[PreparedDevice, ...]
 Prepared = Answers | Failure
 Unprepared = Failure | None
 Fetched = Claim | ApiError | str  # or what is wrong with the claim
-
-
-@dataclass(frozen=True, slots=True)
-class _Unsupplied:
-    """A CDI file must be written, and the driver's files for it are not at hand."""
-
-    gpus: tuple[Gpu, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Undone:
-    """A former allocation was let go of."""
-
-
-_Outcome = Answers | claims.Refuse | _Unsupplied | _Undone
 
 
 class ClaimSource(Protocol):
     """Where claims come from: the API server, one GET each."""
 
     async def claim(self, namespace: str, name: str, *, timeout_s: float) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where and for whom this node prepares."""
-
-    driver: str
-    pool: str
-    cdi_root: str
-    gates: Gates
 
 
 class Walk:
@@ -98,21 +74,31 @@ class Walk:
         ledger: Ledger,
         source: ClaimSource,
         supply: Supply,
+        locks: GpuLocks,
+        executor: Executor,
         inventory: Callable[[], Inventory],
         rescan: Callable[[], Coroutine[Any, Any, None]],
         unsettled: Callable[[], Mapping[str, str]],
         metrics: DriverMetrics,
     ) -> None:
-        self._site = site
-        self._host = host
+        files = ClaimFiles(host, site.cdi_root)
         self._clock = clock
-        self._ledger = ledger
         self._source = source
-        self._supply = supply
-        self._inventory = inventory
-        self._rescan = rescan
-        self._unsettled = unsettled
         self._metrics = metrics
+        self._releasing = Releasing(site, files, ledger, locks, executor, inventory, rescan)
+        self._preparing = Preparing(
+            site,
+            files,
+            ledger,
+            locks,
+            executor,
+            supply,
+            inventory,
+            rescan,
+            unsettled,
+            self._releasing,
+            self._take_back,
+        )
         self._work: dict[str, tuple[str, asyncio.Task[Any]]] = {}
 
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Prepared]:
@@ -196,9 +182,9 @@ class Walk:
         try:
             match fetched:
                 case Claim():
-                    answer = await self._settle(partial(self._decide_prepare, fetched))
+                    answer = await self._preparing.prepare(fetched)
                 case ApiError() if fetched.status != 404:
-                    answer = await self._settle(partial(self._decide_recall, ref, fetched))
+                    answer = await self._preparing.recall(ref, _not_retrieved(ref, fetched))
                     if isinstance(answer, tuple):
                         telemetry.warning(
                             "Answered a prepared claim from the record", claim=str(ref), cause=fetched.message
@@ -217,84 +203,6 @@ class Walk:
         telemetry.info(1, "Prepared devices for claim", claim=str(ref), devices=[a.device for a in answer])
         return answer
 
-    async def _settle(self, decide: Callable[[Record], Change[_Outcome]]) -> Answers | claims.Refuse:
-        """Decide in the ledger; what it takes first is done outside of its locks, then it is decided again."""
-        looked = False
-        for _ in range(_ROUNDS):
-            answer = await self._ledger.submit(decide)
-            match answer:
-                case claims.Refuse() if answer.rescan and not looked:
-                    looked = True
-                    await self._rescan()
-                case _Unsupplied(gpus):
-                    try:
-                        await self._supply.refresh(gpus)
-                    except SupplyError as error:
-                        return claims.Refuse(str(error))
-                case _Undone():
-                    continue
-                case _:
-                    return answer
-        return claims.Refuse("the driver's files change faster than they can be looked up; kubelet will ask again")
-
-    def _decide_prepare(self, claim: Claim, record: Record) -> Change[_Outcome]:
-        path = self._path(claim.ref.uid)
-        plan = claims.plan(
-            claim,
-            self._inventory(),
-            record,
-            self._site.gates,
-            pool=self._site.pool,
-            has_file=self._exists(path),
-            unsettled=self._unsettled(),
-        )
-        match plan:
-            case claims.Done(answers):
-                return Change(answers)
-            case claims.Refuse():
-                return Change(plan)
-            case claims.Repair(sealed):
-                return self._repair(claim.ref, sealed)
-            case claims.Ready(replaces=Entry(state="PrepareCompleted")):
-                # Allocated anew. First the old entry goes, then its file: with one write for both, a crash between
-                # file and record would leave the old entry with the new file.
-                telemetry.info(1, "The claim is allocated anew, its former devices are let go of", claim=str(claim.ref))
-                return Change(_Undone(), entries={claim.ref.uid: None}, remove=(path,))
-            case claims.Ready():
-                for note in plan.notes:
-                    telemetry.warning(note, claim=str(claim.ref))
-                sealed = claims.seal(plan)
-                return self._with_file(claim.ref.uid, sealed, entries={claim.ref.uid: sealed.entry})
-            case _:
-                assert_never(plan)
-
-    def _decide_recall(self, ref: ClaimRef, error: ApiError, record: Record) -> Change[_Outcome]:
-        """The API server does not show the claim: what is already prepared is still answered, from the record."""
-        match claims.recall(ref, self._inventory(), record, has_file=self._exists(self._path(ref.uid))):
-            case claims.Done(answers):
-                return Change(answers)
-            case claims.Repair(sealed):
-                return self._repair(ref, sealed)
-            case claims.Refuse() as refuse:
-                return Change(refuse)
-            case None:
-                return Change(claims.Refuse(_not_retrieved(ref, error)))
-
-    def _repair(self, ref: ClaimRef, sealed: claims.Sealed) -> Change[_Outcome]:
-        telemetry.warning("CDI file of a prepared claim was lost, writing it again", claim=str(ref))
-        return self._with_file(ref.uid, sealed, entries={})
-
-    def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Outcome]:
-        gpus = tuple(sealed.cdi_devices.values())
-        if not self._supply.is_at_hand(gpus):
-            return Change(_Unsupplied(gpus))
-        devices = [(name, self._supply.edits(gpu)) for name, gpu in sealed.cdi_devices.items()]
-        try:
-            content = cdi.render_claim(self._supply.common, devices)
-        except cdi.InvalidDocument as error:
-            return Change(claims.Refuse(f"unable to create CDI spec file for claim: {error}"))
-        return Change(sealed.answers, entries=entries, write={self._path(uid): content})
-
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _unprepare_all(self, refs: list[ClaimRef], only: Entry | None = None) -> dict[str, Unprepared]:
@@ -303,7 +211,7 @@ class Walk:
 
     async def _unprepare_one(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
         try:
-            release = await self._ledger.submit(partial(self._decide_unprepare, ref, only))
+            release = await self._releasing.release(ref, only)
         except LedgerError as error:
             return self._not_unprepared(ref, str(error), "lock_acquire" if error.lock else "unprepare_devices")
         except Exception as error:
@@ -313,9 +221,7 @@ class Walk:
             case claims.NotPrepared():
                 telemetry.info(2, "Unprepare noop: claim not found in checkpoint data", claim=str(ref))
                 return None
-            case claims.Leave(notes):
-                for note in notes:
-                    telemetry.warning(note, claim=str(ref))
+            case claims.Leave():
                 telemetry.info(1, "Unprepared devices for claim", claim=str(ref))
                 return None
             case claims.Refuse(reason):
@@ -323,18 +229,12 @@ class Walk:
             case _:
                 assert_never(release)
 
-    def _decide_unprepare(self, ref: ClaimRef, only: Entry | None, record: Record) -> Change[claims.Release]:
-        if only is not None and record.entries.get(ref.uid) != only:
-            return Change(claims.NotPrepared())
-        release = claims.unprepare(ref, record)
-        match release:
-            case claims.Leave():
-                return Change(release, entries={ref.uid: None}, remove=(self._path(ref.uid),))
-            case claims.NotPrepared() if self._exists(self._path(ref.uid)):
-                # An orphan: the claim is let go of, so nobody may take it up again from its file.
-                return Change(release, remove=(self._path(ref.uid),))
-            case _:
-                return Change(release)
+    async def _take_back(self, ref: ClaimRef, entry: Entry) -> str:
+        if ref.uid in self._work:
+            # It may be of the very call that asks: waited for, the two would wait for each other.
+            return f"claim {ref} was begun before and is being worked on; kubelet will ask again"
+        failure = await self.let_go(ref, entry)
+        return "" if failure is None else failure.error
 
     # ── both ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -348,16 +248,6 @@ class Walk:
         else:
             self._metrics.succeeded(operation, self._clock.now() - began)
         return answer
-
-    def _path(self, uid: str) -> str:
-        return f"{self._site.cdi_root}/{cdi.file_name(uid)}"
-
-    def _exists(self, path: str) -> bool:
-        try:
-            self._host.stat(path)
-        except OSError:
-            return False
-        return True
 
     def _failed(
         self,

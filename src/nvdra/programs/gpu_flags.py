@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nvdra.api import gates
-from nvdra.programs.flags import GATES, KUBE, LOGGING, Flag, UsageError, integer, parse
+from nvdra.programs.flags import GATES, KUBE, LOGGING, Flag, UsageError, boolean, integer, parse
 
 PROGRAM = "gpu-kubelet-plugin"
 
@@ -84,6 +84,14 @@ FLAGS = (
         "disabled",
         "disabled, memory, unlimited, or how many shares a device has (ConsumableShares)",
     ),
+    Flag(
+        ("destroy-unknown-mig",),
+        ("DESTROY_UNKNOWN_MIG",),
+        False,
+        "at start, destroy MIG devices that no claim here speaks of, as the Go driver does (DynamicMIG); "
+        "else they stay, and what overlaps them is not offered",
+        boolean,
+    ),
     *KUBE,
     replace(GATES[0], help=f"{GATES[0].help}: {'; '.join(gates.help_lines())}"),
     *LOGGING,
@@ -113,6 +121,7 @@ class Options:
     http_endpoint: str
     metrics_path: str
     consumable_shares: str
+    destroy_unknown_mig: bool
     kubeconfig: str
     kube_api_qps: float
     kube_api_burst: int

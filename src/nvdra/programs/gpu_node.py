@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 from prometheus_client import CollectorRegistry
 
 from nvdra import claims, telemetry
-from nvdra.api.gates import Gates
+from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory, Pool, published
+from nvdra.devices import Inventory, Pool
 from nvdra.host import (
     DriverFileMissing,
     DriverRoot,
@@ -33,13 +33,18 @@ from nvdra.kubelet import HealthService, Plugin, SocketPathError
 from nvdra.node import publication
 from nvdra.node.clock import LoopClock
 from nvdra.node.discovery import Discovery
+from nvdra.node.executor import Executor
+from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.instance import instance_paths
 from nvdra.node.ledger import Change, Ledger, LedgerError
+from nvdra.node.mig_upkeep import MigUpkeep
+from nvdra.node.offer import Offer
 from nvdra.node.publication import Publication
 from nvdra.node.record_file import RecordFile
+from nvdra.node.site import Site
 from nvdra.node.supply import Supply, SupplyError
 from nvdra.node.sweep import Sweep
-from nvdra.node.walk import Site, Walk
+from nvdra.node.walk import Walk
 from nvdra.nvml import DriverChanged, Nvml
 from nvdra.programs.gpu_flags import Options
 from nvdra.programs.stop import Stop
@@ -65,8 +70,7 @@ class GpuNode:
         self._cdi_root = os.path.abspath(options.cdi_root)
         self._tasks = Tasks(stop)
         self._driver_changed = False
-        self._record: Record | None = None
-        self._withdrawn: frozenset[str] = frozenset()
+        self._has_record = False
 
     async def run(self) -> int:
         """Exit status; does not return where the driver changed: the program then starts anew in this process."""
@@ -107,7 +111,13 @@ class GpuNode:
         stack.push_async_callback(_close, nvml)
         hints = Hints(host, root)
         self._discovery = Discovery(
-            nvml, clock, lambda: (self._current_root(), hints.look()), lambda: self._bus().facts, self._offered
+            nvml,
+            clock,
+            lambda: (self._current_root(), hints.look()),
+            lambda: self._bus().facts,
+            self._offered,
+            dynamic_mig=self._gates.enabled(DYNAMIC_MIG),
+            never_toggles=os.environ.get("NVIDIA_DRA_TEST_FORCE_GPU_ARCH", "").strip().lower() == "ampere",
         )
         self._supply = Supply(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
         scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
@@ -125,7 +135,15 @@ class GpuNode:
         site = Site(claims.DRIVER, options.node_name, self._cdi_root, self._gates)
         record_file = RecordFile(host, self._plugin_dir, lambda: bool(self._sweep.claim_files()))
         ledger = Ledger(host, record_file, self._plugin_dir, self._recorded)
-        self._sweep = Sweep(site, host, clock, ledger, record_file, api, lambda: self._walk, self._inventory)
+        locks = GpuLocks(host, self._plugin_dir)
+        await locks.make_folder()
+        executor = Executor(nvml, locks, self._discovery.note)
+        self._upkeep = MigUpkeep(
+            nvml, clock, ledger, locks, executor, self._inventory, destroy_unknown=options.destroy_unknown_mig
+        )
+        self._sweep = Sweep(
+            site, host, clock, ledger, record_file, api, lambda: self._walk, self._inventory, lambda: locks.claims
+        )
         self._walk = Walk(
             site,
             host,
@@ -133,12 +151,21 @@ class GpuNode:
             ledger,
             api,
             self._supply,
+            locks,
+            executor,
             self._inventory,
             lambda: self._guarded(self._discovery.scan()),
             self._sweep.unsettled,
             self._metrics,
         )
         self._publication = Publication(api, clock, Pool(claims.DRIVER, options.node_name), on_notice=self._noticed)
+        self._offer = Offer(
+            self._publication,
+            self._gates,
+            self._inventory,
+            has_gpus=lambda: bool(self._bus().gpus),
+            is_current=lambda: self._is_current,
+        )
         ledger.start()
         stack.push_async_callback(ledger.stop)
         await self._first_record(ledger)
@@ -173,6 +200,9 @@ class GpuNode:
         self._placed()
         self._tasks.start("publication", self._publication.run())
         await self._stop.unless(scan)
+        if self._gates.enabled(DYNAMIC_MIG):
+            self._tasks.start("lease", self._upkeep.hold())
+            await self._stop.unless(self._upkeep.tidy())
         self._tasks.start("sweep", self._sweep.run())
         self._tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
@@ -196,32 +226,15 @@ class GpuNode:
             return
         self._supply.forget()
         self._tasks.start("supply", self._warm_supply(), may_end=True)
-        self._publish()
+        self._offer.renew()
 
     def _recorded(self, record: Record) -> None:
         """The record was read or written: gauges follow it, and devices it keeps from being offered."""
         self._metrics.prepared(claims.device_types(record))
-        is_first, self._record = self._record is None, record
-        if not is_first:
+        if self._has_record:
             self._metrics.wrote_record()
-        if is_first or claims.withdrawn(self._inventory(), record) != self._withdrawn:
-            self._publish()
-
-    def _publish(self) -> None:
-        if self._record is None:
-            return
-        inventory = self._inventory()
-        self._withdrawn = claims.withdrawn(inventory, self._record)
-        if not inventory.devices and (inventory.unread or self._bus().gpus):
-            # GPUs are there and cannot be read now: what is published stays, an empty pool would be a lie.
-            return
-        for name in sorted(self._withdrawn):
-            telemetry.warning("Not offered while a claim holds the GPU that had this name", device=name)
-        for name in inventory.devices:
-            telemetry.info(4, f"About to announce device {name}")
-        self._publication.publish(
-            [published(gpu, self._gates) for gpu in inventory.devices.values()], withdrawn=self._withdrawn
-        )
+        self._has_record = True
+        self._offer.recorded(record)
 
     def _noticed(self, notice: publication.Notice) -> None:
         publication.log(notice)
@@ -252,7 +265,7 @@ class GpuNode:
 
     async def _warm_supply(self) -> None:
         try:
-            await self._supply.refresh(self._inventory().devices.values())
+            await self._supply.refresh(self._inventory().gpus.values())
         except SupplyError as error:
             telemetry.warning(
                 "The driver's files are incomplete; claims are refused until they are not", cause=str(error)

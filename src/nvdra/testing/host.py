@@ -39,7 +39,8 @@ class Killed(BaseException):
 class Effect:
     """One change of the outside, in the order they took place.
 
-    kind   "create" (the file beside), "write", "fsync", "rename", "unlink", "mkdir", "mknod", "exec"
+    kind   "create" (the file beside), "write", "fsync", "rename", "unlink", "mkdir", "mknod", "exec", and of lock
+           files "append", "truncate"
     path   the path the caller named; of a program its command line
     """
 

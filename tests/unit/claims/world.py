@@ -9,7 +9,7 @@ from nvdra import claims
 from nvdra.api import gates
 from nvdra.api.claim import Claim, decode_claim
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
-from nvdra.claims import Plan, Ready, Sealed
+from nvdra.claims import Plan, Ready, Release, Sealed
 from tests.unit.devices.scans import inventory
 
 POOL = "node-a"
@@ -52,6 +52,12 @@ def plan(one: Claim, record: Record | None = None, **more: Any) -> Plan:
     seen = values.pop("inventory", None) or inventory()
     on = values.pop("gates", None) or gates.defaults()
     return claims.plan(one, seen, record or Record("boot"), on, **values)
+
+
+def release(one: Claim, record: Record, **more: Any) -> Release:
+    """What letting go of a claim takes on a node of eight GPUs, unless said otherwise."""
+    seen = more.get("inventory") or inventory()
+    return claims.unprepare(one.ref, seen, record, more.get("gates") or gates.defaults())
 
 
 def sealed(one: Claim, record: Record | None = None, **more: Any) -> Sealed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -387,7 +386,7 @@ async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(
             await asyncio.sleep(0.002)
             await world.clock.advance(10)
         if lock is not None:
-            os.close(lock)
+            lock.close()
         world.host.forgive()
 
     await looping(world, trouble_ends, lambda: (world.folder / MARK.strip("/")).exists())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +16,17 @@ from nvdra import cdi, checkpoint
 from nvdra.api import ClaimRef
 from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory
+from nvdra.devices import Inventory, Partitions
 from nvdra.host import DriverRoot
 from nvdra.kube import ResourceApi
+from nvdra.node.executor import Executor, Partitioner
+from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.ledger import Change, Ledger
 from nvdra.node.record_file import RecordFile
+from nvdra.node.site import Site
 from nvdra.node.supply import Supply
 from nvdra.node.sweep import Sweep
-from nvdra.node.walk import Prepared, Site, Unprepared, Walk
+from nvdra.node.walk import Prepared, Unprepared, Walk
 from nvdra.ports import Resource
 from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
@@ -57,6 +61,13 @@ def cdi_path(ref: ClaimRef) -> str:
     return f"{C}/{cdi.file_name(ref.uid)}"
 
 
+class NoPartitions:
+    """Of GPUs without MIG nothing may ever be asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"NVML was asked: {name}")
+
+
 class World:
     """The node and the program on it. `restart` is a fresh program on the same disk, with the same API server."""
 
@@ -66,6 +77,8 @@ class World:
         self.kube = FakeKube(clock=self.clock)
         self.host = FakeHost(folder)
         self.inventory: Inventory = inventory(GPUS)
+        self.gates = ""
+        self.gpus: Partitioner = NoPartitions()
         self.rescans = 0
         self.on_rescan: Callable[[], None] = lambda: None
         self.records: list[Record] = []
@@ -77,15 +90,25 @@ class World:
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        site = Site(DRIVER, POOL, C, feature_gates.defaults())
+        site = Site(DRIVER, POOL, C, feature_gates.parse(self.gates))
         api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
         self.file = RecordFile(self.host, P, lambda: bool(self.sweep.claim_files()))
         self.ledger = Ledger(self.host, self.file, P, self.records.append)
         self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
+        self.locks = GpuLocks(self.host, P)
+        self.executor = Executor(self.gpus, self.locks, self.note)
         self.sweep = Sweep(
-            site, self.host, self.clock, self.ledger, self.file, api, lambda: self.walk, lambda: self.inventory
+            site,
+            self.host,
+            self.clock,
+            self.ledger,
+            self.file,
+            api,
+            lambda: self.walk,
+            lambda: self.inventory,
+            lambda: self.locks.claims,
         )
         self.walk = Walk(
             site,
@@ -94,6 +117,8 @@ class World:
             self.ledger,
             api,
             self.supply,
+            self.locks,
+            self.executor,
             lambda: self.inventory,
             self._rescan,
             self.sweep.unsettled,
@@ -104,7 +129,7 @@ class World:
     async def warm(self) -> None:
         """As the program does in the background after each scan: the record read, driver files looked up."""
         await self.ledger.submit(Change)
-        await self.supply.refresh(self.inventory.devices.values())
+        await self.supply.refresh(self.inventory.gpus.values())
 
     async def stop(self) -> None:
         await self.ledger.stop()
@@ -114,6 +139,10 @@ class World:
         await self.stop()
         self.host = self.host.revive()
         self.start()
+
+    def note(self, uuid: str, partitions: Partitions) -> None:
+        """How a GPU is partitioned now, as discovery is told."""
+        self.inventory = replace(self.inventory, partitions={**self.inventory.partitions, uuid: partitions})
 
     async def _rescan(self) -> None:
         self.rescans += 1

@@ -1,0 +1,160 @@
+"""The locks of GPUs: who may change one, and what it says in its lock's file meanwhile.
+
+Hardware belongs to the program that holds the flock on `.locks/<gpu uuid>` in the plugin's folder, from before a
+claim's entry says "begun" until it says "completed" or is undone. The program holds it for all its claims there. The
+file keeps a line for each claim in work, so that whoever takes the lock after a death knows what was really begun:
+
+    <claim uid>                       in work, nothing made yet
+    <claim uid> <profile id>@<start>  may have made, or be taking away, the partition there
+    -<claim uid>                      done with
+
+An entry that was begun and has no line at all is another program's (the Go driver writes none).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from nvdra.ports import Host, Lock
+
+Placement = tuple[int, int]  # profile id, first memory slice
+
+FOLDER = ".locks"
+PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    gpus: frozenset[str]
+    is_over: asyncio.Event
+
+
+@dataclass(slots=True)
+class _Held:
+    lock: Lock
+    lines: dict[str, set[Placement]]
+    claims: set[str] = field(default_factory=set)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another program works on one of these GPUs: wait for it, then decide again."""
+
+    gpus: frozenset[str]
+
+
+class GpuLocks:
+    """The GPU locks of one program, taken for claims by UID. One event loop uses it."""
+
+    def __init__(self, host: Host, plugin_dir: str) -> None:
+        self._host = host
+        self._folder = f"{plugin_dir}/{FOLDER}"
+        self._held: dict[str, _Held] = {}
+        self._work: dict[str, _Work] = {}
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """UIDs of the claims in work."""
+        return frozenset(self._work)
+
+    async def make_folder(self) -> None:
+        await self._host.mkdir(self._folder, mode=0o750)
+
+    def try_take(self, claim: str, gpus: Iterable[str]) -> bool:
+        """Take these GPUs for the claim, all or none; False if another program has one. Raises LockError."""
+        taken: list[str] = []
+        for gpu in sorted(set(gpus)):
+            held = self._held.get(gpu)
+            if held is None:
+                lock = self._host.try_lock(self._path(gpu))
+                if lock is None:
+                    self._drop(claim, taken)
+                    return False
+                held = self._held[gpu] = _Held(lock, _read(lock.lines()))
+            held.claims.add(claim)
+            taken.append(gpu)
+        self._work[claim] = _Work(frozenset(taken), asyncio.Event())
+        return True
+
+    async def wait(self, gpus: Iterable[str]) -> None:
+        """Until the other program is done with one of the GPUs. Raises LockError."""
+        for gpu in sorted(set(gpus) - self._held.keys()):
+            async with self._host.lock(self._path(gpu), timeout_s=PATIENCE_S):
+                pass
+
+    async def until_done(self, claim: str) -> None:
+        """Until the claim is out of work; at once if it is."""
+        if (work := self._work.get(claim)) is not None:
+            await work.is_over.wait()
+
+    def turn(self, gpu: str) -> asyncio.Lock:
+        """Operations on one GPU go in the order in which they ask for this."""
+        return self._held[gpu].turn
+
+    def is_alone(self, claim: str, gpu: str) -> bool:
+        """Whether no other claim of this program is in work on the GPU."""
+        return self._held[gpu].claims == {claim}
+
+    def begin(self, claim: str) -> None:
+        """The claim starts from nothing: what the files said of it before does not count any more."""
+        for gpu in self._work[claim].gpus:
+            held = self._held[gpu]
+            if claim in held.lines:
+                held.lock.add(f"-{claim}")
+            held.lock.add(claim)
+            held.lines[claim] = set()
+
+    def touch(self, claim: str, gpu: str, placement: Placement) -> None:
+        """From now on a death may leave the claim's partition there."""
+        held = self._held[gpu]
+        held.lock.add(f"{claim} {placement[0]}@{placement[1]}")
+        held.lines.setdefault(claim, set()).add(placement)
+
+    def touched(self, claim: str, gpu: str, placement: Placement) -> bool:
+        """Whether the claim may have left a partition there; of a claim without a line, the entry's word is all."""
+        lines = self._held[gpu].lines.get(claim)
+        return lines is None or placement in lines
+
+    def give_back(self, claim: str, *, is_done: bool) -> None:
+        """The claim is out of work. is_done: nothing of it is left half made; else its lines stay for who undoes it."""
+        work = self._work.pop(claim, None)
+        if work is None:
+            return
+        work.is_over.set()
+        if is_done:
+            for gpu in work.gpus:
+                held = self._held[gpu]
+                if held.lines.pop(claim, None) is not None:
+                    if held.lines:
+                        held.lock.add(f"-{claim}")
+                    else:
+                        held.lock.clear()
+        self._drop(claim, work.gpus)
+
+    def _drop(self, claim: str, gpus: Iterable[str]) -> None:
+        for gpu in gpus:
+            held = self._held[gpu]
+            held.claims.discard(claim)
+            if not held.claims:
+                del self._held[gpu]
+                held.lock.close()
+
+    def _path(self, gpu: str) -> str:
+        return f"{self._folder}/{gpu}"
+
+
+def _read(lines: Iterable[str]) -> dict[str, set[Placement]]:
+    found: dict[str, set[Placement]] = {}
+    for line in lines:
+        claim, _, place = line.partition(" ")
+        if claim.startswith("-"):
+            found.pop(claim[1:], None)
+            continue
+        placements = found.setdefault(claim, set())
+        profile_id, _, start = place.partition("@")
+        if profile_id.isdecimal() and start.isdecimal():
+            placements.add((int(profile_id), int(start)))
+    return found

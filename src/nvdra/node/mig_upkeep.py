@@ -1,0 +1,88 @@
+"""Upkeep of GPUs that are partitioned on demand: the lease on NVML, and what was left on them before.
+
+A partition that no claim speaks of is somebody else's and stays, unless the node was told otherwise; MIG mode that is
+on with nothing to show for it is turned off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from nvdra import claims, telemetry
+from nvdra.checkpoint import Record
+from nvdra.devices import Gpu, Inventory, Partitions
+from nvdra.node.executor import Executor, StepFailed
+from nvdra.node.gpu_locks import GpuLocks
+from nvdra.node.ledger import Change, Ledger, LedgerError
+from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
+from nvdra.ports import Clock, LockError
+
+AGAIN_S = 30.0
+
+# Stands for a claim where the locks of GPUs want one.
+_SELF = "upkeep"
+
+
+class MigUpkeep:
+    """What is done for such GPUs beside serving claims.
+
+    destroy_unknown   destroy partitions that no claim speaks of when the program starts, as the Go driver does
+    """
+
+    def __init__(
+        self,
+        nvml: Nvml,
+        clock: Clock,
+        ledger: Ledger,
+        locks: GpuLocks,
+        executor: Executor,
+        inventory: Callable[[], Inventory],
+        *,
+        destroy_unknown: bool,
+    ) -> None:
+        self._nvml = nvml
+        self._clock = clock
+        self._ledger = ledger
+        self._locks = locks
+        self._executor = executor
+        self._inventory = inventory
+        self._destroy_unknown = destroy_unknown
+
+    async def hold(self) -> None:
+        """Keep NVML open for ever: looking a GPU up anew for every partition may take seconds under load."""
+        while True:
+            try:
+                async with self._nvml.hold("partitions on demand (gate DynamicMIG)"):
+                    await asyncio.Event().wait()
+            except (DriverAbsent, DriverChanged, NvmlHung):
+                await self._clock.sleep(AGAIN_S)  # whoever scans says what is wrong
+
+    async def tidy(self) -> None:
+        """Once, after the first look at the GPUs: put right what no claim accounts for."""
+        try:
+            record = await self._ledger.submit(Change)
+        except LedgerError as error:
+            telemetry.warning("Leftovers on GPUs are not looked for", cause=str(error))
+            return
+        for gpu in list(self._inventory().gpus.values()):
+            if gpu.partitioning is None:
+                continue
+            try:
+                if not self._locks.try_take(_SELF, (gpu.uuid,)):
+                    continue  # another instance works on it, and puts it right itself
+                await self._tidy(gpu, record)
+            except (StepFailed, LockError) as error:
+                telemetry.warning("A leftover on a GPU could not be put right", device=gpu.name, cause=str(error))
+            finally:
+                self._locks.give_back(_SELF, is_done=True)
+
+    async def _tidy(self, gpu: Gpu, record: Record) -> None:
+        unknown = [p for p in claims.unknown_partitions(self._inventory(), record) if p.gpu.uuid == gpu.uuid]
+        if self._destroy_unknown:
+            for partition in unknown:
+                telemetry.warning("Destroying a partition that no claim speaks of", partition=str(partition))
+                await self._executor.destroy(gpu, partition.gi_id, str(partition))
+        now = self._inventory().partitions.get(gpu.uuid, Partitions())
+        if now.is_on and not now.instances:
+            await self._executor.tidy(_SELF, gpu)

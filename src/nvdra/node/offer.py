@@ -1,0 +1,74 @@
+"""The offer: what of the inventory is published, given what the record holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nvdra import claims, telemetry
+from nvdra.api import Gates
+from nvdra.checkpoint import Record
+from nvdra.devices import Inventory, published
+from nvdra.node.publication import Publication
+
+
+class Offer:
+    """Tells publication what the pool is to hold.
+
+    has_gpus     whether the node has GPUs at all, whoever can read them
+    is_current   whether the pool is this program's to fill: another instance may be the one that kubelet calls
+    """
+
+    def __init__(
+        self,
+        publication: Publication,
+        gates: Gates,
+        inventory: Callable[[], Inventory],
+        has_gpus: Callable[[], bool],
+        is_current: Callable[[], bool],
+    ) -> None:
+        self._publication = publication
+        self._gates = gates
+        self._inventory = inventory
+        self._has_gpus = has_gpus
+        self._is_current = is_current
+        self._record: Record | None = None
+        self._withdrawn: frozenset[str] = frozenset()
+        self._unknown: frozenset[str] = frozenset()
+
+    def recorded(self, record: Record) -> None:
+        """The record is another one: it may hold other devices back."""
+        is_first, self._record = self._record is None, record
+        if is_first or claims.withdrawn(self._inventory(), record) != self._withdrawn:
+            self.renew()
+
+    def renew(self) -> None:
+        """The inventory may be another one, or the pool this program's again."""
+        if self._record is None or not self._is_current():
+            return
+        inventory = self._inventory()
+        withdrawn = claims.withdrawn(inventory, self._record)
+        if not inventory.devices and (inventory.unread or self._has_gpus()):
+            # GPUs are there and cannot be read now: what is published stays, an empty pool would be a lie.
+            return
+        self._tell(inventory, self._record, withdrawn)
+        self._withdrawn = withdrawn
+        for name in inventory.devices:
+            telemetry.info(4, f"About to announce device {name}")
+        self._publication.publish(
+            [published(device, self._gates) for device in inventory.devices.values()],
+            withdrawn=withdrawn,
+            counter_sets=inventory.counter_sets(),
+        )
+
+    def _tell(self, inventory: Inventory, record: Record, withdrawn: frozenset[str]) -> None:
+        unknown = frozenset(map(str, claims.unknown_partitions(inventory, record)))
+        for partition in sorted(unknown - self._unknown):
+            telemetry.warning(
+                "A partition that this driver did not make keeps what overlaps it from being offered",
+                partition=partition,
+            )
+        for partition in sorted(self._unknown - unknown):
+            telemetry.info(0, "A partition that this driver did not make is gone", partition=partition)
+        self._unknown = unknown
+        for name in sorted(withdrawn - self._withdrawn):
+            telemetry.warning("Not offered: what has this name is held by a claim, or overlaps what is", device=name)
