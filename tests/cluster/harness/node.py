@@ -72,8 +72,8 @@ class Node:
 
     @property
     def kubelet_root(self) -> Path:
-        """What `/var/lib/kubelet` is on other nodes."""
-        return self.folder / "kubelet"
+        """What `/var/lib/kubelet` is on other nodes; short, for a socket's path has at most 107 bytes."""
+        return self.folder / "k"
 
     @property
     def plugins(self) -> Path:
