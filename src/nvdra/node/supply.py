@@ -66,7 +66,7 @@ class Supply:
                 self._looking.add_done_callback(self._looked)
             await asyncio.shield(self._looking)
         devices = tuple(devices)
-        for gpu in _gpus(devices):
+        for gpu in _parents(devices):
             if not self._has_gpu(gpu):
                 await self._look_up_gpu(gpu)
         for device in devices:
@@ -76,7 +76,7 @@ class Supply:
     def is_at_hand(self, devices: Iterable[Device]) -> bool:
         """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
         devices = tuple(devices)
-        if not self._has_common() or not all(map(self._has_gpu, _gpus(devices))):
+        if not self._has_common() or not all(map(self._has_gpu, _parents(devices))):
             return False
         try:
             for device in devices:
@@ -165,7 +165,7 @@ def _place(gpu: Gpu) -> tuple[int, str]:
     return gpu.minor, gpu.pci_bus_id
 
 
-def _gpus(devices: Iterable[Device]) -> Iterable[Gpu]:
+def _parents(devices: Iterable[Device]) -> Iterable[Gpu]:
     """The GPUs that these devices are or lie on, each once: partitions are many."""
     return {_place(gpu): gpu for gpu in map(parent, devices)}.values()
 

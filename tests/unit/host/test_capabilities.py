@@ -6,6 +6,8 @@ from pathlib import Path
 
 import nvdra_mock_nvml as mock
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nvdra.cdi import CapabilityNode
 from nvdra.host import CapabilityUnknown, DriverRoot, Node, capability_nodes, driver_root
@@ -123,6 +125,23 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path: Path, host: FakeHost, roo
         f"failed to parse GI capabilities file {GI}: error getting device major: "
         "error reading '/proc/devices': open /proc/devices: no such file or directory"
     )
+
+
+pieces = st.sampled_from(
+    ["Character devices:", "Block devices:", " nvidia-caps", "DeviceFileMinor", "DeviceFileMode", ":", "\n", "3", "292"]
+)
+contents = st.binary(max_size=40) | st.lists(pieces, max_size=12).map(lambda parts: "".join(parts).encode())
+
+
+@given(contents, contents, contents)
+def test_any_content_names_nodes_or_is_refused(instance: bytes, compute: bytes, devices: bytes) -> None:
+    host = Node()
+    host.read = {GI: instance, CI: compute, "/proc/devices": devices}.__getitem__  # type: ignore[method-assign, assignment]
+    try:
+        nodes = capability_nodes(host, DriverRoot("/r", "/r"), 2, 9, 0)
+    except CapabilityUnknown:
+        return
+    assert all(0 <= node.minor < 1 << 31 and 0 <= node.mode <= 0o777 for node in nodes)
 
 
 def test_a_mocks_partitions_are_found_and_gone_with_them(tmp_path: Path) -> None:
