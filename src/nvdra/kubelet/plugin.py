@@ -144,7 +144,7 @@ class Plugin:
             await asyncio.wait(self._work, timeout=left_s)
 
     def _registered(self) -> None:
-        self._succession.registered()
+        self._succession.registered(self.registration.registered_ns)
         self._on_registered()
 
     async def _stand_by(self) -> None:

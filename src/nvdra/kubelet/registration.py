@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class Patience:
 class Registration:
     """The registration socket and what came of it.
 
+    registered_ns   when kubelet last said yes, by CLOCK_MONOTONIC; 0: never
     on_registered   called on the loop after every success; the second one tells that kubelet was restarted
     also            further methods for the same socket, by full path
     """
@@ -56,6 +58,7 @@ class Registration:
     ) -> None:
         self.path = path
         self.is_registered = False
+        self.registered_ns = 0
         self._driver = driver
         self._info = pb.PluginInfo(
             type="DRAPlugin", name=driver, endpoint=endpoint, supported_versions=versions
@@ -103,6 +106,8 @@ class Registration:
 
     def _notify(self, request: bytes, _metadata: Metadata) -> bytes:
         status = pb.RegistrationStatus.FromString(request)
+        if status.plugin_registered:
+            self.registered_ns = time.monotonic_ns()
         self._tell(self._told, status.plugin_registered, status.error)
         if not status.plugin_registered:
             # The Go driver's answer; it changes nothing in kubelet.

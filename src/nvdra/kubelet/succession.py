@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nvdra import telemetry
@@ -89,9 +88,9 @@ class Succession:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def registered(self) -> None:
-        """Kubelet has just registered this instance: it is ahead of all others, and they are told."""
-        self._me = Introduction(self._me.pod, self._me.registration, time.monotonic_ns())
+    def registered(self, at_ns: int) -> None:
+        """Kubelet registered this instance: it is ahead of all others, and they are told."""
+        self._me = replace(self._me, registered_ns=at_ns)
         for task in self._ahead.values():
             task.cancel()
         self._ahead.clear()
