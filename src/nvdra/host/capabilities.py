@@ -8,7 +8,7 @@ from nvdra.cdi import CapabilityNode
 from nvdra.host.driver_root import DriverRoot
 from nvdra.ports import Host
 
-# What stands behind "Block devices:" is another table; a list that ends before it was cut off.
+# DROP-IN: a list that ends before its block devices is refused, for it may have been cut off.
 _MAJOR = re.compile(r"Character devices:.*?([0-9]+) nvidia-caps\n.*Block devices:", re.ASCII | re.DOTALL)
 _LARGEST = (1 << 31) - 1  # of device numbers
 _LARGEST_MODE = 0o777
