@@ -99,7 +99,7 @@ async def test_a_lock_is_waited_for_through_signals(node: Node, tmp_path: Path) 
             os.kill(os.getpid(), signal.SIGUSR1)
             await asyncio.sleep(0.002)
         assert not waiting.done()
-        os.close(held)
+        held.close()
         assert await waiting == "held"
     finally:
         loop.remove_signal_handler(signal.SIGUSR1)
