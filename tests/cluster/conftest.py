@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from nvdra_mock_nvml import lay_out
 
+from tests.cluster.harness import driver_image
 from tests.cluster.harness.cluster import Cluster, cluster
 from tests.cluster.harness.control_plane import V1_37, Release
-from tests.cluster.harness.driver import Plugin, running
+from tests.cluster.harness.driver import PROGRAM, Installed, Plugin, Process
+from tests.cluster.harness.helm_release import HelmRelease
 from tests.cluster.harness.seclusion import inside
 
 _durations: list[tuple[str, float]] = []
@@ -23,10 +27,35 @@ def up(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def plugin(up: Cluster) -> Iterator[Plugin]:
-    """The plugin on the cluster's node, with the eight mock GPUs published."""
-    with running(up) as plugin:
-        yield plugin
+def release(up: Cluster) -> HelmRelease:
+    """The chart, installed once on the cluster. On the newest Kubernetes the node has the driver's image too."""
+    image = None
+    if up.plane.release is V1_37 and PROGRAM not in os.environ:
+        image, archive = driver_image.built()
+        up.node.import_images(archive)
+    release = HelmRelease(up, lay_out(up.folder / "driver", "h100x8"), image)
+    release.install()
+    return release
+
+
+@pytest.fixture(scope="session")
+def plugin(release: HelmRelease) -> Iterator[Plugin]:
+    """The plugin on the cluster's node, with the eight mock GPUs published.
+
+    Installed as users install it; on the oldest Kubernetes, and where another program takes its place, as a process.
+    """
+    plugin: Plugin = Installed(release) if release.image else Process(release, os.environ.get(PROGRAM, ""))
+    plugin.start()
+    yield plugin
+    plugin.stop()
+
+
+@pytest.fixture
+def installed(plugin: Plugin) -> Installed:
+    """The plugin as users install it."""
+    if not isinstance(plugin, Installed):
+        pytest.skip(f"${PROGRAM} takes the place of what the chart installs")
+    return plugin
 
 
 @pytest.hookimpl(wrapper=True)

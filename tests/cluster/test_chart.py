@@ -1,23 +1,16 @@
-"""The chart on a real API server: what it renders is taken, what it forbids is refused, what it grants is no more."""
+"""The chart on a real API server: what it renders is taken, what it forbids is refused. No pod runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS, NAME, Helm
-from tests.cluster.harness import programs
-from tests.cluster.harness.api import Api, Object, Refused, wait_until
-from tests.cluster.harness.cluster import Cluster
-from tests.cluster.harness.control_plane import NODE_ADDRESS, V1_32, V1_37
-
-RELEASE, NAMESPACE = "dra", "gpu"
-ACCOUNT = f"{RELEASE}-{NAME}-service-account-kubeletplugin"
+from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS
+from tests.cluster.harness.api import Object, Refused, wait_until
+from tests.cluster.harness.control_plane import V1_32, V1_37
+from tests.cluster.harness.helm_release import ACCOUNT, NAMESPACE, HelmRelease
 
 pytestmark = [
     pytest.mark.cluster,
@@ -25,64 +18,22 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """The chart as a release on the cluster. No pod runs: the node has no label that the affinity asks for."""
+@pytest.fixture
+def guarded(release: HelmRelease) -> HelmRelease:
+    """The chart with its policy in force: the API server takes a moment to hear of one and to compile it."""
+    plugin = release.account()
+    forged = slice_of("gpu.nvidia.com", "forged", nodeName="elsewhere")
+    body = {"apiVersion": f"resource.k8s.io/{plugin.dra}", **forged}
 
-    cluster: Cluster
-    helm: Helm
-
-    def plugin(self, node: str) -> Api:
-        """The API server as the plugin's pod on `node` sees it."""
-        api = self.cluster.api
-        token = api.token(ACCOUNT, NAMESPACE, node)
-        return Api(NODE_ADDRESS, api._address[1], self.cluster.plane.ca, token, api.dra)
-
-    def is_policy_in_force(self) -> bool:
-        """The API server takes a moment to hear of a policy and to compile it."""
-        forged = slice_of("gpu.nvidia.com", "forged", nodeName="elsewhere")
-        body = {"apiVersion": f"resource.k8s.io/{self.cluster.api.dra}", **forged}
-        plugin = self.plugin(self.cluster.node.name)
+    def is_in_force() -> bool:
         try:
             plugin.call("POST", plugin._path("ResourceSlice", "") + "?dryRun=All", body)
         except Refused as refused:
             return "may not modify" in str(refused)
         return False
 
-
-def helm_for(up: Cluster) -> Helm:
-    scratch = up.folder / "helm"
-    scratch.mkdir(exist_ok=True)
-    return Helm(programs.built(programs.HELM)[programs.HELM] / "helm", scratch)
-
-
-@contextmanager
-def release(up: Cluster) -> Iterator[Installed]:
-    """The chart installed, its policy in force; uninstalled afterwards.
-
-    Classes of the same names that the cluster had before are put back.
-    """
-    helm = helm_for(up)
-    before = up.api.items("DeviceClass")
-    cluster = ["--kubeconfig", str(up.plane.kubeconfig("admin")), "--namespace", NAMESPACE]
-    helm.run(
-        *("install", RELEASE, str(helm.with_programs(ALL_PROGRAMS[:1])), *cluster, "--create-namespace"),
-        *("--take-ownership", "--set", "gpuResourcesEnabledOverride=true"),
-    )
-    try:
-        there = Installed(up, helm)
-        wait_until("the policy of slices to be in force", there.is_policy_in_force, 30)
-        yield there
-    finally:
-        helm.run("uninstall", RELEASE, *cluster, "--wait")
-        for each in before:
-            up.api.create({"kind": "DeviceClass", "metadata": {"name": each["metadata"]["name"]}, "spec": each["spec"]})
-
-
-@pytest.fixture
-def installed(up: Cluster) -> Iterator[Installed]:
-    with release(up) as there:
-        yield there
+    wait_until("the policy of slices to be in force", is_in_force, 30)
+    return release
 
 
 def slice_of(driver: str, name: str, **where: Any) -> Object:
@@ -99,10 +50,10 @@ ANYWHERE = {
 }
 
 
-def test_a_node_touches_its_own_slices_only(installed: Installed) -> None:
-    admin, here = installed.cluster.api, installed.cluster.node.name
+def test_a_node_touches_its_own_slices_only(guarded: HelmRelease) -> None:
+    admin, here = guarded.cluster.api, guarded.cluster.node.name
     admin.create({"kind": "Node", "metadata": {"name": "elsewhere"}})
-    plugin = installed.plugin(here)
+    plugin = guarded.account()
     message = f"this user running on node '{here}' may not modify cluster or node resourceslices"
     try:
         plugin.create(slice_of("gpu.nvidia.com", "own", nodeName=here))
@@ -128,43 +79,10 @@ def test_a_node_touches_its_own_slices_only(installed: Installed) -> None:
         admin.delete("Node", "elsewhere")
 
 
-def test_a_token_of_no_node_touches_none(installed: Installed) -> None:
-    api = installed.cluster.api
-    token = api.token(ACCOUNT, NAMESPACE)
-    plugin = Api(NODE_ADDRESS, api._address[1], installed.cluster.plane.ca, token, api.dra)
+def test_a_token_of_no_node_touches_none(guarded: HelmRelease) -> None:
+    plugin = guarded.account(guarded.cluster.api.token(ACCOUNT, NAMESPACE))
     with pytest.raises(Refused, match="no node association found for user"):
-        plugin.create(slice_of("gpu.nvidia.com", "own", nodeName=installed.cluster.node.name))
-
-
-def test_rights(installed: Installed) -> None:
-    """As the authorizer sees them: the plugin's, and none that a stolen token would be good for."""
-    user = f"--as=system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
-
-    def may(*what: str) -> bool:
-        try:
-            return installed.cluster.kubectl("auth", "can-i", user, *what).strip() == "yes"
-        except RuntimeError:
-            return False
-
-    for verb, resource in (
-        ("get", "resourceclaims.resource.k8s.io"),
-        ("list", "resourceclaims.resource.k8s.io"),
-        ("create", "resourceslices.resource.k8s.io"),
-        ("delete", "resourceslices.resource.k8s.io"),
-        ("get", "nodes"),
-        ("watch", "nodes"),
-    ):
-        assert may(verb, resource, "--all-namespaces"), (verb, resource)
-    for verb, resource in (
-        ("update", "resourceclaims.resource.k8s.io"),
-        ("patch", "nodes"),
-        ("list", "pods"),
-        ("list", "secrets"),
-        ("create", "deployments.apps"),
-        ("create", "pods"),
-        ("deletecollection", "resourceslices.resource.k8s.io"),
-    ):
-        assert not may(verb, resource, f"--namespace={NAMESPACE}"), (verb, resource)
+        plugin.create(slice_of("gpu.nvidia.com", "own", nodeName=guarded.cluster.node.name))
 
 
 @pytest.mark.parametrize(
@@ -185,37 +103,9 @@ def test_rights(installed: Installed) -> None:
         (GPUS | {"kubeletPlugin.updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}}, ALL_PROGRAMS[:1]),
     ],
 )
-def test_the_server_takes_every_field(up: Cluster, values: Any, chosen: tuple[str, ...]) -> None:
+def test_the_server_takes_every_field(release: HelmRelease, values: Any, chosen: tuple[str, ...]) -> None:
     """Strictly: an unknown or doubled field is an error, and so is a value that the server's own rules refuse."""
-    version = {"resourceApiVersion": f"resource.k8s.io/{up.api.dra}"}
-    rendered = helm_for(up).render({**values, **version}, programs=chosen, namespace="kube-system")
+    version = {"resourceApiVersion": f"resource.k8s.io/{release.cluster.api.dra}"}
+    rendered = release.helm.render({**values, **version}, programs=chosen, namespace="kube-system")
     items = {"apiVersion": "v1", "kind": "List", "items": list(rendered.objects)}
-    up.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(items))
-
-
-def test_what_an_uninstall_leaves(up: Cluster) -> None:
-    """The CRDs, which are nobody's release, and the namespace, which helm made on the way."""
-    kinds = "serviceaccounts,clusterroles,clusterrolebindings,roles,rolebindings,daemonsets,deployments,services"
-    kinds += ",validatingadmissionpolicies,validatingadmissionpolicybindings,networkpolicies,priorityclasses"
-
-    def there() -> set[str]:
-        listed = up.kubectl(
-            "get", kinds, "--all-namespaces", "--output=name", f"--selector=app.kubernetes.io/instance={RELEASE}"
-        )
-        return {each.partition(".")[0].partition("/")[0] for each in listed.split()}
-
-    with release(up):
-        assert there() == {
-            "clusterrole",
-            "clusterrolebinding",
-            "daemonset",
-            "serviceaccount",
-            "validatingadmissionpolicy",
-            "validatingadmissionpolicybinding",
-        }
-    assert there() == set()
-    crds = up.kubectl("get", "customresourcedefinitions", "--output=name").split()
-    assert {each.partition("/")[2] for each in crds} >= {
-        "computedomains.resource.nvidia.com",
-        "computedomaincliques.resource.nvidia.com",
-    }
+    release.cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(items))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.harness.api import Api, wait_until
-from tests.cluster.harness.claims import claim, given, remove, seen, template, user, wait_running
+from tests.cluster.harness.api import wait_until
+from tests.cluster.harness.claims import claim, given, life, remove, seen, template, user, wait_running
 from tests.cluster.harness.driver import Plugin, Traces
 
 pytestmark = pytest.mark.cluster
@@ -21,12 +21,6 @@ def _entries(plugin: Plugin) -> int:
     return len(plugin.record())
 
 
-def _life(api: Api, pod: str) -> str:
-    """What tells one life of a pod's container from the next."""
-    status = api.get("Pod", pod)["status"]["containerStatuses"][0]
-    return f"{status['containerID']} restarted {status['restartCount']} times"
-
-
 @pytest.mark.parametrize("count", [_documents, _entries], ids=["first CDI document", "first record entry"])
 def test_the_plugin_is_killed_while_pods_start(plugin: Plugin, count: Callable[[Plugin], int]) -> None:
     """Four pods start; as soon as the plugin has left a trace of the first, it is gone."""
@@ -35,15 +29,14 @@ def test_the_plugin_is_killed_while_pods_start(plugin: Plugin, count: Callable[[
     api.create(claim(api, "steady"))
     api.create(user("steady", "steady"))
     wait_running(api, "steady")
-    life, quiet = _life(api, "steady"), count(plugin)
+    lived, quiet = life(api, "steady"), count(plugin)
 
     api.create(template(api, "late-template"))
     late = tuple(f"late-{number}" for number in range(4))
     for name in late:
         api.create(user(name, "late-template"))
     wait_until("the plugin to be at work", lambda: count(plugin) > quiet, 60, plugin.traces, every_s=0.001)
-    plugin.child.kill()
-    assert not plugin.child.is_running
+    plugin.kill()
     # A pod is not touched by the plugin's death.
     assert plugin.cluster.exec("steady", "nvidia-smi", "-L") in api.logs("steady", "main")
     plugin.start()
@@ -53,7 +46,7 @@ def test_the_plugin_is_killed_while_pods_start(plugin: Plugin, count: Callable[[
         assert len(given(plugin, name).uuids) == 1
         assert seen(api, name) == given(plugin, name)
     assert len({uuid for name in ("steady", *late) for uuid in seen(api, name).uuids}) == 5
-    assert _life(api, "steady") == life
+    assert life(api, "steady") == lived
     remove(api, ("steady", *late), ("steady",), ("late-template",))
     wait_until("nothing to be left", lambda: _is_clean(plugin, before), 30, plugin.traces)
 
@@ -64,13 +57,13 @@ def test_the_plugin_is_replaced_with_a_claim_alive(plugin: Plugin) -> None:
     api.create(claim(api, "kept"))
     api.create(user("kept", "kept"))
     wait_running(api, "kept")
-    life, alive = _life(api, "kept"), plugin.traces()
-    assert plugin.child.stop() == 0, plugin.child.tail()
+    lived, alive = life(api, "kept"), plugin.traces()
+    plugin.stop()
     plugin.start()
     # Nothing about the claim or the devices has changed, so nothing is written.
     assert plugin.traces() == alive
     assert seen(api, "kept") == given(plugin, "kept")
-    assert _life(api, "kept") == life
+    assert life(api, "kept") == lived
     remove(api, ("kept",), ("kept",))
     assert plugin.traces() == before
 
@@ -81,7 +74,7 @@ def test_the_kubelet_restarts_with_claims_alive(plugin: Plugin) -> None:
     api.create(claim(api, "lasting", count=2))
     api.create(user("lasting", "lasting"))
     wait_running(api, "lasting")
-    life, uuids, slices = _life(api, "lasting"), plugin.uuids(), plugin.traces().slices
+    lived, uuids, slices = life(api, "lasting"), plugin.uuids(), plugin.traces().slices
 
     plugin.cluster.node.restart_kubelet()
     # A starting kubelet deletes all slices of its node: the plugin must publish them anew.
@@ -93,7 +86,7 @@ def test_the_kubelet_restarts_with_claims_alive(plugin: Plugin) -> None:
     api.create(user("joining", "lasting"))
     wait_running(api, "joining")
     assert seen(api, "joining") == seen(api, "lasting") == given(plugin, "lasting")
-    assert _life(api, "lasting") == life
+    assert life(api, "lasting") == lived
     assert plugin.cluster.exec("lasting", "nvidia-smi", "-L") in api.logs("lasting", "main")
     remove(api, ("lasting", "joining"), ("lasting",))
     wait_until("nothing to be left", lambda: _is_clean(plugin, before), 30, plugin.traces)

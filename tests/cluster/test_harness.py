@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.cluster.harness.api import pod_phase, wait_until
@@ -21,3 +23,9 @@ def test_a_pod_runs_and_reaches_the_api_server_at_its_service_address(up: Cluste
     assert up.exec("reach", "id", "-u") == "0\n"
     up.api.delete("Pod", "reach")
     wait_until("the pod to be gone", lambda: up.api.find("Pod", "reach") is None, 30)
+
+
+@pytest.mark.parametrize("up", [V1_32], indirect=True, ids=["1.32"])
+def test_kubernetes_1_32_knows_claims_as_v1beta1_only(up: Cluster) -> None:
+    served = [each["version"] for each in json.loads(up.api.call("GET", "apis/resource.k8s.io"))["versions"]]
+    assert [version for version in served if not version.startswith("v1alpha")] == ["v1beta1"]

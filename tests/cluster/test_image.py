@@ -156,6 +156,30 @@ def test_the_hook_needs_nothing_of_the_host(root: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("NVIDIA CDI Hook version")
 
 
+def test_the_hook_hides_from_a_container_that_device_nodes_may_be_made(root: Path, tmp_path: Path) -> None:
+    """The one hook that no pod here can show: it acts where the kernel's module has parameters.
+
+    The host here is a folder with the hook and no C library.
+    """
+    (tmp_path / "hook").write_bytes((root / "usr/bin/nvidia-cdi-hook").read_bytes())
+    (tmp_path / "hook").chmod(0o755)
+    shown = tmp_path / "bundle/rootfs/proc/driver/nvidia/params"
+    shown.parent.mkdir(parents=True)
+    shown.write_text("ModifyDeviceFiles: 1\n")
+    (tmp_path / "bundle/config.json").write_text(json.dumps({"ociVersion": "1.2.0", "root": {"path": "rootfs"}}))
+    (tmp_path / "proc").mkdir()
+    script = (
+        'cd "$1"; mount -t proc none proc; mount -t tmpfs none proc/driver; mkdir proc/driver/nvidia; '
+        'printf "ResmanDebugLevel: 4\\nModifyDeviceFiles: 1\\n" > proc/driver/nvidia/params; '
+        'printf \'{"bundle": "/bundle"}\' | chroot . /hook disable-device-node-modification; '
+        "cat bundle/rootfs/proc/driver/nvidia/params"
+    )
+    command = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "sh", "-ec", script, "sh"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ResmanDebugLevel: 4\nModifyDeviceFiles: 0\n"
+
+
 def test_the_init_container_finds_a_driver(root: Path, tmp_path: Path) -> None:
     laid = lay_out(tmp_path / "driver", "h100x8")
     script = (

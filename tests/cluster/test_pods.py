@@ -1,4 +1,7 @@
-"""Pods are given the GPUs of their claims, and see no others."""
+"""Pods are given the GPUs of their claims, and see no others; on the newest Kubernetes and the oldest that is served.
+
+On 1.32 claims, slices and kubelet speak v1beta1 only.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,13 @@ import pytest
 
 from tests.cluster.harness.api import wait_until
 from tests.cluster.harness.claims import claim, claim_of, given, remove, seen, template, user, wait_running
+from tests.cluster.harness.control_plane import V1_32, V1_37
 from tests.cluster.harness.driver import Plugin
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.parametrize("up", [V1_37, V1_32], indirect=True, ids=lambda release: release.version),
+]
 
 
 def test_one_gpu(plugin: Plugin) -> None:
@@ -19,13 +26,32 @@ def test_one_gpu(plugin: Plugin) -> None:
     wait_running(api, "one")
     assert len(given(plugin, "one").uuids) == 1
     assert seen(api, "one") == given(plugin, "one")
-    # What only the hooks of the CDI document can have put there, in an image that has none of it.
-    libraries = "/usr/lib/x86_64-linux-gnu"
-    version = plugin.root.driver_version
-    assert plugin.cluster.exec("one", "readlink", f"{libraries}/libcuda.so.1") == f"libcuda.so.{version}\n"
-    assert "ld.so.cache" in plugin.cluster.exec("one", "ls", "/etc")
     remove(api, ("one",), ("one",))
     assert plugin.traces() == before
+
+
+def test_the_hooks_of_a_claim_reach_its_containers(plugin: Plugin) -> None:
+    """What only they can have put there, in an image that has none of it but CUDA of a newer driver."""
+    api, here = plugin.cluster.api, plugin.cluster
+    newer = here.folder / "compat"
+    newer.mkdir()
+    (newer / "libcuda.so.999.1.1").touch()
+    compat = "/usr/local/cuda/compat"
+    api.create(claim(api, "hooked"))
+    pod = user("hooked", "hooked", volumes=[{"name": "compat", "hostPath": {"path": str(newer)}}])
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "compat", "mountPath": compat}]
+    api.create(pod)
+    wait_running(api, "hooked")
+    # create-symlinks
+    libraries = "/usr/lib/x86_64-linux-gnu"
+    cuda = f"libcuda.so.{plugin.root.driver_version}"
+    assert here.exec("hooked", "readlink", f"{libraries}/libcuda.so.1") == f"{cuda}\n"
+    # enable-cuda-compat
+    assert compat in here.exec("hooked", "sh", "-c", "cat /etc/ld.so.conf.d/*").split()
+    # update-ldcache
+    for library in (f"{libraries}/libcuda.so.1", f"{libraries}/libnvidia-ml.so.1"):
+        here.exec("hooked", "grep", "-q", library, "/etc/ld.so.cache")
+    remove(api, ("hooked",), ("hooked",))
 
 
 def test_two_pods_with_one_gpu_each(plugin: Plugin) -> None:

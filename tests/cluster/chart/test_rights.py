@@ -31,7 +31,7 @@ def granted(group: str, resource: str, *verbs: str, name: str = "") -> Rights:
 
 SLICES = granted("resource.k8s.io", "resourceslices", *READ, "create", "update", "delete")
 CLAIMS = granted("resource.k8s.io", "resourceclaims", "get", "list")
-OF_GPUS = CLAIMS | SLICES | granted("", "nodes", *READ)
+OF_GPUS = CLAIMS | SLICES | granted("", "nodes", "get")
 OF_COMPUTE_DOMAINS = (
     CLAIMS
     | SLICES

@@ -67,6 +67,12 @@ def wait_running(api: Api, *names: str, timeout_s: float = 90.0) -> None:
         )
 
 
+def life(api: Api, pod: str) -> str:
+    """What tells one life of a pod's container from the next."""
+    status = api.get("Pod", pod)["status"]["containerStatuses"][0]
+    return f"{status['containerID']} restarted {status['restartCount']} times"
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """The GPUs that a container sees."""

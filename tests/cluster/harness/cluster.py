@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.cluster.harness.api import Api, Object, wait_until
-from tests.cluster.harness.control_plane import ControlPlane, Release
+from tests.cluster.harness.children import tail
+from tests.cluster.harness.control_plane import DRIVER_NAMESPACE, ControlPlane, Release
 from tests.cluster.harness.images import BUSYBOX
 from tests.cluster.harness.node import Node
 from tests.cluster.harness.programs import CDI_HOOK, CONTAINERD, KUBERNETES, RUNC, Part, built
@@ -46,9 +47,10 @@ class Cluster:
         return self.kubectl("exec", pod, "--", *command)
 
     def tails(self, lines: int = 15) -> str:
-        """The end of every component's log."""
-        children = [*self.plane.children, *self.node.children]
-        return "\n".join(f"----- {child.log}\n{child.tail(lines)}" for child in children)
+        """The end of every component's log, and of the driver's pods."""
+        logs = [child.log for child in (*self.plane.children, *self.node.children)]
+        logs += sorted(self.node.logs.glob(f"pods-*/{DRIVER_NAMESPACE}_*/*/*.log"))
+        return "\n".join(f"----- {log}\n{tail(log, lines)}" for log in logs)
 
 
 def parts_for(release: Release) -> list[Part]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import subprocess
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.cluster.harness.api import Api, wait_until
+from tests.cluster.harness.api import Api, Object, wait_until
 from tests.cluster.harness.children import Child
 from tests.cluster.harness.programs import KUBERNETES, KUBERNETES_1_32, Part
 from tests.cluster.harness.seclusion import NODE_ADDRESS
@@ -18,6 +19,16 @@ API_PORT = 6443
 ETCD = "http://127.0.0.1:2379"
 SERVICES = "10.96.0.0/16"
 PODS = "10.85.0.0/16"
+DRIVER_NAMESPACE = "gpu"
+"""Where the driver is installed. What its service accounts ask for is in the API server's audit log."""
+_AUDIT = f"""apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts:{DRIVER_NAMESPACE}"]
+- level: None
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,19 @@ class ControlPlane:
 
     def api(self, user: str = "admin") -> Api:
         """The API server as `user` sees it."""
-        return Api(NODE_ADDRESS, API_PORT, self.ca, self.tokens[user], self.release.dra)
+        return self.api_with(self.tokens[user])
+
+    def api_with(self, token: str) -> Api:
+        """The API server as whoever has `token` sees it."""
+        return Api(NODE_ADDRESS, API_PORT, self.ca, token, self.release.dra)
+
+    def audited(self) -> list[Object]:
+        """What the driver's service accounts asked for, oldest first: events of the API server's audit log."""
+        return [json.loads(line) for line in self._audit_log.read_text().splitlines()]
+
+    @property
+    def _audit_log(self) -> Path:
+        return self.folder / "audit.log"
 
     def kubeconfig(self, user: str, token: str | None = None) -> Path:
         """A kubeconfig file for `user`, with the token given or else the user's own."""
@@ -168,6 +191,9 @@ current-context: test
         command += ["--kubelet-preferred-address-types=InternalIP", f"--feature-gates={self.release.gates}"]
         command += ["--service-account-issuer=https://kubernetes.default.svc"]
         command += [f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"]
+        policy = self.folder / "audit-policy.yaml"
+        policy.write_text(_AUDIT)
+        command += [f"--audit-policy-file={policy}", f"--audit-log-path={self._audit_log}"]
         child = self._start("kube-apiserver", command)
 
         def is_ready() -> bool:

@@ -27,7 +27,15 @@ NAME = "nvdra.test/dra-driver-nvidia-gpu"
 GIVEN = "NVDRA_CLUSTER_IMAGE"
 """Names an OCI archive to use in place of a build."""
 STEPS_KEPT = 40
-_SOURCES = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "constraints.txt", "deploy/image", "native")
+_SOURCES: tuple[str, ...] = (
+    "Dockerfile",
+    ".dockerignore",
+    "LICENSE",
+    "README.md",
+    "constraints.txt",
+    "deploy/image",
+    "native",
+)
 _SOURCES += ("proto", "pyproject.toml", "src")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -87,8 +87,8 @@ class Node:
 
     @property
     def cdi(self) -> Path:
-        """Where containerd looks for CDI documents."""
-        return self.folder / "cdi"
+        """Where the chart has CDI documents, and containerd looks for them; this /run is the cluster's own."""
+        return Path("/run/cdi")
 
     @property
     def socket(self) -> Path:
@@ -184,9 +184,13 @@ class Node:
         wait_until("containerd", answers, 30, child.tail)
         archive = self.folder / "images.tar"
         images.write_archive(archive)
+        self.import_images(archive)
+
+    def import_images(self, archive: Path) -> None:
+        """The images of an OCI archive are on the node."""
         done = self.ctr("-n", "k8s.io", "images", "import", str(archive))
         if done.returncode:
-            raise RuntimeError(f"importing the test images: {done.stderr}")
+            raise RuntimeError(f"importing the images of {archive}: {done.stderr}")
 
     def ctr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The outcome of one `ctr` command on the node's containerd."""
@@ -209,7 +213,7 @@ class Node:
             "imageGCHighThresholdPercent": 100,
             # A pod whose claims could not be prepared is tried again at its next sync: by default after a minute.
             "syncFrequency": "10s",
-            "podLogsDir": str(self.folder / "pod-logs"),
+            "podLogsDir": str(self.logs / f"pods-{self.name}"),
             "volumePluginDir": str(self.folder / "volumes"),
             "featureGates": {gate: value == "true" for gate, value in _gates(self.plane.release.gates)},
         }
