@@ -14,8 +14,7 @@ from nvdra.node.publication import Publication
 class Offer:
     """Tells publication what the pool is to hold.
 
-    has_gpus     whether the node has GPUs at all, whoever can read them
-    is_current   whether the pool is this program's to fill: another instance may be the one that kubelet calls
+    has_gpus   whether the node has GPUs at all, whoever can read them
     """
 
     def __init__(
@@ -24,13 +23,11 @@ class Offer:
         gates: Gates,
         inventory: Callable[[], Inventory],
         has_gpus: Callable[[], bool],
-        is_current: Callable[[], bool],
     ) -> None:
         self._publication = publication
         self._gates = gates
         self._inventory = inventory
         self._has_gpus = has_gpus
-        self._is_current = is_current
         self._record: Record | None = None
         self._withdrawn: frozenset[str] = frozenset()
         self._unknown: frozenset[str] = frozenset()
@@ -42,8 +39,8 @@ class Offer:
             self.renew()
 
     def renew(self) -> None:
-        """The inventory may be another one, or the pool this program's again."""
-        if self._record is None or not self._is_current():
+        """The inventory may be another one."""
+        if self._record is None:
             return
         inventory = self._inventory()
         withdrawn = claims.withdrawn(inventory, self._record)

@@ -46,7 +46,7 @@ from nvdra.node.supply import Supply, SupplyError
 from nvdra.node.sweep import Sweep
 from nvdra.node.walk import Walk
 from nvdra.nvml import DriverChanged, Nvml
-from nvdra.programs.gpu_flags import Options
+from nvdra.programs.gpu_flags import Options, never_toggles
 from nvdra.programs.stop import Stop
 from nvdra.programs.tasks import Tasks
 from nvdra.telemetry.http import EndpointError, MetricsServer
@@ -117,7 +117,7 @@ class GpuNode:
             lambda: self._bus().facts,
             self._offered,
             dynamic_mig=self._gates.enabled(DYNAMIC_MIG),
-            never_toggles=os.environ.get("NVIDIA_DRA_TEST_FORCE_GPU_ARCH", "").strip().lower() == "ampere",
+            never_toggles=never_toggles(os.environ),
         )
         self._supply = Supply(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
         scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
@@ -159,13 +159,7 @@ class GpuNode:
             self._metrics,
         )
         self._publication = Publication(api, clock, Pool(claims.DRIVER, options.node_name), on_notice=self._noticed)
-        self._offer = Offer(
-            self._publication,
-            self._gates,
-            self._inventory,
-            has_gpus=lambda: bool(self._bus().gpus),
-            is_current=lambda: self._is_current,
-        )
+        self._offer = Offer(self._publication, self._gates, self._inventory, lambda: bool(self._bus().gpus))
         ledger.start()
         stack.push_async_callback(ledger.stop)
         await self._first_record(ledger)

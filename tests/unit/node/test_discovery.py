@@ -30,7 +30,7 @@ class Node:
         self.changed: list[Inventory] = []
         self.discovery = Discovery(self, self.clock, self._look, dict, self.changed.append)  # type: ignore[arg-type]
 
-    async def scan(self) -> NodeScan:
+    async def scan(self, *, profiles: bool) -> NodeScan:
         self.scans += 1
         if self.gate is not None:
             await self.gate.wait()
