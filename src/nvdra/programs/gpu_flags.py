@@ -155,3 +155,8 @@ def check_shares(value: str, *, is_enabled: bool) -> None:
             f'invalid CLI flags: invalid value for --consumable-shares: "{value}" '
             "(must be 'disabled', 'memory', 'unlimited', or a positive integer)"
         )
+
+
+def never_toggles(environ: Mapping[str, str]) -> bool:
+    """Whether every GPU is to be taken for one whose MIG mode cannot be changed without a reset, for tests."""
+    return environ.get("NVIDIA_DRA_TEST_FORCE_GPU_ARCH", "").strip().lower() == "ampere"

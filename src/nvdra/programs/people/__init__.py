@@ -15,7 +15,7 @@ _COMMANDS = {
     "doctor": ("nvdra.programs.people.doctor:main", "what is wrong with this node, why, and what to do about it"),
     "devices": (
         "nvdra.programs.people.devices:main",
-        "the GPUs of this node: what is published, what not and why, who holds it",
+        "the GPUs and MIG devices of this node: what is published, what not and why, who holds it",
     ),
     "checkpoint show": (
         "nvdra.programs.people.checkpoint:main",
@@ -25,7 +25,8 @@ _COMMANDS = {
 }
 
 _ABOUT = """\
-nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU.
+nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU. Only
+doctor --fix does, and asks first.
 
 usage: nvdra COMMAND [OPTIONS]
 

@@ -6,62 +6,87 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nvdra import checkpoint, claims
-from nvdra.api import gates as feature_gates
+from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory, published
+from nvdra.devices import (
+    Gpu,
+    GpuName,
+    Inventory,
+    MigDevice,
+    MigName,
+    MigSpec,
+    NotOffered,
+    Partitioning,
+    Partitions,
+    parent,
+    parse_name,
+    published,
+)
 from nvdra.host import PciBus
-from nvdra.programs.flags import GATES, UsageError
+from nvdra.programs.flags import GATES
 from nvdra.programs.people.paper import as_json, gibibytes, table
-from nvdra.programs.people.place import Place, place
+from nvdra.programs.people.partitions import Divided, as_values, divided, holders_of, picture
+from nvdra.programs.people.place import Place, gates_of, place
+
+HELD_BACK = "held back: a claim holds its GPU under another name, or a partition that nobody here made overlaps it"
 
 _ABOUT = """\
-The GPUs of this node as gpu-kubelet-plugin publishes them, those that it does not publish and why, and which claim
-holds each (from the plugin's record). Opens NVML for a moment.
+The GPUs and MIG devices of this node as gpu-kubelet-plugin publishes them, those that it does not publish and why, and
+which claim holds each (from the plugin's record); how GPUs are partitioned, as a picture of their memory slices. Opens
+NVML for a moment. With the feature gate DynamicMIG, what could be made is summed up (--output json lists it all).
 
 Exit status: 0, or 1 if the GPUs cannot be read."""
 
 
 def main(argv: Sequence[str]) -> int:
     here, values, _ = place("devices", _ABOUT, argv, os.environ, more=GATES)
-    try:
-        gates = feature_gates.parse(str(values["feature_gates"]))
-    except feature_gates.GateError as error:
-        raise UsageError(f'invalid value "{values["feature_gates"]}" for flag -feature-gates: {error}') from None
+    gates = gates_of(values)
     bus = here.bus()
-    inventory = asyncio.run(here.inventory(bus))
+    inventory = asyncio.run(here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG)))
     record, unreadable = _record(here)
-    holders = _holders(record)
-    left_out = list(_left_out(inventory, bus, record))
+    shown = _Shown(
+        inventory,
+        holders := holders_of(record),
+        list(_left_out(inventory, bus, record)),
+        unreadable,
+        divided(inventory, record, holders),
+    )
     if here.output == "json":
-        print(as_json(_json(inventory, gates, holders, left_out, unreadable)), end="")
+        print(as_json(_json(shown, gates)), end="")
     else:
-        _print(inventory, holders, left_out, unreadable)
+        _print(shown)
     if inventory.unread:
         print(f"Error: the GPUs cannot be read: {inventory.unread} (nvdra doctor tells more)", file=sys.stderr)
         return 1
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What there is to show.
+
+    holders     claims by the device they hold
+    left_out    what is there and not published: (what, why)
+    unreadable  why the record cannot be read
+    """
+
+    inventory: Inventory
+    holders: Mapping[str, list[str]]
+    left_out: Sequence[tuple[str, str]]
+    unreadable: str
+    divided: Sequence[Divided]
+
+
 def _record(here: Place) -> tuple[Record | None, str]:
     """The record, or why it cannot be read."""
     try:
-        return here.record(), ""
+        return here.record() or Record(""), ""
     except (OSError, checkpoint.Unreadable) as error:
         return None, f"who holds what is not known: {here.record_path}: {error}"
-
-
-def _holders(record: Record | None) -> dict[str, list[str]]:
-    """Claims by the device they hold, each as "namespace/name" or its UID."""
-    holders: dict[str, list[str]] = {}
-    for uid, entry in record.entries.items() if record is not None else ():
-        names = {result.device for result in claims.allocation(entry.status).results}
-        names |= {device.device for device in claims.answers(entry)}
-        for name in sorted(names):
-            holders.setdefault(name, []).append(f"{entry.namespace}/{entry.name}" if entry.name else uid)
-    return holders
 
 
 def _left_out(inventory: Inventory, bus: PciBus, record: Record | None) -> Iterator[tuple[str, str]]:
@@ -70,14 +95,24 @@ def _left_out(inventory: Inventory, bus: PciBus, record: Record | None) -> Itera
         yield left.device, left.reason
     if record is not None:
         for name in sorted(claims.withdrawn(inventory, record)):
-            yield name, "held back until the claim that holds its GPU under another name is unprepared"
-    if not inventory.unread and not inventory.not_offered:
+            yield name, HELD_BACK
+    if not inventory.unread and not refused(inventory):
         # With a GPU that NVML refuses, the bus cannot tell which of the two it is.
-        seen = {gpu.pci_bus_id for gpu in inventory.devices.values()}
+        seen = {gpu.pci_bus_id for gpu in inventory.gpus.values()}
         for function in bus.gpus:
             if function.address not in seen:
                 yield function.address, f"on the PCI bus, {bound(function.driver)}, and not seen by NVML"
     yield from bus.left_out
+
+
+def refused(inventory: Inventory) -> list[NotOffered]:
+    """GPUs that could not be read: not those that were, and whose MIG devices are lacking or odd."""
+    read = {gpu.name for gpu in inventory.gpus.values() if inventory.partitions.get(gpu.uuid, Partitions()).is_on}
+    return [
+        left
+        for left in inventory.not_offered
+        if left.device not in read and not isinstance(parse_name(left.device), MigName)
+    ]
 
 
 def bound(driver: str) -> str:
@@ -85,52 +120,83 @@ def bound(driver: str) -> str:
     return f"bound to {driver}" if driver else "bound to no kernel driver"
 
 
-def _print(
-    inventory: Inventory, holders: Mapping[str, list[str]], left_out: Sequence[tuple[str, str]], unreadable: str
-) -> None:
-    gpus = inventory.devices.values()
-    if gpus:
-        any_gpu = next(iter(gpus))
+def _print(shown: _Shown) -> None:
+    inventory, holders = shown.inventory, shown.holders
+    if inventory.gpus:
+        any_gpu = next(iter(inventory.gpus.values()))
         print(f"driver {any_gpu.driver_version}, CUDA {any_gpu.cuda_driver_version}\n")
-        rows = [
-            [
-                gpu.name,
-                gpu.product_name,
-                gibibytes(gpu.memory_bytes),
-                gpu.pci_bus_id,
-                "-" if gpu.pci.numa_node is None else str(gpu.pci.numa_node),
-                gpu.uuid,
-                ", ".join(holders.get(gpu.name, [])) or "-",
-            ]
-            for gpu in gpus
-        ]
+    rows = [_row(device, holders) for device in inventory.devices.values() if not isinstance(device, MigSpec)]
+    if rows:
         print(table(["NAME", "PRODUCT", "MEMORY", "PCI", "NUMA", "UUID", "HELD BY"], rows), end="")
-    elif not inventory.unread:
+    elif not inventory.unread and not inventory.devices:
         print("no device would be published")
+    for line in _could_be_made(inventory):
+        print(line)
+    if shown.divided:
+        print("\nmemory slices:\n", *picture(shown.divided), sep="\n")
     absent = sorted(holders.keys() - inventory.devices.keys())
     # With no driver to ask, a device that is held may well be there.
     there = "" if inventory.unread else ", and not there now"
-    rows = [[what, why] for what, why in left_out]
-    rows += [[name, f"held by {', '.join(holders[name])}{there}"] for name in absent]
-    if rows:
-        print(f"\nnot published:\n{table(['WHAT', 'WHY'], rows, '  ')}", end="")
-    if unreadable:
-        print(f"\n{unreadable}")
+    left = [[what, why] for what, why in shown.left_out]
+    left += [[name, f"held by {', '.join(holders[name])}{there}"] for name in absent]
+    if left:
+        print(f"\nnot published:\n{table(['WHAT', 'WHY'], _gathered(left), '  ')}", end="")
+    if shown.unreadable:
+        print(f"\n{shown.unreadable}")
 
 
-def _json(
-    inventory: Inventory,
-    gates: feature_gates.Gates,
-    holders: Mapping[str, list[str]],
-    left_out: Sequence[tuple[str, str]],
-    unreadable: str,
-) -> dict[str, Any]:
+def _row(device: Gpu | MigDevice, holders: Mapping[str, list[str]]) -> list[str]:
+    gpu = parent(device)
+    match device:
+        case Gpu():
+            product, memory_bytes = gpu.product_name, gpu.memory_bytes
+        case MigDevice():
+            product, memory_bytes = f"{gpu.product_name} {device.profile.text}", device.profile.memory_bytes
+    return [
+        device.name,
+        product,
+        gibibytes(memory_bytes),
+        gpu.pci_bus_id,
+        "-" if gpu.pci.numa_node is None else str(gpu.pci.numa_node),
+        device.uuid,
+        ", ".join(holders.get(device.name, [])) or "-",
+    ]
+
+
+def _gathered(left: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The same with partitions of one GPU that are left out for one reason as one line."""
+    lines: dict[tuple[str, int | str], list[str]] = {}
+    for what, why in left:
+        name = parse_name(what)
+        lines.setdefault((why, name.parent_minor if isinstance(name, MigName) else what), []).append(what)
+    return [
+        [f"{len(names)} partitions of {GpuName(place)}" if len(names) > 1 else names[0], why]
+        if isinstance(place, int)
+        else [names[0], why]
+        for (why, place), names in lines.items()
+    ]
+
+
+def _could_be_made(inventory: Inventory) -> Iterator[str]:
+    """What is published of partitions that claims may have made, a line for each model of GPU."""
+    models: dict[Partitioning, list[str]] = {}
+    for gpu in inventory.gpus.values():
+        if gpu.partitioning is not None:
+            models.setdefault(gpu.partitioning, []).append(gpu.name)
+    for whole, names in models.items():
+        profiles = ", ".join(f"{profile.text} ({len(places)})" for profile, places in whole.profiles)
+        yield f"\npublished to be made on demand, with how many places each has:\n  {', '.join(names)}: {profiles}"
+
+
+def _json(shown: _Shown, gates: Gates) -> dict[str, Any]:
+    devices = shown.inventory.devices
     return {
         "devices": [
-            {**published(gpu, gates), "heldBy": holders.get(gpu.name, [])} for gpu in inventory.devices.values()
+            {**published(device, gates), "heldBy": shown.holders.get(device.name, [])} for device in devices.values()
         ],
-        "notPublished": [{"device": what, "reason": why} for what, why in left_out],
-        "heldAndAbsent": {name: who for name, who in holders.items() if name not in inventory.devices},
-        "error": inventory.unread,
-        "recordError": unreadable,
+        "notPublished": [{"device": what, "reason": why} for what, why in shown.left_out],
+        "heldAndAbsent": {name: who for name, who in shown.holders.items() if name not in devices},
+        "partitions": [as_values(each) for each in shown.divided],
+        "error": shown.inventory.unread,
+        "recordError": shown.unreadable,
     }

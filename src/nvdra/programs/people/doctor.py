@@ -10,17 +10,22 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
-from nvdra.programs.people import doctor_claims, doctor_driver, doctor_kubelet
+from nvdra.api import Gates
+from nvdra.api.gates import DYNAMIC_MIG
+from nvdra.programs.flags import GATES, Flag, UsageError, boolean
+from nvdra.programs.people import doctor_claims, doctor_driver, doctor_fix, doctor_kubelet, doctor_mig
 from nvdra.programs.people.finding import LEVELS, Finding, Level, worst
 from nvdra.programs.people.paper import as_json, counted
-from nvdra.programs.people.place import Place, place
+from nvdra.programs.people.place import Place, gates_of, place
 
 _ABOUT = """\
 Looks at everything that serving a claim needs on this node, in the order in which one thing rests on another: driver
 root, library, kernel module, NVML, device nodes, driver files, GPUs; kubelet's folders, the plugin's sockets, the CDI
-hook; the record, its locks, the CDI folder. Each is ok, a warning or a problem, with its cause and what to do next.
+hook; the record, its locks, the CDI folder; partitions of GPUs. Each is ok, a warning or a problem, with its cause and
+what to do next. The plugin is asked what kubelet asks it, for no claims.
 
-Nothing is repaired and nothing is written; the plugin is asked what kubelet asks it, for no claims.
+Nothing is repaired and nothing is written, but for --fix: it asks about each thing that claims left half done on GPUs,
+and takes it away if told to. What a claim holds, and what nobody here made, stays.
 
 Exit status: 0 all is well, 1 there are warnings, 2 there are problems (or it was called wrongly)."""
 
@@ -28,9 +33,17 @@ _COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "problem": "31;1"}
 _MARGIN = 9 + 17
 
 
+_FIX = Flag(("fix",), (), False, "ask about each leftover of claims, and take it away if told to", boolean)
+
+
 def main(argv: Sequence[str]) -> int:
-    here, _, _ = place("doctor", _ABOUT, argv, os.environ)
-    findings = asyncio.run(examine(here))
+    here, values, _ = place("doctor", _ABOUT, argv, os.environ, more=(*GATES, _FIX))
+    gates = gates_of(values)
+    if values["fix"]:
+        if here.output == "json":
+            raise UsageError("--fix asks: it has no --output json")
+        return 0 if asyncio.run(_fix(here, gates)) else 2
+    findings = asyncio.run(examine(here, gates))
     level = worst(findings)
     if here.output == "json":
         print(
@@ -49,15 +62,37 @@ def main(argv: Sequence[str]) -> int:
     return LEVELS.index(level)
 
 
-async def examine(here: Place) -> list[Finding]:
+async def _fix(here: Place, gates: Gates) -> bool:
+    """Whether nothing was left to do, or all that was agreed to is done."""
+    inventory = await here.inventory(here.bus(), dynamic_mig=gates.enabled(DYNAMIC_MIG))
+    record = doctor_mig.known_record(here)
+    if inventory.unread or record is None:
+        print(f"nothing can be done before this is put right: {inventory.unread or here.record_path}", file=sys.stderr)
+        return False
+    leftovers = list(doctor_mig.leftovers(here, inventory, record))
+    if not leftovers:
+        print("claims left nothing half done on GPUs")
+    return await doctor_fix.fix(here, gates, inventory, leftovers, _ask)
+
+
+def _ask(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
+async def examine(here: Place, gates: Gates) -> list[Finding]:
     """Every finding, in order. A look that fails itself is a finding too."""
     bus = here.bus()
-    inventory = await here.inventory(bus)
+    inventory = await here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG))
     answers = await doctor_kubelet.ask(here)
     looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("driver", lambda: doctor_driver.look(here, bus, inventory)),
         ("kubelet", lambda: doctor_kubelet.look(here, answers)),
         ("claims", lambda: doctor_claims.look(here, inventory)),
+        (doctor_mig.CHECK, lambda: doctor_mig.look(here, inventory)),
     )
     return list(chain.from_iterable(_guarded(name, look) for name, look in looks))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from nvdra import cdi, checkpoint, claims
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory
+from nvdra.devices import Inventory, overlapping
 from nvdra.host import is_temporary, meant_for
 from nvdra.node.record_file import QUARANTINED
 from nvdra.programs.people.finding import Finding
@@ -58,7 +58,10 @@ def _record(here: Place, record: Record | None, inventory: Inventory) -> Iterato
             yield Finding(
                 "record", "warning", text, "kubelet asks again while a pod wants it; else the plugin lets it go"
             )
-    for name in sorted(claims.withdrawn(inventory, record)):
+    beside_unknown: set[str] = set()  # told with the partition that keeps them back
+    for unknown in claims.unknown_partitions(inventory, record):
+        beside_unknown |= overlapping(inventory, unknown.gpu.uuid, unknown.start, unknown.size)
+    for name in sorted(claims.withdrawn(inventory, record) - beside_unknown):
         text = f"{name} is held back: a claim holds its GPU under another name"
         yield Finding("record", "warning", text, "delete the pods of that claim (nvdra devices names it)")
 
@@ -66,10 +69,10 @@ def _record(here: Place, record: Record | None, inventory: Inventory) -> Iterato
 def _locks(here: Place) -> Finding:
     """Locks that somebody holds and does not give back. Read off the kernel's list: taking them would be a change."""
     deadline = time.monotonic() + _STUCK_S
-    held = _held(here)
+    held = held_locks(here)
     while held and time.monotonic() < deadline:
         time.sleep(0.05)
-        now = _held(here)
+        now = held_locks(here)
         held = {path: holder for path, holder in now.items() if path in held}
     if not held:
         return Finding("locks", "ok", "nobody holds them")
@@ -77,7 +80,7 @@ def _locks(here: Place) -> Finding:
     return Finding("locks", "warning", text, "if it stays so, that process hangs: SIGUSR2 makes a plugin tell where")
 
 
-def _held(here: Place) -> dict[str, str]:
+def held_locks(here: Place) -> dict[str, str]:
     """Lock files of the plugin that are held now, and by whom."""
     paths = [f"{here.plugin_dir}/pu.lock", f"{here.plugin_dir}/cp.lock"]
     with contextlib.suppress(OSError):

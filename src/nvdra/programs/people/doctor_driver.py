@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from nvdra.devices import Inventory
+from nvdra.devices import Gpu, Inventory, MigDevice, MigSpec
 from nvdra.host import (
     DriverFileMissing,
     DriverVersionUnknown,
@@ -17,7 +17,7 @@ from nvdra.host import (
     look_up,
     module_version,
 )
-from nvdra.programs.people.devices import bound
+from nvdra.programs.people.devices import bound, refused
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.paper import counted
 from nvdra.programs.people.place import Place
@@ -44,7 +44,7 @@ def look(here: Place, bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
         next_step = "put right what is above" if library is None else "nvidia-smi should say the same; see dmesg"
         yield Finding("NVML", "problem", f"gives no answer: {inventory.unread}", next_step)
     else:
-        driver = next((gpu.driver_version for gpu in inventory.devices.values()), "")
+        driver = next((gpu.driver_version for gpu in inventory.gpus.values()), "")
         yield Finding("NVML", "ok", f"answers{f', driver {driver}' if driver else ''}")
     yield from _files(here, inventory)
     yield from _gpus(bus, inventory)
@@ -86,7 +86,7 @@ def _files(here: Place, inventory: Inventory) -> Iterator[Finding]:
         yield Finding("driver files", "problem", str(error), "put right what is above")
         return
     absent = [path for path in files.missing if path.startswith("/dev/")]
-    for gpu in inventory.devices.values():
+    for gpu in inventory.gpus.values():
         absent += gpu_files(host, root, gpu.minor, gpu.pci_bus_id).missing
     if absent:
         text = f"missing below {root.dev}: {', '.join(absent)}"
@@ -95,7 +95,7 @@ def _files(here: Place, inventory: Inventory) -> Iterator[Finding]:
         yield Finding("device nodes", "problem", text, "nvidia-modprobe -u -c 0 (the plugin tries it with each claim)")
     else:
         nodes = [node.container_path for node in files.control_nodes]
-        nodes += [f"/dev/nvidia{gpu.minor}" for gpu in inventory.devices.values()]
+        nodes += [f"/dev/nvidia{gpu.minor}" for gpu in inventory.gpus.values()]
         yield Finding("device nodes", "ok", f"{len(nodes)} are there, {', '.join(nodes[:2])} and so on")
     lost = [name for name in files.missing if not name.startswith("/dev/")]
     if lost:
@@ -108,25 +108,33 @@ def _files(here: Place, inventory: Inventory) -> Iterator[Finding]:
 
 
 def _gpus(bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
-    seen = {gpu.pci_bus_id for gpu in inventory.devices.values()}
+    seen = {gpu.pci_bus_id for gpu in inventory.gpus.values()}
     hidden = [function for function in bus.gpus if function.address not in seen]
+    unread = refused(inventory)
     for left in inventory.not_offered:
-        yield Finding(
-            "GPUs", "warning", f"{left.device} is not offered: {left.reason}", "nvidia-smi -q shows its state"
-        )
-    if len(hidden) > len(inventory.not_offered) and not inventory.unread:
+        next_step = "nvidia-smi -q shows its state" if left in unread else ""
+        yield Finding("GPUs", "warning", f"{left.device} is not offered: {left.reason}", next_step)
+    if len(hidden) > len(unread) and not inventory.unread:
         for function in hidden:
             yield _hidden(function)
     for address, reason in bus.left_out:
         yield Finding("GPUs", "warning", f"{address} on the PCI bus cannot be read: {reason}")
-    offered = len(inventory.devices)
-    if offered:
-        text = f"{counted(offered, 'GPU')} offered: {', '.join(inventory.devices)}"
-        yield Finding("GPUs", "ok", text)
-    elif not bus.gpus:
+    yield from _offered(inventory)
+    if inventory.devices:
+        return
+    if not bus.gpus:
         yield Finding("GPUs", "problem", "no NVIDIA GPU is on the PCI bus", "lspci -d 10de: shows what the kernel sees")
     elif not inventory.unread:
         yield Finding("GPUs", "problem", f"none of {counted(len(bus.gpus), 'GPU')} on the PCI bus can be offered")
+
+
+def _offered(inventory: Inventory) -> Iterator[Finding]:
+    devices = inventory.devices.values()
+    for kind, word in ((Gpu, "GPU"), (MigDevice, "MIG device")):
+        if names := [device.name for device in devices if isinstance(device, kind)]:
+            yield Finding("GPUs", "ok", f"{counted(len(names), word)} offered: {', '.join(names)}")
+    if count := sum(isinstance(device, MigSpec) for device in devices):
+        yield Finding("GPUs", "ok", f"{counted(count, 'partition')} offered, to be made when a claim has one")
 
 
 def _hidden(function: PciFunction) -> Finding:

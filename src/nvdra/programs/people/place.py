@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nvdra import checkpoint, claims
+from nvdra.api import Gates
+from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
 from nvdra.devices import Inventory, from_scan
 from nvdra.host import DriverFileMissing, DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
@@ -34,6 +36,7 @@ class Place:
     root       the driver root as this process sees it
     host_root  the same folder on the host
     output     "text" or "json"; for documents "yaml" or "json"
+    never_toggles   the plugin takes every GPU for one whose MIG mode cannot be changed without a reset
     """
 
     host: Node
@@ -44,6 +47,7 @@ class Place:
     registrar_dir: str
     hook_path: str
     output: str
+    never_toggles: bool = False
 
     @property
     def plugin_dir(self) -> str:
@@ -68,22 +72,36 @@ class Place:
         except FileNotFoundError:
             return None
 
-    async def inventory(self, bus: PciBus) -> Inventory:
-        """What the node offers now; `unread` says why if NVML does not tell."""
-        nvml = Nvml(self._library, LoopClock())
+    async def inventory(self, bus: PciBus, *, dynamic_mig: bool = False) -> Inventory:
+        """What the node offers now; `unread` says why if NVML does not tell.
+
+        dynamic_mig   GPUs are partitioned on demand, as with the gate of that name
+        """
+        nvml = Nvml(self.library, LoopClock())
         try:
-            return from_scan(await nvml.scan(), bus.facts)
+            scan = await nvml.scan(profiles=dynamic_mig)
+            return from_scan(scan, bus.facts, dynamic_mig=dynamic_mig, never_toggles=self.never_toggles)
         except (DriverAbsent, DriverChanged, NvmlHung) as error:
             return Inventory(unread=str(error))
         finally:
             with contextlib.suppress(Exception):  # a driver that hangs: the process ends anyway
                 await nvml.close(timeout_s=2.0)
 
-    def _library(self) -> str | None:
+    def library(self) -> str | None:
+        """Where NVML is; None if it is not in the driver root."""
         try:
             return find_library(self.host, self.root)
         except DriverFileMissing:
             return None
+
+
+def gates_of(values: Mapping[str, object]) -> Gates:
+    """The feature gates that the plugin runs with, as said by its flag or variable. Raises UsageError."""
+    text = str(values["feature_gates"])
+    try:
+        return feature_gates.parse(text)
+    except feature_gates.GateError as error:
+        raise UsageError(f'invalid value "{text}" for flag -feature-gates: {error}') from None
 
 
 def place(
@@ -125,6 +143,7 @@ def place(
         registrar_dir=os.path.abspath(values["kubelet_registrar_directory_path"]),
         hook_path=values["nvidia_cdi_hook_path"],
         output=values["output"],
+        never_toggles=gpu_flags.never_toggles(environ),
     )
     return here, {flag.key: values[flag.key] for flag in more}, rest
 

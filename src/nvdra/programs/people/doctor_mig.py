@@ -1,0 +1,125 @@
+"""The doctor on partitions: what stands on GPUs that nobody accounts for, and what of ours was left half done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from nvdra import checkpoint, claims
+from nvdra.api import ClaimRef
+from nvdra.checkpoint import Entry, Record
+from nvdra.devices import Gpu, Inventory, MigName, overlapping, parse_name
+from nvdra.programs.people.doctor_claims import held_locks
+from nvdra.programs.people.finding import Finding
+from nvdra.programs.people.paper import counted
+from nvdra.programs.people.partitions import Divided, Partition, divided, holders_of, slices
+from nvdra.programs.people.place import Place
+
+CHECK = "partitions"
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a claim that was begun and not finished left on GPUs nobody works on now."""
+
+    claim: ClaimRef
+    entry: Entry
+    what: str
+
+    @property
+    def who(self) -> str:
+        return f"{self.claim.namespace}/{self.claim.name}" if self.claim.name else self.claim.uid
+
+    @property
+    def text(self) -> str:
+        return f"claim {self.who} was begun, and nobody works on it: {self.what}"
+
+
+def look(here: Place, inventory: Inventory) -> Iterator[Finding]:
+    record = known_record(here)
+    gpus = divided(inventory, record, holders_of(record))
+    findings = list(_wrong(here, inventory, record, gpus))
+    yield from findings
+    partitions = [part for gpu in gpus for part in gpu.partitions]
+    if partitions and not findings:
+        held = sum(part.state == "held" for part in partitions)
+        yield Finding(CHECK, "ok", f"{counted(len(partitions), 'partition')}, {held} of them held by claims")
+
+
+def _wrong(here: Place, inventory: Inventory, record: Record | None, gpus: list[Divided]) -> Iterator[Finding]:
+    for gpu in gpus:
+        for part in gpu.partitions:
+            yield from _odd(inventory, gpu.gpu, part)
+        can_toggle = gpu.gpu.partitioning is not None and gpu.gpu.partitioning.can_toggle
+        if gpu.is_on and not gpu.partitions and can_toggle:
+            text = f"MIG mode of {gpu.gpu.name} is on with no partition on it"
+            yield Finding(CHECK, "warning", text, "the plugin turns it off when it starts, or with its next partition")
+    if record is None:
+        return
+    for leftover in leftovers(here, inventory, record):
+        yield Finding(CHECK, "warning", leftover.text, "nvdra doctor --fix takes it away, as the plugin does in time")
+    if not inventory.unread:
+        yield from _lost(inventory, record)
+
+
+def _odd(inventory: Inventory, gpu: Gpu, part: Partition) -> Iterator[Finding]:
+    instance = part.instance
+    where = f"GPU instance {instance.gi_id} of {gpu.name} ({part.profile}, memory {slices(instance)})"
+    smi = f"nvidia-smi mig -i {gpu.uuid} -gi {instance.gi_id}"
+    if part.state == "foreign":
+        names = overlapping(inventory, gpu.uuid, instance.start, instance.size)
+        text = f"{where}: nobody here made it; {counted(len(names), 'device')} that overlap it are not offered"
+        by_hand = f"{smi} -dci, then -dgi" if instance.compute else f"{smi} -dgi"
+        next_step = f"who made it takes it away ({by_hand}); or start the plugin with --destroy-unknown-mig"
+        yield Finding(CHECK, "warning", text, next_step)
+    elif part.state == "half made" and not part.holders:
+        text = f"{where} has no compute instance, so it is no MIG device"
+        yield Finding(CHECK, "warning", text, f"{smi} -cci makes one, -dgi takes it away")
+
+
+def leftovers(here: Place, inventory: Inventory, record: Record) -> Iterator[Leftover]:
+    """What is left of claims of this boot that were begun, where nobody holds the lock of the GPU."""
+    if checkpoint.boot(record, here.host.boot_id()).what == "invalidated":
+        return
+    in_work = {path.rpartition("/")[2] for path in held_locks(here)}
+    for uid, entry in record.entries.items():
+        if entry.state != "PrepareStarted":
+            continue
+        places = [name for text in sorted(claims.names(entry)) if isinstance(name := parse_name(text), MigName)]
+        left = [text for name in places if (text := _left(inventory, name, in_work))]
+        if left:
+            yield Leftover(ClaimRef(entry.namespace, entry.name, uid), entry, "; ".join(left))
+
+
+def _left(inventory: Inventory, name: MigName, in_work: Collection[str]) -> str:
+    """What stands on a GPU of a partition that was begun; "" if nothing does, or somebody works there."""
+    gpu = inventory.gpus.get(name.parent_minor)
+    if gpu is None or gpu.partitioning is None or gpu.uuid in in_work:
+        return ""
+    now = inventory.partitions.get(gpu.uuid)
+    if now is None or not now.is_on:
+        return ""
+    for instance in now.instances:
+        if (instance.profile_id, instance.start) == (name.profile_id, name.start):
+            return f"{name} stands{'' if instance.compute else ' half made'}"
+    return "" if now.instances else f"MIG mode of {gpu.name} is on for it"
+
+
+def _lost(inventory: Inventory, record: Record) -> Iterator[Finding]:
+    live = {compute.uuid for now in inventory.partitions.values() for each in now.instances for compute in each.compute}
+    for uid, entry in record.entries.items():
+        if entry.state != "PrepareCompleted":
+            continue
+        for device in claims.answers(entry):
+            if device.mig is not None and device.uuid not in live:
+                who = f"{entry.namespace}/{entry.name}" if entry.name else uid
+                text = f"{device.device} ({device.uuid}), which claim {who} holds, is gone: somebody took it away"
+                yield Finding(CHECK, "problem", text, "delete the claim's pods: they have no GPU any more")
+
+
+def known_record(here: Place) -> Record | None:
+    """The record; empty if there is none, None if it cannot be read (said elsewhere)."""
+    try:
+        return here.record() or Record("")
+    except (OSError, checkpoint.Unreadable):
+        return None

@@ -1,0 +1,177 @@
+"""How GPUs are partitioned, as people see it: which memory slices are whose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any, Literal
+
+from nvdra import claims
+from nvdra.checkpoint import Record
+from nvdra.devices import Gpu, GpuInstanceScan, Inventory, MigDevice, MigName, Partitions, parse_name
+from nvdra.programs.people.paper import table
+
+# held       by claims
+# free       an administrator made it, a claim may have it
+# foreign    made by nobody here on a GPU that is partitioned on demand: what overlaps it is not offered
+# half made  a GPU instance without compute instance
+# unknown    whose it is cannot be told without the record
+State = Literal["held", "free", "foreign", "half made", "unknown"]
+
+_WORDS: Mapping[State, str] = {
+    "held": "held",
+    "free": "free",
+    "foreign": "nobody here made it: what overlaps it is not offered",
+    "half made": "half made: it has no compute instance",
+    "unknown": "not known",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A GPU instance. `device` is what it is called in claims, `holders` the claims that name it."""
+
+    instance: GpuInstanceScan
+    device: str
+    profile: str
+    holders: tuple[str, ...]
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """A GPU that is or can be divided."""
+
+    gpu: Gpu
+    is_on: bool
+    memory_slices: int
+    partitions: tuple[Partition, ...]
+
+
+def holders_of(record: Record | None) -> dict[str, list[str]]:
+    """Claims by the device they hold, each as "namespace/name" or its UID."""
+    holders: dict[str, list[str]] = {}
+    for uid, entry in record.entries.items() if record is not None else ():
+        for name in sorted(claims.names(entry)):
+            holders.setdefault(name, []).append(f"{entry.namespace}/{entry.name}" if entry.name else uid)
+    return holders
+
+
+def divided(inventory: Inventory, record: Record | None, holders: Mapping[str, list[str]]) -> list[Divided]:
+    """Every GPU with MIG mode on or partitioned on demand.
+
+    record   None: it cannot be read
+    holders  claims by the name of the device they hold
+    """
+    named = {_place(text): who for text, who in holders.items()}
+    unknown = claims.unknown_partitions(inventory, record) if record is not None else ()
+    foreign = {(each.gpu.uuid, each.gi_id) for each in unknown}
+    devices = {(d.parent.uuid, d.gi_id): d for d in inventory.devices.values() if isinstance(d, MigDevice)}
+    found = []
+    for gpu in inventory.gpus.values():
+        now = inventory.partitions.get(gpu.uuid, Partitions())
+        if not now.is_on and gpu.partitioning is None:
+            continue
+        partitions = []
+        for instance in now.instances:
+            profile, device = _called(gpu, instance, devices.get((gpu.uuid, instance.gi_id)))
+            who = tuple(named.get((gpu.minor, instance.profile_id, instance.start), ()))
+            if (gpu.uuid, instance.gi_id) in foreign:
+                state: State = "foreign"
+            elif not instance.compute:
+                state = "half made"
+            elif who:
+                state = "held"
+            else:
+                state = "free" if record is not None else "unknown"
+            partitions.append(Partition(instance, device, profile, who, state))
+        end = max((each.start + each.size for each in now.instances), default=0)
+        memory_slices = max(inventory.memory_slices.get(gpu.uuid, 0), end)
+        found.append(Divided(gpu, now.is_on, memory_slices, tuple(partitions)))
+    return found
+
+
+def _place(text: str) -> tuple[int, int, int] | None:
+    name = parse_name(text)
+    return (name.parent_minor, name.profile_id, name.start) if isinstance(name, MigName) else None
+
+
+def _called(gpu: Gpu, instance: GpuInstanceScan, device: MigDevice | None) -> tuple[str, str]:
+    """A partition's profile and name, as far as they are known."""
+    profile = device.profile if device is not None else None
+    if profile is None and gpu.partitioning is not None:
+        profile = gpu.partitioning.profile(instance.profile_id)
+    if profile is None:
+        text = f"profile {instance.profile_id}"
+        return text, str(MigName(gpu.minor, "unknown", instance.profile_id, instance.start))
+    return profile.text, str(MigName(gpu.minor, profile.name_text, profile.profile_id, instance.start))
+
+
+def picture(gpus: Sequence[Divided]) -> Iterator[str]:
+    """Lines that show each GPU as its memory slices, one character each, and below whose they are."""
+    width = max((len(each.gpu.name) for each in gpus), default=0)
+    for each in gpus:
+        mode = "" if each.is_on else "  MIG mode is off"
+        yield f"{each.gpu.name:{width}}  {_bar(each)}{mode}"
+        rows = [
+            [letter, part.device, part.profile, slices(part.instance), _who(part)]
+            for letter, part in zip(_letters(each), each.partitions, strict=True)
+        ]
+        if rows:
+            yield from table(rows[0], rows[1:], f"{'':{width}}  ").splitlines()
+
+
+def _bar(each: Divided) -> str:
+    """ "|A A A A|B|. .|c|": what stands together is one partition, "." is free, a small letter is foreign."""
+    blocks = []
+    at = 0
+    for letter, part in zip(_letters(each), each.partitions, strict=True):
+        if part.instance.start > at:
+            blocks.append(["."] * (part.instance.start - at))
+        blocks.append([letter] * part.instance.size)
+        at = part.instance.start + part.instance.size
+    if at < each.memory_slices:
+        blocks.append(["."] * (each.memory_slices - at))
+    return f"|{'|'.join(' '.join(block) for block in blocks)}|"
+
+
+def _letters(each: Divided) -> Iterator[str]:
+    for number, part in enumerate(each.partitions):
+        letter = ascii_uppercase[number % len(ascii_uppercase)]
+        yield letter.lower() if part.state == "foreign" else letter
+
+
+def slices(instance: GpuInstanceScan) -> str:
+    """ "slice 5", "slices 0-3"."""
+    last = instance.start + instance.size - 1
+    return f"slice {instance.start}" if instance.size == 1 else f"slices {instance.start}-{last}"
+
+
+def _who(part: Partition) -> str:
+    if part.state == "held":
+        return ", ".join(part.holders)
+    return f"{_WORDS[part.state]}, for {', '.join(part.holders)}" if part.holders else _WORDS[part.state]
+
+
+def as_values(each: Divided) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "gpu": each.gpu.name,
+        "uuid": each.gpu.uuid,
+        "migMode": each.is_on,
+        "memorySlices": each.memory_slices,
+        "partitions": [
+            {
+                "device": part.device,
+                "profile": part.profile,
+                "start": part.instance.start,
+                "size": part.instance.size,
+                "gpuInstance": part.instance.gi_id,
+                "uuids": [compute.uuid for compute in part.instance.compute],
+                "state": part.state,
+                "heldBy": list(part.holders),
+            }
+            for part in each.partitions
+        ],
+    }
