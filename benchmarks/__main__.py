@@ -10,11 +10,11 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import api, core, counts, idle, memory, plugin, scan, serving, start, table
+from benchmarks import announce, api, core, counts, idle, memory, plugin, scan, serving, start, table
 from benchmarks.floor import floor
 from benchmarks.row import Row
 
-QUESTIONS = {"counts", "serving", "idle", "start", "memory", "scan", "core"}
+QUESTIONS = {"counts", "serving", "idle", "start", "memory", "scan", "announce", "core"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -89,6 +89,8 @@ def main() -> None:
     found = uvloop.run(run(chosen, wanted))
     if "scan" in wanted:
         found += scan.rows()
+    if "announce" in wanted:
+        found += announce.rows()
     if "core" in wanted:
         found += core.rows()
     print(table.as_json(found) if chosen.output == "json" else f"{table.text(found)}\n\n{table.summary(found)}")
