@@ -121,6 +121,17 @@ class Needs:
     shared: Mapping[str, MigDevice] = field(default_factory=dict)
 
     @property
+    def partitions(self) -> tuple[MigDevice, ...]:
+        """Those of `shared` that the claim will have too."""
+        members = {device.name for group in self.groups for _, device in group.members}
+        return tuple(device for name, device in self.shared.items() if name in members)
+
+    @property
+    def gpus(self) -> frozenset[str]:
+        """UUIDs of the GPUs whose locks it takes."""
+        return frozenset(step.gpu.uuid for step in self.steps) | {each.parent.uuid for each in self.partitions}
+
+    @property
     def started(self) -> Entry:
         """What the record says of the claim while its steps are under way."""
         ref = self.claim.ref

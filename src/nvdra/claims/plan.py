@@ -103,7 +103,7 @@ def plan(
     except (ConfigError, MismatchError) as odd:
         return Refuse(f"prepare devices failed: {odd}", permanent=True)
     shared = partitions_of_others(claim.ref, record, inventory)
-    steps = _steps(claim.ref, dict.fromkeys(device for _, device in members), shared.keys(), inventory, record)
+    steps = _steps(claim.ref, {device.name: device for _, device in members}.values(), shared.keys(), inventory, record)
     if isinstance(steps, Refuse):
         return steps
     return Needs(claim, grouped, steps, shared) if steps else Ready(claim, made(grouped, shared))

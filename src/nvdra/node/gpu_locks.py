@@ -14,7 +14,7 @@ An entry that was begun and has no line at all is another program's (the Go driv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from nvdra.ports import Host, Lock
@@ -117,6 +117,15 @@ class GpuLocks:
         """Whether the claim may have left a partition there; of a claim without a line, the entry's word is all."""
         lines = self._held[gpu].lines.get(claim)
         return lines is None or placement in lines
+
+    def forget_others(self, gpu: str, known: Container[str]) -> None:
+        """Drop what a dead program left of claims that are neither known nor in work: it begins nothing any more."""
+        held = self._held[gpu]
+        for claim in [claim for claim in held.lines if claim not in known and claim not in held.claims]:
+            del held.lines[claim]
+            held.lock.add(f"-{claim}")
+        if not held.lines:
+            held.lock.clear()
 
     def give_back(self, claim: str, *, is_done: bool) -> None:
         """The claim is out of work. is_done: nothing of it is left half made; else its lines stay for who undoes it."""

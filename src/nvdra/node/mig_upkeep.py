@@ -71,6 +71,7 @@ class MigUpkeep:
             try:
                 if not self._locks.try_take(_SELF, (gpu.uuid,)):
                     continue  # another instance works on it, and puts it right itself
+                self._locks.forget_others(gpu.uuid, record.entries)
                 await self._tidy(gpu, record)
             except (StepFailed, LockError) as error:
                 telemetry.warning("A leftover on a GPU could not be put right", device=gpu.name, cause=str(error))

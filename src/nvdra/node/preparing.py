@@ -145,13 +145,15 @@ class Preparing:
 
     def _begin(self, needs: claims.Needs) -> Change[_Decision]:
         uid = needs.claim.ref.uid
-        gpus = {parent(device) for group in needs.groups for _, device in group.members}
-        if not self._supply.is_at_hand(gpus):
-            return Change(_Unsupplied(tuple(gpus)))
-        uuids = frozenset(step.gpu.uuid for step in needs.steps)
-        if not self._locks.try_take(uid, uuids):
-            return Change(Busy(uuids))
+        parents = {parent(device).uuid: parent(device) for group in needs.groups for _, device in group.members}
+        if not self._supply.is_at_hand(parents.values()):
+            return Change(_Unsupplied(tuple(parents.values())))
+        if not self._locks.try_take(uid, needs.gpus):
+            return Change(Busy(needs.gpus))
         self._locks.begin(uid)
+        for device in needs.partitions:
+            # Whoever has it besides may let go of it meanwhile: then it is this claim's alone.
+            self._locks.touch(uid, device.parent.uuid, (device.profile.profile_id, device.start))
         return Change(needs, entries={uid: needs.started})
 
     def _decide_recall(self, ref: ClaimRef, otherwise: str, record: Record) -> Change[_Decision]:

@@ -164,6 +164,8 @@ class Sweep:
                     is_left = is_left or failure is not None
                     if failure is None:
                         telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
+                case claims.Refuse(rescan=True):
+                    is_left = True  # its GPU cannot be read now
                 case claims.Leave() | claims.Refuse():
                     pass  # nothing of it is on the hardware, or another release's business
         return AFTER_FAILURE_S if is_left else EVERY_S
