@@ -90,13 +90,14 @@ class Plugin(ABC):
         wait_until("all GPUs to be published", is_published, 60, lambda: (self.uuids(), self.tail()))
 
     def uuids(self) -> dict[str, str]:
-        """Device name → UUID, as the ResourceSlices say."""
+        """Device name → UUID, as the ResourceSlices say; without what is made only for a claim."""
         found: dict[str, str] = {}
         for each in self.slices():
             for device in each["spec"].get("devices") or []:
                 # v1beta1 has the same one level deeper.
                 attributes = device.get("basic", device)["attributes"]
-                found[device["name"]] = attributes["uuid"]["string"]
+                if "uuid" in attributes:
+                    found[device["name"]] = attributes["uuid"]["string"]
         return found
 
     def slices(self) -> list[Object]:
