@@ -70,13 +70,17 @@ def set_mode(gpu: Mig, on: bool) -> None:
 
 
 def create_compute_instance(gpu: Mig, gi_id: int, profiles: Sequence[int]) -> ComputeInstanceScan:
-    for profile_id in profiles[:-1]:
+    refused = NvmlError(
+        NOT_SUPPORTED, "nvmlGpuInstanceCreateComputeInstance", "no profile takes the whole GPU instance"
+    )
+    for profile_id in profiles:
         try:
             return ComputeInstanceScan(*gpu.create_compute_instance(gi_id, profile_id))
         except NvmlError as refusal:
             if refusal.code not in (NOT_SUPPORTED, INVALID_ARGUMENT):
                 raise
-    return ComputeInstanceScan(*gpu.create_compute_instance(gi_id, profiles[-1]))
+            refused = refusal
+    raise refused
 
 
 def destroy_compute_instance(gpu: Mig, gi_id: int, ci_id: int) -> None:
