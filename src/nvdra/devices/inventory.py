@@ -49,7 +49,7 @@ _NO_SLICES: Mapping[str, int] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class NotOffered:
-    """A GPU that is there and not offered. `device` is its name, or what else is known of it."""
+    """A GPU or partition that is there and not offered. `device` is its name, or what else is known of it."""
 
     device: str
     reason: str

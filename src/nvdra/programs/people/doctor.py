@@ -27,7 +27,8 @@ what to do next. The plugin is asked what kubelet asks it, for no claims.
 Nothing is repaired and nothing is written, but for --fix: it asks about each thing that claims left half done on GPUs,
 and takes it away if told to. What a claim holds, and what nobody here made, stays.
 
-Exit status: 0 all is well, 1 there are warnings, 2 there are problems (or it was called wrongly)."""
+Exit status: 0 all is well, 1 there are warnings, 2 there are problems (or it was called wrongly); with --fix 0, or 2 if
+something could not be taken away."""
 
 _COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "problem": "31;1"}
 _MARGIN = 9 + 17
