@@ -21,7 +21,8 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from nvdra.kube.config import Access
-from nvdra.kube.connections import Broken, Connections
+from nvdra.kube.connection import Answer, Broken
+from nvdra.kube.connections import Connections
 from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
 from nvdra.ports import ApiError, Event, Page, Resource
@@ -175,7 +176,7 @@ class HttpKube:
                 self._last_used = self._loop.time()
                 self._report("GET", target, status, began)
                 if status != 200:
-                    raise _refusal(status, answer.body, answer.headers)
+                    raise _refusal(answer)
                 async for line in lines:
                     yield _event(line)
         except (OSError, ValueError) as error:
@@ -232,7 +233,7 @@ class HttpKube:
             status = answer.status
             if 200 <= status < 300:
                 return answer.body
-            raise _refusal(status, answer.body, answer.headers)
+            raise _refusal(answer)
         except (OSError, ValueError) as error:
             # TimeoutError and TLS errors are OSErrors; ValueError is a text that is no header.
             raise self._silence(error, timeout_s) from None
@@ -307,9 +308,10 @@ def _event(line: bytes) -> Event:
     return Event(kind.decode(), thing)  # type: ignore[arg-type]
 
 
-def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
+def _refusal(answer: Answer) -> ApiError:
+    status, body = answer.status, answer.body
     try:
-        retry_after_s = float(headers.get("retry-after", ""))
+        retry_after_s = float(answer.retry_after or "")
     except ValueError:
         retry_after_s = None
     try:
