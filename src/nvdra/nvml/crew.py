@@ -44,12 +44,15 @@ class Stuck:
 
 
 class Crew:
-    """The threads, and the walk over a node that survives losing some of them."""
+    """The threads, and the walk over a node that survives losing some of them.
+
+    when_back   called when the last call is out of NVML
+    """
 
     def __init__(self, clock: Clock, when_back: Callable[[], None]) -> None:
         self._clock = clock
         self._when_back = when_back
-        self._gate = Gate()
+        self._gate = Gate(when_back)
         self._owner = Worker("nvml-owner")
         self._workers: dict[int | str, Worker] = {}  # by index in a scan, by UUID for one GPU
         self._turns: dict[str, asyncio.Lock] = {}
@@ -57,6 +60,11 @@ class Crew:
         self._minors: dict[str, int] = {}  # by UUID, of the last scan
         self._stuck: list[Stuck] = []
         self._hung: tuple[asyncio.Future[None], NvmlHung] | None = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no call is under way, not even one that nobody waits for any more."""
+        return self._gate.is_quiet
 
     async def look(self, work: Callable[[], None], timeout_s: float, function: str) -> None:
         """Carries out what concerns the session but changes nothing for the calls under way. Raises NvmlHung."""
@@ -211,7 +219,6 @@ class Crew:
         def back(_: asyncio.Future[T]) -> None:
             self._stuck.remove(stuck)
             telemetry.info(0, "An NVML call came back", function=stuck.function, index=stuck.gpu, uuid=stuck.uuid)
-            self._when_back()
 
         running.add_done_callback(back)
         telemetry.warning(

@@ -154,8 +154,8 @@ class Nvml:
             self._rest()
 
     def _rest(self) -> None:
-        """Starts the idle time, if nobody uses NVML."""
-        if not self._users and self._is_open:
+        """Starts the idle time, if nobody uses NVML and no call is under way whose user went."""
+        if not self._users and self._crew.is_quiet and self._is_open:
             self._stop_timer()
             self._timer = asyncio.get_running_loop().create_task(self._expire())
 

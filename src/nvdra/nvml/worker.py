@@ -71,14 +71,20 @@ class Gate:
     """Many calls at once, or one change of the session: the change waits for the calls, later calls for the change.
 
     A call is inside until its thread is out of it, whoever waited for it: one that hangs keeps every change out.
+    when_quiet   called when the last one is out
     """
 
-    def __init__(self) -> None:
+    def __init__(self, when_quiet: Callable[[], None]) -> None:
+        self._when_quiet = when_quiet
         self._inside = 0
         self._is_quiet = asyncio.Event()
         self._is_quiet.set()
         self._is_open = asyncio.Event()
         self._is_open.set()
+
+    @property
+    def is_quiet(self) -> bool:
+        return self._inside == 0
 
     async def call(self, worker: Worker, work: Callable[[], T]) -> asyncio.Future[T]:
         while not self._is_open.is_set():
@@ -93,6 +99,7 @@ class Gate:
         self._inside -= 1
         if self._inside == 0:
             self._is_quiet.set()
+            self._when_quiet()
 
     @asynccontextmanager
     async def alone(self, clock: Clock, timeout_s: float) -> AsyncIterator[None]:
