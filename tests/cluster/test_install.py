@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
 import pytest
 
+from tests.cluster.chart.rendering import nested
+from tests.cluster.chart.upstream_values import UPSTREAM
 from tests.cluster.harness.api import wait_until
-from tests.cluster.harness.claims import remove, seen, user, wait_running
+from tests.cluster.harness.claims import claim, given, remove, seen, user, wait_running
 from tests.cluster.harness.driver import DRIVER, Installed
 from tests.cluster.harness.helm_release import NAMESPACE, RELEASE, HelmRelease
 
@@ -60,6 +63,27 @@ def test_uninstalled_and_installed_again(installed: Installed) -> None:
         installed.wait_published()
         published_s = time.monotonic() - returned
     print(f"from helm's return: Ready after {ready_s:.1f} s, published after {published_s:.1f} s")
+
+
+def test_the_go_drivers_own_values_install(installed: Installed) -> None:
+    """Every key of its chart, with its default; only the image and this node's folders are others."""
+    release, api = installed.release, installed.cluster.api
+    file = installed.cluster.folder / "go-driver-values.json"
+    file.write_text(json.dumps(nested(UPSTREAM)))
+    release.uninstall()
+    release.install(f"--values={file}")
+    try:
+        wait_until("the driver's pod to be Ready", release.is_ready, 60, release.state)
+        api.create(claim(api, "unchanged"))
+        api.create(user("unchanged", "unchanged"))
+        wait_running(api, "unchanged")
+        assert seen(api, "unchanged") == given(installed, "unchanged")
+        remove(api, ("unchanged",), ("unchanged",))
+    finally:
+        release.uninstall()
+        release.install()
+        wait_until("the driver's pod to be Ready", release.is_ready, 60, release.state)
+        installed.wait_published()
 
 
 def test_an_extended_resource_is_a_gpu(installed: Installed) -> None:

@@ -56,7 +56,10 @@ class HelmRelease:
         return values
 
     def install(self, *arguments: str) -> None:
-        """The release is there; helm has returned, pods may still be coming. `arguments` go to helm."""
+        """The release is there; helm has returned, pods may still be coming.
+
+        arguments   go to helm: values in files yield to this node's, values by `--set` win over them
+        """
         self._apply("install", "--create-namespace", *arguments)
 
     def upgrade(self, *arguments: str) -> None:
@@ -70,7 +73,7 @@ class HelmRelease:
     def _apply(self, verb: str, *arguments: str) -> None:
         file = self.cluster.folder / "helm-values.json"
         file.write_text(json.dumps(self.values()))
-        self.helm.run(verb, RELEASE, str(CHART), *self._where(), f"--values={file}", *arguments)
+        self.helm.run(verb, RELEASE, str(CHART), *self._where(), *arguments, f"--values={file}")
 
     def _where(self) -> tuple[str, ...]:
         return f"--kubeconfig={self.cluster.plane.kubeconfig('admin')}", f"--namespace={NAMESPACE}"
