@@ -50,6 +50,8 @@ def _meaning(gate: Gate) -> str:
     except GateError:
         return NOT_BUILT
     match gate.name:
+        case gates.DYNAMIC_MIG:
+            return "[partitions GPUs for claims](mig.md#partitions-made-for-a-claim)"
         case gates.DRA_LIST_TYPE_ATTRIBUTES:
             return "publishes `numaNode` as a list"
         case gates.LOGGING_ALPHA_OPTIONS | gates.LOGGING_BETA_OPTIONS:
