@@ -1,6 +1,5 @@
 """The program dies after every single effect on the disk; a fresh one comes to the same end, whatever is asked next.
 
-Each story has a beginning, an act that is cut short after 0, 1, 2 … effects until it gets through, and what comes next.
 The end must be, byte for byte, the end of the same story told without a death.
 """
 
@@ -8,61 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nvdra import cdi, checkpoint, claims
-from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry
 from nvdra.node.ledger import Change
-from tests.unit.node.world import RECORD, C, P, World, cdi_path
-
-
-class Node(World):
-    """A node with its claims by name."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.refs: dict[str, ClaimRef] = {}
-
-    async def add(self, name: str, *devices: str) -> ClaimRef:
-        self.refs[name] = await self.claim(name, *devices)
-        return self.refs[name]
-
-    def check_files(self) -> None:
-        """What the record calls completed has a CDI file with these very devices."""
-        try:
-            entries = self.record().entries
-        except (FileNotFoundError, checkpoint.Unreadable):
-            return
-        for uid, entry in entries.items():
-            if entry.state == "PrepareCompleted":
-                document = cdi.parse((self.folder / f"cdi/{cdi.file_name(uid)}").read_bytes())
-                assert {device.name for device in document.devices} == {
-                    cdi_id.partition("=")[2] for device in claims.answers(entry) for cdi_id in device.cdi_ids
-                }
-
-    async def wakes(self) -> None:
-        """What a program does by itself after its start."""
-        await self.warm()
-        await self.timely(self.sweep.settle())
-        await self.timely(self.sweep.leftovers())
-
-
-Act = Callable[[Node], Awaitable[object]]
-
-
-@dataclass(frozen=True)
-class Story:
-    """begin: what was before. act: what is cut short. again: what the world asks next, told the same in the end."""
-
-    begin: Act
-    act: Act
-    again: Act
-
+from tests.crash.story import Act, Node, Story, prepare, sweep_stale, then, told, unprepare, wake
+from tests.unit.node.world import RECORD, C, P, cdi_path
 
 # ── beginnings ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,34 +100,6 @@ async def deserted(node: Node) -> None:
     await node.timely(node.sweep.stale_claims())
 
 
-# ── acts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def prepare(*names: str) -> Act:
-    return lambda node: node.prepared(*(node.refs[name] for name in names))
-
-
-def unprepare(*names: str) -> Act:
-    return lambda node: node.released(*(node.refs[name] for name in names))
-
-
-async def wake(node: Node) -> None:
-    await node.wakes()
-
-
-async def sweep_stale(node: Node) -> None:
-    for _ in range(2):  # a fresh program must see it twice again
-        await node.timely(node.sweep.stale_claims())
-
-
-def then(*acts: Act) -> Act:
-    async def one_after_the_other(node: Node) -> None:
-        for act in acts:
-            await act(node)
-
-    return one_after_the_other
-
-
 STORIES = {
     "the first prepare ever": Story(fresh, prepare("a"), prepare("a")),
     "the first prepare ever, then released": Story(fresh, prepare("a"), unprepare("a")),
@@ -186,8 +111,8 @@ STORIES = {
     "unprepare": Story(both_prepared, unprepare("a"), unprepare("a")),
     "unprepare two": Story(both_prepared, unprepare("a", "pair"), unprepare("pair", "a")),
     "unprepare, then prepared": Story(both_prepared, unprepare("pair"), prepare("pair")),
-    "repair": Story(file_lost, prepare("pair"), prepare("pair")),
-    "repair, then released": Story(file_lost, prepare("pair"), unprepare("pair")),
+    "repair": Story(file_lost, prepare("pair"), prepare("pair"), is_damage=True),
+    "repair, then released": Story(file_lost, prepare("pair"), unprepare("pair"), is_damage=True),
     "allocated anew": Story(allocated_anew, prepare("a"), prepare("a")),
     "allocated anew, then released": Story(allocated_anew, prepare("a"), unprepare("a")),
     "begun by the Go driver": Story(begun_by_the_go_driver, prepare("a"), prepare("a")),
@@ -202,39 +127,13 @@ STORIES = {
 }
 
 
-async def told(folder: Path, story: Story, dies_after: int | None) -> tuple[dict[str, bytes], bool]:
-    """The end of a story, and whether its act was cut short."""
-    node = Node(folder)
-    node.start()
-    try:
-        await story.begin(node)
-        has_died = False
-        if dies_after is None:
-            await story.act(node)
-        else:
-            node.host.kill_after(dies_after)
-            acting = asyncio.ensure_future(story.act(node))
-            has_died = await node.dies(acting)
-            if not has_died:
-                acting.result()
-        await node.restart()
-        if story.begin is not file_lost:
-            node.check_files()
-        await node.wakes()
-        await story.again(node)
-        await node.wakes()
-        return node.files(), has_died
-    finally:
-        await node.stop()
-
-
 @pytest.mark.parametrize("name", STORIES)
 async def test_every_death_comes_to_the_same_end(memory: Path, name: str) -> None:
     story = STORIES[name]
-    end, _ = await told(memory / "whole", story, None)
+    end, _ = await told(Node(memory / "whole"), story, None)
     deaths = 0
     while True:
-        reached, has_died = await told(memory / f"after-{deaths}", story, deaths)
+        reached, has_died = await told(Node(memory / f"after-{deaths}"), story, deaths)
         assert reached == end, f"after {deaths} effects"
         if not has_died:
             break
@@ -246,7 +145,7 @@ async def test_every_death_comes_to_the_same_end(memory: Path, name: str) -> Non
 async def test_dying_again_and_again_changes_nothing(memory: Path, name: str) -> None:
     """Each fresh program gets one effect further than the one before it."""
     story = STORIES[name]
-    end, _ = await told(memory / "whole", story, None)
+    end, _ = await told(Node(memory / "whole"), story, None)
     node = Node(memory / "node")
     node.start()
     await story.begin(node)
@@ -256,7 +155,7 @@ async def test_dying_again_and_again_changes_nothing(memory: Path, name: str) ->
         if not await node.dies(acting):
             break
         await node.restart()
-        node.check_files()
+        node.check()
     else:
         pytest.fail("it never gets through")
     await node.restart()

@@ -106,7 +106,10 @@ class LockFile:
             self._change("truncate", lambda: os.ftruncate(self._descriptor, 0))
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Let go of it. Again: nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class Locks:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from nvdra.host.node import Node, OpenFile, resolve
-from nvdra.ports import Finished, Stat
+from nvdra.ports import Finished, Lock, Stat
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Effect:
     """One change of the outside, in the order they took place.
 
     kind   "create" (the file beside), "write", "fsync", "rename", "unlink", "mkdir", "mknod", "exec", and of lock
-           files "append", "truncate"
+           files "append", "truncate"; or what `perform` was told
     path   the path the caller named; of a program its command line
     """
 
@@ -69,6 +69,7 @@ class FakeHost(Node):
         self._refusals: list[_Refusal] = []
         self._die_after: int | None = None
         self._is_dead = False
+        self._locks_held: list[Lock] = []
         self.boot = boot_id
         self.effects: list[Effect] = []
         self.programs: dict[str, Program] = {}
@@ -81,6 +82,16 @@ class FakeHost(Node):
     def is_dead(self) -> bool:
         """Whether it died of what `kill_after` said."""
         return self._is_dead
+
+    async def perform(self, kind: str, path: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Change something that is no file (a GPU, say): an effect like the others, counted when it begins.
+
+        A program that died meanwhile never hears what came of it.
+        """
+        try:
+            return await self._effect(kind, path, call)
+        finally:
+            self._live()
 
     def revive(self) -> FakeHost:
         """The same node with a fresh program on it."""
@@ -169,6 +180,19 @@ class FakeHost(Node):
 
     def boot_id(self) -> str:
         return self.boot
+
+    def try_lock(self, path: str) -> Lock | None:
+        self._live()
+        lock = super().try_lock(path)
+        if lock is not None:
+            self._locks_held.append(lock)
+        return lock
+
+    def close(self) -> None:
+        """As the end of a process: its locks are free, whoever still holds them."""
+        super().close()
+        for lock in self._locks_held:
+            lock.close()
 
     def _at(self, path: str, follow: bool = True) -> str:
         """A link that says /x means the fake's /x: every path is resolved here, never by the kernel."""

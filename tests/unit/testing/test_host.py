@@ -106,3 +106,38 @@ def test_absolute_links_stay_inside_the_node(tmp_path: Path) -> None:
     assert host.stat("/lib/f").kind == "file"
     assert host.stat("/run/f").kind == "link"
     assert host.resolve("/f", "/lib") == "/lib/f"
+
+
+async def test_what_is_no_file_is_an_effect_from_its_beginning_on(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    done: list[str] = []
+
+    async def change(what: str) -> str:
+        done.append(what)
+        if what == "second":
+            with pytest.raises(Killed):  # it began already: the one that would be next
+                await host.perform("paint", "/wall", lambda: change("third"))
+        return what
+
+    assert await host.perform("paint", "/wall", lambda: change("first")) == "first"
+    host.kill_after(1)
+    with pytest.raises(Killed):  # it was done, and nobody hears of it
+        await host.perform("paint", "/wall", lambda: change("second"))
+    assert done == ["first", "second"]
+    assert host.effects == [Effect("paint", "/wall")] * 2
+    host.close()
+
+
+async def test_the_locks_of_the_dead_are_free(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    held = host.try_lock("/lock")
+    assert held is not None
+    host.kill_after(0)
+    with pytest.raises(Killed):
+        held.add("a line")
+    again = host.revive()
+    assert again.try_lock("/lock") is None
+    host.close()
+    held.close()  # the dead may still come to it
+    assert again.try_lock("/lock") is not None
+    again.close()
