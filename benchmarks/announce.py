@@ -43,7 +43,7 @@ def rows() -> list[Row]:
     from nvdra_mock_nvml import lay_out
 
     with tempfile.TemporaryDirectory() as folder:
-        root = lay_out(Path(folder) / "root", str(_portrait(Path(folder))), device_files="regular")
+        root = lay_out(Path(folder) / "root", str(eight_h200(Path(folder))), device_files="regular")
         whole_ms, slices_ms = asyncio.run(_measure(root.library.resolve()))
         root.count_calls()
         asyncio.run(_scan_once(root.library.resolve()))
@@ -94,7 +94,7 @@ def _bodies(scan: NodeScan) -> list[bytes]:
     return [orjson.dumps(create.body) for create in plan.creates]
 
 
-def _portrait(folder: Path) -> Path:
+def eight_h200(folder: Path) -> Path:
     """The measured H200, eight times over."""
     from nvdra_mock_nvml import shipped
 

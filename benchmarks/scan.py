@@ -1,4 +1,5 @@
-"""What a scan of eight GPUs costs: ours, the same walk with NVIDIA's Python binding, and in bare C.
+"""What a scan of eight GPUs costs: ours, the same walk with NVIDIA's Python binding, and in bare C; with the tables of
+how GPUs can be partitioned, too.
 
 `python -m benchmarks.scan [LIBRARY]` prints the rows of another node, a real one too.
 """
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.announce import eight_h200
 from benchmarks.row import THREE_TIMES, Row
 from nvdra._nvml import Library, Sweep  # noqa: TID251 - one row is about the binding itself
 from nvdra.nvml import Nvml
@@ -31,7 +33,20 @@ def rows() -> list[Row]:
 
     with tempfile.TemporaryDirectory() as folder:
         root = lay_out(Path(folder) / "root", "h100x8", device_files="regular")
-        return rows_of(root.library.resolve(), "mock, 8 × H100")
+        plain = rows_of(root.library.resolve(), "mock, 8 × H100")
+        root = lay_out(Path(folder) / "h200x8", str(eight_h200(Path(folder))), device_files="regular")
+        return plain + rows_with_profiles(root.library.resolve(), "mock, 8 × H200")
+
+
+def rows_with_profiles(library: Path, node: str) -> list[Row]:
+    """The walk that announces partitions: both read the tables once for all GPUs of a model."""
+    taken: dict[str, list[float]] = {"ours": [], "pynvml": []}
+    for _ in range(ROUNDS):
+        taken["ours"].append(asyncio.run(ours_s(library, profiles=True)))
+        taken["pynvml"].append(pynvml_s(library, "profiles", "by-model"))
+    ours, pynvml = (statistics.median(taken[name]) * 1e3 for name in ("ours", "pynvml"))
+    note = "other: the same walk with pynvml, tables read once a model too"
+    return [Row(f"scan with profiles and placements, {node}", ours, pynvml, "ms", note, THREE_TIMES)]
 
 
 def rows_of(library: Path, node: str) -> list[Row]:
@@ -55,14 +70,14 @@ def rows_of(library: Path, node: str) -> list[Row]:
     return found
 
 
-async def ours_s(library: Path) -> float:
+async def ours_s(library: Path, *, profiles: bool = False) -> float:
     """`Nvml.scan` while the lease lasts: the thread, the sweep and the values are in it."""
     session = Nvml(lambda: str(library), LoopClock())
     await session.scan()
     walks_s = []
     for _ in range(WALKS):
         began = time.perf_counter()
-        await session.scan()
+        await session.scan(profiles=profiles)
         walks_s.append(time.perf_counter() - began)
     await session.close()
     return statistics.median(walks_s)
@@ -82,9 +97,9 @@ def sweep_s(library: Path) -> float:
     return statistics.median(walks_s)
 
 
-def pynvml_s(library: Path) -> float:
+def pynvml_s(library: Path, *options: str) -> float:
     environment = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
-    command = [sys.executable, nvml_oracle.__file__, str(WALKS)]
+    command = [sys.executable, nvml_oracle.__file__, str(WALKS), *options]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return float(statistics.median(json.loads(done.stdout)["walks_s"]))
 
@@ -104,6 +119,10 @@ def compiled(folder: Path) -> Path | None:
     return program
 
 
+def rows_of_node(library: Path) -> list[Row]:
+    return rows_of(library, str(library)) + rows_with_profiles(library, str(library))
+
+
 if __name__ == "__main__":
-    for row in rows_of(Path(sys.argv[1]).resolve(), sys.argv[1]) if len(sys.argv) > 1 else rows():
+    for row in rows_of_node(Path(sys.argv[1]).resolve()) if len(sys.argv) > 1 else rows():
         print(f"{row.question}: {row.ours:.3f} {row.unit}, {row.other:.3f} {row.unit} ({row.ratio:.2f} ×; {row.note})")
