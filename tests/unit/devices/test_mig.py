@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nvdra.api import gates
+from nvdra.api import gates, quantity
 from nvdra.devices import (
     ComputeInstanceScan,
     Gpu,
@@ -270,7 +270,10 @@ MIB = 1 << 20
         (9, 1, 9856, 40 * 2**30, "1g.10gb", "1g10gb"),
         (2, 3, 19968, 40 * 2**30, "3g.20gb", "3g20gb"),
         (4, 7, 40192, 40 * 2**30, "7g.40gb", "7g40gb"),
-        (0, 1, 9728, 81559 * MIB, "1g.10gb", "1g10gb"),  # H100
+        (0, 1, 9984, 81559 * MIB, "1g.10gb", "1g10gb"),  # H100 80 GB, measured
+        (9, 1, 20096, 81559 * MIB, "1g.20gb", "1g20gb"),
+        (2, 3, 40448, 81559 * MIB, "3g.40gb", "3g40gb"),
+        (4, 7, 81152, 81559 * MIB, "7g.80gb", "7g80gb"),
         (0, 1, 5952, 24576 * MIB, "1g.6gb", "1g6gb"),  # A30
         (13, 1, 5952, 24576 * MIB, "1g.6gb-me", "1g6gb-me"),
         (15, 1, 5952, 24576 * MIB, "1g.6gb+me.all", "1g6gb-meall"),
@@ -316,3 +319,44 @@ def test_what_shares_a_memory_slice_overlaps(start: int, size: int, free: set[st
 
 def test_nothing_of_a_gpu_that_is_not_there_overlaps() -> None:
     assert overlapping(dynamic(H200(0)), "GPU-gone", 0, 8) == frozenset()
+
+
+def fits(found: Inventory, *names: str) -> bool:
+    """Whether a scheduler that keeps count may give all of these away at once."""
+    (whole,) = found.counter_sets()
+    left = {name: quantity.parse(counter["value"]).nanos for name, counter in whole["counters"].items()}
+    for name in names:
+        for used in published(found.devices[name], OFF)["consumesCounters"]:
+            for counter, amount in used["counters"].items():
+                left[counter] -= quantity.parse(amount["value"]).nanos
+    return min(left.values()) >= 0
+
+
+@pytest.mark.parametrize(
+    "together",
+    [
+        ["gpu-0"],
+        ["gpu-0-mig-7g141gb-0-0"],
+        ["gpu-0-mig-4g71gb-5-0", "gpu-0-mig-3g71gb-9-4"],
+        ["gpu-0-mig-3g71gb-9-0", "gpu-0-mig-3g71gb-9-4"],
+        [f"gpu-0-mig-1g18gb-19-{at}" for at in range(7)],
+        ["gpu-0-mig-1g18gb-me-20-0", *(f"gpu-0-mig-1g18gb-19-{at}" for at in range(1, 7))],
+        [f"gpu-0-mig-1g35gb-15-{at}" for at in (0, 2, 4, 6)],
+        [*(f"gpu-0-mig-2g35gb-14-{at}" for at in (0, 2, 4)), "gpu-0-mig-1g18gb-19-6"],
+    ],
+)
+def test_what_an_h200_can_be_divided_into_a_scheduler_can_give_away(together: list[str]) -> None:
+    found = dynamic(H200())
+    assert fits(found, *together)
+    # And nothing of it twice, nor beside the whole.
+    assert not any(fits(found, *together, name) for name in {*together, "gpu-0"})
+
+
+def test_no_two_devices_that_share_a_memory_slice_are_given_away_together() -> None:
+    found = dynamic(H200())
+    for name, device in found.devices.items():
+        start, size = (0, 8) if isinstance(device, Gpu) else (device.start, device.size)
+        for other in overlapping(found, H200().uuid, start, size) - {name}:
+            assert not fits(found, name, other), (name, other)
+    # Nor what wants the one engine of a kind twice.
+    assert not fits(found, "gpu-0-mig-1g18gb-me-20-0", "gpu-0-mig-1g18gb-me-20-6")
