@@ -1,16 +1,7 @@
 """A ResourceClaim against this node: match, plan, undo, seal."""
 
-from nvdra.claims.held import (
-    DRIVER,
-    Allocation,
-    UnknownPartition,
-    allocation,
-    answers,
-    device_types,
-    names,
-    unknown_partitions,
-    withdrawn,
-)
+from nvdra.claims.entries import DRIVER, Allocation, allocation, answers, device_types, names
+from nvdra.claims.held import withdrawn
 from nvdra.claims.outcome import (
     Await,
     Concrete,
@@ -32,6 +23,7 @@ from nvdra.claims.outcome import (
     Undo,
     UndoFirst,
 )
+from nvdra.claims.partitions import UnknownPartition, unknown_partitions
 from nvdra.claims.plan import plan, recall
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
 from nvdra.claims.release import undo, unprepare

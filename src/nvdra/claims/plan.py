@@ -14,17 +14,8 @@ from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.api.configs import ConfigError
 from nvdra.api.gates import Gates
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
-from nvdra.claims.held import (
-    DRIVER,
-    allocation,
-    answers,
-    concrete,
-    holder,
-    in_the_way,
-    partitions_of_others,
-    place,
-    unknown_partitions,
-)
+from nvdra.claims.entries import DRIVER, allocation, answers
+from nvdra.claims.held import holder, in_the_way
 from nvdra.claims.matching import MismatchError
 from nvdra.claims.outcome import (
     Await,
@@ -43,6 +34,8 @@ from nvdra.claims.outcome import (
     Undo,
     UndoFirst,
 )
+from nvdra.claims.partitions import concrete, partitions_of_others, unknown_partitions
+from nvdra.claims.place import partitions, place
 from nvdra.claims.release import undo
 from nvdra.claims.resolve import groups
 from nvdra.claims.seal import cdi_name, made
@@ -102,7 +95,8 @@ def plan(
         grouped = groups(members, claim.configs, gates)
     except (ConfigError, MismatchError) as odd:
         return Refuse(f"prepare devices failed: {odd}", permanent=True)
-    shared = partitions_of_others(claim.ref, record, inventory)
+    wants_partitions = any(isinstance(device, MigSpec) for _, device in members)
+    shared = partitions_of_others(claim.ref, record, inventory) if wants_partitions else {}
     steps = _steps(claim.ref, {device.name: device for _, device in members}.values(), shared.keys(), inventory, record)
     if isinstance(steps, Refuse):
         return steps
@@ -127,32 +121,32 @@ def _first(
     in_work: Set[str],
 ) -> Refuse | UndoFirst | Await | None:
     """What must be out of the way before anything is prepared."""
-    if entry is not None:
-        match undo(claim, entry, inventory, record, gates):
-            case Refuse() as refuse:
-                return refuse
-            case Undo():
-                return UndoFirst(claim, entry)
-            case Leave() if entry.state == "PrepareCompleted":
-                # Allocated anew. With one write for both, a crash between file and record would leave the old entry
-                # with the new file.
-                return UndoFirst(claim, entry)
-            case Leave():
-                pass
+    if entry is not None and (first := _undone_first(claim, entry, inventory, record, gates)):
+        return first
     for result in ours:
         for uid in in_the_way(result, claim, inventory, record):
             if uid in in_work:
                 return Await(uid)
             begun = record.entries[uid]
             other = ClaimRef(begun.namespace, begun.name, uid)
-            match undo(other, begun, inventory, record, gates):
-                case Refuse() as refuse:
-                    return refuse
-                case Undo():
-                    return UndoFirst(other, begun)
-                case Leave():
-                    pass  # a claim that was only begun and changed nothing holds nothing
+            if first := _undone_first(other, begun, inventory, record, gates):
+                return first
     return None
+
+
+def _undone_first(
+    claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, gates: Gates
+) -> Refuse | UndoFirst | None:
+    match undo(claim, entry, inventory, record, gates):
+        case Refuse() as refuse:
+            return refuse
+        case Leave() if entry.state == "PrepareStarted" and not any(partitions(entry, inventory)):
+            return None  # it was only begun and changed nothing: it holds nothing
+        case Leave() | Undo():
+            # Also where no hardware changes: allocated anew, one write for both would leave the former entry with the
+            # new file, if death came between file and record; and of two claims begun on one partition each keeps the
+            # other from being undone, until one has left.
+            return UndoFirst(claim, entry)
 
 
 def _steps(
@@ -171,10 +165,11 @@ def _steps(
                 steps.append(LeaveMig(device))
             case _:
                 pass
+    unknown = unknown_partitions(inventory, record) if steps else ()
     for step in steps:
         name = step.spec.name if isinstance(step, CreateMig) else step.gpu.name
         wanted = place(name, inventory)
-        for other in unknown_partitions(inventory, record):
+        for other in unknown:
             if wanted is not None and wanted.meets(other.place):
                 return Refuse(
                     f"{_unable(claim)}requested device {name} overlaps a partition that this driver did not make: "
@@ -191,7 +186,8 @@ def _again(claim: ClaimRef, entry: Entry, inventory: Inventory, has_file: bool) 
         if changed := _changed(device, inventory):
             return Refuse(
                 f"{_unable(claim)}device {device.device} was prepared as {device.uuid} and {changed}: "
-                "delete the pods that use this claim, then it can be prepared anew"
+                "delete the pods that use this claim, then it can be prepared anew",
+                rescan=True,
             )
     if has_file:
         return Done(known)
@@ -232,13 +228,23 @@ def _overlap(
             return Refuse(
                 f"{_unable(claim)}requested device {result.device} is already allocated to different claim {other}"
             )
-        other = unsettled.get(result.device)
-        if other is not None and other != claim.uid:
+        if other := _unsettled_on(result, claim, inventory, unsettled):
             return Refuse(
                 f"{_unable(claim)}requested device {result.device} may still be in use by claim {other}: "
                 "the checkpoint was lost and the API server has not said yet what became of that claim"
             )
     return None
+
+
+def _unsettled_on(result: Result, claim: ClaimRef, inventory: Inventory, unsettled: Mapping[str, str]) -> str:
+    """UID of another claim whose file says that it has the device or its place; "" if there is none."""
+    wanted = place(result.device, inventory) if unsettled else None
+    for name, uid in unsettled.items():
+        there = place(name, inventory)
+        is_met = wanted is not None and there is not None and wanted.meets(there)
+        if uid != claim.uid and (name == result.device or is_met):
+            return uid
+    return ""
 
 
 def _unable(claim: ClaimRef) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.checkpoint import Entry, Record
-from nvdra.claims.held import DRIVER, live
+from nvdra.claims.entries import DRIVER
 from nvdra.claims.outcome import Concrete, Group, Ready
+from nvdra.claims.partitions import live
 from nvdra.claims.resolve import BUILT_IN
 from nvdra.claims.seal import seal
 from nvdra.devices import Inventory

@@ -12,9 +12,10 @@ from dataclasses import replace
 from nvdra.api.claim import ClaimRef
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Entry, Foreign, Record
-from nvdra.claims.held import allocation, answers, names
+from nvdra.claims.entries import allocation, answers, names
 from nvdra.claims.outcome import DestroyMig, Leave, NotPrepared, Refuse, Release, Undo
-from nvdra.devices import Gpu, Inventory, MigName, VfioName, parse_name
+from nvdra.claims.place import gpu_of, partitions
+from nvdra.devices import Inventory, MigName, VfioName, parse_name
 
 _KINDS = {
     "mig": "a MIG device",
@@ -33,16 +34,14 @@ def undo(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, ga
     """What undoing this entry of `claim` takes."""
     if refuse := _not_ours(claim, entry):
         return refuse
-    partitions = [name for text in sorted(names(entry)) if isinstance(name := parse_name(text), MigName)]
-    notes = _notes(claim, entry, partitions, gates)
-    if not partitions or not gates.enabled(DYNAMIC_MIG):
+    on_gpus = tuple(partitions(entry, inventory))
+    notes = _notes(claim, entry, on_gpus, gates)
+    if not on_gpus or not gates.enabled(DYNAMIC_MIG):
         return Leave(notes)
     steps: list[DestroyMig] = []
-    prepared = {device.device: device for device in answers(entry)}
-    for name in partitions:
-        device = prepared.get(str(name))
-        recorded = device.mig.parent_uuid if device is not None and device.mig is not None else ""
-        gpu = _parent(name, recorded, inventory)
+    uuids = {device.device: device.uuid for device in answers(entry)}
+    for name, gpu_uuid in on_gpus:
+        gpu = gpu_of(gpu_uuid, inventory)
         if gpu is None:
             if not inventory.unread and not inventory.not_offered:
                 continue  # the node was read and the GPU is gone from it, with everything on it
@@ -52,8 +51,7 @@ def undo(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, ga
                 rescan=True,
             )
         if gpu.partitioning is not None and not _is_shared(name, claim, record):
-            uuid = "" if device is None else device.uuid
-            steps.append(DestroyMig(gpu, str(name), name.profile_id, name.start, uuid))
+            steps.append(DestroyMig(gpu, str(name), name.profile_id, name.start, uuids.get(str(name), "")))
     if not steps:
         return Leave(notes)
     started = replace(entry, state="PrepareStarted", name=claim.name, namespace=claim.namespace)
@@ -82,7 +80,7 @@ def _not_ours(claim: ClaimRef, entry: Entry) -> Refuse | None:
     )
 
 
-def _notes(claim: ClaimRef, entry: Entry, partitions: list[MigName], gates: Gates) -> tuple[str, ...]:
+def _notes(claim: ClaimRef, entry: Entry, on_gpus: tuple[tuple[MigName, str], ...], gates: Gates) -> tuple[str, ...]:
     notes: list[str] = []
     for group in entry.prepared if not isinstance(entry.prepared, Foreign) else ():
         if group.time_slice_applied:
@@ -90,17 +88,10 @@ def _notes(claim: ClaimRef, entry: Entry, partitions: list[MigName], gates: Gate
             notes.append(
                 f"claim {claim} leaves a time slice set on {gpus}: gate TimeSlicingSettings is off, so it stays"
             )
-    if partitions and entry.state == "PrepareStarted" and not gates.enabled(DYNAMIC_MIG):
-        places = ", ".join(map(str, partitions))
+    if on_gpus and entry.state == "PrepareStarted" and not gates.enabled(DYNAMIC_MIG):
+        places = ", ".join(str(name) for name, _ in on_gpus)
         notes.append(f"claim {claim} was begun on {places}: gate DynamicMIG is off, so what stands there stays")
     return tuple(notes)
-
-
-def _parent(name: MigName, recorded: str, inventory: Inventory) -> Gpu | None:
-    """The GPU a partition lies on, by the record's UUID where it says one: minor numbers change with a reload."""
-    if recorded:
-        return next((gpu for gpu in inventory.gpus.values() if gpu.uuid == recorded), None)
-    return inventory.gpus.get(name.parent_minor)
 
 
 def _is_shared(name: MigName, claim: ClaimRef, record: Record) -> bool:

@@ -19,7 +19,7 @@ from nvdra.api.configs import (
     validate,
 )
 from nvdra.api.gates import Gates
-from nvdra.claims.held import DRIVER
+from nvdra.claims.entries import DRIVER
 from nvdra.claims.matching import match
 from nvdra.claims.outcome import D, Group
 from nvdra.devices import Device, Gpu, MigDevice, MigSpec

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from nvdra.api.claim import Result
 from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, PreparedMig
-from nvdra.claims.held import answers
+from nvdra.claims.entries import answers
 from nvdra.claims.outcome import Concrete, Group, Needs, Ready, Sealed
 from nvdra.devices import Device, MigDevice, MigSpec
 

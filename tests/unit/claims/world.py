@@ -9,8 +9,9 @@ from nvdra import claims
 from nvdra.api import gates
 from nvdra.api.claim import Claim, decode_claim
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
-from nvdra.claims import Plan, Ready, Release, Sealed
-from tests.unit.devices.scans import inventory
+from nvdra.claims import CreateMig, Needs, Plan, Ready, Release, Sealed
+from nvdra.devices import GpuScan, Inventory, MigDevice, from_scan
+from tests.unit.devices.scans import h200_scan, inventory, node_scan
 
 POOL = "node-a"
 OURS = "gpu.nvidia.com"
@@ -88,3 +89,56 @@ def foreign(one: Claim, kind: str, uuid: str = "foreign") -> Entry:
     )
     names = tuple(device.device for device in devices)
     return Entry("PrepareCompleted", one.status, Foreign(b"[]", frozenset((kind,)), names, devices))
+
+
+# --- GPUs that are partitioned on demand ---
+
+DYNAMIC = gates.parse("DynamicMIG=true")
+
+
+def h200s(*gpus: GpuScan, dynamic: bool = True, **more: Any) -> Inventory:
+    """A node of these GPUs, or of one H200 in one piece."""
+    return from_scan(node_scan(*(gpus or (h200_scan(),)), **more), {}, dynamic_mig=dynamic)
+
+
+def partition(text: str, profile_id: int, start: int, minor: int = 0) -> str:
+    """The name of a partition: `partition("1g18gb", 19, 0)`."""
+    return f"gpu-{minor}-mig-{text}-{profile_id}-{start}"
+
+
+def mig_plan(one: Claim, record: Record | None = None, **more: Any) -> Plan:
+    """The plan for a claim on a node of one H200 that is partitioned on demand, unless said otherwise."""
+    return plan(one, record, **{"inventory": h200s(), "gates": DYNAMIC, **more})
+
+
+def mig_release(one: Claim, record: Record, **more: Any) -> Release:
+    return release(one, record, **{"inventory": h200s(), "gates": DYNAMIC, **more})
+
+
+def carried_out(found: Plan) -> Sealed:
+    """What a claim leaves behind once its steps are done."""
+    if isinstance(found, Ready):
+        return claims.seal(found)
+    assert isinstance(found, Needs), found
+    made = {
+        step.spec.name: MigDevice(
+            step.spec.parent,
+            step.spec.profile,
+            step.spec.start,
+            step.spec.size,
+            gi_id=step.spec.start + 1,
+            ci_id=0,
+            uuid=f"MIG-{step.spec.profile.profile_id}-{step.spec.start}",
+        )
+        for step in found.steps
+        if isinstance(step, CreateMig)
+    }
+    return claims.seal(claims.complete(found, made))
+
+
+def mig_prepared(*some: Claim, **more: Any) -> Record:
+    """The record after these claims were prepared on that node, one after the other."""
+    entries: dict[str, Entry] = {}
+    for one in some:
+        entries[one.ref.uid] = carried_out(mig_plan(one, Record("boot", dict(entries)), **more)).entry
+    return Record("boot", entries)

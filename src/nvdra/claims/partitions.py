@@ -1,0 +1,98 @@
+"""Partitions as they stand on the GPUs: whose they are, and what is behind a device's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nvdra.api.claim import ClaimRef
+from nvdra.checkpoint import PreparedDevice, Record
+from nvdra.claims.entries import answers
+from nvdra.claims.outcome import Concrete
+from nvdra.claims.place import Place, gpu_of, partitions
+from nvdra.devices import Gpu, Inventory, MigDevice, MigName, MigSpec, Partitions, parse_name
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownPartition:
+    """A GPU instance on a GPU that is partitioned on demand, at a place that no entry names: somebody else's."""
+
+    gpu: Gpu
+    gi_id: int
+    profile_id: int
+    start: int
+    size: int
+
+    @property
+    def place(self) -> Place:
+        return Place(self.gpu.uuid, range(self.start, self.start + self.size))
+
+    def __str__(self) -> str:
+        last = self.start + self.size - 1
+        slices = f"memory slice {self.start}" if self.size == 1 else f"memory slices {self.start} to {last}"
+        return f"GPU instance {self.gi_id} (profile {self.profile_id}, {slices}) of {self.gpu.name} ({self.gpu.uuid})"
+
+
+def unknown_partitions(inventory: Inventory, record: Record) -> tuple[UnknownPartition, ...]:
+    """Partitions nobody here made, where partitions are made on demand."""
+    standing = [
+        UnknownPartition(gpu, instance.gi_id, instance.profile_id, instance.start, instance.size)
+        for gpu in inventory.gpus.values()
+        if gpu.partitioning is not None and gpu.uuid in inventory.partitions
+        for instance in inventory.partitions[gpu.uuid].instances
+    ]
+    if not standing:
+        return ()
+    ours = {
+        (uuid, name.profile_id, name.start)
+        for entry in record.entries.values()
+        for name, uuid in partitions(entry, inventory)
+    }
+    return tuple(seen for seen in standing if (seen.gpu.uuid, seen.profile_id, seen.start) not in ours)
+
+
+def partitions_of_others(claim: ClaimRef, record: Record, inventory: Inventory) -> dict[str, MigDevice]:
+    """Partitions that other completed claims have, by device name: one more claim for such a device makes nothing."""
+    return {
+        device.device: known
+        for uid, entry in record.entries.items()
+        if uid != claim.uid and entry.state == "PrepareCompleted"
+        for device in answers(entry)
+        if device.mig is not None and isinstance(known := concrete(device, inventory), MigDevice)
+    }
+
+
+def concrete(device: PreparedDevice, inventory: Inventory) -> Concrete | None:
+    """The device behind an answer, as this node knows it now; None if it does not know it, or only as another one."""
+    here = inventory.devices.get(device.device)
+    if here is not None and not isinstance(here, MigSpec):
+        return here if here.uuid == device.uuid else None
+    name = parse_name(device.device)
+    if device.mig is None or not isinstance(name, MigName):
+        return None
+    gpu = gpu_of(device.mig.parent_uuid, inventory)
+    if gpu is None or gpu.partitioning is None:
+        return None
+    profile, size = gpu.partitioning.profile(name.profile_id), gpu.partitioning.size(name.profile_id, name.start)
+    if profile is None or size is None:
+        return None
+    return MigDevice(gpu, profile, name.start, size, device.mig.gi_id, device.mig.ci_id, device.uuid)
+
+
+def live(name: str, inventory: Inventory) -> Concrete | None:
+    """The device of this name as it stands on the node now; None if there is none, or a partition not made."""
+    device = inventory.devices.get(name)
+    if not isinstance(device, MigSpec):
+        return device
+    for instance in inventory.partitions.get(device.parent.uuid, Partitions()).instances:
+        if (instance.profile_id, instance.start) == (device.profile.profile_id, device.start):
+            for compute in instance.compute:
+                return MigDevice(
+                    device.parent,
+                    device.profile,
+                    device.start,
+                    device.size,
+                    instance.gi_id,
+                    compute.ci_id,
+                    compute.uuid,
+                )
+    return None

@@ -1,0 +1,204 @@
+"""Letting go of claims with partitions, and what a half-made one leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nvdra import claims
+from nvdra.checkpoint import Record
+from nvdra.claims import DestroyMig, Leave, Needs, Refuse, Undo, UndoFirst
+from nvdra.devices import Inventory, LeftOut
+from tests.unit.claims import world
+from tests.unit.claims.world import claim, h200s, mig_plan, mig_prepared, mig_release, partition, release, started
+from tests.unit.devices.scans import h200_scan, instance
+
+ONE, THREE = partition("1g18gb", 19, 0), partition("3g71gb", 9, 4)
+UUID = h200_scan().uuid
+GPU = h200s().gpus[0]
+PREFIX = "unprepare devices failed for claim ns/claim-c1:c1"
+
+
+def steps(outcome) -> tuple[DestroyMig, ...]:
+    assert isinstance(outcome, Undo), outcome
+    return outcome.steps
+
+
+# --- completed claims ---
+
+
+def test_a_partition_goes_with_its_claim():
+    record = mig_prepared(claim("c1", ONE))
+    entry = record.entries["c1"]
+    assert mig_release(claim("c1", ONE), record) == Undo(
+        (DestroyMig(GPU, ONE, 19, 0, "MIG-19-0"),), replace(entry, state="PrepareStarted")
+    )
+
+
+def test_while_it_goes_the_record_keeps_what_there_is_to_undo():
+    record = mig_prepared(claim("c1", ONE, name="train"))
+    undo = mig_release(claim("c1", ONE, name="train"), record)
+    assert isinstance(undo, Undo)
+    assert (undo.started.name, undo.started.namespace) == ("train", "ns")
+    again = Record("boot", {"c1": undo.started})
+    assert mig_release(claim("c1", ONE, name="train"), again) == undo
+
+
+def test_an_entry_of_the_go_driver_gets_the_name_that_kubelet_says():
+    record = mig_prepared(claim("c1", ONE))
+    nameless = replace(record.entries["c1"], name="", namespace="")
+    undo = mig_release(claim("c1", ONE), Record("boot", {"c1": nameless}))
+    assert (undo.started.name, undo.started.namespace) == ("claim-c1", "ns")
+
+
+DEVICES = st.lists(st.sampled_from(sorted(h200s().devices)), max_size=6, unique=True)
+
+
+@given(DEVICES)
+def test_letting_go_takes_away_exactly_what_preparing_made(wanted):
+    node = h200s(h200_scan(0), h200_scan(1))
+    one = claim("c1", "gpu-1", *(name.replace("gpu-0-", "gpu-0-") for name in wanted if name != "gpu-0"))
+    found = mig_plan(one, inventory=node)
+    made = [step.spec.name for step in found.steps] if isinstance(found, Needs) else []
+    sealed = world.carried_out(found)
+    released = mig_release(one, Record("boot", {"c1": sealed.entry}), inventory=node)
+    gone = {step.device: step.uuid for step in steps(released)} if made else {}
+    assert made or released == Leave()
+    assert gone == {answer.device: answer.uuid for answer in sealed.answers if answer.mig is not None}
+    assert sorted(gone) == sorted(made)
+
+
+def test_a_partition_that_another_claim_has_too_stays_until_the_last():
+    shared = {"device": ONE, "adminAccess": True}
+    record = mig_prepared(claim("c1", ONE), claim("c2", shared))
+    assert mig_release(claim("c1", ONE), record) == Leave()
+    assert mig_release(claim("c2", shared), record) == Leave()
+    last = Record("boot", {"c2": record.entries["c2"]})
+    assert [step.device for step in steps(mig_release(claim("c2", shared), last))] == [ONE]
+
+
+def test_only_what_is_shared_stays():
+    record = mig_prepared(claim("c1", ONE, THREE), claim("c2", {"device": ONE, "adminAccess": True}))
+    assert [step.device for step in steps(mig_release(claim("c1"), record))] == [THREE]
+
+
+def test_a_device_of_another_driver_by_the_same_name_shares_nothing():
+    other = claim("c2", {"device": ONE, "driver": "gpu.example.com"})
+    record = mig_prepared(claim("c1", ONE))
+    record = Record("boot", {**record.entries, "c2": started(other)})
+    assert [step.device for step in steps(mig_release(claim("c1", ONE), record))] == [ONE]
+
+
+def test_a_partition_that_an_administrator_made_beforehand_stays():
+    node = h200s(h200_scan(0, instance(19, 0, 1)), dynamic=False)
+    one = claim("c1", ONE)
+    record = world.prepared(one, inventory=node)
+    assert release(one, record, inventory=node) == Leave()
+    guest = h200s(h200_scan(0, instance(19, 0, 1), virtualization_mode=2))
+    assert mig_release(one, record, inventory=guest) == Leave()
+
+
+# --- where the GPU is now ---
+
+
+def test_the_record_says_which_gpu_whatever_its_number_is_now():
+    record = mig_prepared(claim("c1", ONE))
+    renumbered = h200s(h200_scan(0, uuid="GPU-new"), h200_scan(5, uuid=UUID))
+    (step,) = steps(mig_release(claim("c1", ONE), record, inventory=renumbered))
+    assert (step.gpu.minor, step.gpu.uuid, step.profile_id, step.start) == (5, UUID, 19, 0)
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize(
+    ("node", "why"),
+    [
+        (Inventory(unread="no driver is loaded"), "no driver is loaded"),
+        (
+            h200s(h200_scan(1), left_out=(LeftOut(0, 0, UUID, "nvmlDeviceGetName", 15, "GPU is lost"),)),
+            "it is not on this node",
+        ),
+    ],
+)
+def test_a_gpu_that_cannot_be_read_is_looked_for_once_more_and_waited_for(node, why, is_begun):
+    one = claim("c1", ONE)
+    record = Record("boot", {"c1": started(one)}) if is_begun else mig_prepared(one)
+    found = mig_release(one, record, inventory=node)
+    assert isinstance(found, Refuse)
+    assert found.rescan
+    assert f"the GPU of {ONE} cannot be read now: " in found.reason
+    assert why in found.reason or "GPU is lost" in found.reason
+
+
+def test_a_gpu_that_is_gone_for_good_took_its_partitions_with_it():
+    record = mig_prepared(
+        claim("c1", ONE, partition("1g18gb", 19, 0, minor=1)), inventory=h200s(h200_scan(0), h200_scan(1))
+    )
+    left = h200s(h200_scan(1))
+    assert [step.gpu.minor for step in steps(mig_release(claim("c1"), record, inventory=left))] == [1]
+    assert mig_release(claim("c1"), record, inventory=h200s(h200_scan(7))) == Leave()
+
+
+# --- claims that were begun ---
+
+
+def test_of_a_claim_that_was_begun_every_partition_it_names_is_looked_for():
+    one = claim("c1", THREE, ONE, "gpu-0")
+    undo = mig_release(one, Record("boot", {"c1": started(one)}))
+    assert steps(undo) == (DestroyMig(GPU, ONE, 19, 0), DestroyMig(GPU, THREE, 9, 4))
+    assert undo.started == started(one)
+
+
+def test_two_claims_that_were_begun_on_one_partition_go_one_after_the_other():
+    """As the Go driver may leave them: it looks at completed claims alone."""
+    one, other = claim("c1", ONE), claim("c2", ONE)
+    record = Record("boot", {"c1": started(one), "c2": started(other)})
+    assert mig_release(one, record) == mig_release(other, record) == Leave()
+    # Whichever is asked for first leaves, and then the other is undone.
+    assert mig_plan(one, record) == UndoFirst(one.ref, record.entries["c1"])
+    assert mig_plan(other, record) == UndoFirst(other.ref, record.entries["c2"])
+    last = Record("boot", {"c2": record.entries["c2"]})
+    assert [step.device for step in steps(mig_release(other, last))] == [ONE]
+
+
+def test_a_completed_claim_keeps_its_partition_when_another_that_was_begun_there_is_undone():
+    one = claim("c1", ONE)
+    record = mig_prepared(one)
+    begun = claim("c2", {"device": ONE, "adminAccess": True}, THREE)
+    record = Record("boot", {**record.entries, "c2": started(begun)})
+    assert [step.device for step in steps(mig_release(begun, record))] == [THREE]
+
+
+# --- without the gate ---
+
+
+def test_without_the_gate_nothing_is_destroyed():
+    one = claim("c1", ONE)
+    assert release(one, mig_prepared(one), inventory=h200s()) == Leave()
+    assert release(one, Record("boot", {"c1": started(one)}), inventory=h200s()) == Leave(
+        (f"claim ns/claim-c1:c1 was begun on {ONE}: gate DynamicMIG is off, so what stands there stays",)
+    )
+
+
+# --- claims of a lost record ---
+
+
+def test_a_claim_of_a_lost_record_is_taken_over_with_the_partition_that_stands():
+    one = claim("c1", THREE)
+    node = h200s(h200_scan(0, instance(9, 4, 4, gi_id=2)))
+    settled = claims.settle({"c1": {THREE}}, {"c1": one}, node, world.POOL)
+    (answer,) = claims.answers(settled.adopted["c1"])
+    assert (answer.uuid, answer.mig.gi_id, answer.mig.parent_uuid) == ("MIG-9-4", 2, UUID)
+    assert (settled.orphans, settled.unsettled) == ((), {})
+    record = Record("boot", dict(settled.adopted))
+    assert claims.unknown_partitions(node, record) == ()
+    assert [step.uuid for step in steps(mig_release(one, record, inventory=node))] == ["MIG-9-4"]
+
+
+@pytest.mark.parametrize("live", [(), (instance(9, 4, 4, compute=None),), (instance(19, 4, 1),)])
+def test_a_claim_of_a_lost_record_whose_partition_is_not_there_keeps_its_place(live):
+    node = h200s(h200_scan(0, *live, mig_mode=(1, 1)))
+    settled = claims.settle({"c1": {THREE}}, {"c1": claim("c1", THREE)}, node, world.POOL)
+    assert (dict(settled.adopted), settled.orphans, settled.unsettled) == ({}, (), {THREE: "c1"})
