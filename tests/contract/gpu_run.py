@@ -1,6 +1,6 @@
 """What a real GPU says and costs: values beside NVIDIA's binding, times, memory, open device nodes. Reads only.
 
-    python -m pytest -m gpu tests/contract/test_nvml.py      # the contract, on the real driver
+    python -m pytest -m gpu tests/contract/test_nvml*.py     # the contract, on the real driver
     python -m tests.contract.gpu_run                         # the figures, as JSON
 
 Needs nvdra, nvidia-ml-py, a driver; a C compiler for the bare walk. `docs/measurements/` keeps what came out.
