@@ -48,13 +48,8 @@ def main(argv: Sequence[str]) -> int:
     bus = here.bus()
     inventory = asyncio.run(here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG)))
     record, unreadable = _record(here)
-    shown = _Shown(
-        inventory,
-        holders := holders_of(record),
-        list(_left_out(inventory, bus, record)),
-        unreadable,
-        divided(inventory, record, holders),
-    )
+    left_out = list(_left_out(inventory, bus, record))
+    shown = _Shown(inventory, holders_of(record), left_out, unreadable, divided(inventory, record))
     if here.output == "json":
         print(as_json(_json(shown, gates)), end="")
     else:

@@ -12,7 +12,7 @@ from nvdra.devices import Gpu, Inventory, MigName, overlapping, parse_name
 from nvdra.programs.people.doctor_claims import held_locks
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.paper import counted
-from nvdra.programs.people.partitions import Divided, Partition, divided, holders_of, slices
+from nvdra.programs.people.partitions import Divided, Partition, divided, in_words
 from nvdra.programs.people.place import Place
 
 CHECK = "partitions"
@@ -37,7 +37,7 @@ class Leftover:
 
 def look(here: Place, inventory: Inventory) -> Iterator[Finding]:
     record = known_record(here)
-    gpus = divided(inventory, record, holders_of(record))
+    gpus = divided(inventory, record)
     findings = list(_wrong(here, inventory, record, gpus))
     yield from findings
     partitions = [part for gpu in gpus for part in gpu.partitions]
@@ -64,7 +64,7 @@ def _wrong(here: Place, inventory: Inventory, record: Record | None, gpus: list[
 
 def _odd(inventory: Inventory, gpu: Gpu, part: Partition) -> Iterator[Finding]:
     instance = part.instance
-    where = f"GPU instance {instance.gi_id} of {gpu.name} ({part.profile}, memory {slices(instance)})"
+    where = f"GPU instance {instance.gi_id} of {gpu.name} ({part.profile}, memory {in_words(instance)})"
     smi = f"nvidia-smi mig -i {gpu.uuid} -gi {instance.gi_id}"
     if part.state == "foreign":
         names = overlapping(inventory, gpu.uuid, instance.start, instance.size)

@@ -58,43 +58,46 @@ def holders_of(record: Record | None) -> dict[str, list[str]]:
     return holders
 
 
-def divided(inventory: Inventory, record: Record | None, holders: Mapping[str, list[str]]) -> list[Divided]:
+def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
     """Every GPU with MIG mode on or partitioned on demand.
 
     record   None: it cannot be read
-    holders  claims by the name of the device they hold
     """
-    named = {_place(text): who for text, who in holders.items()}
+    holders = _holders_by_place(record)
     unknown = claims.unknown_partitions(inventory, record) if record is not None else ()
     foreign = {(each.gpu.uuid, each.gi_id) for each in unknown}
     devices = {(d.parent.uuid, d.gi_id): d for d in inventory.devices.values() if isinstance(d, MigDevice)}
+
+    def partition(gpu: Gpu, instance: GpuInstanceScan) -> Partition:
+        key = (gpu.uuid, instance.gi_id)
+        profile, device = _called(gpu, instance, devices.get(key))
+        who = tuple(holders.get((gpu.minor, instance.profile_id, instance.start), ()))
+        state: State = "free" if record is not None else "unknown"
+        if key in foreign:
+            state = "foreign"
+        elif not instance.compute:
+            state = "half made"
+        elif who:
+            state = "held"
+        return Partition(instance, device, profile, who, state)
+
     found = []
     for gpu in inventory.gpus.values():
         now = inventory.partitions.get(gpu.uuid, Partitions())
-        if not now.is_on and gpu.partitioning is None:
-            continue
-        partitions = []
-        for instance in now.instances:
-            profile, device = _called(gpu, instance, devices.get((gpu.uuid, instance.gi_id)))
-            who = tuple(named.get((gpu.minor, instance.profile_id, instance.start), ()))
-            if (gpu.uuid, instance.gi_id) in foreign:
-                state: State = "foreign"
-            elif not instance.compute:
-                state = "half made"
-            elif who:
-                state = "held"
-            else:
-                state = "free" if record is not None else "unknown"
-            partitions.append(Partition(instance, device, profile, who, state))
-        end = max((each.start + each.size for each in now.instances), default=0)
-        memory_slices = max(inventory.memory_slices.get(gpu.uuid, 0), end)
-        found.append(Divided(gpu, now.is_on, memory_slices, tuple(partitions)))
+        if now.is_on or gpu.partitioning is not None:
+            end = max((each.start + each.size for each in now.instances), default=0)
+            slices = max(inventory.memory_slices.get(gpu.uuid, 0), end)
+            found.append(Divided(gpu, now.is_on, slices, tuple(partition(gpu, each) for each in now.instances)))
     return found
 
 
-def _place(text: str) -> tuple[int, int, int] | None:
-    name = parse_name(text)
-    return (name.parent_minor, name.profile_id, name.start) if isinstance(name, MigName) else None
+def _holders_by_place(record: Record | None) -> dict[tuple[int, int, int], list[str]]:
+    """Claims by parent's minor, profile id and first memory slice: a profile's text in a name is for people."""
+    holders: dict[tuple[int, int, int], list[str]] = {}
+    for text, who in holders_of(record).items():
+        if isinstance(name := parse_name(text), MigName):
+            holders.setdefault((name.parent_minor, name.profile_id, name.start), []).extend(who)
+    return holders
 
 
 def _called(gpu: Gpu, instance: GpuInstanceScan, device: MigDevice | None) -> tuple[str, str]:
@@ -115,7 +118,7 @@ def picture(gpus: Sequence[Divided]) -> Iterator[str]:
         mode = "" if each.is_on else "  MIG mode is off"
         yield f"{each.gpu.name:{width}}  {_bar(each)}{mode}"
         rows = [
-            [letter, part.device, part.profile, slices(part.instance), _who(part)]
+            [letter, part.device, part.profile, in_words(part.instance), _who(part)]
             for letter, part in zip(_letters(each), each.partitions, strict=True)
         ]
         if rows:
@@ -142,7 +145,7 @@ def _letters(each: Divided) -> Iterator[str]:
         yield letter.lower() if part.state == "foreign" else letter
 
 
-def slices(instance: GpuInstanceScan) -> str:
+def in_words(instance: GpuInstanceScan) -> str:
     """ "slice 5", "slices 0-3"."""
     last = instance.start + instance.size - 1
     return f"slice {instance.start}" if instance.size == 1 else f"slices {instance.start}-{last}"
