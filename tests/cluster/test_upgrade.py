@@ -79,22 +79,18 @@ def stream(up: Cluster) -> Iterator[Stream]:
     assert not thread.is_alive(), "pods of the stream do not end"
 
 
-def pod_of(release: HelmRelease) -> Object:
-    """The driver's pod; of two, the later."""
-    return max(release.pods(), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-
-
 def upgrade(release: HelmRelease, *arguments: str) -> Object:
     """The pod that the upgrade left, Ready and alone."""
-    before = pod_of(release)["metadata"]["uid"]
+    (before,) = release.pods()
     release.upgrade(*arguments)
-    wait_until(
-        "the new pod to be alone and Ready",
-        lambda: pod_of(release)["metadata"]["uid"] != before and release.is_ready(),
-        90,
-        release.state,
-    )
-    return pod_of(release)
+
+    def is_done() -> bool:
+        uids = [pod["metadata"]["uid"] for pod in release.pods()]
+        return len(uids) == 1 and uids != [before["metadata"]["uid"]] and release.is_ready()
+
+    wait_until("the new pod to be alone and Ready", is_done, 90, release.state)
+    (pod,) = release.pods()
+    return pod
 
 
 def failures(api: Api) -> list[str]:
