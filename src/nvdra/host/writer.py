@@ -27,6 +27,7 @@ class Writer:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._leisure: collections.deque[Callable[[], object]] = collections.deque()
         self._thread: threading.Thread | None = None
+        self._is_asleep = False  # waits for a call, however long that takes
 
     async def run(self, call: Callable[[], T]) -> T:
         """What `call` returns or raises. It runs to its end even if the caller is cancelled."""
@@ -57,7 +58,8 @@ class Writer:
             call()
         else:
             self._leisure.append(call)
-            self._calls.put(_look)  # a thread that waits for ever would not see it
+            if self._is_asleep:
+                self._calls.put(_look)
 
     async def drain(self) -> None:
         """Return once everything asked for so far is done."""
@@ -80,11 +82,14 @@ class Writer:
             self._leisure.popleft()()
 
     def _next(self) -> Callable[[], object] | None:
-        while self._leisure:
+        while True:
+            self._is_asleep = False
             with contextlib.suppress(queue.Empty):
                 return self._calls.get(timeout=_LEISURE_S)
+            self._is_asleep = True  # before it looks: what is put off after the look wakes it
+            if not self._leisure:
+                return self._calls.get()
             self._leisure.popleft()()
-        return self._calls.get()
 
 
 def _look() -> None:

@@ -29,6 +29,16 @@ async def test_what_was_put_off_is_made_when_nobody_asks_any_more(writer: Writer
     assert made == ["asked", "asked after it", "put off"]
 
 
+async def test_what_is_put_off_long_after_the_last_call_is_made_too(writer: Writer) -> None:
+    await writer.run(lambda: None)
+    await asyncio.sleep(0.1)
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    writer.later(lambda: loop.call_soon_threadsafe(done.set))
+    async with asyncio.timeout(10):
+        await done.wait()
+
+
 async def test_nothing_put_off_is_forgotten_at_the_end() -> None:
     made: list[int] = []
     writer = Writer()
