@@ -10,11 +10,11 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import announce, api, core, counts, idle, memory, plugin, scan, serving, start, table
+from benchmarks import announce, api, core, counts, idle, memory, mig, plugin, scan, serving, start, table
 from benchmarks.floor import floor
 from benchmarks.row import Row
 
-QUESTIONS = {"counts", "serving", "idle", "start", "memory", "scan", "announce", "core"}
+QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,6 +59,8 @@ async def run(chosen: argparse.Namespace, wanted: set[str]) -> list[Row]:
             found += await start.rows(programs, server, folder / "start", rounds=3 if chosen.quick else 9)
         if "memory" in wanted:
             found += await memory.rows(programs, server, folder / "memory", with_growth=not chosen.quick)
+        if "mig" in wanted:
+            found += await mig.rows(server, folder / "mig", with_churn=not chosen.quick)
     return found
 
 

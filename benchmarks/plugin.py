@@ -113,17 +113,22 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What can be started as a gpu-kubelet-plugin. `arguments`: beyond those that both drivers need."""
+    """What can be started as a gpu-kubelet-plugin.
+
+    arguments   beyond those that both drivers need
+    gpus        how many its node has
+    """
 
     name: str
     path: Path
     arguments: tuple[str, ...] = ()
+    gpus: int = 8
 
 
-def ours() -> Program:
+def ours(*arguments: str, gpus: int = 8) -> Program:
     """With bytecode, as an installed package has it, whatever the environment says of writing it."""
     compileall.compile_dir(Path(nvdra.__file__).parent, quiet=1)
-    return Program("ours", OURS)
+    return Program("ours", OURS, arguments, gpus)
 
 
 def other(name: str, path: Path) -> Program:
@@ -154,8 +159,8 @@ def memory_folder(otherwise: Path) -> Path:
 
 @asynccontextmanager
 async def started(program: Program, api: Api, folder: Path, node: str) -> AsyncIterator[Started]:
-    """The program on a fresh node with 8 × H100, while the context lasts."""
-    root = lay_out(folder / "root", "h100x8")
+    """The program on a fresh node with H100, while the context lasts."""
+    root = lay_out(folder / "root", "h100x8", gpus=range(program.gpus))
     for name in ("plugins", "registry"):
         (folder / name).mkdir()
     cdi_root = memory_folder(folder)
