@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from nvdra_mock_nvml import Root
 from nvdra_mock_nvml.partitions import MigDevice
 
 from tests.cluster.harness.api import Api, Object, pod_phase, wait_until
@@ -64,8 +65,18 @@ def allocated(plugin: Plugin, pod: str) -> frozenset[str]:
     return frozenset(each["concrete"]["migUUID"] for each in recorded)
 
 
-def test_a_partition_that_was_made_beforehand(plugin: Plugin) -> None:
-    api, root = plugin.cluster.api, plugin.root
+@pytest.fixture
+def bare(plugin: Plugin) -> Iterator[Root]:
+    """The driver root; afterwards the GPU is not partitioned, whatever was done to it."""
+    yield plugin.root
+    for device in plugin.root.mig_devices(MINOR):
+        plugin.root.destroy_mig(device)
+    plugin.root.set_mig_mode(MINOR, False)
+    plugin.wait_published()
+
+
+def test_a_partition_that_was_made_beforehand(plugin: Plugin, bare: Root) -> None:
+    api, root = plugin.cluster.api, bare
     whole = root.gpu(MINOR).uuid
     root.set_mig_mode(MINOR, True)
     ours, other = root.create_mig(MINOR, "1g.10gb"), root.create_mig(MINOR, "3g.40gb")
@@ -80,11 +91,7 @@ def test_a_partition_that_was_made_beforehand(plugin: Plugin) -> None:
     wait_running(api, "static")
     assert inside(api, "static") == allocated(plugin, "static") == {ours.uuid}
     remove(api, ("static",), ("static",))
-    assert root.mig_devices(MINOR) == [ours, other]
-    root.destroy_mig(ours)
-    root.destroy_mig(other)
-    root.set_mig_mode(MINOR, False)
-    plugin.wait_published()
+    assert {each.uuid for each in root.mig_devices(MINOR)} == {ours.uuid, other.uuid}
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,19 @@ async def test_partitions_made_while_the_plugin_runs_are_found(node: PluginNode)
 # ── made by claims ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_what_could_be_made_is_announced_with_counters(node: PluginNode) -> None:
+    await node.start(**DYNAMIC)
+    await until(lambda: len(devices(node)) == 52, "what could be made")
+    slices = node.kube.objects("resourceslices")
+    sets = [made["name"] for each in slices for made in each["spec"].get("sharedCounters", ())]
+    assert sorted(sets) == ["gpu-0-counter-set", "gpu-1-counter-set"]
+    for name, device in devices(node).items():
+        (used,) = device["consumesCounters"]
+        assert used["counterSet"] == f"{'-'.join(name.split('-')[:2])}-counter-set"
+    # One of counters, then one for each GPU.
+    assert sorted(len(each["spec"].get("devices", ())) for each in slices) == [0, 26, 26]
+
+
 async def test_a_partition_is_made_for_a_claim_and_goes_with_it(node: PluginNode) -> None:
     await node.start(**DYNAMIC)
     await until(lambda: {ONE_A, THREE, SEVEN, "gpu-0", "gpu-1"} <= set(devices(node)), "what could be made")
@@ -222,9 +235,8 @@ async def test_a_partition_nobody_here_made_keeps_what_overlaps_it_back(node: Pl
     node.root.set_mig_mode(0, True)
     theirs = node.root.create_mig(0, "3g.40gb", 4)
     await node.start(**DYNAMIC)
-    await until(lambda: ONE_A in devices(node) and THREE not in devices(node), "what does not overlap")
-    assert not {"gpu-0", SEVEN} & set(devices(node))
-    assert {"gpu-1", "gpu-0-mig-1g10gb-19-3"} <= set(devices(node))
+    await until(lambda: {"gpu-1", ONE_A, "gpu-0-mig-1g10gb-19-3"} <= set(devices(node)), "what does not overlap")
+    assert not {"gpu-0", SEVEN, THREE} & set(devices(node))
     assert "overlaps a partition that this driver did not make: GPU instance" in await node.refused(
         await node.claim(THREE)
     )

@@ -158,7 +158,13 @@ class GpuNode:
             self._sweep.unsettled,
             self._metrics,
         )
-        self._publication = Publication(api, clock, Pool(claims.DRIVER, options.node_name), on_notice=self._noticed)
+        self._publication = Publication(
+            api,
+            clock,
+            Pool(claims.DRIVER, options.node_name),
+            dynamic_mig=self._gates.enabled(DYNAMIC_MIG),
+            on_notice=self._noticed,
+        )
         self._offer = Offer(self._publication, self._gates, self._inventory, lambda: bool(self._bus().gpus))
         ledger.start()
         stack.push_async_callback(ledger.stop)
