@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from nvdra import telemetry
 from nvdra._nvml import TIMEOUT, Library, Mig, Sweep
 from nvdra.devices.scan import GpuScan, LeftOut, MigScan, NodeScan, NvLink
-from nvdra.nvml import mig
+from nvdra.nvml import partitions
 from nvdra.nvml.errors import NvmlHung
 from nvdra.nvml.worker import Gate, Worker, outcome
 from nvdra.ports import Clock
@@ -57,7 +57,7 @@ class Crew:
         self._workers: dict[int | str, Worker] = {}  # by index in a scan, by UUID for one GPU
         self._turns: dict[str, asyncio.Lock] = {}
         self._gpus: dict[str, Mig] = {}  # by UUID, of this session
-        self._minors: dict[str, int] = {}  # by UUID, of the last scan
+        self._minors: dict[str, int] = {}  # by UUID
         self._stuck: list[Stuck] = []
         self._hung: tuple[asyncio.Future[None], NvmlHung] | None = None
 
@@ -236,14 +236,16 @@ class Crew:
     def _told(self, sweep: Sweep) -> NodeScan:
         driver_version, cuda_driver_version, gpus, refused, ancestors, p2p = sweep.tell()
         left_out = [LeftOut(*refusal) for refusal in refused]
-        left_out += [
-            self._left_alone(stuck.gpu, stuck) for stuck in self._stuck if stuck.gpu is not None and stuck.peer is None
-        ]
+        # Two calls about one GPU may hang: it is left out once.
+        alone = {stuck.gpu: stuck for stuck in self._stuck if stuck.gpu is not None and stuck.peer is None}
+        left_out += [self._left_alone(index, stuck) for index, stuck in alone.items()]
         # GPUs on one board have the same links to the same switches: each is made once.
         links = {link: NvLink(*link) for link in {link for gpu in gpus for link in gpu[13]}}
         tables, partitioned = sweep.tell_mig()
-        profiles = [mig.profiles(table) for table in tables]
-        found = {index: MigScan(profiles[table], mig.instances(seen)) for index, (table, seen) in partitioned.items()}
+        profiles = [partitions.profiles(table) for table in tables]
+        found = {
+            index: MigScan(profiles[table], partitions.instances(seen)) for index, (table, seen) in partitioned.items()
+        }
         self._remember(sweep, gpus)
         return NodeScan(
             driver_version=driver_version,
@@ -259,7 +261,7 @@ class Crew:
 
     def _remember(self, sweep: Sweep, gpus: list[_Gpu]) -> None:
         """What this sweep knows spares looking GPUs up."""
-        self._minors = {gpu[2]: gpu[1] for gpu in gpus}
+        self._minors |= {gpu[2]: gpu[1] for gpu in gpus}
         for gpu in gpus:
             if gpu[2] not in self._gpus:
                 self._gpus[gpu[2]] = sweep.mig(gpu[0])

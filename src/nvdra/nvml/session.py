@@ -14,7 +14,7 @@ from typing import TypeVar
 from nvdra import telemetry
 from nvdra._nvml import DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH, Library, Mig, NvmlError, NvmlMissing
 from nvdra.devices.scan import ComputeInstanceScan, GpuInstanceScan, NodeScan
-from nvdra.nvml import mig
+from nvdra.nvml import partitions
 from nvdra.nvml.crew import Crew
 from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHeld, NvmlHung
 from nvdra.ports import Clock
@@ -34,7 +34,8 @@ class Nvml:
     library_path   the resolved path of libnvidia-ml.so.1 as it is now, None if there is none; runs in another thread
     timeout_s      in every method: how long one call into NVML may take before it counts as hung
 
-    Every method may raise DriverAbsent, DriverChanged and NvmlHung. One event loop uses it.
+    Every method may raise DriverAbsent, DriverChanged and NvmlHung, those about one GPU NvmlError too. One event loop
+    uses it.
     """
 
     def __init__(self, library_path: Callable[[], str | None], clock: Clock, *, idle_s: float = IDLE_S) -> None:
@@ -79,11 +80,11 @@ class Nvml:
 
     async def mig(self, uuid: str, *, timeout_s: float = TIMEOUT_S) -> tuple[bool, tuple[GpuInstanceScan, ...]]:
         """Whether MIG mode is on, and the GPU instances there are now, ascending by start."""
-        return await self._on(uuid, mig.read, timeout_s)
+        return await self._on(uuid, partitions.read, timeout_s)
 
     async def set_mig_mode(self, uuid: str, on: bool, *, timeout_s: float = CHANGE_TIMEOUT_S) -> None:
         """MIG mode as wanted, at once. A change that NVML accepts and does not activate is taken back and raised."""
-        await self._on(uuid, lambda gpu: mig.set_mode(gpu, on), timeout_s)
+        await self._on(uuid, lambda gpu: partitions.set_mode(gpu, on), timeout_s)
 
     async def create_gpu_instance(
         self, uuid: str, profile_id: int, start: int, size: int, *, timeout_s: float = CHANGE_TIMEOUT_S
@@ -95,21 +96,21 @@ class Nvml:
         self, uuid: str, gi_id: int, profiles: Sequence[int], *, timeout_s: float = CHANGE_TIMEOUT_S
     ) -> ComputeInstanceScan:
         """A new compute instance with the first of these profiles (ids) that the GPU instance has."""
-        return await self._on(uuid, lambda gpu: mig.create_compute_instance(gpu, gi_id, profiles), timeout_s)
+        return await self._on(uuid, lambda gpu: partitions.create_compute_instance(gpu, gi_id, profiles), timeout_s)
 
     async def destroy_compute_instance(
         self, uuid: str, gi_id: int, ci_id: int, *, timeout_s: float = CHANGE_TIMEOUT_S
     ) -> None:
         """The compute instance is gone, also if it was before. Raises NvmlError with IN_USE while a program uses it."""
-        await self._on(uuid, lambda gpu: mig.destroy_compute_instance(gpu, gi_id, ci_id), timeout_s)
+        await self._on(uuid, lambda gpu: partitions.destroy_compute_instance(gpu, gi_id, ci_id), timeout_s)
 
     async def destroy_gpu_instance(self, uuid: str, gi_id: int, *, timeout_s: float = CHANGE_TIMEOUT_S) -> None:
         """The GPU instance is gone, also if it was before. Raises NvmlError with IN_USE while anything is in it."""
-        await self._on(uuid, lambda gpu: mig.destroy_gpu_instance(gpu, gi_id), timeout_s)
+        await self._on(uuid, lambda gpu: partitions.destroy_gpu_instance(gpu, gi_id), timeout_s)
 
     async def processes(self, uuid: str, gi_id: int, *, timeout_s: float = TIMEOUT_S) -> tuple[int, ...]:
         """The pids that NVML shows in a GPU instance, ascending; none where it does not tell."""
-        return await self._on(uuid, lambda gpu: mig.processes(gpu, gi_id), timeout_s)
+        return await self._on(uuid, lambda gpu: partitions.processes(gpu, gi_id), timeout_s)
 
     async def _on(self, uuid: str, work: Callable[[Mig], T], timeout_s: float) -> T:
         async with self._use(f"MIG of {uuid}", timeout_s):

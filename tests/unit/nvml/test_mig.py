@@ -410,6 +410,25 @@ async def test_a_creation_that_hangs_costs_its_gpu_and_no_other(root):
         await held.close()
 
 
+async def test_a_gpu_two_calls_hang_about_is_left_out_once(root):
+    clock = StandingClock()
+    held = session(root, clock)
+    await held.scan()
+    brand = "nvmlDeviceGetBrand"
+    root.set_faults([{"function": function, "minor": 0, "hang": True} for function in (CREATE, brand)])
+    creating = await hung(held, clock, root)
+    before = count(root, brand)
+    scanning = asyncio.create_task(held.scan())
+    await until(lambda: count(root, brand) == before + 1)
+    await clock.pass_by(10)
+    await clock.pass_by(10)
+    assert [(left.minor, left.function) for left in (await scanning).left_out] == [(0, brand)]
+    await clock.pass_by(10)
+    with pytest.raises(NvmlHung, match=CREATE):
+        await creating
+    assert [left.minor for left in (await held.scan()).left_out] == [0]
+
+
 async def test_a_gpu_never_seen_whose_lookup_hangs_is_left_alone_too(root):
     clock = StandingClock()
     held = session(root, clock)
