@@ -98,9 +98,12 @@ class GpuLocks:
         """Whether no other claim of this program is in work on the GPU."""
         return self._held[gpu].claims == {claim}
 
-    def begin(self, claim: str) -> None:
-        """The claim starts from nothing: what the files said of it before does not count any more."""
-        for gpu in self._work[claim].gpus:
+    def begin(self, claim: str, gpus: Iterable[str]) -> None:
+        """The claim starts from nothing on these GPUs of its own, where it will have partitions.
+
+        What their files said of it before does not count any more.
+        """
+        for gpu in sorted(set(gpus)):
             held = self._held[gpu]
             if claim in held.lines:
                 held.lock.add(f"-{claim}")
@@ -118,10 +121,13 @@ class GpuLocks:
         lines = self._held[gpu].lines.get(claim)
         return lines is None or placement in lines
 
-    def forget_others(self, gpu: str, known: Container[str]) -> None:
-        """Drop what a dead program left of claims that are neither known nor in work: it begins nothing any more."""
+    def forget_others(self, gpu: str, begun: Container[str]) -> None:
+        """Drop what a dead program left of claims that are neither begun nor in work: it says nothing any more.
+
+        begun   by the record as it is under the ledger's locks: another program may be about to write its entry
+        """
         held = self._held[gpu]
-        for claim in [claim for claim in held.lines if claim not in known and claim not in held.claims]:
+        for claim in [claim for claim in held.lines if claim not in begun and claim not in held.claims]:
             del held.lines[claim]
             held.lock.add(f"-{claim}")
         if not held.lines:

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Entry, PreparedDevice, Record
-from nvdra.devices import Inventory, MigDevice, parent
+from nvdra.devices import Inventory, MigDevice, MigSpec, parent
 from nvdra.node.executor import Executor, StepFailed, destruction
 from nvdra.node.gpu_locks import Busy, GpuLocks
 from nvdra.node.ledger import Change, Ledger
@@ -145,12 +145,13 @@ class Preparing:
 
     def _begin(self, needs: claims.Needs) -> Change[_Decision]:
         uid = needs.claim.ref.uid
-        parents = {parent(device).uuid: parent(device) for group in needs.groups for _, device in group.members}
+        devices = [device for group in needs.groups for _, device in group.members]
+        parents = {parent(device).uuid: parent(device) for device in devices}
         if not self._supply.is_at_hand(parents.values()):
             return Change(_Unsupplied(tuple(parents.values())))
         if not self._locks.try_take(uid, needs.gpus):
             return Change(Busy(needs.gpus))
-        self._locks.begin(uid)
+        self._locks.begin(uid, {device.parent.uuid for device in devices if isinstance(device, MigSpec)})
         for device in needs.partitions:
             # Whoever has it besides may let go of it meanwhile: then it is this claim's alone.
             self._locks.touch(uid, device.parent.uuid, (device.profile.profile_id, device.start))

@@ -84,7 +84,7 @@ class Releasing:
                     return Change(Busy(gpus))
                 if entry is not None and entry.state == "PrepareCompleted":
                     # What is completed is ours whole: from here on a death leaves it to be taken away.
-                    self._locks.begin(ref.uid)
+                    self._locks.begin(ref.uid, gpus)
                     for step in steps:
                         self._locks.touch(ref.uid, step.gpu.uuid, (step.profile_id, step.start))
                 return Change(release, entries={ref.uid: started})
