@@ -52,7 +52,8 @@ class Discovery:
         self._changed = changed
         self._dynamic_mig = dynamic_mig
         self._never_toggles = never_toggles
-        self._noted: set[str] = set()
+        self._notes = 0
+        self._noted: dict[str, int] = {}  # which note was the last on a GPU
         self._seen: Hashable = None
         self._scanning: asyncio.Task[None] | None = None
         self._looked_s = 0.0
@@ -75,13 +76,13 @@ class Discovery:
 
     def note(self, uuid: str, partitions: Partitions) -> None:
         """How a GPU is partitioned now, from who just changed it: newer than what a scan under way may bring."""
-        self._noted.add(uuid)
+        self._notes += 1
+        self._noted[uuid] = self._notes
         self.inventory = replace(self.inventory, partitions={**self.inventory.partitions, uuid: partitions})
 
     async def _reread(self) -> bool:
         """Look at the partitions of every GPU that is partitioned on demand; whether any changed."""
-        before = self.inventory.partitions
-        self._noted.clear()
+        before, began = self.inventory.partitions, self._notes
         for gpu in list(self.inventory.gpus.values()):
             if gpu.partitioning is None:
                 continue
@@ -90,7 +91,7 @@ class Discovery:
             except (NvmlError, NvmlHung, DriverAbsent) as error:
                 telemetry.info(4, "The partitions of a GPU cannot be read now", device=gpu.name, cause=str(error))
                 continue
-            if gpu.uuid not in self._noted and self.inventory.partitions.get(gpu.uuid) != found:
+            if self._noted.get(gpu.uuid, 0) <= began and self.inventory.partitions.get(gpu.uuid) != found:
                 self.note(gpu.uuid, found)
         return self.inventory.partitions != before
 
@@ -108,8 +109,7 @@ class Discovery:
             return str(error)
 
     async def _scan(self) -> None:
-        self._looked_s = self._clock.now()
-        self._noted.clear()
+        self._looked_s, began = self._clock.now(), self._notes
         seen = await self._look()
         try:
             found = from_scan(
@@ -126,7 +126,11 @@ class Discovery:
         else:
             for left in found.not_offered:
                 telemetry.warning("A GPU is not offered", device=left.device, reason=left.reason)
-        newer = {uuid: self.inventory.partitions[uuid] for uuid in self._noted & found.partitions.keys()}
+        newer = {
+            uuid: self.inventory.partitions[uuid]
+            for uuid, note in self._noted.items()
+            if note > began and uuid in found.partitions
+        }
         self._seen = seen
         self.inventory = replace(found, partitions={**found.partitions, **newer}) if newer else found
         self._changed(self.inventory)

@@ -10,11 +10,12 @@ import pytest
 
 from nvdra import claims
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory, LeftOut, NodeScan
+from nvdra.devices import GpuInstanceScan, Inventory, LeftOut, NodeScan, Partitions
 from nvdra.node.discovery import LOOK_EVERY_S, REFUSED_AGAIN_S, UNREAD_AGAIN_S, Discovery
 from nvdra.nvml import DriverAbsent, DriverChanged, NvmlHung
 from nvdra.testing.clock import VirtualClock
-from tests.unit.devices.scans import gpu_scan, node_scan, uuid_of
+from tests.unit.devices.scans import gpu_scan, h200_scan, instance, node_scan, uuid_of
+from tests.unit.node.gpus import Gpus, refusal
 from tests.unit.node.world import World
 
 
@@ -26,17 +27,29 @@ class Node:
         self.answer: NodeScan | Exception = node_scan(gpu_scan(0), gpu_scan(1))
         self.hints: Hashable | Exception = "driver 1"
         self.scans = 0
+        self.reads: list[str] = []
         self.gate: asyncio.Event | None = None
         self.changed: list[Inventory] = []
-        self.discovery = Discovery(self, self.clock, self._look, dict, self.changed.append)  # type: ignore[arg-type]
+        self.gpus: Gpus | None = None
+        self.discovery = self.discover()
+
+    def discover(self, **more: bool) -> Discovery:
+        return Discovery(self, self.clock, self._look, dict, self.changed.append, **more)  # type: ignore[arg-type]
 
     async def scan(self, *, profiles: bool) -> NodeScan:
         self.scans += 1
+        answer = self.answer
         if self.gate is not None:
             await self.gate.wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def mig(self, uuid: str) -> tuple[bool, tuple[GpuInstanceScan, ...]]:
+        """How a GPU is partitioned; without GPUs that can be nobody may ask."""
+        assert self.gpus is not None
+        self.reads.append(uuid)
+        return await self.gpus.mig(uuid)
 
     def _look(self) -> Hashable:
         if isinstance(self.hints, Exception):
@@ -185,3 +198,107 @@ async def test_a_device_whose_uuid_changed_is_withdrawn_and_refused_until_its_cl
     await world.released(ref)
     assert claims.withdrawn(world.inventory, world.record()) == frozenset()
     assert await world.prepared(ref) == ["gpu-0"]
+
+
+# --- GPUs that are partitioned on demand ---
+
+ZERO, ONE = h200_scan(0).uuid, h200_scan(1).uuid
+
+
+@pytest.fixture
+async def parted(node: Node) -> AsyncIterator[Node]:
+    """Two such GPUs and one that is not MIG-capable, looked at for as long as the test takes."""
+    scans = h200_scan(0), h200_scan(1), h200_scan(2, mig_mode=None)
+    node.answer, node.gpus = node_scan(*scans), Gpus(*scans)
+    node.discovery = node.discover(dynamic_mig=True)
+    await node.discovery.scan()
+    task = asyncio.create_task(node.discovery.run())
+    yield node
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def gpus_of(node: Node) -> Gpus:
+    assert node.gpus is not None
+    return node.gpus
+
+
+async def test_partitions_are_read_again_at_every_look_without_a_scan(parted: Node) -> None:
+    await parted.passes(LOOK_EVERY_S)
+    assert parted.reads == [ZERO, ONE]
+    assert len(parted.changed) == 1  # nothing new, nobody told
+    gpus_of(parted).put(ONE, instance(19, 3, 1))
+    await parted.passes(LOOK_EVERY_S)
+    assert parted.discovery.inventory.partitions[ONE] == gpus_of(parted).partitions(ONE)
+    assert len(parted.changed) == 2
+    assert parted.scans == 1
+
+
+async def test_a_gpu_whose_partitions_cannot_be_read_keeps_no_other_from_being_looked_at(parted: Node) -> None:
+    gpus_of(parted).put(ZERO, instance(19, 0, 1))
+    gpus_of(parted).put(ONE, instance(19, 3, 1))
+    gpus_of(parted).refuse("mig", ZERO, refusal(15, "GPU is lost"))
+    await parted.passes(LOOK_EVERY_S)
+    seen = parted.discovery.inventory.partitions
+    assert (seen[ZERO], seen[ONE]) == (Partitions(), gpus_of(parted).partitions(ONE))
+    await parted.passes(LOOK_EVERY_S)
+    assert parted.discovery.inventory.partitions[ZERO] == gpus_of(parted).partitions(ZERO)
+
+
+async def test_without_the_gate_partitions_are_looked_at_by_scans_alone(node: Node) -> None:
+    node.answer = node_scan(h200_scan(0, instance(19, 3, 1)))
+    await node.discovery.scan()
+    task = asyncio.create_task(node.discovery.run())
+    await node.passes(3 * LOOK_EVERY_S)  # `mig` would fail
+    task.cancel()
+    assert node.names == ["gpu-0-mig-1g18gb-19-3"]
+
+
+MADE = Partitions(True, (instance(19, 0, 1),))
+
+
+async def test_what_was_just_made_outlives_a_scan_that_began_before(parted: Node) -> None:
+    parted.gate = asyncio.Event()
+    scanning = asyncio.create_task(parted.discovery.scan())
+    await asyncio.sleep(0.01)
+    parted.discovery.note(ZERO, MADE)
+    parted.gate.set()
+    await scanning
+    assert parted.discovery.inventory.partitions == {ZERO: MADE, ONE: Partitions()}
+    # What is known of it since an earlier time is not newer than the next scan.
+    await parted.discovery.scan()
+    assert parted.discovery.inventory.partitions[ZERO] == Partitions()
+
+
+async def test_what_was_just_made_outlives_a_look_that_read_the_gpu_before(parted: Node) -> None:
+    gate = gpus_of(parted).held["mig"] = asyncio.Event()
+    looking = asyncio.create_task(parted.passes(LOOK_EVERY_S))
+    while not parted.reads:  # noqa: ASYNC110  the look is under way
+        await asyncio.sleep(0.001)
+    parted.discovery.note(ZERO, MADE)
+    gate.set()
+    await looking
+    assert parted.discovery.inventory.partitions[ZERO] == MADE
+
+
+async def test_a_look_during_a_scan_does_not_make_it_forget_what_was_just_made(parted: Node) -> None:
+    gpus_of(parted).put(ZERO, *MADE.instances)
+    parted.gate = asyncio.Event()
+    scanning = asyncio.create_task(parted.discovery.scan())
+    await asyncio.sleep(0.01)
+    parted.discovery.note(ZERO, MADE)
+    await parted.passes(LOOK_EVERY_S)
+    assert parted.reads
+    parted.gate.set()
+    await scanning
+    assert parted.discovery.inventory.partitions[ZERO] == MADE
+
+
+async def test_a_gpu_that_a_scan_does_not_find_any_more_has_no_partitions(parted: Node) -> None:
+    parted.gate, parted.answer = asyncio.Event(), node_scan(h200_scan(1))
+    scanning = asyncio.create_task(parted.discovery.scan())
+    await asyncio.sleep(0.01)
+    parted.discovery.note(ZERO, MADE)
+    parted.gate.set()
+    await scanning
+    assert parted.discovery.inventory.partitions == {ONE: Partitions()}
