@@ -70,7 +70,8 @@ class Held(Protocol):
 class Lock(Protocol):
     """A file lock that is held until `close`, and what its holders write into the file for whoever comes next.
 
-    Nothing is fsynced: what is said there concerns work that a reboot ends. A line is written at once or not at all.
+    Nothing is fsynced: what is said there concerns work that a reboot ends. A line is written at once or not at all;
+    LockError says that it was not.
     """
 
     def lines(self) -> tuple[str, ...]:

@@ -281,6 +281,8 @@ async def test_a_lock_file_keeps_notes_for_the_next_holder(case: Case) -> None:
     held = case.host.try_lock(case("/lock"))
     assert held is not None
     assert held.lines() == ("one claim", "another")
+    held.add("a third")
+    assert held.lines() == ("one claim", "another", "a third")
     held.clear()
     assert held.lines() == ()
     held.close()

@@ -6,6 +6,7 @@ Nobody polls: a free lock is taken at once, a busy one the moment its holder giv
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import threading
@@ -83,27 +84,44 @@ class _Wait:
 class LockFile:
     """A lock that is held, and the notes in its file.
 
+    shown    the file's name in texts
     change   the door through which the file is changed: "append" or "truncate", and the call that does it
     """
 
-    def __init__(self, descriptor: int, change: Callable[[str, Callable[[], object]], object]) -> None:
+    def __init__(self, descriptor: int, shown: str, change: Callable[[str, Callable[[], object]], object]) -> None:
         self._descriptor = descriptor
+        self._shown = shown
         self._change = change
 
     def lines(self) -> tuple[str, ...]:
-        size = os.fstat(self._descriptor).st_size
-        whole, _, _torn = os.pread(self._descriptor, size, 0).decode(errors="replace").rpartition("\n")
-        return tuple(whole.split("\n")) if whole else ()
+        whole = self._whole().decode(errors="replace")
+        return tuple(whole.removesuffix("\n").split("\n")) if whole else ()
 
     def add(self, line: str) -> None:
-        # One write of a few bytes to a regular file: a signal comes before it or after it.
-        content = f"{line}\n".encode()
-        end = os.fstat(self._descriptor).st_size
-        self._change("append", lambda: os.pwrite(self._descriptor, content, end))
+        content, end = f"{line}\n".encode(), len(self._whole())
+
+        def append() -> None:
+            # One write of a few bytes to a regular file: a signal comes before it or after it. Only a full disk takes
+            # a part; the next line is written over it.
+            if os.pwrite(self._descriptor, content, end) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self._written("append", append)
 
     def clear(self) -> None:
         if os.fstat(self._descriptor).st_size:
-            self._change("truncate", lambda: os.ftruncate(self._descriptor, 0))
+            self._written("truncate", lambda: os.ftruncate(self._descriptor, 0))
+
+    def _whole(self) -> bytes:
+        """All lines that were written to their end."""
+        content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        return content[: content.rfind(b"\n") + 1]
+
+    def _written(self, kind: str, call: Callable[[], object]) -> None:
+        try:
+            self._change(kind, call)
+        except OSError as error:
+            raise LockError(self._shown, f"error writing lock file ({self._shown}): {error.strerror}") from None
 
     def close(self) -> None:
         """Let go of it. Again: nothing."""

@@ -197,7 +197,9 @@ class Node:
 
     def try_lock(self, path: str) -> Lock | None:
         descriptor = self._locks.try_lock(self._at(path), path)
-        return None if descriptor is None else LockFile(descriptor, lambda kind, call: self._effect(kind, path, call))
+        if descriptor is None:
+            return None
+        return LockFile(descriptor, path, lambda kind, call: self._effect(kind, path, call))
 
     def device_node(self, path: str, *, major: int, minor: int, mode: int, gid: int = 0) -> None:
         place = self._at(path, follow=False)
