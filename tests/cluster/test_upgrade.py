@@ -16,7 +16,8 @@ import pytest
 from tests.cluster.harness.api import Api, Object, wait_until
 from tests.cluster.harness.claims import claim, given, remove, seen, sight, template, user, wait_running
 from tests.cluster.harness.cluster import Cluster
-from tests.cluster.harness.driver import DRIVER, Installed
+from tests.cluster.harness.control_plane import V1_32
+from tests.cluster.harness.driver import DRIVER, Installed, Plugin, Process
 from tests.cluster.harness.helm_release import NAMESPACE, HelmRelease
 
 pytestmark = pytest.mark.cluster
@@ -114,7 +115,7 @@ def version_now(api: Api) -> str:
     return str(listed["metadata"]["resourceVersion"])
 
 
-def sockets(plugin: Installed) -> set[str]:
+def sockets(plugin: Plugin) -> set[str]:
     """Names of the driver's sockets, the registration's and the plugin's own."""
     names = [*os.listdir(plugin.cluster.node.registry), *os.listdir(plugin.folder)]
     return {name for name in names if name.endswith(".sock")}
@@ -123,6 +124,9 @@ def sockets(plugin: Installed) -> set[str]:
 def logged(plugin: Installed, pod: Object, text: str) -> bool:
     name = pod["metadata"]["name"]
     return re.search(text, plugin.cluster.api.logs(name, "gpus", NAMESPACE)) is not None
+
+
+FIXED = {f"{DRIVER}-reg.sock", "dra.sock"}
 
 
 def test_no_claim_fails_while_the_release_is_upgraded(installed: Installed) -> None:
@@ -149,19 +153,18 @@ def test_no_claim_fails_while_the_release_is_upgraded(installed: Installed) -> N
 def test_where_sockets_have_fixed_names_the_new_pod_stands_by(installed: Installed) -> None:
     """With POD_UID unset. Kubelet may miss the driver for a moment; what runs does not, and nothing is left undone."""
     api, release = installed.cluster.api, installed.release
-    fixed = {f"{DRIVER}-reg.sock", "dra.sock"}
     env = [*release.values()["kubeletPlugin"]["containers"]["gpus"]["env"], {"name": "POD_UID", "value": ""}]
     unset = f"--set-json=kubeletPlugin.containers.gpus.env={json.dumps(env)}"
     version = version_now(api)
     try:
         old = upgrade(release, unset)
-        assert sockets(installed) == fixed
+        assert sockets(installed) == FIXED
         api.create(claim(api, "stays"))
         api.create(user("stays", "stays"))
         wait_running(api, "stays")
         new = upgrade(release, unset, "--set=logVerbosity=5")
         assert logged(installed, new, f"standing by for pod {old['metadata']['name']}")
-        assert sockets(installed) == fixed
+        assert sockets(installed) == FIXED
         api.create(claim(api, "after"))
         api.create(user("after", "after"))
         wait_running(api, "after")
@@ -171,4 +174,31 @@ def test_where_sockets_have_fixed_names_the_new_pod_stands_by(installed: Install
         assert installed.record() == {}
     finally:
         upgrade(release)
+    assert "DELETED" not in {kind for kind, _ in slices_since(api, version)}
+
+
+@pytest.mark.parametrize("up", [V1_32], indirect=True, ids=["1.32"])
+def test_where_kubelet_keeps_one_the_new_process_stands_by(plugin: Plugin) -> None:
+    api, version = plugin.cluster.api, version_now(plugin.cluster.api)
+    api.create(claim(api, "stays"))
+    api.create(user("stays", "stays"))
+    wait_running(api, "stays")
+    new = Process(plugin.release, flags=("--pod-uid=22222222-bbbb",))
+    try:
+        new.start()
+        wait_until("it to stand by", lambda: "standing by for pod" in new.tail(), 30, new.tail)
+        plugin.stop()
+        # The log is that of both.
+        wait_until("it to take over", lambda: "Registered" in new.tail().partition("taking over")[2], 30, new.tail)
+        assert sockets(plugin) == FIXED
+        api.create(claim(api, "after"))
+        api.create(user("after", "after"))
+        wait_running(api, "after")
+        for name in ("stays", "after"):
+            assert seen(api, name) == given(plugin, name)
+        remove(api, ("stays", "after"), ("stays", "after"))
+        assert plugin.record() == {}
+    finally:
+        new.stop()
+        plugin.start()
     assert "DELETED" not in {kind for kind, _ in slices_since(api, version)}

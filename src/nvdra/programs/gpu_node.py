@@ -120,7 +120,6 @@ class GpuNode:
             never_toggles=never_toggles(os.environ),
         )
         self._supply = Supply(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
-        scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
 
         kube = await stack.enter_async_context(
             HttpKube(
@@ -166,6 +165,8 @@ class GpuNode:
             on_notice=self._noticed,
         )
         self._offer = Offer(self._publication, self._gates, self._inventory, lambda: bool(self._bus().gpus))
+        # Not before: its end is told to the offer.
+        scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
         ledger.start()
         stack.push_async_callback(ledger.stop)
         await self._first_record(ledger)

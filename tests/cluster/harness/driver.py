@@ -139,6 +139,8 @@ class Process(Plugin):
 
     program: str = ""
     """Path of another program than ours."""
+    flags: tuple[str, ...] = ()
+    """Further flags."""
     _child: Child = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -152,7 +154,7 @@ class Process(Plugin):
         command += [f"--cdi-root={node.cdi}", f"--nvidia-driver-root={root.root}"]
         command += [f"--container-driver-root={root.root}", f"--nvidia-cdi-hook-path={self.cluster.cdi_hook}"]
         command += [f"--kubelet-registrar-directory-path={node.registry}"]
-        command += [f"--kubelet-plugins-directory-path={node.plugins}", "-v=6"]
+        command += [f"--kubelet-plugins-directory-path={node.plugins}", "-v=6", *self.flags]
         # As in the chart: the plugin's own container must not be given devices by an older runtime hook.
         environment = {"NVIDIA_VISIBLE_DEVICES": "void"}
         environment |= {"NVDRA_SYSFS": str(root.sysfs), "NVDRA_PROCFS": str(root.procfs)}
