@@ -13,10 +13,13 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from nvdra import telemetry
-from nvdra.claims import CreateMig, DestroyMig, LeaveMig, Step
+from nvdra.claims import CreateMig, DestroyMig, LeaveMig, Step, UnknownPartition
 from nvdra.devices import ComputeInstanceScan, Gpu, GpuInstanceScan, MigDevice, MigSpec, Partitions
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.nvml import IN_USE, DriverAbsent, DriverChanged, NvmlError, NvmlHung
+from nvdra.ports import LockError
+
+_LOOK = "nvidia-smi mig -lgi lists what is there; kubelet will ask again"
 
 S = TypeVar("S", CreateMig | LeaveMig, DestroyMig)
 
@@ -65,7 +68,7 @@ class Executor:
         failures = await _side_by_side(self._make_on(claim, gpu, some, made) for gpu, some in by_gpu.values())
         if not failures:
             return made
-        destructions = [destruction(step.spec) for step in steps if isinstance(step, CreateMig)]
+        destructions = [destruction(step.spec) for step in reversed(steps) if isinstance(step, CreateMig)]
         left = await _side_by_side(self._undo_on(claim, gpu, some) for gpu, some in _by_gpu(destructions).values())
         text = str(failures[0])
         if left:
@@ -82,13 +85,16 @@ class Executor:
         """Turn MIG mode off if nothing is on the GPU and nobody works on it. Raises StepFailed."""
         await self._undo_on(claim, gpu, ())
 
-    async def destroy(self, gpu: Gpu, gi_id: int, what: str) -> None:
-        """Take away a GPU instance that no claim speaks of. Raises StepFailed. The caller holds the GPU's lock."""
+    async def destroy(self, partition: UnknownPartition) -> None:
+        """Take away what no claim speaks of, if it still stands. Raises StepFailed. The caller holds the GPU's lock."""
+        gpu = partition.gpu
         async with self._locks.turn(gpu.uuid):
-            _, instances = await _told(f"error deleting MIG device {what}", self._nvml.mig(gpu.uuid))
+            _, instances = await _told(f"error deleting MIG device {partition}", self._nvml.mig(gpu.uuid))
             for instance in instances:
-                if instance.gi_id == gi_id:
-                    await self._destroy(gpu, instance, what)
+                # NVML gives the numbers of instances again.
+                seen = (instance.gi_id, instance.profile_id, instance.start)
+                if seen == (partition.gi_id, partition.profile_id, partition.start):
+                    await self._destroy(gpu, instance, str(partition))
             await self._look(gpu)
 
     async def _make_on(self, claim: str, gpu: Gpu, steps: Sequence[Step], made: dict[str, MigDevice]) -> None:
@@ -98,16 +104,24 @@ class Executor:
                 match step:
                     case LeaveMig():
                         if instances:
-                            raise StepFailed(f"{gpu.name} ({gpu.uuid}) is wanted whole and is partitioned")
+                            raise StepFailed(
+                                f"{gpu.name} ({gpu.uuid}) is wanted whole and {_shown(instances[0])} is on it: {_LOOK}"
+                            )
                         await self._set_mode(gpu, False)
                     case CreateMig(spec):
                         _check_free(spec, instances)
-                        self._locks.touch(claim, gpu.uuid, (spec.profile.profile_id, spec.start))
+                        self._touch(claim, spec)
                         if not is_on:
                             await self._set_mode(gpu, True)
                             is_on = True
                         made[spec.name] = await self._create(spec)
             await self._look(gpu)
+
+    def _touch(self, claim: str, spec: MigSpec) -> None:
+        try:
+            self._locks.touch(claim, spec.parent.uuid, (spec.profile.profile_id, spec.start))
+        except LockError as error:
+            raise StepFailed(f"error creating MIG device: {error}") from error
 
     async def _create(self, spec: MigSpec) -> MigDevice:
         gpu, profile = spec.parent, spec.profile
@@ -133,9 +147,11 @@ class Executor:
                     for instance in instances:
                         if (instance.profile_id, instance.start) == (step.profile_id, step.start):
                             await self._undo_one(gpu, step, instance)
-            finally:
+            except StepFailed:
                 with suppress(StepFailed):
-                    is_on, instances = await self._look(gpu)
+                    await self._look(gpu)
+                raise
+            is_on, instances = await self._look(gpu)
             can_toggle = gpu.partitioning is not None and gpu.partitioning.can_toggle
             if is_on and not instances and can_toggle and self._locks.is_alone(claim, gpu.uuid):
                 await self._set_mode(gpu, False)
@@ -205,10 +221,11 @@ async def _told(what: str, call: Coroutine[Any, Any, T]) -> T:
 def _check_free(spec: MigSpec, instances: Iterable[GpuInstanceScan]) -> None:
     for instance in instances:
         if instance.start < spec.start + spec.size and spec.start < instance.start + instance.size:
-            raise StepFailed(
-                f"error creating MIG device: {spec.name} overlaps GPU instance {instance.gi_id} (profile "
-                f"{instance.profile_id} at memory slice {instance.start}), which no claim here speaks of"
-            )
+            raise StepFailed(f"error creating MIG device: {spec.name} overlaps {_shown(instance)}: {_LOOK}")
+
+
+def _shown(instance: GpuInstanceScan) -> str:
+    return f"GPU instance {instance.gi_id} (profile {instance.profile_id} at memory slice {instance.start})"
 
 
 def destruction(partition: MigSpec | MigDevice) -> DestroyMig:

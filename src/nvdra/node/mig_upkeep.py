@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from nvdra import claims, telemetry
 from nvdra.checkpoint import Record
@@ -60,30 +61,31 @@ class MigUpkeep:
 
     async def tidy(self) -> None:
         """Once, after the first look at the GPUs: put right what no claim accounts for."""
-        try:
-            record = await self._ledger.submit(Change)
-        except LedgerError as error:
-            telemetry.warning("Leftovers on GPUs are not looked for", cause=str(error))
-            return
         for gpu in list(self._inventory().gpus.values()):
             if gpu.partitioning is None:
                 continue
             try:
-                if not self._locks.try_take(_SELF, (gpu.uuid,)):
-                    continue  # another instance works on it, and puts it right itself
-                self._locks.forget_others(gpu.uuid, record.entries)
-                await self._tidy(gpu, record)
-            except (StepFailed, LockError) as error:
+                # Else another instance works on it, and puts it right itself.
+                if (record := await self._ledger.submit(partial(self._take, gpu))) is not None:
+                    await self._tidy(gpu, record)
+            except (StepFailed, LedgerError, LockError) as error:
                 telemetry.warning("A leftover on a GPU could not be put right", device=gpu.name, cause=str(error))
             finally:
                 self._locks.give_back(_SELF, is_done=True)
+
+    def _take(self, gpu: Gpu, record: Record) -> Change[Record | None]:
+        if not self._locks.try_take(_SELF, (gpu.uuid,)):
+            return Change(None)
+        begun = {uid for uid, entry in record.entries.items() if entry.state == "PrepareStarted"}
+        self._locks.forget_others(gpu.uuid, begun)
+        return Change(record)
 
     async def _tidy(self, gpu: Gpu, record: Record) -> None:
         unknown = [p for p in claims.unknown_partitions(self._inventory(), record) if p.gpu.uuid == gpu.uuid]
         if self._destroy_unknown:
             for partition in unknown:
                 telemetry.warning("Destroying a partition that no claim speaks of", partition=str(partition))
-                await self._executor.destroy(gpu, partition.gi_id, str(partition))
+                await self._executor.destroy(partition)
         now = self._inventory().partitions.get(gpu.uuid, Partitions())
         if now.is_on and not now.instances:
             await self._executor.tidy(_SELF, gpu)

@@ -1,0 +1,394 @@
+"""The executor: steps carried out on GPUs with state, side by side and in order, and undone where they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvdra.checkpoint import Record
+from nvdra.claims import CreateMig, DestroyMig, LeaveMig, unknown_partitions
+from nvdra.devices import GpuScan, Inventory, MigScan, MigSpec, Partitions, from_scan
+from nvdra.node.executor import Executor, StepFailed, destruction
+from nvdra.node.gpu_locks import FOLDER, GpuLocks
+from nvdra.nvml import IN_USE, DriverAbsent, DriverChanged, NvmlHung
+from nvdra.testing.host import FakeHost
+from tests.unit.devices.scans import h200_profiles, h200_scan, instance, node_scan
+from tests.unit.node.gpus import Gpus, refusal
+
+P = "/plugins/gpu.nvidia.com"
+ZERO, ONE = h200_scan(0).uuid, h200_scan(1).uuid
+
+
+def card(minor: int, *instances, **changes) -> GpuScan:
+    """An H200 that tells which compute instances span its partitions."""
+    return h200_scan(minor, *instances, mig=MigScan(h200_profiles(spanning=True), instances), **changes)
+
+
+class Bench:
+    """Two GPUs, their locks, an executor, and what it told."""
+
+    def __init__(self, folder: Path, *scans: GpuScan, never_toggles: bool = False) -> None:
+        scans = scans or (card(0), card(1))
+        self.gpus = Gpus(*scans)
+        self.inventory: Inventory = from_scan(node_scan(*scans), {}, dynamic_mig=True, never_toggles=never_toggles)
+        self.host = FakeHost(folder)
+        (folder / f"{P}/{FOLDER}".strip("/")).mkdir(parents=True)
+        self.locks = GpuLocks(self.host, P)
+        self.told: dict[str, Partitions] = {}
+        self.executor = Executor(self.gpus, self.locks, self._changed)
+
+    def _changed(self, uuid: str, partitions: Partitions) -> None:
+        self.told[uuid] = partitions
+
+    def spec(self, profile_id: int, start: int, minor: int = 0) -> MigSpec:
+        specs = (device for device in self.inventory.devices.values() if isinstance(device, MigSpec))
+        wanted = (minor, profile_id, start)
+        return next(each for each in specs if (each.parent.minor, each.profile.profile_id, each.start) == wanted)
+
+    def take(self, claim: str, *gpus: str) -> None:
+        assert self.locks.try_take(claim, gpus)
+        self.locks.begin(claim, gpus)
+
+    async def make(self, claim: str, *specs: MigSpec) -> list[str]:
+        """Take the GPUs, make the partitions; their UUIDs."""
+        self.take(claim, *{spec.parent.uuid for spec in specs})
+        made = await self.executor.make(claim, [CreateMig(spec) for spec in specs])
+        return [made[spec.name].uuid for spec in specs]
+
+    async def fails(self, work: Awaitable[object]) -> StepFailed:
+        with pytest.raises(StepFailed) as failed:
+            await work
+        return failed.value
+
+    def state(self) -> dict[str, Partitions]:
+        return {uuid: self.gpus.partitions(uuid) for uuid in (ZERO, ONE)}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def verbs(calls: Iterable[tuple[str, int]], minor: int) -> list[str]:
+    return [verb for verb, of in calls if of == minor]
+
+
+# --- making ---
+
+
+async def test_a_partition_is_made_and_told_with_its_identity(bench: Bench) -> None:
+    spec = bench.spec(9, 4)
+    bench.take("c1", ZERO)
+    made = (await bench.executor.make("c1", [CreateMig(spec)]))[spec.name]
+    assert (made.parent, made.start, made.size, made.gi_id, made.ci_id) == (spec.parent, 4, 4, 1, 0)
+    assert bench.told == {ZERO: bench.gpus.partitions(ZERO)}
+    assert bench.told[ZERO].is_on
+    assert [(seen.profile_id, seen.start, seen.compute[0].uuid) for seen in bench.told[ZERO].instances] == [
+        (9, 4, made.uuid)
+    ]
+    assert verbs(bench.gpus.calls, 0) == ["set_mig_mode", "create_gpu_instance", "create_compute_instance"]
+
+
+async def test_the_mode_is_changed_for_the_first_partition_alone(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0), bench.spec(19, 1))
+    assert verbs(bench.gpus.calls, 0).count("set_mig_mode") == 1
+    bench.gpus.calls.clear()
+    await bench.make("c2", bench.spec(19, 2))
+    assert "set_mig_mode" not in verbs(bench.gpus.calls, 0)
+
+
+async def test_different_gpus_are_worked_on_side_by_side(bench: Bench) -> None:
+    bench.gpus.met["create_gpu_instance"] = asyncio.Barrier(2)
+    assert len(set(await bench.make("c1", bench.spec(19, 0), bench.spec(19, 0, minor=1)))) == 2
+
+
+async def test_claims_on_different_gpus_do_not_wait_for_each_other(bench: Bench) -> None:
+    bench.gpus.met["create_compute_instance"] = asyncio.Barrier(2)
+    await asyncio.gather(bench.make("c1", bench.spec(19, 0)), bench.make("c2", bench.spec(19, 0, minor=1)))
+
+
+async def test_claims_on_one_gpu_go_in_the_order_they_came(bench: Bench) -> None:
+    gate = bench.gpus.held["create_gpu_instance"] = asyncio.Event()
+    work = [asyncio.create_task(bench.make(f"c{start}", bench.spec(19, start))) for start in (3, 1, 2)]
+    await asyncio.sleep(0.01)
+    assert verbs(bench.gpus.calls, 0) == ["set_mig_mode", "create_gpu_instance"]
+    gate.set()
+    await asyncio.gather(*work)
+    assert [gi.start for gi in sorted(bench.told[ZERO].instances, key=lambda gi: gi.gi_id)] == [3, 1, 2]
+
+
+async def test_a_gpu_wanted_whole_has_its_mode_turned_off(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, card(0, mig_mode=(1, 1)), card(1))
+    bench.take("c1", ZERO)
+    assert await bench.executor.make("c1", [LeaveMig(bench.inventory.gpus[0])]) == {}
+    assert bench.told == {ZERO: Partitions()}
+
+
+async def test_a_gpu_wanted_whole_that_is_partitioned_meanwhile_is_left_alone(bench: Bench) -> None:
+    bench.gpus.put(ZERO, instance(14, 2, 2))
+    bench.take("c1", ZERO)
+    failed = await bench.fails(bench.executor.make("c1", [LeaveMig(bench.inventory.gpus[0])]))
+    assert str(failed) == (
+        f"gpu-0 ({ZERO}) is wanted whole and GPU instance 3 (profile 14 at memory slice 2) is on it: "
+        "nvidia-smi mig -lgi lists what is there; kubelet will ask again"
+    )
+    assert bench.gpus.calls == []
+
+
+async def test_a_place_taken_meanwhile_is_not_fought_over(bench: Bench) -> None:
+    bench.gpus.put(ZERO, instance(14, 2, 2))
+    failed = await bench.fails(bench.make("c1", bench.spec(19, 3)))
+    assert str(failed) == (
+        "error creating MIG device: gpu-0-mig-1g18gb-19-3 overlaps GPU instance 3 (profile 14 at memory slice 2): "
+        "nvidia-smi mig -lgi lists what is there; kubelet will ask again"
+    )
+    assert failed.is_undone
+    assert bench.gpus.places(ZERO) == [(14, 2)]
+
+
+# --- failures ---
+
+CALLS = ("mig", "set_mig_mode", "create_gpu_instance", "create_compute_instance")
+
+
+@pytest.mark.parametrize("on", [0, 1])
+@pytest.mark.parametrize("verb", CALLS)
+async def test_whichever_call_fails_nothing_is_left_on_any_gpu(bench: Bench, verb: str, on: int) -> None:
+    before = bench.state()
+    bench.gpus.refuse(verb, (ZERO, ONE)[on], refusal(3, "Not Supported"))
+    failed = await bench.fails(bench.make("c1", bench.spec(19, 0), bench.spec(14, 2), bench.spec(19, 0, minor=1)))
+    assert failed.is_undone
+    assert str(failed).endswith(": Not Supported")
+    assert bench.state() == before
+    assert bench.told == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "text"),
+    [
+        ("mig", "error creating MIG device: "),
+        ("set_mig_mode", f"error enabling MIG mode for device gpu-0-{ZERO}: "),
+        (
+            "create_gpu_instance",
+            "error creating MIG device: error creating GPU instance for 'gpu-0-mig-1g18gb-19-0': ",
+        ),
+        ("create_compute_instance", "error creating MIG device: error creating Compute instance for '1g.18gb': "),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        refusal(15, "GPU is lost"),
+        NvmlHung("nvmlDeviceCreateGpuInstanceWithPlacement", 10.0, "the GPU is not used"),
+        DriverAbsent("no driver is loaded"),
+        DriverChanged("another driver is loaded"),
+    ],
+)
+async def test_a_failure_says_what_was_being_done_to_what_and_why(
+    bench: Bench, verb: str, text: str, error: Exception
+) -> None:
+    bench.gpus.refuse(verb, ZERO, error)
+    failed = await bench.fails(bench.make("c1", bench.spec(19, 0)))
+    assert str(failed) == text + (getattr(error, "text", "") or str(error))
+
+
+async def test_what_stands_for_others_stays_when_a_claim_fails(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0))
+    bench.locks.give_back("c1", is_done=True)
+    before = bench.state()
+    bench.gpus.refuse("create_compute_instance", ZERO, refusal(3, "Not Supported"), after=1)
+    failed = await bench.fails(bench.make("c2", bench.spec(19, 1), bench.spec(19, 2)))
+    assert failed.is_undone
+    assert bench.state() == before
+
+
+async def test_it_is_undone_in_reverse_of_how_it_was_made(bench: Bench) -> None:
+    bench.gpus.refuse("create_compute_instance", ZERO, refusal(3, "Not Supported"), after=1)
+    await bench.fails(bench.make("c1", bench.spec(19, 1), bench.spec(19, 0)))
+    made = ["create_gpu_instance", "create_compute_instance"]
+    assert verbs(bench.gpus.calls, 0) == [
+        *("set_mig_mode", *made, *made),
+        *("destroy_gpu_instance", "destroy_compute_instance", "destroy_gpu_instance", "set_mig_mode"),
+    ]
+
+
+async def test_what_cannot_be_taken_back_is_said_and_left_for_later(bench: Bench) -> None:
+    bench.gpus.refuse("create_compute_instance", ZERO, refusal(3, "Not Supported"))
+    bench.gpus.refuse("destroy_gpu_instance", ZERO, refusal(999, "Unknown Error"))
+    failed = await bench.fails(bench.make("c1", bench.spec(19, 0), bench.spec(19, 0, minor=1)))
+    assert not failed.is_undone
+    assert str(failed) == (
+        "error creating MIG device: error creating Compute instance for '1g.18gb': Not Supported; and what was made "
+        "before could not be taken back: error deleting MIG device gpu-0-mig-1g18gb-19-0: "
+        "error destroying GPU Instance: Unknown Error"
+    )
+    assert bench.gpus.places(ZERO) == [(19, 0)]
+    assert bench.gpus.partitions(ONE) == Partitions()  # the other GPU's is taken back all the same
+    await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    assert bench.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_where_the_lock_s_file_cannot_be_written_nothing_is_made(bench: Bench) -> None:
+    bench.take("c1", ZERO)
+    bench.host.refuse("append", f"{P}/{FOLDER}", errno.ENOSPC)
+    failed = await bench.fails(bench.executor.make("c1", [CreateMig(bench.spec(19, 0))]))
+    assert failed.is_undone
+    assert str(failed) == (
+        f"error creating MIG device: error writing lock file ({P}/{FOLDER}/{ZERO}): No space left on device"
+    )
+    assert bench.gpus.calls == []
+
+
+# --- undoing ---
+
+
+async def test_what_was_made_is_taken_away_and_the_mode_with_the_last(bench: Bench) -> None:
+    uuids = await bench.make("c1", bench.spec(19, 0), bench.spec(19, 1))
+    bench.gpus.calls.clear()
+    first, second = (
+        replace(destruction(bench.spec(19, start)), uuid=uuid) for start, uuid in zip((0, 1), uuids, strict=True)
+    )
+    await bench.executor.undo("c1", [first])
+    assert bench.gpus.partitions(ZERO).is_on
+    assert verbs(bench.gpus.calls, 0) == ["destroy_compute_instance", "destroy_gpu_instance"]
+    await bench.executor.undo("c1", [second])
+    assert bench.told[ZERO] == bench.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_where_the_mode_cannot_be_changed_it_stays(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, card(0, mig_mode=(1, 1)), card(1), never_toggles=True)
+    await bench.make("c1", bench.spec(19, 0))
+    await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    assert "set_mig_mode" not in verbs(bench.gpus.calls, 0)
+    assert bench.told[ZERO] == Partitions(is_on=True)
+
+
+async def test_the_mode_stays_for_a_claim_that_is_about_to_need_it(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0))
+    bench.take("c2", ZERO)
+    await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    assert bench.gpus.partitions(ZERO) == Partitions(is_on=True)
+    await bench.executor.undo("c2", [destruction(bench.spec(19, 1))])
+    bench.locks.give_back("c1", is_done=True)
+    await bench.executor.undo("c2", [destruction(bench.spec(19, 1))])
+    assert bench.gpus.partitions(ZERO) == Partitions()
+
+
+@pytest.mark.parametrize("compute", [None, 0])
+async def test_half_or_whole_what_a_claim_left_is_found_by_its_place(bench: Bench, compute: int | None) -> None:
+    """An entry without any line is another program's: its places alone count."""
+    bench.gpus.put(ZERO, instance(19, 3, 1, compute=compute), instance(19, 4, 1))
+    assert bench.locks.try_take("c1", [ZERO])
+    await bench.executor.undo("c1", [destruction(bench.spec(19, 3)), destruction(bench.spec(19, 5))])
+    assert bench.gpus.places(ZERO) == [(19, 4)]
+
+
+async def test_a_place_that_the_claim_never_came_to_is_somebody_else_s(bench: Bench) -> None:
+    bench.take("c1", ZERO)
+    bench.gpus.put(ZERO, instance(19, 3, 1))
+    await bench.executor.undo("c1", [destruction(bench.spec(19, 3))])
+    assert bench.gpus.places(ZERO) == [(19, 3)]
+    bench.locks.touch("c1", ZERO, (19, 3))
+    await bench.executor.undo("c1", [destruction(bench.spec(19, 3))])
+    assert bench.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_a_partition_made_anew_in_the_claim_s_place_is_not_the_claim_s(bench: Bench) -> None:
+    bench.gpus.put(ZERO, instance(19, 3, 1))
+    assert bench.locks.try_take("c1", [ZERO])
+    await bench.executor.undo("c1", [replace(destruction(bench.spec(19, 3)), uuid="MIG-former")])
+    assert bench.gpus.places(ZERO) == [(19, 3)]
+    await bench.executor.undo("c1", [replace(destruction(bench.spec(19, 3)), uuid="MIG-19-3")])
+    assert bench.gpus.places(ZERO) == []
+
+
+async def test_undoing_twice_is_undoing_once(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0))
+    for _ in range(2):
+        await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    assert bench.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_who_keeps_a_partition_in_use_is_named_and_it_is_taken_away_later(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0))
+    bench.gpus.enter(ZERO, 1, 4711, 4712)
+    steps = [destruction(bench.spec(19, 0))]
+    assert str(await bench.fails(bench.executor.undo("c1", steps))) == (
+        "error deleting MIG device gpu-0-mig-1g18gb-19-0: error destroying Compute Instance: In use by another client "
+        "(process 4711, 4712 is in it)"
+    )
+    bench.gpus.refuse("processes", ZERO, refusal(4, "Insufficient Permissions"))
+    assert str(await bench.fails(bench.executor.undo("c1", steps))).endswith("In use by another client")
+    bench.gpus.enter(ZERO, 1)
+    bench.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
+    assert str(await bench.fails(bench.executor.undo("c1", steps))).endswith(
+        "error destroying GPU Instance: In use by another client"
+    )
+    assert bench.told[ZERO].instances[0].compute == ()  # told as it is now, half taken away
+    await bench.executor.undo("c1", steps)
+    assert bench.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_one_gpu_that_refuses_keeps_no_other_from_being_undone(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0), bench.spec(19, 0, minor=1))
+    bench.gpus.refuse("destroy_compute_instance", ZERO, refusal(15, "GPU is lost"))
+    steps = [destruction(bench.spec(19, 0, minor)) for minor in (0, 1)]
+    assert "gpu-0-mig" in str(await bench.fails(bench.executor.undo("c1", steps)))
+    assert bench.gpus.partitions(ONE) == Partitions()
+
+
+async def test_a_gpu_that_cannot_be_read_after_its_partition_went_is_tried_again(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0))
+    steps = [destruction(bench.spec(19, 0))]
+    bench.gpus.refuse("mig", ZERO, refusal(15, "GPU is lost"), after=1)
+    assert str(await bench.fails(bench.executor.undo("c1", steps))) == f"gpu-0 ({ZERO}) cannot be read: GPU is lost"
+    await bench.executor.undo("c1", steps)
+    assert bench.told[ZERO] == Partitions()
+
+
+async def test_a_mode_that_does_not_go_off_fails_the_undoing(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0))
+    bench.gpus.refuse("set_mig_mode", ZERO, refusal(IN_USE))
+    assert str(await bench.fails(bench.executor.undo("c1", [destruction(bench.spec(19, 0))]))) == (
+        f"error disabling MIG mode for device gpu-0-{ZERO}: In use by another client"
+    )
+    assert bench.told[ZERO] == Partitions(is_on=True)
+
+
+# --- what no claim speaks of ---
+
+
+async def test_a_partition_of_nobody_is_destroyed_if_it_is_still_the_one_that_was_seen(bench: Bench) -> None:
+    seen = from_scan(node_scan(card(0, instance(19, 3, 1, gi_id=7))), {}, dynamic_mig=True)
+    (partition,) = unknown_partitions(seen, Record("boot"))
+    assert bench.locks.try_take("upkeep", [ZERO])
+    # The number was given again to another one.
+    bench.gpus.put(ZERO, instance(14, 0, 2, gi_id=7))
+    await bench.executor.destroy(partition)
+    assert bench.gpus.places(ZERO) == [(14, 0)]
+    bench.gpus.put(ZERO, instance(19, 3, 1, gi_id=7), instance(14, 0, 2))
+    await bench.executor.destroy(partition)
+    assert bench.gpus.places(ZERO) == [(14, 0)]
+    assert bench.told[ZERO] == bench.gpus.partitions(ZERO)
+
+
+async def test_a_mode_left_on_with_nothing_to_show_for_it_is_turned_off(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, card(0, mig_mode=(1, 1)), card(1, instance(19, 3, 1)))
+    for uuid, gpu in zip((ZERO, ONE), bench.inventory.gpus.values(), strict=True):
+        assert bench.locks.try_take("upkeep", [uuid])
+        await bench.executor.tidy("upkeep", gpu)
+        bench.locks.give_back("upkeep", is_done=True)
+    assert bench.state() == {ZERO: Partitions(), ONE: bench.gpus.partitions(ONE)}
+    assert bench.gpus.calls == [("set_mig_mode", 0)]
+
+
+def test_what_undoes_a_making_names_its_place() -> None:
+    device = h200_scan(0)
+    spec = from_scan(node_scan(device), {}, dynamic_mig=True).devices["gpu-0-mig-3g71gb-9-4"]
+    assert isinstance(spec, MigSpec)
+    assert destruction(spec) == DestroyMig(spec.parent, spec.name, 9, 4)
