@@ -17,7 +17,8 @@ import asyncio
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from nvdra.ports import Host, Lock
+from nvdra import telemetry
+from nvdra.ports import Host, Lock, LockError
 
 Placement = tuple[int, int]  # profile id, first memory slice
 
@@ -67,17 +68,25 @@ class GpuLocks:
         """Take these GPUs for the claim, all or none; False if another program has one. Raises LockError."""
         taken: list[str] = []
         for gpu in sorted(set(gpus)):
-            held = self._held.get(gpu)
+            try:
+                held = self._held.get(gpu) or self._lock(gpu)
+            except LockError:
+                self._drop(claim, taken)
+                raise
             if held is None:
-                lock = self._host.try_lock(self._path(gpu))
-                if lock is None:
-                    self._drop(claim, taken)
-                    return False
-                held = self._held[gpu] = _Held(lock, _read(lock.lines()))
+                self._drop(claim, taken)
+                return False
             held.claims.add(claim)
             taken.append(gpu)
         self._work[claim] = _Work(frozenset(taken), asyncio.Event())
         return True
+
+    def _lock(self, gpu: str) -> _Held | None:
+        lock = self._host.try_lock(self._path(gpu))
+        if lock is None:
+            return None
+        held = self._held[gpu] = _Held(lock, _read(lock.lines()))
+        return held
 
     async def wait(self, gpus: Iterable[str]) -> None:
         """Until the other program is done with one of the GPUs. Raises LockError."""
@@ -99,7 +108,7 @@ class GpuLocks:
         return self._held[gpu].claims == {claim}
 
     def begin(self, claim: str, gpus: Iterable[str]) -> None:
-        """The claim starts from nothing on these GPUs of its own, where it will have partitions.
+        """The claim starts from nothing on these GPUs of its own, where it will have partitions. Raises LockError.
 
         What their files said of it before does not count any more.
         """
@@ -111,7 +120,7 @@ class GpuLocks:
             held.lines[claim] = set()
 
     def touch(self, claim: str, gpu: str, placement: Placement) -> None:
-        """From now on a death may leave the claim's partition there."""
+        """From now on a death may leave the claim's partition there. Raises LockError."""
         held = self._held[gpu]
         held.lock.add(f"{claim} {placement[0]}@{placement[1]}")
         held.lines.setdefault(claim, set()).add(placement)
@@ -128,10 +137,7 @@ class GpuLocks:
         """
         held = self._held[gpu]
         for claim in [claim for claim in held.lines if claim not in begun and claim not in held.claims]:
-            del held.lines[claim]
-            held.lock.add(f"-{claim}")
-        if not held.lines:
-            held.lock.clear()
+            _strike(claim, held)
 
     def give_back(self, claim: str, *, is_done: bool) -> None:
         """The claim is out of work. is_done: nothing of it is left half made; else its lines stay for who undoes it."""
@@ -141,12 +147,7 @@ class GpuLocks:
         work.is_over.set()
         if is_done:
             for gpu in work.gpus:
-                held = self._held[gpu]
-                if held.lines.pop(claim, None) is not None:
-                    if held.lines:
-                        held.lock.add(f"-{claim}")
-                    else:
-                        held.lock.clear()
+                _strike(claim, self._held[gpu])
         self._drop(claim, work.gpus)
 
     def _drop(self, claim: str, gpus: Iterable[str]) -> None:
@@ -159,6 +160,19 @@ class GpuLocks:
 
     def _path(self, gpu: str) -> str:
         return f"{self._folder}/{gpu}"
+
+
+def _strike(claim: str, held: _Held) -> None:
+    if held.lines.pop(claim, None) is None:
+        return
+    try:
+        if held.lines:
+            held.lock.add(f"-{claim}")
+        else:
+            held.lock.clear()
+    except LockError as error:
+        # A line too many: it is done with when the claim begins anew, or dropped when the program starts.
+        telemetry.warning("The file of a GPU's lock keeps a line that is done with", uid=claim, cause=str(error))
 
 
 def _read(lines: Iterable[str]) -> dict[str, set[Placement]]:
