@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -265,49 +263,3 @@ async def test_mig_mode_with_nothing_to_show_for_it_is_turned_off(node: PluginNo
     node.root.set_mig_mode(1, True)
     await node.start(**DYNAMIC)
     await until(lambda: node.root.mig_mode(1) == (False, False), "MIG mode off")
-
-
-# ── deaths ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-CHANGES = (
-    "nvmlDeviceSetMigMode",
-    "nvmlDeviceCreateGpuInstanceWithPlacement",
-    "nvmlGpuInstanceCreateComputeInstance",
-    "nvmlComputeInstanceDestroy",
-    "nvmlGpuInstanceDestroy",
-)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("function", CHANGES)
-async def test_killed_in_a_call_that_changes_the_gpu(node: PluginNode, function: str, when: str) -> None:
-    is_destroying = "Destroy" in function
-    await node.start(**DYNAMIC)
-    bystander = await node.claim("gpu-1-mig-1g10gb-19-0")
-    ref = await node.claim(ONE_A, ONE_B)
-    await node.prepared(bystander)
-    kept = uuids(node, 1)
-    if is_destroying:
-        await node.prepared(ref)
-    node.root.count_calls()
-    node.root.set_faults([{"function": function, "minor": 0, "hang": True, "when": when, "times": 1}])
-    work = node.client.unprepare([ref]) if is_destroying else node.prepare(ref)
-    call = asyncio.ensure_future(work)
-    await until(lambda: node.root.calls().get(function, 0) > 0, f"the call of {function}")
-    await node.stop(signal.SIGKILL)
-    await asyncio.gather(call, return_exceptions=True)
-    node.root.clear_faults()
-    assert node.record().entries[ref.uid].state == "PrepareStarted"
-
-    await node.start(**DYNAMIC)
-    # What the claim left half way is rolled back by itself, and what another claim has stands.
-    await until(lambda: not node.root.gpu_instances(0) and node.root.mig_mode(0) == (False, False), "the roll-back")
-    assert uuids(node, 1) == kept
-    await until(lambda: list(node.record().entries) == [bystander.uid], "the entry to go")
-    if is_destroying:
-        await node.released(ref)
-    else:
-        assert await node.prepared(ref) == [ONE_A, ONE_B]
-        await node.released(ref)
-    await node.released(bystander)
-    assert is_bare(node)
