@@ -145,18 +145,18 @@ class PluginNode:
         return self.log_path.read_text()
 
     @asynccontextmanager
-    async def traced(self, *options: str) -> AsyncIterator[Path]:
-        """strace on the running program; what it saw is in the file once the context ends."""
+    async def traced(self, *options: str, thread: int | None = None) -> AsyncIterator[Path]:
+        """strace on the running program, or one thread of it; what it saw is in the file once the context ends."""
         trace = self.folder / "trace"
         tracer = await asyncio.create_subprocess_exec(
             "strace",
-            "-f",
+            *(["-f"] if thread is None else []),
             "-y",
             "-o",
             str(trace),
             *options,
             "-p",
-            str(self.pid),
+            str(thread or self.pid),
             stderr=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
         )
@@ -165,7 +165,8 @@ class PluginNode:
             told = await asyncio.wait_for(tracer.stderr.readline(), PATIENCE_S)
             assert b"attached" in told, told
             # It says so after the first thread; the others follow before the program can be waited for.
-            await until(lambda: self._tracers() == {tracer.pid}, "strace to be attached to every thread")
+            if thread is None:
+                await until(lambda: self._tracers() == {tracer.pid}, "strace to be attached to every thread")
             yield trace
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -227,7 +228,8 @@ class PluginNode:
     async def prepared(self, *refs: ClaimRef) -> list[str]:
         """Prepare claims that must succeed; the devices told."""
         told = await self.prepare(*refs)
-        assert [told[ref.uid].error for ref in refs] == [""] * len(refs)
+        errors = [told[ref.uid].error for ref in refs]
+        assert not any(errors), errors
         return [device.device for ref in refs for device in told[ref.uid].devices]
 
     async def refused(self, ref: ClaimRef) -> str:

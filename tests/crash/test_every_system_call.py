@@ -1,19 +1,22 @@
 """The real process, killed at every durable system call of a prepare and of an unprepare; a fresh one converges.
 
 strace lets SIGKILL strike at the entry of the n-th such call of a thread; all of them are the writer thread's, so that
-n counts through the whole act. The enumeration ends at the first n that is not reached.
+n counts through the whole act. The enumeration ends at the first n that is not reached. Where GPUs are changed, the
+mock makes such calls in threads of its own: then the writer alone is traced.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 
-from nvdra import cdi
+from nvdra import cdi, claims
 from nvdra.testing.kubelet import PluginError
-from tests.contract.plugin_node import PluginNode, plugin_node
+from tests.contract.plugin_node import PluginNode, plugin_node, until
 
 DURABLE = ("rename", "fsync", "unlink", "renameat", "renameat2", "fdatasync", "unlinkat")
 
@@ -47,11 +50,14 @@ async def node() -> AsyncIterator[PluginNode]:
         yield node
 
 
-async def killed_at(node: PluginNode, call: str, number: int, act: Callable[[], Awaitable[object]]) -> bool:
-    """Whether the program was killed at the entry of its n-th such call; else the act is done."""
+async def killed_at(
+    node: PluginNode, call: str, number: int, act: Callable[[], Awaitable[object]], thread: int | None = None
+) -> bool:
+    """Whether the program was killed at the entry of its n-th such call, or of the thread's; else the act is done."""
     assert node.process is not None
     process = node.process
-    async with node.traced("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}") as trace:
+    strike = f"inject={call}:signal=KILL:when={number}"
+    async with node.traced("-e", f"trace={call}", "-e", strike, thread=thread) as trace:
         try:
             await act()
         except PluginError:
@@ -136,3 +142,135 @@ async def settled(node: PluginNode, wanted: dict[str, bytes]) -> None:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         assert node.files() == wanted
+
+
+# ── partitions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+DYNAMIC = {"feature_gates": "DynamicMIG=true"}
+BESIDE, HERE, THERE = "gpu-0-mig-3g40gb-9-4", "gpu-0-mig-1g10gb-19-0", "gpu-1-mig-1g10gb-19-0"
+
+
+class Partitioned:
+    """A node with a bystander's partition on the first GPU, and a claim for one beside it and one on another GPU."""
+
+    def __init__(self, node: PluginNode) -> None:
+        self.node = node
+        self._writer: tuple[int, int] = (0, 0)
+
+    async def start(self) -> None:
+        await self.node.start(**DYNAMIC)
+
+    async def begin(self) -> None:
+        await self.start()
+        self.bystander, self.ref = await self.node.claim(BESIDE), await self.node.claim(HERE, THERE)
+        self.unpartitioned = await self.node.claim("gpu-2")
+        await self.node.prepared(self.bystander)
+
+    async def prepare(self) -> None:
+        assert await self.node.prepared(self.ref) == [HERE, THERE]
+
+    async def release(self) -> None:
+        await self.node.released(self.ref)
+
+    async def killed_at(self, call: str, number: int, act: Callable[[], Awaitable[object]]) -> bool:
+        return await killed_at(self.node, call, number, act, await self.writer())
+
+    async def writer(self) -> int:
+        """The thread that makes durable calls for the program that runs now."""
+        pid = self.node.pid
+        if self._writer[0] != pid:
+            async with self.node.traced("-e", "trace=fsync") as trace:
+                await self.node.prepared(self.unpartitioned)
+                await self.node.released(self.unpartitioned)
+            (thread,) = set(re.findall(r"^(\d+) +fsync\(", trace.read_text(), re.MULTILINE))
+            self._writer = pid, int(thread)
+        return self._writer[1]
+
+    def state(self) -> dict[str, Any]:
+        """All that is on the node of claims: files, partitions, MIG modes, lines in lock files."""
+        root = self.node.root
+        return {
+            "files": self.node.files(),
+            "partitions": root.mig_devices(),
+            "GPU instances": [root.gpu_instances(minor) for minor in range(3)],
+            "modes": [root.mig_mode(minor) for minor in range(3)],
+            "lines": b"".join(path.read_bytes() for path in (self.node.plugin_dir / ".locks").iterdir()),
+        }
+
+    async def settled(self, wanted: dict[str, Any]) -> None:
+        try:
+            await until(lambda: self.state() == wanted)
+        except AssertionError:
+            assert self.state() == wanted
+
+    def check(self) -> None:
+        """Whatever is completed has its file and its partitions, and the bystander is."""
+        entries = self.node.record().entries
+        completed = {uid: entry for uid, entry in entries.items() if entry.state == "PrepareCompleted"}
+        assert self.bystander.uid in completed
+        live = {device.uuid for device in self.node.root.mig_devices()}
+        for uid, entry in completed.items():
+            document = cdi.parse((self.node.cdi / cdi.file_name(uid)).read_bytes())
+            devices = {device.device: device.uuid for device in claims.answers(entry)}
+            assert {device.name for device in document.devices} == {f"{uid}-{name}" for name in devices}
+            assert set(devices.values()) <= live
+
+
+@pytest.fixture
+async def partitioned() -> AsyncIterator[Partitioned]:
+    async with plugin_node(gpus=(0, 1, 2)) as node:
+        made = Partitioned(node)
+        await made.begin()
+        yield made
+
+
+async def test_a_prepare_of_partitions(partitioned: Partitioned, next_asked: str) -> None:
+    without = partitioned.state()
+    await partitioned.prepare()
+    with_them = partitioned.state()
+    await partitioned.release()
+    assert partitioned.state() == without
+
+    struck = []
+    enumeration = Enumeration()
+    for call, number in enumeration:
+        if await partitioned.killed_at(call, number, partitioned.prepare):
+            struck.append((call, number))
+            partitioned.check()
+            await partitioned.node.stop()
+            await partitioned.start()
+            if next_asked == "asked again":
+                await partitioned.prepare()
+        else:
+            enumeration.ends(call)
+        if next_asked == "asked again":
+            await partitioned.settled(with_them)
+        await partitioned.release()
+        await partitioned.settled(without)
+    # The record says begun, before any GPU is touched; the CDI file; the record says completed.
+    assert struck == [("rename", 1), ("rename", 2), ("rename", 3), ("fsync", 1), ("fsync", 2)]
+
+
+async def test_an_unprepare_of_partitions(partitioned: Partitioned, next_asked: str) -> None:
+    without = partitioned.state()
+    await partitioned.prepare()
+    with_them = partitioned.state()
+
+    struck = []
+    enumeration = Enumeration()
+    for call, number in enumeration:
+        if await partitioned.killed_at(call, number, partitioned.release):
+            struck.append((call, number))
+            partitioned.check()
+            await partitioned.node.stop()
+            await partitioned.start()
+            if next_asked == "asked again":
+                await partitioned.release()
+        else:
+            enumeration.ends(call)
+        if next_asked == "asked again":
+            await partitioned.settled(without)
+        await partitioned.prepare()
+        await partitioned.settled(with_them)
+    # The record says begun again, before any GPU is touched; the entry leaves it; the CDI file goes.
+    assert struck == [("rename", 1), ("rename", 2), ("fsync", 1), ("fsync", 2), ("unlink", 1)]
