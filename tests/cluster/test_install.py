@@ -49,7 +49,10 @@ def test_uninstalled_and_installed_again(installed: Installed) -> None:
             "computedomains.resource.nvidia.com",
             "computedomaincliques.resource.nvidia.com",
         }
-        assert sorted(os.listdir(installed.folder)) == ["checkpoint.json", "cp.lock", "nvidia-cdi-hook", "pu.lock"]
+        kept = [".locks", "checkpoint.json", "cp.lock", "nvidia-cdi-hook", "pu.lock"]
+        assert sorted(os.listdir(installed.folder)) == kept
+        # A line in a GPU's lock file would be of a claim in work.
+        assert {path.read_text() for path in (installed.folder / ".locks").iterdir()} <= {""}
         assert installed.record() == {}
         assert os.listdir(installed.cluster.node.cdi) == []
         assert [name for name in os.listdir(installed.cluster.node.registry) if DRIVER in name] == []
