@@ -33,11 +33,11 @@ def main(argv: Sequence[str]) -> int:
     telemetry.install_stack_dump()
 
     def run() -> int:
-        import uvloop
+        import asyncio
 
         from nvdra.programs.gpu_node import GpuNode
 
-        return uvloop.run(GpuNode(options, gates, stop).run())
+        return asyncio.run(GpuNode(options, gates, stop).run())
 
     return telemetry.run_plugin(run)
 

@@ -296,13 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--node", action="append", default=[], help="a Node that exists from the start (repeatable)")
     parser.add_argument("--token", default="", help="bearer token to ask for")
     parser.add_argument("--kubeconfig", default="", help="write a kubeconfig for this server here")
-    options = parser.parse_args(arguments)
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(_serve(options))
-    else:
-        uvloop.run(_serve(options))
+    asyncio.run(_serve(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":
