@@ -86,9 +86,8 @@ class Preparing:
         """Decide in the ledger; what it takes first is done outside of its locks, then it is decided again."""
         looked = False
         for _ in range(_ROUNDS):
-            decision = await self._ledger.submit(decide)
             try:
-                match decision:
+                match decision := await self._ledger.submit(decide):
                     case claims.Refuse() if decision.rescan and not looked:
                         looked = True
                         await self._rescan()
@@ -192,7 +191,7 @@ class Preparing:
             return answer
         finally:
             if is_undone:
-                await self._ledger.submit(lambda record: Change(None, entries=_without(record, uid)))
+                is_undone = await self._ledger.submit(partial(_decide_withdrawal, needs))
             self._locks.give_back(uid, is_done=is_undone)
 
     async def _undo(self, uid: str, created: Mapping[str, MigDevice]) -> bool:
@@ -233,7 +232,13 @@ class Preparing:
         return Change(sealed.answers, entries=entries, write={self._files.path(uid): content})
 
 
-def _without(record: Record, uid: str) -> Mapping[str, None]:
-    """The entry leaves, if it is still one that was only begun."""
+def _decide_withdrawal(needs: claims.Needs, record: Record) -> Change[bool]:
+    """The entry that was only begun leaves. Not if a partition it was to share is its alone by now: that goes first."""
+    uid = needs.claim.ref.uid
     entry = record.entries.get(uid)
-    return {uid: None} if entry is not None and entry.state == "PrepareStarted" else {}
+    if entry is None or entry.state != "PrepareStarted":
+        return Change(True)
+    kept = {name for other, entry in record.entries.items() if other != uid for name in claims.names(entry)}
+    if any(device.name not in kept for device in needs.partitions):
+        return Change(False)
+    return Change(True, entries={uid: None})

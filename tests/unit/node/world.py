@@ -244,7 +244,7 @@ class World:
         found = {}
         for folder in (P, C):
             for path in sorted((self.folder / folder.strip("/")).iterdir()):
-                if path.suffix != ".lock":
+                if path.is_file() and path.suffix != ".lock":
                     found[f"{folder}/{path.name}"] = path.read_bytes()
         return found
 

@@ -1,0 +1,519 @@
+"""Claims for partitions, from kubelet's call to the GPU and back: what the record says meanwhile, and what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvdra import cdi
+from nvdra.api import ClaimRef, decode_claim
+from nvdra.checkpoint import Entry
+from nvdra.devices import Partitions
+from nvdra.node.gpu_locks import FOLDER, GpuLocks
+from nvdra.node.ledger import Change
+from nvdra.node.walk import Failure
+from nvdra.nvml import IN_USE
+from nvdra.testing.host import FakeHost
+from tests.unit.devices.scans import instance
+from tests.unit.node.gpus import refusal
+from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, half, small
+from tests.unit.node.world import CLAIMS, RECORD, C, P, cdi_path
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
+    made = MigWorld(tmp_path)
+    made.start()
+    await made.warm()
+    yield made
+    await made.stop()
+
+
+async def until(condition) -> None:  # type: ignore[no-untyped-def]
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  what is waited for happens on another thread
+            await asyncio.sleep(0.001)
+
+
+async def status_of(node: MigWorld, ref: ClaimRef) -> bytes:
+    """The claim's status as the record keeps it."""
+    return decode_claim(await node.kube.get(CLAIMS, ref.name, ref.namespace)).status
+
+
+def nothing_left(node: MigWorld, ref: ClaimRef) -> bool:
+    return not node.state(ref) and not node.has_file(ref) and node.lines(ZERO) == node.lines(ONE) == []
+
+
+# ── there and back ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_claim_s_partition_is_made_and_handed_out(node: MigWorld) -> None:
+    ref = await node.claim("a", half(4))
+    assert await node.prepared(ref) == [half(4)]
+    assert node.gpus.places(ZERO) == [(9, 4)]
+    assert node.state(ref) == "PrepareCompleted"
+    (device,) = cdi.parse(node.host.read(cdi_path(ref))).devices
+    assert device.name == f"{ref.uid}-{half(4)}"
+    assert {"/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap3", "/dev/nvidia-caps/nvidia-cap4"} <= {
+        each.path for each in device.edits.device_nodes
+    }
+    assert node.inventory.partitions[ZERO] == node.gpus.partitions(ZERO)
+    assert node.lines(ZERO) == []
+
+
+async def test_let_go_of_it_leaves_nothing_and_the_gpu_whole(node: MigWorld) -> None:
+    before = node.files()
+    ref = await node.claim("a", small(0), small(0, minor=1))
+    await node.prepared(ref)
+    await node.released(ref)
+    assert node.files() == before
+    assert [node.gpus.partitions(uuid) for uuid in (ZERO, ONE)] == [Partitions(), Partitions()]
+    await node.released(ref)  # kubelet asks more often than once
+
+
+async def test_the_whole_gpu_is_given_after_its_partitions(node: MigWorld) -> None:
+    part, whole = await node.claim("part", small(0)), await node.claim("whole", "gpu-0")
+    await node.prepared(part)
+    assert f"requested device gpu-0 is already allocated to different claim {part.uid}" in await node.refused(whole)
+    await node.released(part)
+    assert await node.prepared(whole) == ["gpu-0"]
+    assert f"requested device {small(0)} is already allocated to different claim {whole.uid}" in await node.refused(
+        part
+    )
+
+
+async def test_asked_again_nothing_is_made_again(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    first = await node.prepare(ref)
+    node.gpus.calls.clear()
+    node.since_now()
+    assert await node.prepare(ref) == first
+    assert node.gpus.calls == node.effects("fsync") == []
+
+
+# ── what is promised of writes and locks ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_claims_of_one_call_begin_with_one_write_and_end_with_at_most_one_each(node: MigWorld) -> None:
+    refs = [await node.claim(f"c{start}", small(start, minor=start % 2)) for start in range(5)]
+    gate = node.gpus.held["set_mig_mode"] = asyncio.Event()
+    node.since_now()
+    asked = asyncio.create_task(node.walk.prepare(refs))
+    await until(lambda: len(node.gpus.calls) == 2)
+    assert node.effects("fsync") == [RECORD]
+    assert {node.state(ref) for ref in refs} == {"PrepareStarted"}
+    gate.set()
+    answers = await node.timely(asked)
+    assert all(isinstance(answer, tuple) for answer in answers.values())
+    assert len(node.effects("fsync")) <= 1 + len(refs)
+    assert {node.state(ref) for ref in refs} == {"PrepareCompleted"}
+
+
+async def test_a_claim_is_let_go_of_with_two_writes_and_its_file_goes_last(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    gate = node.gpus.held["destroy_compute_instance"] = asyncio.Event()
+    node.gpus.calls.clear()
+    node.since_now()
+    asked = asyncio.create_task(node.walk.unprepare([ref]))
+    await until(lambda: node.gpus.calls)
+    # A death here leaves no completed claim whose partition is half gone.
+    assert node.state(ref) == "PrepareStarted"
+    assert node.record().entries[ref.uid].prepared != ()
+    assert node.has_file(ref)
+    assert node.lines(ZERO) == [ref.uid, f"{ref.uid} 19@0"]
+    gate.set()
+    assert (await node.timely(asked))[ref.uid] is None
+    assert node.effects("fsync") == [RECORD, RECORD]
+    durable = [
+        (effect.kind, effect.path) for effect in node.host.effects[node._mark :] if effect.kind in ("rename", "unlink")
+    ]
+    assert durable == [("rename", RECORD), ("rename", RECORD), ("unlink", cdi_path(ref))]
+
+
+@pytest.mark.parametrize("verb", ["set_mig_mode", "create_gpu_instance", "create_compute_instance"])
+async def test_while_a_gpu_is_worked_on_other_claims_are_served(node: MigWorld, verb: str) -> None:
+    gate = node.gpus.held[verb] = asyncio.Event()
+    slow, plain = await node.claim("slow", small(0)), await node.claim("plain", "gpu-1")
+    asked = asyncio.create_task(node.walk.prepare([slow]))
+    await until(lambda: any(call == (verb, 0) for call in node.gpus.calls))
+    assert await node.prepared(plain) == ["gpu-1"]
+    await node.released(plain)
+    assert node.state(slow) == "PrepareStarted"
+    gate.set()
+    assert isinstance((await node.timely(asked))[slow.uid], tuple)
+
+
+async def test_an_unprepare_waits_for_the_prepare_under_way(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    preparing = asyncio.create_task(node.walk.prepare([ref]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    releasing = asyncio.create_task(node.walk.unprepare([ref]))
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert isinstance((await node.timely(preparing))[ref.uid], tuple)
+    assert (await node.timely(releasing))[ref.uid] is None
+    assert node.gpus.partitions(ZERO) == Partitions()
+    assert nothing_left(node, ref)
+
+
+async def test_claims_for_one_place_in_one_call_end_with_one_of_them_holding_it(node: MigWorld) -> None:
+    refs = [await node.claim(name, small(0)) for name in ("a", "b")]
+    answers = await node.prepare(*refs)
+    (holder,) = (ref for ref in refs if isinstance(answers[ref.uid], tuple))
+    (other,) = (ref for ref in refs if ref != holder)
+    refused = answers[other.uid]
+    assert isinstance(refused, Failure)
+    assert f"already allocated to different claim {holder.uid}" in refused.error
+    assert node.gpus.places(ZERO) == [(19, 0)]
+
+
+# ── what fails ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("verb", ["mig", "set_mig_mode", "create_gpu_instance", "create_compute_instance"])
+async def test_a_call_that_is_refused_leaves_nothing_and_is_tried_again(node: MigWorld, verb: str) -> None:
+    ref = await node.claim("a", small(0), small(0, minor=1))
+    node.gpus.refuse(verb, ZERO, refusal(999, "Unknown Error"))
+    text = await node.refused(ref)
+    assert text.startswith(f"error preparing devices for claim {ref}: prepare devices failed: error ")
+    assert text.endswith("Unknown Error")
+    assert nothing_left(node, ref)
+    assert [node.gpus.partitions(uuid) for uuid in (ZERO, ONE)] == [Partitions(), Partitions()]
+    assert await node.prepared(ref) == [small(0), small(0, minor=1)]
+
+
+async def test_one_claim_that_fails_takes_no_other_with_it(node: MigWorld) -> None:
+    bad, good, plain = [await node.claim(n, d) for n, d in (("bad", small(0)), ("good", small(1)), ("plain", "gpu-1"))]
+    node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
+    answers = await node.prepare(bad, good, plain)
+    assert [isinstance(answers[ref.uid], tuple) for ref in (bad, good, plain)] == [False, True, True]
+    assert node.gpus.places(ZERO) == [(19, 1)]
+
+
+async def test_what_cannot_be_taken_back_at_once_is_taken_back_at_the_next_call(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
+    node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
+    assert "could not be taken back" in await node.refused(ref)
+    assert node.state(ref) == "PrepareStarted"
+    assert node.lines(ZERO) == [ref.uid, f"{ref.uid} 19@0"]
+    assert await node.prepared(ref) == [small(0)]
+    await node.released(ref)
+    assert nothing_left(node, ref)
+
+
+@pytest.mark.parametrize("asked", ["unprepare", "sweep", "the next claim"])
+async def test_or_by_whoever_comes_to_it_first(node: MigWorld, asked: str) -> None:
+    ref = await node.claim("a", small(0))
+    node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
+    node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
+    await node.refused(ref)
+    match asked:
+        case "unprepare":
+            await node.released(ref)
+        case "sweep":
+            await node.timely(node.sweep.half_done())
+        case _:
+            other = await node.claim("b", half(0))
+            assert await node.prepared(other) == [half(0)]
+            await node.released(other)
+    assert nothing_left(node, ref)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_a_full_cdi_folder_undoes_what_was_made(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    node.host.refuse("write", C, errno.ENOSPC)
+    text = await node.refused(ref)
+    assert f"unable to create CDI spec file for claim: {cdi_path(ref)}: No space left on device" in text
+    assert nothing_left(node, ref)
+    assert node.gpus.partitions(ZERO) == Partitions()
+    node.host.forgive()
+    assert await node.prepared(ref) == [small(0)]
+
+
+async def test_capabilities_that_are_not_there_undo_what_was_made(node: MigWorld) -> None:
+    node.host.write("/proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci0/access", "nothing\n")
+    ref = await node.claim("a", small(0))
+    assert "capabilities file" in await node.refused(ref)
+    assert nothing_left(node, ref)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_a_record_that_cannot_be_written_begins_nothing(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    node.host.refuse("fsync", RECORD, errno.EIO)
+    assert f"unable to update checkpoint: {RECORD}: Input/output error" in await node.refused(ref)
+    assert node.gpus.calls == []
+    assert nothing_left(node, ref)
+    node.host.forgive()
+    assert await node.prepared(ref) == [small(0)]
+
+
+async def test_a_record_that_cannot_be_written_at_the_end_leaves_what_the_next_call_puts_right(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    gate = node.gpus.held["create_gpu_instance"] = asyncio.Event()
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    await until(lambda: ("create_gpu_instance", 0) in node.gpus.calls)
+    node.host.refuse("fsync", RECORD, errno.EIO)
+    gate.set()
+    answer = (await node.timely(asked))[ref.uid]
+    assert isinstance(answer, Failure)
+    assert "unable to update checkpoint" in answer.error
+    assert node.gpus.partitions(ZERO) == Partitions()
+    node.host.forgive()
+    assert await node.prepared(ref) == [small(0)]
+
+
+@pytest.mark.parametrize("operation", ["prepare", "unprepare"])
+async def test_a_lock_file_that_cannot_be_written_is_named(node: MigWorld, operation: str) -> None:
+    ref, plain = await node.claim("a", small(0)), await node.claim("b", "gpu-1")
+    if operation == "unprepare":
+        await node.prepared(ref)
+    node.host.refuse("append", f"{P}/{FOLDER}", errno.ENOSPC)
+    why = f"error writing lock file ({P}/{FOLDER}/{ZERO}): No space left on device"
+    if operation == "prepare":
+        assert await node.refused(ref) == f"error preparing devices for claim {ref}: {why}"
+        assert nothing_left(node, ref)
+    else:
+        failure = (await node.unprepare(ref))[ref.uid]
+        assert failure is not None
+        assert failure.error == f"error unpreparing devices for claim {ref}: {why}"
+        assert node.state(ref) == "PrepareCompleted"
+    assert await node.prepared(plain) == ["gpu-1"]
+    node.host.forgive()
+    assert await node.prepared(ref) == [small(0)]
+    await node.released(ref)
+
+
+async def test_a_process_in_a_partition_keeps_it_and_is_named(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    node.gpus.enter(ZERO, 1, 4711)
+    failure = (await node.unprepare(ref))[ref.uid]
+    assert failure is not None
+    assert failure.error == (
+        f"error unpreparing devices for claim {ref}: unprepare devices failed for claim {ref}: error deleting MIG "
+        f"device {small(0)}: error destroying Compute Instance: In use by another client (process 4711 is in it)"
+    )
+    assert node.state(ref) == "PrepareStarted"
+    assert node.has_file(ref)
+    node.gpus.enter(ZERO, 1)
+    await node.released(ref)
+    assert nothing_left(node, ref)
+
+
+# ── what others do meanwhile ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_gpu_that_another_program_works_on_is_waited_for(node: MigWorld) -> None:
+    other = FakeHost(node.folder)
+    locks = GpuLocks(other, P)
+    assert locks.try_take("theirs", [ZERO])
+    ref, plain = await node.claim("a", small(0)), await node.claim("b", "gpu-1")
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    assert await node.prepared(plain) == ["gpu-1"]
+    assert not node.state(ref)
+    locks.give_back("theirs", is_done=True)
+    assert isinstance((await node.timely(asked))[ref.uid], tuple)
+    other.close()
+
+
+async def test_what_another_driver_began_and_left_is_undone_first(node: MigWorld) -> None:
+    """The Go driver's: an entry, and no line in any file of ours."""
+    left = await node.claim("left", small(2))
+    status = await status_of(node, left)
+    await node.ledger.submit(
+        lambda _: Change(None, entries={left.uid: Entry("PrepareStarted", status, (), left.name, left.namespace)})
+    )
+    node.gpus.put(ZERO, instance(19, 2, 1, compute=None))
+    node.look()
+    ref = await node.claim("a", half(0))
+    assert await node.prepared(ref) == [half(0)]
+    assert node.gpus.places(ZERO) == [(9, 0)]
+    assert not node.state(left)
+
+
+async def test_a_partition_of_somebody_else_is_found_by_a_look_and_never_touched(node: MigWorld) -> None:
+    node.gpus.put(ZERO, instance(14, 0, 2))
+    ref = await node.claim("a", small(1))
+    # Not known before the first call: then the executor sees it.
+    assert "overlaps GPU instance 1 (profile 14 at memory slice 0)" in await node.refused(ref)
+    assert nothing_left(node, ref)
+    rescans = node.rescans
+    assert "overlaps a partition that this driver did not make" in await node.refused(ref)
+    assert node.rescans == rescans + 1
+    assert node.gpus.places(ZERO) == [(14, 0)]
+    node.gpus.put(ZERO)
+    assert await node.prepared(ref) == [small(1)]
+
+
+async def test_a_partition_that_somebody_destroyed_is_said_to_be_gone_and_its_claim_lets_go(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    node.gpus.put(ZERO)
+    node.look()
+    assert "is gone: somebody destroyed the partition" in await node.refused(ref)
+    await node.released(ref)
+    assert nothing_left(node, ref)
+    assert await node.prepared(ref) == [small(0)]
+
+
+async def test_what_another_instance_prepared_is_not_taken_for_gone(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    before = node.inventory
+    answered = await node.prepare(ref)
+    node.inventory = before  # as this program last saw it, had another one made it
+    assert await node.prepare(ref) == answered
+
+
+async def test_an_entry_that_is_not_its_own_any_more_is_not_completed(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    await node.ledger.submit(lambda _: Change(None, entries={ref.uid: None}))
+    gate.set()
+    answer = (await node.timely(asked))[ref.uid]
+    assert isinstance(answer, Failure)
+    assert f"another program changed the record's entry of claim {ref} meanwhile" in answer.error
+    assert node.gpus.partitions(ZERO) == Partitions()
+    assert nothing_left(node, ref)
+
+
+async def test_allocated_anew_the_former_partition_goes_before_the_new_one_comes(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    await node.allocate(ref, half(0))
+    assert await node.prepared(ref) == [half(0)]
+    assert node.gpus.places(ZERO) == [(9, 0)]
+    assert node.lines(ZERO) == []
+
+
+# ── shared partitions ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_shared_partition_goes_with_the_last_claim_that_has_it(node: MigWorld) -> None:
+    one = await node.claim("a", small(0))
+    admin = await node.claim("admin", {"device": small(0), "adminAccess": True})
+    await node.prepared(one)
+    await node.prepared(admin)
+    await node.released(one)
+    assert node.gpus.places(ZERO) == [(19, 0)]
+    await node.released(admin)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+async def test_a_partition_let_go_of_while_another_claim_that_shares_it_is_prepared(
+    node: MigWorld, succeeds: bool
+) -> None:
+    one = await node.claim("a", small(0))
+    await node.prepared(one)
+    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    node.gpus.calls.clear()
+    if not succeeds:
+        node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
+    asked = asyncio.create_task(node.walk.prepare([admin]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    await node.released(one)
+    assert (19, 0) in node.gpus.places(ZERO)
+    gate.set()
+    answer = (await node.timely(asked))[admin.uid]
+    assert isinstance(answer, tuple) == succeeds
+    if succeeds:
+        assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    # Whatever came of it, when the claim is gone nothing stands.
+    await node.released(admin)
+    assert node.gpus.partitions(ZERO) == Partitions()
+    assert nothing_left(node, admin)
+
+
+# ── claims half done ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def begin_and_die(node: MigWorld, ref: ClaimRef) -> None:
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    node.host.kill_after(0)
+    gate.set()
+    await node.dies(asked)
+    del node.gpus.held["create_compute_instance"]
+    await node.restart()
+    node.look()
+    await node.warm()
+
+
+async def test_what_a_death_left_half_way_is_rolled_back_by_the_sweep(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await begin_and_die(node, ref)
+    assert node.state(ref) == "PrepareStarted"
+    assert node.gpus.places(ZERO) == [(19, 0)]
+    await node.timely(node.sweep.half_done())
+    assert nothing_left(node, ref)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_while_it_cannot_be_it_is_looked_at_again_soon(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await begin_and_die(node, ref)
+    node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
+    soon = await node.timely(node.sweep.half_done())
+    assert node.state(ref) == "PrepareStarted"
+    later = await node.timely(node.sweep.half_done())
+    assert soon < later
+    assert nothing_left(node, ref)
+
+
+async def test_nor_while_its_gpu_cannot_be_read(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await begin_and_die(node, ref)
+    seen, node.inventory = node.inventory, replace(node.inventory, gpus={}, devices={}, unread="no driver is loaded")
+    soon = await node.timely(node.sweep.half_done())
+    assert node.state(ref) == "PrepareStarted"
+    node.inventory = seen
+    assert await node.timely(node.sweep.half_done()) > soon
+    assert nothing_left(node, ref)
+
+
+async def test_a_claim_in_work_is_no_claim_half_done(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    await node.timely(node.sweep.half_done())
+    gate.set()
+    assert isinstance((await node.timely(asked))[ref.uid], tuple)
+    await node.timely(node.sweep.half_done())
+    assert node.state(ref) == "PrepareCompleted"
+    assert node.gpus.places(ZERO) == [(19, 0)]
+
+
+async def test_a_plain_claim_that_was_begun_is_the_stale_sweep_s_business(node: MigWorld) -> None:
+    ref = await node.claim("a", "gpu-0")
+    status = await status_of(node, ref)
+    await node.ledger.submit(
+        lambda _: Change(None, entries={ref.uid: Entry("PrepareStarted", status, (), ref.name, ref.namespace)})
+    )
+    await node.timely(node.sweep.half_done())
+    assert node.state(ref) == "PrepareStarted"
+
+
+async def test_gpus_whose_mode_stays_are_partitioned_too(tmp_path: Path) -> None:
+    ampere = MigWorld(tmp_path, card(0, architecture=7, mig_mode=(1, 1)), card(1, architecture=7))
+    ampere.start()
+    ref = await ampere.claim("a", small(0))
+    assert await ampere.prepared(ref) == [small(0)]
+    await ampere.released(ref)
+    assert ampere.gpus.partitions(ZERO) == Partitions(is_on=True)
+    assert "MIG mode is off" in await ampere.refused(await ampere.claim("b", small(0, minor=1)))
+    await ampere.stop()
