@@ -59,6 +59,7 @@ def said() -> str:
         *(ROOT / "native/core/src").rglob("*.rs"),
         *(ROOT / "deploy").rglob("*.sh"),
         *(ROOT / "deploy").rglob("*.yaml"),
+        *(ROOT / "deploy").rglob("*.tpl"),
     ):
         texts.append(re.sub(r"\{[^{}\n]*\}", "…", file.read_text(encoding="utf-8").replace('\\"', '"')))
     return "\n".join(texts)
