@@ -69,7 +69,7 @@ proto: .make/venv ## the kubelet's gRPC stubs from proto/
 	@$(BIN)/pip install -q -c constraints.txt --group proto
 	@proto/generate $(BIN)
 
-wheels: .make/venv ## in dist/: a wheel for each Python 3.11 to 3.13 here, one of the mock; each audited and tried with the demo
+wheels: .make/venv ## in dist/: one for each Python 3.11 to 3.13 here, one of the mock; audited, and tried with the demo
 	@$(BIN)/pip install -q -c constraints.txt --group wheels
 	@deploy/wheels
 

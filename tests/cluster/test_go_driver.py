@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,13 @@ CONFIG = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}
 
 
 @pytest.fixture(params=["recorded", *(["built"] if GO_DRIVER in os.environ else [])])
-def go_driver(request: pytest.FixtureRequest, installed: Installed) -> Process | None:
-    """The Go driver beside the kubelet, if there is a build of it."""
-    return Process(installed.release, os.environ[GO_DRIVER]) if request.param == "built" else None
+def go_driver(request: pytest.FixtureRequest, installed: Installed) -> Iterator[Process | None]:
+    """The Go driver beside the kubelet, if there is a build of it; ours runs before and afterwards."""
+    go_driver = Process(installed.release, os.environ[GO_DRIVER]) if request.param == "built" else None
+    yield go_driver
+    if go_driver:
+        go_driver.stop()
+    installed.start()
 
 
 def test_from_the_go_driver_and_back(installed: Installed, go_driver: Process | None) -> None:
@@ -80,9 +84,6 @@ def test_from_the_go_driver_and_back(installed: Installed, go_driver: Process | 
     remove(api, ("p-joins", "p-new", *kept.values()), ("p-new", *kept.values()))
     wait_until("every claim to be let go of", lambda: not last.record(), 30, last.record)
     assert documents_of(last) == {}
-    if go_driver:
-        go_driver.stop()
-        installed.start()
 
 
 def start_pods(api: Api) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.cluster.chart.rendering import NAME, Rendered
 
-AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+AFFINITY: dict[str, Any] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
 LABELS = {"mine": "yes"}
 
 

@@ -47,9 +47,12 @@ class Cluster:
         return self.kubectl("exec", pod, "--", *command)
 
     def tails(self, lines: int = 15) -> str:
-        """The end of every component's log, and of the driver's pods."""
-        logs = [child.log for child in (*self.plane.children, *self.node.children)]
-        logs += sorted(self.node.logs.glob(f"pods-*/{DRIVER_NAMESPACE}_*/*/*.log"))
+        """The end of every component's log, and of the driver's processes and pods."""
+        logs = [
+            each
+            for pattern in ("*.log", f"pods-*/{DRIVER_NAMESPACE}_*/*/*.log")
+            for each in self.node.logs.glob(pattern)
+        ]
         return "\n".join(f"----- {log}\n{tail(log, lines)}" for log in logs)
 
 

@@ -160,7 +160,6 @@ class Process(Plugin):
         environment |= {"NVDRA_SYSFS": str(root.sysfs), "NVDRA_PROCFS": str(root.procfs)}
         log = node.logs / f"{Path(program).name}.log"
         self._child = Child(Path(program).name, command, log, environment)
-        node.children.append(self._child)
 
     def start(self) -> None:
         self._child.start()
