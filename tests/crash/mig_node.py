@@ -1,0 +1,231 @@
+"""A node of two mock GPUs that are partitioned per claim: what its program changes on them are effects, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nvdra_mock_nvml import MigDevice, lay_out
+
+from nvdra import claims
+from nvdra.devices import ComputeInstanceScan, GpuInstanceScan, MigSpec, from_scan
+from nvdra.node.clock import LoopClock
+from nvdra.node.gpu_locks import FOLDER
+from nvdra.node.mig_upkeep import MigUpkeep
+from nvdra.nvml import Nvml, NvmlHeld, NvmlHung
+from nvdra.ports import Clock
+from nvdra.testing.host import FakeHost, Killed
+from tests.crash.story import Node
+from tests.unit.node.world import VERSION, C, P
+
+T = TypeVar("T")
+
+# Profiles by id: an eighth of the memory, half of it.
+SMALL, HALF = 19, 9
+
+
+class MortalNvml:
+    """NVML as one program has it: changes are effects of its host, and once that is dead nothing is heard any more.
+
+    destroyed   GPU and GPU instance id of each GPU instance it began to destroy
+    """
+
+    def __init__(self, nvml: Nvml, host: FakeHost, destroyed: set[tuple[str, int]]) -> None:
+        self._nvml = nvml
+        self._host = host
+        self._destroyed = destroyed
+
+    async def mig(self, uuid: str) -> tuple[bool, tuple[GpuInstanceScan, ...]]:
+        return await self._heard(lambda: self._nvml.mig(uuid))
+
+    async def processes(self, uuid: str, gi_id: int) -> tuple[int, ...]:
+        return await self._heard(lambda: self._nvml.processes(uuid, gi_id))
+
+    async def set_mig_mode(self, uuid: str, on: bool) -> None:
+        await self._host.perform("set MIG mode", uuid, lambda: self._nvml.set_mig_mode(uuid, on))
+
+    async def create_gpu_instance(self, uuid: str, profile_id: int, start: int, size: int) -> int:
+        return await self._host.perform(
+            "create GPU instance", uuid, lambda: self._nvml.create_gpu_instance(uuid, profile_id, start, size)
+        )
+
+    async def create_compute_instance(self, uuid: str, gi_id: int, profiles: Sequence[int]) -> ComputeInstanceScan:
+        return await self._host.perform(
+            "create compute instance", uuid, lambda: self._nvml.create_compute_instance(uuid, gi_id, profiles)
+        )
+
+    async def destroy_compute_instance(self, uuid: str, gi_id: int, ci_id: int) -> None:
+        self._destroyed.add((uuid, gi_id))
+        await self._host.perform(
+            "destroy compute instance", uuid, lambda: self._nvml.destroy_compute_instance(uuid, gi_id, ci_id)
+        )
+
+    async def destroy_gpu_instance(self, uuid: str, gi_id: int) -> None:
+        self._destroyed.add((uuid, gi_id))
+        await self._host.perform("destroy GPU instance", uuid, lambda: self._nvml.destroy_gpu_instance(uuid, gi_id))
+
+    async def _heard(self, call: Callable[[], Awaitable[T]]) -> T:
+        if not self._host.is_dead:
+            result = await call()
+            if not self._host.is_dead:
+                return result
+        raise Killed
+
+
+@dataclass(frozen=True)
+class End:
+    """What a story comes to.
+
+    gpus   by minor: MIG mode, GPU instances with their compute instances
+    """
+
+    files: dict[str, bytes]
+    gpus: dict[int, tuple[tuple[bool, bool], dict[int, tuple[int, int]], tuple[MigDevice, ...]]]
+    lock_files: dict[str, bytes]
+
+
+class MigNode(Node):
+    """Two GPUs; on the first, somebody else's partition and a bystander's, which must stand whatever happens."""
+
+    def __init__(self, folder: Path, portrait: str) -> None:
+        super().__init__(folder)
+        self.gates = "DynamicMIG=true"
+        # The loop's, unless told otherwise: a call that takes long on a busy machine does not hang.
+        self.nvml_clock: Clock = LoopClock()
+        # Its /proc and /sys are the folder's own, as the driver is that lies there already.
+        self.root = lay_out(
+            folder / "mock",
+            portrait,
+            driver_version=VERSION,
+            gpus=(0, 1),
+            device_files="regular",
+            stand_in_dir=folder,
+        )
+        self._library = str(self.root.library.resolve())
+        self._destroyed: set[tuple[str, int]] = set()
+        self._kept: list[MigDevice] = []
+
+    # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        self._nvml = Nvml(lambda: self._library, self.nvml_clock)
+        self.gpus = MortalNvml(self._nvml, self.host, self._destroyed)
+        super().start()
+        self.upkeep = MigUpkeep(
+            self._nvml,
+            self.clock,
+            self.ledger,
+            self.locks,
+            self.executor,
+            lambda: self.inventory,
+            is_record_lost=lambda: self.file.is_quarantined,
+            destroy_unknown=False,
+        )
+
+    async def boot(self) -> None:
+        await super().boot()
+        await self.locks.make_folder()
+        await self.look()
+
+    async def restart(self) -> None:
+        await super().restart()
+        await self.look()
+
+    async def bury(self) -> None:
+        # What was under way on a GPU when the program died comes to its end first, as in a kernel.
+        with suppress(NvmlHung):
+            while self._nvml.is_open:
+                with suppress(NvmlHeld):
+                    await self._nvml.close()
+                await asyncio.sleep(0)
+        await super().bury()
+
+    async def wakes(self) -> None:
+        await self.warm()
+        await self.timely(self.upkeep.tidy())
+        await self.timely(self.sweep.settle())
+        await self.timely(self.sweep.half_done())
+        await self.timely(self.sweep.leftovers())
+
+    async def look(self) -> None:
+        """The node is scanned."""
+        self.inventory = from_scan(await self._nvml.scan(profiles=True), {}, dynamic_mig=True)
+
+    async def _rescan(self) -> None:
+        await self.look()
+        await super()._rescan()
+
+    # ── GPUs, as administrators see them ───────────────────────────────────────────────────────────────────────
+
+    @property
+    def toggles(self) -> bool:
+        """Whether MIG mode changes without a reset; else it is on from the beginning and stays."""
+        return self.root.portrait.name != "a100x8"
+
+    def partition(self, gpu: int, profile_id: int, start: int) -> str:
+        """The name it is announced by."""
+        (name,) = (
+            device.name
+            for device in self.inventory.devices.values()
+            if isinstance(device, MigSpec)
+            and (device.parent.minor, device.profile.profile_id, device.start) == (gpu, profile_id, start)
+        )
+        return name
+
+    def keep(self, device: MigDevice) -> None:
+        """It must stand to the end of the story."""
+        self._kept.append(device)
+
+    # ── what must hold ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def check(self) -> None:
+        """Completed claims have their files and their partitions, and what must stand stood all the time."""
+        super().check()
+        assert self._prepared(self.completed().values()) <= {device.uuid for device in self.root.mig_devices()}
+        assert {device.uuid for device in self._kept} <= {device.uuid for device in self.root.mig_devices()}
+        kept = {(self.root.gpu(device.minor).uuid, device.gi) for device in self._kept}
+        assert not kept & self._destroyed
+
+    def check_settled(self) -> None:
+        """Nothing is half done: what stands is completed claims', or was kept; MIG mode is on for that alone."""
+        self.check()
+        standing = {device.uuid for device in self.root.mig_devices()}
+        assert standing == self._prepared(self.completed().values()) | {device.uuid for device in self._kept}
+        for minor in (0, 1):
+            instances = self.root.gpu_instances(minor)
+            assert instances.keys() == {device.gi for device in self.root.mig_devices(minor)}
+            if self.toggles:
+                assert self.root.mig_mode(minor) == (bool(instances), bool(instances))
+        assert set(self.lock_files().values()) <= {b""}
+
+    @staticmethod
+    def _prepared(entries: Any) -> set[str]:
+        """UUIDs of the MIG devices of these entries."""
+        return {device.uuid for entry in entries for device in claims.answers(entry) if "-mig-" in device.device}
+
+    def files(self, *, volatile: bool = False) -> dict[str, bytes]:
+        return {
+            f"{folder}/{path.name}": path.read_bytes()
+            for folder in (P, C)
+            for path in sorted((self.folder / folder.strip("/")).iterdir())
+            if path.is_file() and path.suffix != ".lock"
+        }
+
+    def lock_files(self) -> dict[str, bytes]:
+        folder = self.folder / P.strip("/") / FOLDER
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+    def end(self) -> End:
+        gpus = {
+            minor: (
+                self.root.mig_mode(minor),
+                self.root.gpu_instances(minor),
+                tuple(self.root.mig_devices(minor)),
+            )
+            for minor in (0, 1)
+        }
+        return End(self.files(), gpus, {name: content for name, content in self.lock_files().items() if content})

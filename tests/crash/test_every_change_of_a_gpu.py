@@ -1,0 +1,232 @@
+"""The program dies after every single effect, on the disk or on a GPU, of what claims do to GPUs.
+
+Whatever is asked next, a fresh program comes to the end of the same story told without a death: the same files, the
+same partitions, and at no moment was a partition gone that a completed claim or somebody else has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvdra.api import ClaimRef
+from nvdra.checkpoint import Entry
+from nvdra.node.ledger import Change
+from tests.contract.mock_node import smi
+from tests.crash.mig_node import HALF, SMALL, MigNode
+from tests.crash.story import Act, Story, prepare, sweep_stale, then, told, unprepare, wake
+
+# By what becomes of MIG mode: changed as it is needed, or on from the beginning and never changed.
+PORTRAITS = {"toggles": ("h100x8", "b200x8", "gb200x4"), "stays": ("a100x8",)}
+
+# ── beginnings ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def shared(node: MigNode) -> None:
+    """On the first GPU somebody else's partition and a bystander's; nothing on the second one. Claims wait."""
+    node.root.set_mig_mode(0, True)
+    if not node.toggles:
+        node.root.set_mig_mode(1, True)
+    node.keep(node.root.create_mig(0, HALF, 4))
+    await node.look()
+    await node.warm()
+    await node.prepared(await node.add("bystander", node.partition(0, SMALL, 0)))
+    node.keep(next(device for device in node.root.mig_devices(0) if device.profile == SMALL))
+    await node.add("one", node.partition(1, SMALL, 0))
+    await node.add("beside", node.partition(0, SMALL, 1))
+    await node.add("pair", node.partition(1, SMALL, 1), node.partition(1, HALF, 4))
+    await node.add("across", node.partition(0, SMALL, 2), node.partition(1, SMALL, 2))
+    await node.add("monitor", {"device": node.partition(0, SMALL, 0), "adminAccess": True})
+
+
+def prepared(*names: str) -> Act:
+    return then(shared, prepare(*names))
+
+
+async def whole_and_part(node: MigNode) -> None:
+    """A claim for a partition of one GPU and all of the other, on which MIG mode was left on where it can be."""
+    await shared(node)
+    node.root.set_mig_mode(1, node.toggles)
+    await node.look()
+    await node.add("mixed", node.partition(0, SMALL, 1), "gpu-1")
+
+
+async def left_on(node: MigNode) -> None:
+    await whole_and_part(node)
+    await node.add("whole", "gpu-1")
+
+
+async def monitored(node: MigNode) -> None:
+    """An administrator's claim made the partition, a user's shares it."""
+    await shared(node)
+    await node.prepared(await node.add("first", {"device": node.partition(1, SMALL, 0), "adminAccess": True}))
+    await node.prepared(node.refs["one"])
+
+
+async def allocated_anew(node: MigNode) -> None:
+    """Prepared, then given another partition under the same UID, and nobody unprepared it."""
+    await shared(node)
+    await node.prepared(node.refs["across"])
+    await reallocate(node)
+
+
+async def reallocate(node: MigNode) -> None:
+    await node.allocate(node.refs["across"], node.partition(1, HALF, 0))
+
+
+def refused(function: str) -> Act:
+    """A call of NVML on the second GPU is refused, until somebody forgives it."""
+
+    async def begin(node: MigNode) -> None:
+        await shared(node)
+        node.root.set_faults([{"function": function, "minor": 1, "code": "INSUFFICIENT_RESOURCES"}])
+
+    return begin
+
+
+async def forgive(node: MigNode) -> None:
+    node.root.clear_faults()
+
+
+def begun_by_the_go_driver(make: Callable[[MigNode], object]) -> Act:
+    """A claim that the Go driver began: no line in a GPU's lock file tells of it."""
+
+    async def begin(node: MigNode) -> None:
+        await shared(node)
+        ref = node.refs["one"]
+        if node.toggles:
+            node.root.set_mig_mode(1, True)
+        make(node)
+        await node.look()
+        await enter(node, ref, Entry("PrepareStarted", status(node, ref), (), ref.name, ref.namespace))
+
+    return begin
+
+
+def whole_partition(node: MigNode) -> None:
+    node.root.create_mig(1, SMALL, 0)
+
+
+def half_a_partition(node: MigNode) -> None:
+    smi(node.root, "mig", "-i", "1", "-cgi", f"{SMALL}:0")
+
+
+async def completed_by_the_go_driver(node: MigNode) -> None:
+    """Completed claims without name and namespace, as the Go driver's entries are."""
+    await prepared("one", "across")(node)
+    for name in ("one", "across"):
+        ref = node.refs[name]
+        await enter(node, ref, replace(node.record().entries[ref.uid], name="", namespace=""))
+
+
+async def enter(node: MigNode, ref: ClaimRef, entry: Entry) -> None:
+    await node.ledger.submit(lambda record: Change(None, entries={ref.uid: entry}))
+
+
+def status(node: MigNode, ref: ClaimRef) -> bytes:
+    claims = node.kube.objects("resourceclaims")
+    return json.dumps(next(claim["status"] for claim in claims if claim["metadata"]["uid"] == ref.uid)).encode()
+
+
+def deserted(*names: str) -> Act:
+    async def begin(node: MigNode) -> None:
+        await prepared(*names)(node)
+        for name in names:
+            await node.delete(node.refs[name])
+        await node.timely(node.sweep.stale_claims())
+
+    return begin
+
+
+# ── acts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refuse(name: str) -> Act:
+    return lambda node: node.refused(node.refs[name])
+
+
+STORIES = {
+    "prepare": Story(shared, prepare("one"), prepare("one")),
+    "prepare, then released": Story(shared, prepare("one"), unprepare("one")),
+    "prepare beside others": Story(shared, prepare("beside"), prepare("beside")),
+    "prepare two partitions of a GPU": Story(shared, prepare("pair"), prepare("pair")),
+    "prepare two partitions, then released": Story(shared, prepare("pair"), unprepare("pair")),
+    "prepare on two GPUs": Story(shared, prepare("across"), prepare("across")),
+    "prepare on two GPUs, then released": Story(shared, prepare("across"), unprepare("across")),
+    "prepare two claims in one call": Story(shared, prepare("one", "pair"), prepare("pair", "one")),
+    "prepare two claims, then one released": Story(
+        shared, prepare("one", "pair"), then(unprepare("one"), prepare("pair"))
+    ),
+    "prepare a partition and a GPU": Story(whole_and_part, prepare("mixed"), prepare("mixed")),
+    "prepare a partition and a GPU, then released": Story(whole_and_part, prepare("mixed"), unprepare("mixed")),
+    "prepare for an administrator": Story(shared, prepare("monitor"), prepare("monitor")),
+    "prepare, then allocated anew": Story(shared, prepare("across"), then(reallocate, prepare("across"))),
+    "unprepare": Story(prepared("one"), unprepare("one"), unprepare("one")),
+    "unprepare, then prepared": Story(prepared("one"), unprepare("one"), prepare("one")),
+    "unprepare beside others": Story(prepared("beside"), unprepare("beside"), unprepare("beside")),
+    "unprepare two partitions of a GPU": Story(prepared("pair"), unprepare("pair"), unprepare("pair")),
+    "unprepare on two GPUs": Story(prepared("across"), unprepare("across"), unprepare("across")),
+    "unprepare on two GPUs, then prepared": Story(prepared("across"), unprepare("across"), prepare("across")),
+    "unprepare two claims in one call": Story(
+        prepared("one", "pair"), unprepare("one", "pair"), unprepare("pair", "one")
+    ),
+    "unprepare a partition and a GPU": Story(
+        then(whole_and_part, prepare("mixed")), unprepare("mixed"), unprepare("mixed")
+    ),
+    "unprepare an administrator's": Story(prepared("monitor"), unprepare("monitor"), unprepare("monitor")),
+    "unprepare a shared one, then the other": Story(
+        monitored, then(unprepare("first"), unprepare("one")), unprepare("one", "first")
+    ),
+    "allocated anew": Story(allocated_anew, prepare("across"), prepare("across")),
+    "allocated anew, then released": Story(allocated_anew, prepare("across"), unprepare("across")),
+    "a GPU instance is refused": Story(
+        refused("nvmlDeviceCreateGpuInstanceWithPlacement"), refuse("across"), then(forgive, prepare("across"))
+    ),
+    "a compute instance is refused": Story(
+        refused("nvmlGpuInstanceCreateComputeInstance"), refuse("pair"), then(forgive, prepare("pair"))
+    ),
+    "a compute instance is refused, then released": Story(
+        refused("nvmlGpuInstanceCreateComputeInstance"), refuse("across"), then(forgive, unprepare("across"))
+    ),
+    "begun by the Go driver": Story(begun_by_the_go_driver(whole_partition), prepare("one"), prepare("one")),
+    "begun by the Go driver, then released": Story(
+        begun_by_the_go_driver(half_a_partition), prepare("one"), unprepare("one")
+    ),
+    "begun by the Go driver, rolled back": Story(begun_by_the_go_driver(half_a_partition), wake, wake),
+    "begun by the Go driver, unprepare": Story(
+        begun_by_the_go_driver(whole_partition), unprepare("one"), unprepare("one")
+    ),
+    "completed by the Go driver": Story(
+        completed_by_the_go_driver, unprepare("one", "across"), unprepare("across", "one")
+    ),
+    "completed by the Go driver, asked again": Story(
+        completed_by_the_go_driver, unprepare("across"), then(prepare("one"), unprepare("across"))
+    ),
+    "claims that are gone": Story(deserted("one", "across"), sweep_stale, sweep_stale),
+}
+# Where MIG mode is turned off for whoever wants all of a GPU.
+TOGGLED = {
+    "a GPU whose MIG mode was left on": Story(left_on, prepare("whole"), prepare("whole")),
+    "a GPU whose MIG mode was left on, then released": Story(left_on, prepare("whole"), unprepare("whole")),
+}
+CASES = [*(("toggles", name) for name in STORIES | TOGGLED), *(("stays", name) for name in STORIES)]
+
+
+@pytest.mark.parametrize(("mode", "name"), CASES)
+async def test_every_death_comes_to_the_same_end(memory: Path, mode: str, name: str) -> None:
+    """Portraits alike share a story's deaths. Half of the worlds ask before the fresh program has looked around."""
+    story, portraits = (STORIES | TOGGLED)[name], PORTRAITS[mode]
+    ends = [(await told(MigNode(memory / portrait, portrait), story, None))[0] for portrait in portraits]
+    has_died, deaths = True, 0
+    while has_died:
+        turn = deaths % len(portraits)
+        node = MigNode(memory / f"after-{deaths}", portraits[turn])
+        asks_first = (deaths % 2 == 1) == (mode == "toggles")
+        reached, has_died = await told(node, story, deaths, asks_first=asks_first)
+        assert reached == ends[turn], f"after {deaths} effects on {portraits[turn]}"
+        deaths += has_died
+    assert deaths >= 2, "the act has no effects"
