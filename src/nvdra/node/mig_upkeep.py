@@ -28,6 +28,7 @@ _SELF = "upkeep"
 class MigUpkeep:
     """What is done for such GPUs beside serving claims.
 
+    is_record_lost    the record was lost and its claims are not settled: any partition may be one of theirs
     destroy_unknown   destroy partitions that no claim speaks of when the program starts, as the Go driver does
     """
 
@@ -40,6 +41,7 @@ class MigUpkeep:
         executor: Executor,
         inventory: Callable[[], Inventory],
         *,
+        is_record_lost: Callable[[], bool],
         destroy_unknown: bool,
     ) -> None:
         self._nvml = nvml
@@ -48,6 +50,7 @@ class MigUpkeep:
         self._locks = locks
         self._executor = executor
         self._inventory = inventory
+        self._is_record_lost = is_record_lost
         self._destroy_unknown = destroy_unknown
 
     async def hold(self) -> None:
@@ -82,7 +85,13 @@ class MigUpkeep:
 
     async def _tidy(self, gpu: Gpu, record: Record) -> None:
         unknown = [p for p in claims.unknown_partitions(self._inventory(), record) if p.gpu.uuid == gpu.uuid]
-        if self._destroy_unknown:
+        if unknown and self._destroy_unknown and self._is_record_lost():
+            telemetry.warning(
+                "Partitions that no claim speaks of stay until the next start: the record was lost, and some may be of "
+                "its claims",
+                partitions=[str(partition) for partition in unknown],
+            )
+        elif self._destroy_unknown:
             for partition in unknown:
                 telemetry.warning("Destroying a partition that no claim speaks of", partition=str(partition))
                 await self._executor.destroy(partition)

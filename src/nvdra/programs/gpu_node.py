@@ -28,25 +28,21 @@ from nvdra.host import (
     install_hook,
     look_at_bus,
 )
-from nvdra.kube import ConfigError, HttpKube, ResourceApi, Response, access
+from nvdra.kube import ConfigError, HttpKube, ResourceApi, access
 from nvdra.kubelet import HealthService, Plugin, SocketPathError
 from nvdra.node import publication
 from nvdra.node.clock import LoopClock
 from nvdra.node.discovery import Discovery
-from nvdra.node.executor import Executor
-from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.instance import instance_paths
 from nvdra.node.ledger import Change, Ledger, LedgerError
-from nvdra.node.mig_upkeep import MigUpkeep
 from nvdra.node.offer import Offer
 from nvdra.node.publication import Publication
-from nvdra.node.record_file import RecordFile
 from nvdra.node.site import Site
 from nvdra.node.supply import Supply, SupplyError
-from nvdra.node.sweep import Sweep
-from nvdra.node.walk import Walk
 from nvdra.nvml import DriverChanged, Nvml
+from nvdra.programs.gpu_claims import claim_parts
 from nvdra.programs.gpu_flags import Options, never_toggles
+from nvdra.programs.kube_log import log_response
 from nvdra.programs.stop import Stop
 from nvdra.programs.tasks import Tasks
 from nvdra.telemetry.http import EndpointError, MetricsServer
@@ -127,35 +123,24 @@ class GpuNode:
                 qps=options.kube_api_qps,
                 burst=options.kube_api_burst,
                 user_agent="gpu-kubelet-plugin",
-                on_response=_log_response,
+                on_response=log_response,
             )
         )
         api = ResourceApi(kube)
         site = Site(claims.DRIVER, options.node_name, self._cdi_root, self._gates)
-        record_file = RecordFile(host, self._plugin_dir, lambda: bool(self._sweep.claim_files()))
-        ledger = Ledger(host, record_file, self._plugin_dir, self._recorded)
-        locks = GpuLocks(host, self._plugin_dir)
-        await locks.make_folder()
-        executor = Executor(nvml, locks, self._discovery.note)
-        self._upkeep = MigUpkeep(
-            nvml, clock, ledger, locks, executor, self._inventory, destroy_unknown=options.destroy_unknown_mig
-        )
-        self._sweep = Sweep(
-            site, host, clock, ledger, record_file, api, lambda: self._walk, self._inventory, lambda: locks.claims
-        )
-        self._walk = Walk(
+        parts = await claim_parts(
             site,
+            self._plugin_dir,
             host,
             clock,
-            ledger,
             api,
+            nvml,
+            self._discovery,
             self._supply,
-            locks,
-            executor,
-            self._inventory,
-            lambda: self._guarded(self._discovery.scan()),
-            self._sweep.unsettled,
             self._metrics,
+            rescan=lambda: self._guarded(self._discovery.scan()),
+            on_record=self._recorded,
+            destroy_unknown_mig=options.destroy_unknown_mig,
         )
         self._publication = Publication(
             api,
@@ -167,9 +152,9 @@ class GpuNode:
         self._offer = Offer(self._publication, self._gates, self._inventory, lambda: bool(self._bus().gpus))
         # Not before: its end is told to the offer.
         scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
-        ledger.start()
-        stack.push_async_callback(ledger.stop)
-        await self._first_record(ledger)
+        parts.ledger.start()
+        stack.push_async_callback(parts.ledger.stop)
+        await self._first_record(parts.ledger)
         stack.push_async_callback(self._tasks.cancel)
 
         self._plugin = plugin = Plugin(
@@ -182,8 +167,8 @@ class GpuNode:
                 registrar_dir=options.kubelet_registrar_directory_path,
                 plugins_dir=options.kubelet_plugins_directory_path,
             ),
-            prepare=self._walk.prepare,
-            unprepare=self._walk.unprepare,
+            prepare=parts.walk.prepare,
+            unprepare=parts.walk.unprepare,
             on_registered=self._registered,
             on_change=self._placed,
         )
@@ -202,9 +187,10 @@ class GpuNode:
         self._tasks.start("publication", self._publication.run())
         await self._stop.unless(scan)
         if self._gates.enabled(DYNAMIC_MIG):
-            self._tasks.start("lease", self._upkeep.hold())
-            await self._stop.unless(self._upkeep.tidy())
-        self._tasks.start("sweep", self._sweep.run())
+            self._tasks.start("lease", parts.upkeep.hold())
+            await self._stop.unless(parts.upkeep.tidy())
+            self._offer.renew()  # what was in the way may be gone
+        self._tasks.start("sweep", parts.sweep.run())
         self._tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     # ── what the parts tell each other ─────────────────────────────────────────────────────────────────────────
@@ -301,20 +287,6 @@ def _library(host: Node, root: DriverRoot) -> str | None:
         return find_library(host, root)
     except DriverFileMissing:
         return None
-
-
-def _log_response(response: Response) -> None:
-    level = 8 if response.keeps_warm else 6
-    if telemetry.enabled(level):
-        telemetry.info(
-            level,
-            "Response",
-            at="round_trippers.go:632",  # DROP-IN: tests of the Go driver look for this caller
-            verb=response.verb,
-            url=response.url,
-            status=response.status,
-            milliseconds=round(response.duration_s * 1000, 1),
-        )
 
 
 async def _close(nvml: Nvml) -> None:
