@@ -87,10 +87,20 @@ pub fn lay(
             fs::create_dir_all(&folder)?;
             let text =
                 format!("DeviceFileMinor: {minor}\nDeviceFileMode: {MODE}\nDeviceFileModify: 1\n");
-            fs::write(folder.join("access"), text)?;
+            appear(&folder.join("access"), &text)?;
         }
     }
     Ok(())
+}
+
+/// A file with this text, whole at every moment that another program may read it, as those of `/proc` are.
+fn appear(file: &Path, text: &str) -> io::Result<()> {
+    if fs::read(file).is_ok_and(|known| known == text.as_bytes()) {
+        return Ok(());
+    }
+    let beside = file.with_extension("new");
+    fs::write(&beside, text)?;
+    fs::rename(beside, file)
 }
 
 /// Nodes and files of a GPU's instances that are no more, gone.

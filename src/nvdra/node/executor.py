@@ -116,6 +116,7 @@ class Executor:
                             is_on = True
                         made[spec.name] = await self._create(spec)
             await self._look(gpu)
+            self._locks.settled(claim, gpu.uuid)
 
     def _touch(self, claim: str, spec: MigSpec) -> None:
         try:
@@ -139,23 +140,29 @@ class Executor:
 
     async def _undo_on(self, claim: str, gpu: Gpu, steps: Sequence[DestroyMig]) -> None:
         async with self._locks.turn(gpu.uuid):
-            _, instances = await _told("error deleting MIG device", self._nvml.mig(gpu.uuid))
             try:
-                for step in steps:
-                    if not self._locks.touched(claim, gpu.uuid, (step.profile_id, step.start)):
-                        continue
-                    for instance in instances:
-                        if (instance.profile_id, instance.start) == (step.profile_id, step.start):
-                            await self._undo_one(gpu, step, instance)
-            except StepFailed:
-                with suppress(StepFailed):
-                    await self._look(gpu)
-                raise
-            is_on, instances = await self._look(gpu)
-            can_toggle = gpu.partitioning is not None and gpu.partitioning.can_toggle
-            if is_on and not instances and can_toggle and self._locks.is_alone(claim, gpu.uuid):
-                await self._set_mode(gpu, False)
+                await self._undo_all(claim, gpu, steps)
+            finally:
+                self._locks.settled(claim, gpu.uuid)
+
+    async def _undo_all(self, claim: str, gpu: Gpu, steps: Sequence[DestroyMig]) -> None:
+        _, instances = await _told("error deleting MIG device", self._nvml.mig(gpu.uuid))
+        try:
+            for step in steps:
+                if not self._locks.touched(claim, gpu.uuid, (step.profile_id, step.start)):
+                    continue
+                for instance in instances:
+                    if (instance.profile_id, instance.start) == (step.profile_id, step.start):
+                        await self._undo_one(gpu, step, instance)
+        except StepFailed:
+            with suppress(StepFailed):
                 await self._look(gpu)
+            raise
+        is_on, instances = await self._look(gpu)
+        can_toggle = gpu.partitioning is not None and gpu.partitioning.can_toggle
+        if is_on and not instances and can_toggle and self._locks.is_last(claim, gpu.uuid):
+            await self._set_mode(gpu, False)
+            await self._look(gpu)
 
     async def _undo_one(self, gpu: Gpu, step: DestroyMig, instance: GpuInstanceScan) -> None:
         live = {compute.uuid for compute in instance.compute}

@@ -37,6 +37,7 @@ class _Held:
     lock: Lock
     lines: dict[str, set[Placement]]
     claims: set[str] = field(default_factory=set)
+    ahead: set[str] = field(default_factory=set)  # those of them whose work on the GPU is not over
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -77,6 +78,7 @@ class GpuLocks:
                 self._drop(claim, taken)
                 return False
             held.claims.add(claim)
+            held.ahead.add(claim)
             taken.append(gpu)
         self._work[claim] = _Work(frozenset(taken), asyncio.Event())
         return True
@@ -103,9 +105,13 @@ class GpuLocks:
         """Operations on one GPU go in the order in which they ask for this."""
         return self._held[gpu].turn
 
-    def is_alone(self, claim: str, gpu: str) -> bool:
-        """Whether no other claim of this program is in work on the GPU."""
-        return self._held[gpu].claims == {claim}
+    def is_last(self, claim: str, gpu: str) -> bool:
+        """Whether no other claim of this program still has work to do on the GPU."""
+        return self._held[gpu].ahead <= {claim}
+
+    def settled(self, claim: str, gpu: str) -> None:
+        """The claim's work on the GPU is over, though it is not out of work yet."""
+        self._held[gpu].ahead.discard(claim)
 
     def begin(self, claim: str, gpus: Iterable[str]) -> None:
         """The claim starts from nothing on these GPUs of its own, where it will have partitions. Raises LockError.
@@ -154,6 +160,7 @@ class GpuLocks:
         for gpu in gpus:
             held = self._held[gpu]
             held.claims.discard(claim)
+            held.ahead.discard(claim)
             if not held.claims:
                 del self._held[gpu]
                 held.lock.close()

@@ -126,14 +126,17 @@ async def test_a_claim_in_work_is_waited_for_until_it_is_out_of_work(programs: P
     await waiting
 
 
-async def test_a_claim_is_alone_on_a_gpu_while_no_other_of_the_program_is(programs: Programs) -> None:
+async def test_a_claim_is_the_last_on_a_gpu_once_no_other_has_work_there(programs: Programs) -> None:
     locks = programs.start()
     assert locks.try_take("c1", [A, B])
     assert locks.try_take("c2", [B])
-    assert locks.is_alone("c1", A)
-    assert not locks.is_alone("c1", B)
+    assert locks.try_take("c3", [B])
+    assert locks.is_last("c1", A)
+    assert not locks.is_last("c1", B)
     locks.give_back("c2", is_done=False)
-    assert locks.is_alone("c1", B)
+    assert not locks.is_last("c1", B)
+    locks.settled("c3", B)  # in work still, but not on the GPU: of two that end together one must be the last
+    assert locks.is_last("c1", B)
 
 
 async def test_giving_back_again_gives_back_nothing(programs: Programs) -> None:
@@ -142,7 +145,7 @@ async def test_giving_back_again_gives_back_nothing(programs: Programs) -> None:
     locks.give_back("c1", is_done=True)
     assert locks.try_take("c2", [A])
     locks.give_back("c1", is_done=True)
-    assert locks.is_alone("c2", A)
+    assert locks.is_last("c2", A)
 
 
 async def test_the_folder_is_made_for_nobody_else(tmp_path: Path) -> None:
