@@ -37,6 +37,7 @@ TABLE = [
     ("kubeconfig", "KUBECONFIG", "", "/a", "/a"),
     ("kube-api-qps", "KUBE_API_QPS", 50.0, "5", 5.0),
     ("kube-api-burst", "KUBE_API_BURST", 100, "10", 10),
+    ("destroy-unknown-mig", "DESTROY_UNKNOWN_MIG", False, "true", True),
     ("feature-gates", "FEATURE_GATES", "", "A=true", "A=true"),
     ("v", "V", 0, "4", 4),
     ("vmodule", "VMODULE", "", "a=4", "a=4"),

@@ -1,0 +1,178 @@
+"""Upkeep of GPUs that are partitioned on demand: the lease on NVML, and leftovers at the start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from nvdra.devices import Partitions
+from nvdra.node.gpu_locks import GpuLocks
+from nvdra.node.mig_upkeep import AGAIN_S, MigUpkeep
+from nvdra.nvml import IN_USE, DriverAbsent
+from nvdra.testing.clock import VirtualClock
+from nvdra.testing.host import FakeHost
+from tests.unit.devices.scans import instance
+from tests.unit.node.gpus import refusal
+from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, small
+from tests.unit.node.world import RECORD, P
+
+
+class Lease:
+    """NVML that can be held open."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.absences = 0
+        self.reasons: list[str] = []
+
+    @asynccontextmanager
+    async def hold(self, reason: str) -> AsyncIterator[None]:
+        self.reasons.append(reason)
+        if self.absences:
+            self.absences -= 1
+            raise DriverAbsent("no driver is loaded")
+        self.is_open = True
+        try:
+            yield
+        finally:
+            self.is_open = False
+
+
+def upkeep(node: MigWorld, *, destroy_unknown: bool = False) -> MigUpkeep:
+    return MigUpkeep(
+        Lease(),  # type: ignore[arg-type]
+        node.clock,
+        node.ledger,
+        node.locks,
+        node.executor,
+        lambda: node.inventory,
+        is_record_lost=lambda: node.file.is_quarantined,
+        destroy_unknown=destroy_unknown,
+    )
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
+    """On the first GPU a partition that nobody here made, half made; the second has MIG mode on and nothing on it."""
+    made = MigWorld(tmp_path, card(0, instance(19, 3, 1, compute=None)), card(1, mig_mode=(1, 1)))
+    made.start()
+    await made.warm()
+    yield made
+    await made.stop()
+
+
+# --- leftovers ---
+
+
+async def test_a_mode_left_on_goes_off_and_a_partition_of_nobody_stays(node: MigWorld) -> None:
+    node.since_now()
+    await node.timely(upkeep(node).tidy())
+    assert node.gpus.calls == [("set_mig_mode", 1)]
+    assert node.gpus.places(ZERO) == [(19, 3)]
+    assert node.inventory.partitions == {ZERO: node.gpus.partitions(ZERO), ONE: Partitions()}
+    assert node.locks.claims == frozenset()
+    assert node.effects("fsync") == []
+
+
+async def test_told_to_it_destroys_what_no_claim_speaks_of_and_nothing_else(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    assert node.gpus.places(ZERO) == [(19, 0)]
+    await node.released(ref)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_with_the_last_of_them_the_mode_goes_off(node: MigWorld) -> None:
+    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    assert [node.gpus.partitions(uuid) for uuid in (ZERO, ONE)] == [Partitions(), Partitions()]
+
+
+async def test_a_claim_s_half_made_partition_is_not_for_the_upkeep(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
+    node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
+    await node.refused(ref)
+    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    assert node.gpus.places(ZERO) == [(19, 0)]
+    assert node.lines(ZERO) == [ref.uid, f"{ref.uid} 19@0"]
+
+
+async def test_with_the_record_lost_any_partition_may_be_a_claim_s(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    (node.folder / RECORD.strip("/")).write_bytes(b"no record")
+    await node.restart()
+    await node.warm()
+    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    assert node.gpus.places(ZERO) == [(19, 0), (19, 3)]
+    # The claim taken over from its file, the next start knows whose is whose.
+    await node.timely(node.sweep.settle())
+    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    assert node.gpus.places(ZERO) == [(19, 0)]
+
+
+@pytest.mark.parametrize("verb", ["mig", "destroy_gpu_instance"])
+async def test_one_gpu_that_refuses_keeps_no_other_from_being_put_right(node: MigWorld, verb: str) -> None:
+    node.gpus.refuse(verb, ZERO, refusal(15, "GPU is lost"))
+    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    assert node.gpus.places(ZERO) == [(19, 3)]
+    assert node.gpus.partitions(ONE) == Partitions()
+    assert node.locks.claims == frozenset()
+
+
+async def test_a_gpu_that_another_instance_works_on_is_left_to_it(node: MigWorld) -> None:
+    other = FakeHost(node.folder)
+    assert GpuLocks(other, P).try_take("theirs", [ZERO])
+    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    assert node.gpus.places(ZERO) == [(19, 3)]
+    assert node.gpus.partitions(ONE) == Partitions()
+    other.close()
+
+
+async def test_lines_of_claims_that_are_no_more_are_dropped(node: MigWorld) -> None:
+    path = node.folder / f"{P}/.locks/{ZERO}".strip("/")
+    path.write_text("gone\ngone 19@0\n")
+    await node.timely(upkeep(node).tidy())
+    assert node.lines(ZERO) == []
+
+
+async def test_gpus_that_are_not_partitioned_on_demand_are_not_touched(tmp_path: Path) -> None:
+    node = MigWorld(tmp_path, card(0, instance(19, 3, 1), virtualization_mode=2), card(1, mig_mode=None))
+    node.start()
+    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    assert node.gpus.calls == []
+    await node.stop()
+
+
+# --- the lease ---
+
+
+async def test_nvml_is_held_open_and_asked_for_again_where_there_is_none() -> None:
+    lease, clock = Lease(), VirtualClock()
+    lease.absences = 2
+    kept = MigUpkeep(
+        lease,  # type: ignore[arg-type]
+        clock,
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        lambda: None,  # type: ignore[arg-type,return-value]
+        is_record_lost=lambda: False,
+        destroy_unknown=False,
+    )
+    holding = asyncio.create_task(kept.hold())
+    for is_open in (False, False, True):
+        await clock.settle()
+        assert lease.is_open == is_open
+        await clock.advance(AGAIN_S)
+    await clock.advance(100 * AGAIN_S)
+    assert lease.is_open
+    assert lease.reasons == ["partitions on demand (gate DynamicMIG)"] * 3
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    assert not lease.is_open
