@@ -105,6 +105,7 @@ class MigNode(Node):
             device_files="regular",
             stand_in_dir=folder,
         )
+        self.destroy_unknown = False
         self._library = str(self.root.library.resolve())
         self._destroyed: set[tuple[str, int]] = set()
         self._kept: list[MigDevice] = []
@@ -123,7 +124,7 @@ class MigNode(Node):
             self.executor,
             lambda: self.inventory,
             is_record_lost=lambda: self.file.is_quarantined,
-            destroy_unknown=False,
+            destroy_unknown=self.destroy_unknown,
         )
 
     async def boot(self) -> None:

@@ -6,6 +6,7 @@ same partitions, and at no moment was a partition gone that a completed claim or
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -123,6 +124,28 @@ async def completed_by_the_go_driver(node: MigNode) -> None:
         await enter(node, ref, replace(node.record().entries[ref.uid], name="", namespace=""))
 
 
+async def left_half_done(node: MigNode) -> None:
+    """A program died in the midst of preparing: on the second GPU something was made, or on both."""
+    await shared(node)
+    node.host.kill_after(12)
+    assert await node.dies(asyncio.ensure_future(node.prepared(node.refs["across"])))
+    await node.restart()
+    assert node.state(node.refs["across"]) == "PrepareStarted"
+    assert len(node.root.gpu_instances(0)) > 2 or node.root.gpu_instances(1)
+
+
+async def unknown(node: MigNode) -> None:
+    """Somebody's partition beside a bystander's, on a node that is told to destroy such."""
+    node.destroy_unknown = True
+    node.root.set_mig_mode(1, True)
+    node.root.create_mig(1, HALF, 4)
+    await node.look()
+    await node.warm()
+    await node.prepared(await node.add("bystander", node.partition(1, SMALL, 0)))
+    node.keep(next(device for device in node.root.mig_devices(1) if device.profile == SMALL))
+    await node.restart()
+
+
 async def enter(node: MigNode, ref: ClaimRef, entry: Entry) -> None:
     await node.ledger.submit(lambda record: Change(None, entries={ref.uid: entry}))
 
@@ -149,6 +172,27 @@ def refuse(name: str) -> Act:
     return lambda node: node.refused(node.refs[name])
 
 
+def replaced(name: str, device: Callable[[MigNode], str]) -> Act:
+    """The claim is gone, and another one has its place: kubelet unprepares what it was answered only."""
+
+    async def act(node: MigNode) -> None:
+        ref = node.refs.pop(name)
+        if node.state(ref) == "PrepareCompleted":
+            await node.released(ref)
+        await node.delete(ref)
+        await node.prepared(await node.add("another", device(node)))
+
+    return act
+
+
+def overlapping(node: MigNode) -> str:
+    return node.partition(1, HALF, 0)
+
+
+def all_of_it(node: MigNode) -> str:
+    return "gpu-1"
+
+
 STORIES = {
     "prepare": Story(shared, prepare("one"), prepare("one")),
     "prepare, then released": Story(shared, prepare("one"), unprepare("one")),
@@ -165,6 +209,8 @@ STORIES = {
     "prepare a partition and a GPU, then released": Story(whole_and_part, prepare("mixed"), unprepare("mixed")),
     "prepare for an administrator": Story(shared, prepare("monitor"), prepare("monitor")),
     "prepare, then allocated anew": Story(shared, prepare("across"), then(reallocate, prepare("across"))),
+    "prepare, then another has its place": Story(shared, prepare("one"), replaced("one", overlapping)),
+    "unprepare, then another has its place": Story(prepared("one"), unprepare("one"), replaced("one", overlapping)),
     "unprepare": Story(prepared("one"), unprepare("one"), unprepare("one")),
     "unprepare, then prepared": Story(prepared("one"), unprepare("one"), prepare("one")),
     "unprepare beside others": Story(prepared("beside"), unprepare("beside"), unprepare("beside")),
@@ -206,12 +252,19 @@ STORIES = {
     "completed by the Go driver, asked again": Story(
         completed_by_the_go_driver, unprepare("across"), then(prepare("one"), unprepare("across"))
     ),
+    "half done, rolled back": Story(left_half_done, wake, wake),
+    "half done, rolled back, then prepared": Story(left_half_done, wake, prepare("across")),
+    "half done, prepared": Story(left_half_done, prepare("across"), prepare("across")),
+    "half done, unprepared": Story(left_half_done, unprepare("across"), unprepare("across")),
     "claims that are gone": Story(deserted("one", "across"), sweep_stale, sweep_stale),
 }
 # Where MIG mode is turned off for whoever wants all of a GPU.
 TOGGLED = {
     "a GPU whose MIG mode was left on": Story(left_on, prepare("whole"), prepare("whole")),
     "a GPU whose MIG mode was left on, then released": Story(left_on, prepare("whole"), unprepare("whole")),
+    "prepare, then another has all of the GPU": Story(shared, prepare("one"), replaced("one", all_of_it)),
+    "unprepare, then another has all of the GPU": Story(prepared("one"), unprepare("one"), replaced("one", all_of_it)),
+    "a partition that nobody knows": Story(unknown, wake, wake),
 }
 CASES = [*(("toggles", name) for name in STORIES | TOGGLED), *(("stays", name) for name in STORIES)]
 
@@ -230,3 +283,27 @@ async def test_every_death_comes_to_the_same_end(memory: Path, mode: str, name: 
         assert reached == ends[turn], f"after {deaths} effects on {portraits[turn]}"
         deaths += has_died
     assert deaths >= 2, "the act has no effects"
+
+
+@pytest.mark.parametrize("name", ["prepare on two GPUs", "unprepare two partitions of a GPU", "allocated anew"])
+async def test_dying_again_and_again_changes_nothing(memory: Path, name: str) -> None:
+    """Each fresh program gets one effect further than the one before it."""
+    story = STORIES[name]
+    end, _ = await told(MigNode(memory / "whole", "h100x8"), story, None)
+    node = MigNode(memory / "node", "h100x8")
+    await node.boot()
+    await story.begin(node)
+    for effects in range(60):
+        node.host.kill_after(effects)
+        if not await node.dies(asyncio.ensure_future(story.act(node))):
+            break
+        await node.restart()
+        node.check()
+    else:
+        pytest.fail("it never gets through")
+    await node.restart()
+    await node.wakes()
+    await story.again(node)
+    node.check_settled()
+    assert node.end() == end
+    await node.stop()
