@@ -51,6 +51,10 @@ class Gpus:
         waiting: list[Exception] = [_Fine() for _ in range(after)]
         self._refused[verb, uuid] = [*waiting, *[error] * times]
 
+    def relent(self) -> None:
+        """Refuse nothing any more."""
+        self._refused.clear()
+
     def enter(self, uuid: str, gi_id: int, *pids: int) -> None:
         """Processes run in a GPU instance; none: they end."""
         self._gpus[uuid].processes[gi_id] = pids
