@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.cluster
 AT_ONCE = 6
 """Pods in flight: fewer than there are GPUs, so that none waits for another's."""
 FAILED = "FailedPrepareDynamicResources"
+DAEMON_SET = "dra-driver-nvidia-gpu-kubelet-plugin"
 
 
 @dataclass
@@ -82,8 +83,20 @@ def stream(up: Cluster) -> Iterator[Stream]:
 
 def upgrade(release: HelmRelease, *arguments: str) -> Object:
     """The pod that the upgrade left, Ready and alone."""
+    return rolled(release, lambda: release.upgrade(*arguments))
+
+
+def patched(release: HelmRelease, pod_template: Object) -> Object:
+    """The same after a patch of the DaemonSet's pods; helm's own patch cannot put a value over the chart's variable."""
+    patch = json.dumps({"spec": {"template": pod_template}})
+    command = ("patch", "daemonset", DAEMON_SET, f"--namespace={NAMESPACE}", f"--patch={patch}")
+    return rolled(release, lambda: release.cluster.kubectl(*command))
+
+
+def rolled(release: HelmRelease, change: Callable[[], object]) -> Object:
+    """The pod that is there after the change, Ready and alone."""
     (before,) = release.pods()
-    release.upgrade(*arguments)
+    change()
 
     def is_done() -> bool:
         uids = [pod["metadata"]["uid"] for pod in release.pods()]
@@ -141,6 +154,9 @@ def test_no_claim_fails_while_the_release_is_upgraded(installed: Installed) -> N
             uid = pod["metadata"]["uid"]
             assert sockets(installed) == {f"{DRIVER}-{uid}-reg.sock", f"dra-{uid}.sock"}
             wait_until("pods to end with the new one", lambda ended=ended: len(pods.ended) > ended + AT_ONCE, 60)  # type: ignore[misc]
+    name = pod["metadata"]["name"]
+    doctor = ("exec", name, f"--namespace={NAMESPACE}", "--container=gpus", "--", "sh", "-c", "nvdra doctor || true")
+    assert "answers at both sockets, as kubelet asks" in up.kubectl(*doctor)
     print(f"{pods.started} pods started during three upgrades")
     assert pods.wrong == []
     assert len(pods.ended) == pods.started
@@ -153,16 +169,15 @@ def test_no_claim_fails_while_the_release_is_upgraded(installed: Installed) -> N
 def test_where_sockets_have_fixed_names_the_new_pod_stands_by(installed: Installed) -> None:
     """With POD_UID unset. Kubelet may miss the driver for a moment; what runs does not, and nothing is left undone."""
     api, release = installed.cluster.api, installed.release
-    env = [*release.values()["kubeletPlugin"]["containers"]["gpus"]["env"], {"name": "POD_UID", "value": ""}]
-    unset = f"--set-json=kubeletPlugin.containers.gpus.env={json.dumps(env)}"
+    unset = {"name": "POD_UID", "value": "", "valueFrom": None}
     version = version_now(api)
     try:
-        old = upgrade(release, unset)
+        old = patched(release, {"spec": {"containers": [{"name": "gpus", "env": [unset]}]}})
         assert sockets(installed) == FIXED
         api.create(claim(api, "stays"))
         api.create(user("stays", "stays"))
         wait_running(api, "stays")
-        new = upgrade(release, unset, "--set=logVerbosity=5")
+        new = patched(release, {"metadata": {"annotations": {"rolled": "once more"}}})
         assert logged(installed, new, f"standing by for pod {old['metadata']['name']}")
         assert sockets(installed) == FIXED
         api.create(claim(api, "after"))
@@ -179,7 +194,7 @@ def test_where_sockets_have_fixed_names_the_new_pod_stands_by(installed: Install
 
 @pytest.mark.parametrize("up", [V1_32], indirect=True, ids=["1.32"])
 def test_where_kubelet_keeps_one_the_new_process_stands_by(plugin: Plugin) -> None:
-    api, version = plugin.cluster.api, version_now(plugin.cluster.api)
+    api = plugin.cluster.api
     api.create(claim(api, "stays"))
     api.create(user("stays", "stays"))
     wait_running(api, "stays")
@@ -191,6 +206,8 @@ def test_where_kubelet_keeps_one_the_new_process_stands_by(plugin: Plugin) -> No
         # The log is that of both.
         wait_until("it to take over", lambda: "Registered" in new.tail().partition("taking over")[2], 30, new.tail)
         assert sockets(plugin) == FIXED
+        # This kubelet has removed the slices together with the registration.
+        new.wait_published()
         api.create(claim(api, "after"))
         api.create(user("after", "after"))
         wait_running(api, "after")
@@ -201,4 +218,4 @@ def test_where_kubelet_keeps_one_the_new_process_stands_by(plugin: Plugin) -> No
     finally:
         new.stop()
         plugin.start()
-    assert "DELETED" not in {kind for kind, _ in slices_since(api, version)}
+        wait_until("it to serve again", lambda: sockets(plugin) == FIXED, 30, plugin.tail)
