@@ -177,10 +177,13 @@ class Undo:
 
     started   what the record says meanwhile: begun again, its devices kept, so that a death leaves no completed claim
               whose partition is half gone
+    shared    what would take away the claim's partitions that another one has too: they stay, unless that one leaves
+              before the undoing is over
     """
 
     steps: tuple[DestroyMig, ...]
     started: Entry
+    shared: tuple[DestroyMig, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -39,6 +39,7 @@ def undo(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, ga
     if not on_gpus or not gates.enabled(DYNAMIC_MIG):
         return Leave(notes)
     steps: list[DestroyMig] = []
+    shared: list[DestroyMig] = []
     uuids = {device.device: device.uuid for device in answers(entry)}
     for name, gpu_uuid in on_gpus:
         gpu = gpu_of(gpu_uuid, inventory)
@@ -50,12 +51,13 @@ def undo(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, ga
                 f"{inventory.why_absent(f'gpu-{name.parent_minor}') or 'it is not on this node'}",
                 rescan=True,
             )
-        if gpu.partitioning is not None and not _is_shared(name, claim, record):
-            steps.append(DestroyMig(gpu, str(name), name.profile_id, name.start, uuids.get(str(name), "")))
+        if gpu.partitioning is not None:
+            step = DestroyMig(gpu, str(name), name.profile_id, name.start, uuids.get(str(name), ""))
+            (shared if _is_shared(name, claim, record) else steps).append(step)
     if not steps:
         return Leave(notes)
     started = replace(entry, state="PrepareStarted", name=claim.name, namespace=claim.namespace)
-    return Undo(tuple(steps), started, notes)
+    return Undo(tuple(steps), started, tuple(shared), notes)
 
 
 def _not_ours(claim: ClaimRef, entry: Entry) -> Refuse | None:

@@ -78,14 +78,14 @@ class Releasing:
             case claims.NotPrepared() if self._files.exists(ref.uid):
                 # An orphan: the claim is let go of, so nobody may take it up again from its file.
                 return Change(release, remove=(path,))
-            case claims.Undo(steps, started):
+            case claims.Undo(steps, started, shared):
                 gpus = frozenset(step.gpu.uuid for step in steps)
                 if not self._locks.try_take(ref.uid, gpus):
                     return Change(Busy(gpus))
                 if entry is not None and entry.state == "PrepareCompleted":
                     # What is completed is ours whole: from here on a death leaves it to be taken away.
                     self._locks.begin(ref.uid, gpus)
-                    for step in steps:
+                    for step in (step for step in (*steps, *shared) if step.gpu.uuid in gpus):
                         self._locks.touch(ref.uid, step.gpu.uuid, (step.profile_id, step.start))
                 return Change(release, entries={ref.uid: started})
             case _:

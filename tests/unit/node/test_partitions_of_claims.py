@@ -437,6 +437,20 @@ async def test_a_partition_let_go_of_while_another_claim_that_shares_it_is_prepa
     assert nothing_left(node, admin)
 
 
+async def test_a_partition_goes_whose_other_holder_left_while_a_claim_could_not_be_let_go_of(node: MigWorld) -> None:
+    one = await node.claim("a", small(0))
+    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
+    await node.prepared(one)
+    await node.prepared(admin)
+    node.gpus.refuse("destroy_compute_instance", ZERO, refusal(IN_USE))
+    assert (await node.unprepare(admin))[admin.uid] is not None
+    await node.released(one)
+    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    await node.released(admin)
+    assert node.gpus.partitions(ZERO) == Partitions()
+    assert nothing_left(node, admin)
+
+
 # ── claims half done ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
