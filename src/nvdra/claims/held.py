@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from nvdra.api.claim import ClaimRef, Result
 from nvdra.checkpoint import Foreign, Record
-from nvdra.claims.entries import allocation, answers, names
+from nvdra.claims.entries import allocation, names
 from nvdra.claims.partitions import unknown_partitions
 from nvdra.claims.place import foreign_places, holds, place, places_begun
 from nvdra.devices import Inventory, MigSpec, overlapping
@@ -52,20 +52,18 @@ def withdrawn(inventory: Inventory, record: Record) -> frozenset[str]:
     release has handed out, and whatever overlaps a partition that nobody here made. They come back when the claim is
     unprepared and the partition gone.
     """
-    names: set[str] = set()
+    held_back: set[str] = set()
     by_uuid = {device.uuid: name for name, device in inventory.devices.items() if not isinstance(device, MigSpec)}
     for entry in record.entries.values():
         if isinstance(entry.prepared, Foreign):
             uuids = {place.gpu for place in foreign_places(entry.prepared, inventory)}
-            names |= {gpu.name for gpu in inventory.gpus.values() if gpu.uuid in uuids}
+            held_back |= {gpu.name for gpu in inventory.gpus.values() if gpu.uuid in uuids}
             continue
-        for device in answers(entry):
-            here = inventory.devices.get(device.device)
-            if here is not None and not isinstance(here, MigSpec) and here.uuid != device.uuid:
-                names.add(here.name)
-            now = by_uuid.get(device.uuid)
-            if now is not None and now != device.device:
-                names.add(now)
+        for group in entry.prepared:
+            for device in group.devices:
+                now = by_uuid.get(device.uuid, "")
+                if now != device.device and not isinstance(inventory.devices.get(device.device), MigSpec):
+                    held_back |= {device.device, now}
     for unknown in unknown_partitions(inventory, record):
-        names |= overlapping(inventory, unknown.gpu.uuid, unknown.start, unknown.size)
-    return frozenset(names & inventory.devices.keys())
+        held_back |= overlapping(inventory, unknown.gpu.uuid, unknown.start, unknown.size)
+    return frozenset(held_back & inventory.devices.keys())
