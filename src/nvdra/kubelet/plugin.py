@@ -79,6 +79,7 @@ class Plugin:
             endpoint=paths.dra,
             versions=[f"{version}.DRAPlugin" for version in VERSIONS],
             on_registered=self._registered,
+            on_refused=on_change,
             patience=patience,
             also={MEET: self._succession.answer},
         )

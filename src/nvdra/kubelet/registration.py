@@ -42,6 +42,7 @@ class Registration:
 
     registered_ns   when kubelet last said yes, by CLOCK_MONOTONIC; 0: never
     on_registered   called on the loop after every success; the second one tells that kubelet was restarted
+    on_refused      called on the loop after every refusal
     also            further methods for the same socket, by full path
     """
 
@@ -53,6 +54,7 @@ class Registration:
         endpoint: str,
         versions: Sequence[str],
         on_registered: Callable[[], None],
+        on_refused: Callable[[], None],
         patience: Patience | None = None,
         also: Mapping[str, ThreadMethod] | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class Registration:
             type="DRAPlugin", name=driver, endpoint=endpoint, supported_versions=versions
         ).SerializeToString(deterministic=True)
         self._on_registered = on_registered
+        self._on_refused = on_refused
         self._patience = patience or Patience()
         self._also = dict(also or {})
         self._pause_s = self._patience.again_s
@@ -138,6 +141,7 @@ class Registration:
         telemetry.error("Kubelet refused the registration", error, driver=self._driver)
         self._announce_after(self._pause_s, "kubelet refused the registration")
         self._pause_s = min(self._pause_s * 2, self._patience.at_most_s)
+        self._on_refused()
 
     def _announce_after(self, seconds: float, why: str) -> None:
         if self._timer is not None:

@@ -164,6 +164,19 @@ async def test_the_earlier_one_finishes_what_it_has_before_kubelet_misses_it(
     await new.plugin.stop()
 
 
+async def test_a_kubelet_that_was_restarted_and_refuses_has_it_registered_no_more(
+    folder: str, make: Callable[[str], Instance]
+) -> None:
+    one = make(OLD)
+    await one.plugin.start()
+    async with Kubelet(f"{folder}/reg"):
+        await until(lambda: one.place == (True, True))
+    async with Kubelet(f"{folder}/reg", verdict=lambda info: "not today"):
+        await until(lambda: one.told)
+        assert one.told[0] == (False, True)
+    await one.plugin.stop()
+
+
 async def test_a_registration_that_came_earlier_is_no_news(kubelet: Kubelet, make: Callable[[str], Instance]) -> None:
     plugin = make(OLD).plugin
     await plugin.start()
