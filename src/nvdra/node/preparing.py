@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Entry, PreparedDevice, Record
-from nvdra.devices import Inventory, MigDevice, MigSpec, parent
+from nvdra.devices import Inventory, MigDevice, parent
 from nvdra.node.executor import Executor, StepFailed, destruction
 from nvdra.node.gpu_locks import Busy, GpuLocks
 from nvdra.node.ledger import Change, Ledger
@@ -144,16 +144,17 @@ class Preparing:
 
     def _begin(self, needs: claims.Needs) -> Change[_Decision]:
         uid = needs.claim.ref.uid
-        devices = [device for group in needs.groups for _, device in group.members]
-        parents = {parent(device).uuid: parent(device) for device in devices}
+        parents = {parent(device).uuid: parent(device) for group in needs.groups for _, device in group.members}
         if not self._supply.is_at_hand(parents.values()):
             return Change(_Unsupplied(tuple(parents.values())))
         if not self._locks.try_take(uid, needs.gpus):
             return Change(Busy(needs.gpus))
-        self._locks.begin(uid, {device.parent.uuid for device in devices if isinstance(device, MigSpec)})
+        changed = {step.gpu.uuid for step in needs.steps if isinstance(step, claims.CreateMig)}
+        self._locks.begin(uid, changed)
         for device in needs.partitions:
-            # Whoever has it besides may let go of it meanwhile: then it is this claim's alone.
-            self._locks.touch(uid, device.parent.uuid, (device.profile.profile_id, device.start))
+            if device.parent.uuid in changed:
+                # Whoever has it besides may let go of it meanwhile: then it is this claim's alone, to be undone too.
+                self._locks.touch(uid, device.parent.uuid, (device.profile.profile_id, device.start))
         return Change(needs, entries={uid: needs.started})
 
     def _decide_recall(self, ref: ClaimRef, otherwise: str, record: Record) -> Change[_Decision]:
@@ -209,7 +210,11 @@ class Preparing:
     def _decide_seal(self, ref: ClaimRef, sealed: claims.Sealed, record: Record) -> Change[_Decision]:
         begun = record.entries.get(ref.uid)
         if begun is None or begun.state != "PrepareStarted":
-            return Change(claims.Refuse(f"another program changed the record's entry of claim {ref} meanwhile"))
+            return Change(
+                claims.Refuse(
+                    f"another program changed the record's entry of claim {ref} meanwhile; kubelet will ask again"
+                )
+            )
         return self._with_file(ref.uid, sealed, entries={ref.uid: sealed.entry})
 
     # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────
