@@ -46,9 +46,10 @@ def undo(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, ga
         if gpu is None:
             if not inventory.unread and not inventory.not_offered:
                 continue  # the node was read and the GPU is gone from it, with everything on it
+            why = inventory.why_absent(f"gpu-{name.parent_minor}") or "it is not on this node"
             return Refuse(
-                f"{_prefix(claim, entry)}: the GPU of {name} cannot be read now: "
-                f"{inventory.why_absent(f'gpu-{name.parent_minor}') or 'it is not on this node'}",
+                f"{_prefix(claim, entry)}: the GPU of {name} cannot be read now: {why}; kubelet will ask again, "
+                "nvdra doctor tells more",
                 rescan=True,
             )
         if gpu.partitioning is not None:

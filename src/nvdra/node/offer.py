@@ -61,11 +61,15 @@ class Offer:
         unknown = frozenset(map(str, claims.unknown_partitions(inventory, record)))
         for partition in sorted(unknown - self._unknown):
             telemetry.warning(
-                "A partition that this driver did not make keeps what overlaps it from being offered",
+                "A partition that this driver did not make keeps what overlaps it from being offered: destroy it "
+                "(nvidia-smi mig -dci, -dgi), or leave that to who made it",
                 partition=partition,
             )
         for partition in sorted(self._unknown - unknown):
             telemetry.info(0, "A partition that this driver did not make is gone", partition=partition)
         self._unknown = unknown
-        for name in sorted(withdrawn - self._withdrawn):
-            telemetry.warning("Not offered: what has this name is held by a claim, or overlaps what is", device=name)
+        if more := sorted(withdrawn - self._withdrawn):
+            telemetry.warning(
+                "Devices are not offered: a claim has them under another name, or something overlaps them",
+                devices=more,
+            )
