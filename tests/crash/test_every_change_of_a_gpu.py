@@ -41,7 +41,9 @@ async def shared(node: MigNode) -> None:
     await node.add("beside", node.partition(0, SMALL, 1))
     await node.add("pair", node.partition(1, SMALL, 1), node.partition(1, HALF, 4))
     await node.add("across", node.partition(0, SMALL, 2), node.partition(1, SMALL, 2))
-    await node.add("monitor", {"device": node.partition(0, SMALL, 0), "adminAccess": True})
+    monitor = {"device": node.partition(0, SMALL, 0), "adminAccess": True}
+    await node.add("monitor", monitor)
+    await node.add("monitor and more", monitor, node.partition(1, SMALL, 0))
 
 
 def prepared(*names: str) -> Act:
@@ -66,6 +68,15 @@ async def monitored(node: MigNode) -> None:
     await shared(node)
     await node.prepared(await node.add("first", {"device": node.partition(1, SMALL, 0), "adminAccess": True}))
     await node.prepared(node.refs["one"])
+
+
+async def joined(node: MigNode) -> None:
+    """Claims for a partition that an administrator's claim made, and for one more on the same GPU or the other."""
+    await shared(node)
+    theirs = node.partition(1, SMALL, 0)
+    await node.prepared(await node.add("first", {"device": theirs, "adminAccess": True}))
+    await node.add("both", theirs, node.partition(1, SMALL, 1))
+    await node.add("apart", theirs, node.partition(0, SMALL, 1))
 
 
 async def allocated_anew(node: MigNode) -> None:
@@ -208,6 +219,20 @@ STORIES = {
     "prepare a partition and a GPU": Story(whole_and_part, prepare("mixed"), prepare("mixed")),
     "prepare a partition and a GPU, then released": Story(whole_and_part, prepare("mixed"), unprepare("mixed")),
     "prepare for an administrator": Story(shared, prepare("monitor"), prepare("monitor")),
+    "prepare what another has, and more": Story(shared, prepare("monitor and more"), prepare("monitor and more")),
+    "prepare what another has, and more, then released": Story(
+        shared, prepare("monitor and more"), unprepare("monitor and more")
+    ),
+    "unprepare what another has, and more": Story(
+        prepared("monitor and more"), unprepare("monitor and more"), unprepare("monitor and more")
+    ),
+    "prepare what another lets go of": Story(joined, prepare("both"), then(unprepare("first"), prepare("both"))),
+    "prepare what another lets go of, then released": Story(
+        joined, prepare("both"), then(unprepare("first"), unprepare("both"))
+    ),
+    "prepare what another lets go of on two GPUs, then released": Story(
+        joined, prepare("apart"), then(unprepare("first"), unprepare("apart"))
+    ),
     "prepare, then allocated anew": Story(shared, prepare("across"), then(reallocate, prepare("across"))),
     "prepare, then another has its place": Story(shared, prepare("one"), replaced("one", overlapping)),
     "unprepare, then another has its place": Story(prepared("one"), unprepare("one"), replaced("one", overlapping)),
