@@ -112,7 +112,7 @@ class Ready:
 class Needs:
     """Steps change the hardware first, by who holds the locks of their GPUs; what they make completes the groups.
 
-    shared   partitions that other claims have made already, by device name
+    shared   those of its partitions that other claims have made already, by device name
     """
 
     claim: Claim
@@ -121,15 +121,9 @@ class Needs:
     shared: Mapping[str, MigDevice] = field(default_factory=dict)
 
     @property
-    def partitions(self) -> tuple[MigDevice, ...]:
-        """Those of `shared` that the claim will have too."""
-        members = {device.name for group in self.groups for _, device in group.members}
-        return tuple(device for name, device in self.shared.items() if name in members)
-
-    @property
     def gpus(self) -> frozenset[str]:
         """UUIDs of the GPUs whose locks it takes."""
-        return frozenset(step.gpu.uuid for step in self.steps) | {each.parent.uuid for each in self.partitions}
+        return frozenset(step.gpu.uuid for step in self.steps) | {each.parent.uuid for each in self.shared.values()}
 
     @property
     def started(self) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from nvdra.api.claim import ClaimRef
@@ -50,14 +51,16 @@ def unknown_partitions(inventory: Inventory, record: Record) -> tuple[UnknownPar
     return tuple(seen for seen in standing if (seen.gpu.uuid, seen.profile_id, seen.start) not in ours)
 
 
-def partitions_of_others(claim: ClaimRef, record: Record, inventory: Inventory) -> dict[str, MigDevice]:
-    """Partitions that other completed claims have, by device name: one more claim for such a device makes nothing."""
+def partitions_of_others(
+    wanted: Set[str], claim: ClaimRef, record: Record, inventory: Inventory
+) -> dict[str, MigDevice]:
+    """Those of the devices wanted that other completed claims have, by name: one more claim for them makes nothing."""
     return {
         device.device: known
         for uid, entry in record.entries.items()
         if uid != claim.uid and entry.state == "PrepareCompleted"
         for device in answers(entry)
-        if device.mig is not None and isinstance(known := concrete(device, inventory), MigDevice)
+        if device.device in wanted and isinstance(known := concrete(device, inventory), MigDevice)
     }
 
 

@@ -95,8 +95,8 @@ def plan(
         grouped = groups(members, claim.configs, gates)
     except (ConfigError, MismatchError) as odd:
         return Refuse(f"prepare devices failed: {odd}", permanent=True)
-    wants_partitions = any(isinstance(device, MigSpec) for _, device in members)
-    shared = partitions_of_others(claim.ref, record, inventory) if wants_partitions else {}
+    specs = {device.name for _, device in members if isinstance(device, MigSpec)}
+    shared = partitions_of_others(specs, claim.ref, record, inventory) if specs else {}
     steps = _steps(claim.ref, {device.name: device for _, device in members}.values(), shared.keys(), inventory, record)
     if isinstance(steps, Refuse):
         return steps

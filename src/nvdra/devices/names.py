@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _GPU = re.compile(r"gpu-(\d+)", re.ASCII)
 _MIG = re.compile(r"gpu-(\d+)-mig-(.+)-(\d+)-(\d+)", re.ASCII)
@@ -52,6 +53,8 @@ class VfioName:
 Name = GpuName | MigName | VfioName
 
 
+# More names than a node announces: sixteen GPUs and all their partitions.
+@lru_cache(maxsize=1024)
 def parse_name(text: str) -> Name | None:
     """What kind of device a name names; None if it is none of ours."""
     if found := _GPU.fullmatch(text):

@@ -151,7 +151,7 @@ class Preparing:
             return Change(Busy(needs.gpus))
         changed = {step.gpu.uuid for step in needs.steps if isinstance(step, claims.CreateMig)}
         self._locks.begin(uid, changed)
-        for device in needs.partitions:
+        for device in needs.shared.values():
             if device.parent.uuid in changed:
                 # Whoever has it besides may let go of it meanwhile: then it is this claim's alone, to be undone too.
                 self._locks.touch(uid, device.parent.uuid, (device.profile.profile_id, device.start))
@@ -244,6 +244,6 @@ def _decide_withdrawal(needs: claims.Needs, record: Record) -> Change[bool]:
     if entry is None or entry.state != "PrepareStarted":
         return Change(True)
     kept = {name for other, entry in record.entries.items() if other != uid for name in claims.names(entry)}
-    if any(device.name not in kept for device in needs.partitions):
+    if not needs.shared.keys() <= kept:
         return Change(False)
     return Change(True, entries={uid: None})

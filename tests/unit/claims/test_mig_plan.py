@@ -229,7 +229,7 @@ def test_beside_a_partition_that_is_there_only_the_other_is_made():
     record = mig_prepared(claim("c1", ADMIN))
     found = mig_plan(claim("new", ONE, THREE), record)
     assert names(found) == [THREE]
-    assert [device.name for device in found.partitions] == [ONE]
+    assert list(found.shared) == [ONE]
     assert [answer.uuid for answer in carried_out(found).answers] == ["MIG-19-0", "MIG-9-4"]
 
 
