@@ -68,8 +68,10 @@ class Executor:
         failures = await _side_by_side(self._make_on(claim, gpu, some, made) for gpu, some in by_gpu.values())
         if not failures:
             return made
-        destructions = [destruction(step.spec) for step in reversed(steps) if isinstance(step, CreateMig)]
-        left = await _side_by_side(self._undo_on(claim, gpu, some) for gpu, some in _by_gpu(destructions).values())
+        undoing = _by_gpu([destruction(step.spec) for step in reversed(steps) if isinstance(step, CreateMig)])
+        for uuid in by_gpu.keys() - undoing.keys():
+            self._locks.settled(claim, uuid)
+        left = await _side_by_side(self._undo_on(claim, gpu, some) for gpu, some in undoing.values())
         text = str(failures[0])
         if left:
             raise StepFailed(f"{text}; and what was made before could not be taken back: {left[0]}")

@@ -7,7 +7,7 @@ on with nothing to show for it is turned off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from nvdra import claims, telemetry
@@ -20,6 +20,7 @@ from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
 from nvdra.ports import Clock, LockError
 
 AGAIN_S = 30.0
+EVERY_S = 600.0
 
 # Stands for a claim where the locks of GPUs want one.
 _SELF = "upkeep"
@@ -62,19 +63,34 @@ class MigUpkeep:
             except (DriverAbsent, DriverChanged, NvmlHung):
                 await self._clock.sleep(AGAIN_S)  # whoever scans says what is wrong
 
+    async def run(self) -> None:
+        """From time to time turn MIG mode off where it is on and nothing is there, whoever left it so."""
+        while True:
+            await self._clock.sleep(EVERY_S)
+            for gpu in self._gpus():
+                if (now := self._partitions(gpu)).is_on and not now.instances:
+                    await self._put_right(gpu, self._turn_off)
+
     async def tidy(self) -> None:
         """Once, after the first look at the GPUs: put right what no claim accounts for."""
-        for gpu in list(self._inventory().gpus.values()):
-            if gpu.partitioning is None:
-                continue
-            try:
-                # Else another instance works on it, and puts it right itself.
-                if (record := await self._ledger.submit(partial(self._take, gpu))) is not None:
-                    await self._tidy(gpu, record)
-            except (StepFailed, LedgerError, LockError) as error:
-                telemetry.warning("A leftover on a GPU could not be put right", device=gpu.name, cause=str(error))
-            finally:
-                self._locks.give_back(_SELF, is_done=True)
+        for gpu in self._gpus():
+            await self._put_right(gpu, self._tidy)
+
+    def _gpus(self) -> list[Gpu]:
+        return [gpu for gpu in self._inventory().gpus.values() if gpu.partitioning is not None]
+
+    def _partitions(self, gpu: Gpu) -> Partitions:
+        return self._inventory().partitions.get(gpu.uuid, Partitions())
+
+    async def _put_right(self, gpu: Gpu, how: Callable[[Gpu, Record], Awaitable[None]]) -> None:
+        try:
+            # Else another instance works on it, and puts it right itself.
+            if (record := await self._ledger.submit(partial(self._take, gpu))) is not None:
+                await how(gpu, record)
+        except (StepFailed, LedgerError, LockError) as error:
+            telemetry.warning("A leftover on a GPU could not be put right", device=gpu.name, cause=str(error))
+        finally:
+            self._locks.give_back(_SELF, is_done=True)
 
     def _take(self, gpu: Gpu, record: Record) -> Change[Record | None]:
         if not self._locks.try_take(_SELF, (gpu.uuid,)):
@@ -95,6 +111,8 @@ class MigUpkeep:
             for partition in unknown:
                 telemetry.warning("Destroying a partition that no claim speaks of", partition=str(partition))
                 await self._executor.destroy(partition)
-        now = self._inventory().partitions.get(gpu.uuid, Partitions())
-        if now.is_on and not now.instances:
+        await self._turn_off(gpu, record)
+
+    async def _turn_off(self, gpu: Gpu, _record: Record) -> None:
+        if self._partitions(gpu).is_on:
             await self._executor.tidy(_SELF, gpu)

@@ -190,6 +190,7 @@ class GpuNode:
             self._tasks.start("lease", parts.upkeep.hold())
             await self._stop.unless(parts.upkeep.tidy())
             self._offer.renew()  # what was in the way may be gone
+            self._tasks.start("upkeep", parts.upkeep.run())
         self._tasks.start("sweep", parts.sweep.run())
         self._tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 

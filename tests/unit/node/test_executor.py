@@ -279,6 +279,15 @@ async def test_the_mode_stays_for_a_claim_that_is_about_to_need_it(bench: Bench)
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
+async def test_the_mode_does_not_stay_for_a_claim_that_wanted_the_gpu_whole_and_failed(bench: Bench) -> None:
+    await bench.make("c1", bench.spec(19, 0))
+    bench.take("c2", ZERO)
+    await bench.fails(bench.executor.make("c2", [LeaveMig(bench.inventory.gpus[0])]))
+    # It is not out of work before the record says so.
+    await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    assert bench.gpus.partitions(ZERO) == Partitions()
+
+
 @pytest.mark.parametrize("compute", [None, 0])
 async def test_half_or_whole_what_a_claim_left_is_found_by_its_place(bench: Bench, compute: int | None) -> None:
     """An entry without any line is another program's: its places alone count."""

@@ -11,7 +11,7 @@ import pytest
 
 from nvdra.devices import Partitions
 from nvdra.node.gpu_locks import GpuLocks
-from nvdra.node.mig_upkeep import AGAIN_S, MigUpkeep
+from nvdra.node.mig_upkeep import AGAIN_S, EVERY_S, MigUpkeep
 from nvdra.nvml import IN_USE, DriverAbsent
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
@@ -147,6 +147,28 @@ async def test_gpus_that_are_not_partitioned_on_demand_are_not_touched(tmp_path:
     await node.timely(upkeep(node, destroy_unknown=True).tidy())
     assert node.gpus.calls == []
     await node.stop()
+
+
+async def test_a_mode_left_on_later_goes_off_in_its_time_and_nothing_else_is_done(node: MigWorld) -> None:
+    kept = upkeep(node, destroy_unknown=True)
+    running = asyncio.create_task(kept.run())
+    await node.clock.settle()
+    assert node.gpus.partitions(ONE).is_on
+    await node.clock.advance(EVERY_S)
+    async with asyncio.timeout(30):
+        while node.gpus.partitions(ONE).is_on:  # noqa: ASYNC110  what is waited for happens on another thread
+            await asyncio.sleep(0.001)
+    assert node.gpus.places(ZERO) == [(19, 3)]
+    assert node.gpus.calls == [("set_mig_mode", 1)]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_mode_that_a_claim_is_about_to_need_stays(node: MigWorld) -> None:
+    assert node.locks.try_take("c1", [ONE])
+    await node.timely(upkeep(node).tidy())
+    assert node.gpus.partitions(ONE).is_on
+    node.locks.give_back("c1", is_done=True)
 
 
 # --- the lease ---
