@@ -81,8 +81,8 @@ class Discovery:
         self.inventory = replace(self.inventory, partitions={**self.inventory.partitions, uuid: partitions})
 
     async def _reread(self) -> bool:
-        """Look at the partitions of every GPU that is partitioned on demand; whether any changed."""
-        before, began = self.inventory.partitions, self._notes
+        """Look at the partitions of every GPU that is partitioned on demand; whether somebody else changed any."""
+        began, has_changed = self._notes, False
         for gpu in list(self.inventory.gpus.values()):
             if gpu.partitioning is None:
                 continue
@@ -93,7 +93,8 @@ class Discovery:
                 continue
             if self._noted.get(gpu.uuid, 0) <= began and self.inventory.partitions.get(gpu.uuid) != found:
                 self.note(gpu.uuid, found)
-        return self.inventory.partitions != before
+                has_changed = True
+        return has_changed
 
     def _is_overdue(self) -> bool:
         age_s = self._clock.now() - self._looked_s

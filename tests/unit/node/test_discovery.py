@@ -234,6 +234,19 @@ async def test_partitions_are_read_again_at_every_look_without_a_scan(parted: No
     assert parted.scans == 1
 
 
+async def test_what_a_claim_changes_meanwhile_is_not_taken_for_somebody_else_s_work(parted: Node) -> None:
+    gate = gpus_of(parted).held["mig"] = asyncio.Event()
+    looking = asyncio.create_task(parted.passes(LOOK_EVERY_S))
+    while not parted.reads:  # noqa: ASYNC110  the look is under way
+        await asyncio.sleep(0.001)
+    parted.discovery.note(ONE, MADE)
+    gpus_of(parted).put(ONE, *MADE.instances)
+    gate.set()
+    await looking
+    assert len(parted.changed) == 1  # the first scan: who made it tells what there is to tell
+    assert parted.discovery.inventory.partitions[ONE] == MADE
+
+
 async def test_a_gpu_whose_partitions_cannot_be_read_keeps_no_other_from_being_looked_at(parted: Node) -> None:
     gpus_of(parted).put(ZERO, instance(19, 0, 1))
     gpus_of(parted).put(ONE, instance(19, 3, 1))
