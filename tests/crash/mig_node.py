@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nvdra_mock_nvml import MigDevice, lay_out
+from nvdra_mock_nvml import MigDevice, Root, lay_out
 
 from nvdra import claims
 from nvdra.devices import ComputeInstanceScan, GpuInstanceScan, MigSpec, from_scan
@@ -88,23 +89,32 @@ class End:
     lock_files: dict[str, bytes]
 
 
-class MigNode(Node):
-    """Two GPUs; on the first, somebody else's partition and a bystander's, which must stand whatever happens."""
+def lay(folder: Path, portrait: str) -> Root:
+    """Two mock GPUs for nodes in this folder, one node after the other."""
+    # Their /proc and /sys are the folder's own, as the driver is that nodes have.
+    return lay_out(
+        folder / "mock",
+        portrait,
+        driver_version=VERSION,
+        gpus=(0, 1),
+        device_files="regular",
+        stand_in_dir=folder,
+    )
 
-    def __init__(self, folder: Path, portrait: str) -> None:
+
+class MigNode(Node):
+    """A node of two GPUs with nothing on them, and of nothing else that was in its folder before."""
+
+    def __init__(self, folder: Path, root: Root) -> None:
+        for left in (P, C):
+            shutil.rmtree(folder / left.strip("/"), ignore_errors=True)
+        for left in ("var/lib/nvdra-mock/state.json", "etc/nvdra-mock-faults.json"):
+            (root.root / left).unlink(missing_ok=True)
         super().__init__(folder)
+        self.root = root
         self.gates = "DynamicMIG=true"
         # The loop's, unless told otherwise: a call that takes long on a busy machine does not hang.
         self.nvml_clock: Clock = LoopClock()
-        # Its /proc and /sys are the folder's own, as the driver is that lies there already.
-        self.root = lay_out(
-            folder / "mock",
-            portrait,
-            driver_version=VERSION,
-            gpus=(0, 1),
-            device_files="regular",
-            stand_in_dir=folder,
-        )
         self.destroy_unknown = False
         self._library = str(self.root.library.resolve())
         self._destroyed: set[tuple[str, int]] = set()

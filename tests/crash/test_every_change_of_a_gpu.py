@@ -18,7 +18,7 @@ from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry
 from nvdra.node.ledger import Change
 from tests.contract.mock_node import smi
-from tests.crash.mig_node import HALF, SMALL, MigNode
+from tests.crash.mig_node import HALF, SMALL, MigNode, lay
 from tests.crash.story import Act, Story, prepare, sweep_stale, then, told, unprepare, wake
 
 # By what becomes of MIG mode: changed as it is needed, or on from the beginning and never changed.
@@ -298,13 +298,13 @@ CASES = [*(("toggles", name) for name in STORIES | TOGGLED), *(("stays", name) f
 async def test_every_death_comes_to_the_same_end(memory: Path, mode: str, name: str) -> None:
     """Portraits alike share a story's deaths. Half of the worlds ask before the fresh program has looked around."""
     story, portraits = (STORIES | TOGGLED)[name], PORTRAITS[mode]
-    ends = [(await told(MigNode(memory / portrait, portrait), story, None))[0] for portrait in portraits]
+    places = [(memory / portrait, lay(memory / portrait, portrait)) for portrait in portraits]
+    ends = [(await told(MigNode(*place), story, None))[0] for place in places]
     has_died, deaths = True, 0
     while has_died:
         turn = deaths % len(portraits)
-        node = MigNode(memory / f"after-{deaths}", portraits[turn])
         asks_first = (deaths % 2 == 1) == (mode == "toggles")
-        reached, has_died = await told(node, story, deaths, asks_first=asks_first)
+        reached, has_died = await told(MigNode(*places[turn]), story, deaths, asks_first=asks_first)
         assert reached == ends[turn], f"after {deaths} effects on {portraits[turn]}"
         deaths += has_died
     assert deaths >= 2, "the act has no effects"
@@ -314,8 +314,9 @@ async def test_every_death_comes_to_the_same_end(memory: Path, mode: str, name: 
 async def test_dying_again_and_again_changes_nothing(memory: Path, name: str) -> None:
     """Each fresh program gets one effect further than the one before it."""
     story = STORIES[name]
-    end, _ = await told(MigNode(memory / "whole", "h100x8"), story, None)
-    node = MigNode(memory / "node", "h100x8")
+    root = lay(memory, "h100x8")
+    end, _ = await told(MigNode(memory, root), story, None)
+    node = MigNode(memory, root)
     await node.boot()
     await story.begin(node)
     for effects in range(60):

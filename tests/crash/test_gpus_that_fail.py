@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from nvdra_mock_nvml import Root
 
 from nvdra.api import ClaimRef
 from nvdra.node.sweep import AFTER_FAILURE_S
 from nvdra.testing.clock import VirtualClock
-from tests.crash.mig_node import SMALL, MigNode
+from tests.crash.mig_node import SMALL, MigNode, lay
 
 SMALL_WITH_MEDIA = 20
 CREATE = ("nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance")
@@ -19,8 +20,8 @@ CREATE = ("nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComp
 class Two(MigNode):
     """A claim for a partition of each GPU, "here" and "there"; NVML's patience is told by the test."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "h100x8")
+    def __init__(self, folder: Path, root: Root | None = None) -> None:
+        super().__init__(folder, root or lay(folder, "h100x8"))
         self.nvml_clock = self.patience = VirtualClock()
 
     async def boot(self) -> None:
@@ -75,9 +76,10 @@ async def test_what_a_call_made_that_hung_goes_once_it_returns(memory: Path, fun
 @pytest.mark.parametrize("is_prepare", [True, False], ids=["prepare", "unprepare"])
 async def test_a_gpu_that_falls_off_the_bus_at_any_call(memory: Path, is_prepare: bool) -> None:
     """Its claim fails, or is not concerned any more; when it comes back as it was, what was half done is put right."""
+    root = lay(memory, "h100x8")
     calls, is_lost = 0, True
     while is_lost:
-        node = Two(memory / f"after-{calls}")
+        node = Two(memory, root)
         await node.boot()
         here, there = node.refs["here"], node.refs["there"]
         await node.prepared(there, *([] if is_prepare else [here]))
