@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.cluster
 AT_ONCE = 6
 """Pods in flight: fewer than there are GPUs, so that none waits for another's."""
 FAILED = "FailedPrepareDynamicResources"
-DAEMON_SET = "dra-driver-nvidia-gpu-kubelet-plugin"
 
 
 @dataclass
@@ -83,20 +82,8 @@ def stream(up: Cluster) -> Iterator[Stream]:
 
 def upgrade(release: HelmRelease, *arguments: str) -> Object:
     """The pod that the upgrade left, Ready and alone."""
-    return rolled(release, lambda: release.upgrade(*arguments))
-
-
-def patched(release: HelmRelease, pod_template: Object) -> Object:
-    """The same after a patch of the DaemonSet's pods; helm's own patch cannot put a value over the chart's variable."""
-    patch = json.dumps({"spec": {"template": pod_template}})
-    command = ("patch", "daemonset", DAEMON_SET, f"--namespace={NAMESPACE}", f"--patch={patch}")
-    return rolled(release, lambda: release.cluster.kubectl(*command))
-
-
-def rolled(release: HelmRelease, change: Callable[[], object]) -> Object:
-    """The pod that is there after the change, Ready and alone."""
     (before,) = release.pods()
-    change()
+    release.upgrade(*arguments)
 
     def is_done() -> bool:
         uids = [pod["metadata"]["uid"] for pod in release.pods()]
@@ -169,15 +156,16 @@ def test_no_claim_fails_while_the_release_is_upgraded(installed: Installed) -> N
 def test_where_sockets_have_fixed_names_the_new_pod_stands_by(installed: Installed) -> None:
     """With POD_UID unset. Kubelet may miss the driver for a moment; what runs does not, and nothing is left undone."""
     api, release = installed.cluster.api, installed.release
-    unset = {"name": "POD_UID", "value": "", "valueFrom": None}
+    env = [*release.values()["kubeletPlugin"]["containers"]["gpus"]["env"], {"name": "POD_UID", "value": ""}]
+    unset = f"--set-json=kubeletPlugin.containers.gpus.env={json.dumps(env)}"
     version = version_now(api)
     try:
-        old = patched(release, {"spec": {"containers": [{"name": "gpus", "env": [unset]}]}})
+        old = upgrade(release, unset)
         assert sockets(installed) == FIXED
         api.create(claim(api, "stays"))
         api.create(user("stays", "stays"))
         wait_running(api, "stays")
-        new = patched(release, {"metadata": {"annotations": {"rolled": "once more"}}})
+        new = upgrade(release, unset, "--set=logVerbosity=5")
         assert logged(installed, new, f"standing by for pod {old['metadata']['name']}")
         assert sockets(installed) == FIXED
         api.create(claim(api, "after"))

@@ -100,6 +100,17 @@ def test_container_gpus(helm: Helm) -> None:
     assert container["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
 
 
+@pytest.mark.parametrize(("container", "key"), [("gpus", "gpus"), ("compute-domains", "computeDomains")])
+def test_a_users_variable_takes_the_place_of_the_charts(helm: Helm, container: str, key: str) -> None:
+    """A second entry of the name would do on an install, and be lost in an upgrade's patch, which is made by name."""
+    own = [{"name": "LOG_VERBOSITY", "value": "6"}, {"name": "POD_UID", "value": ""}, {"name": "MINE", "value": "1"}]
+    without = helm.render(programs=ALL_PROGRAMS).container(container)["env"]
+    rendered = helm.render(GPUS | {f"kubeletPlugin.containers.{key}.env": own}, programs=ALL_PROGRAMS)
+    kept = [each for each in without if each["name"] not in ("LOG_VERBOSITY", "POD_UID")]
+    assert len(kept) == len(without) - 2
+    assert rendered.container(container)["env"] == [*kept, *own]
+
+
 def test_init_container(helm: Helm) -> None:
     rendered = helm.render()
     container = rendered.container("init-container")

@@ -104,6 +104,74 @@ livenessProbe:
   value: {{ $values.kubeletPlugin.kubeletPluginsDirectoryPath | quote }}
 {{- end -}}
 
+{{/* Variables of container `compute-domains`. */}}
+{{- define "nvdra.computeDomainsEnv" -}}
+{{- $container := .Values.kubeletPlugin.containers.computeDomains -}}
+{{- $imex := include "nvdra.imex" . | fromYaml -}}
+{{- include "nvdra.pluginEnv" (list . (.Values.kubeletPlugin.metrics | default dict).computeDomainHttpEndpoint) | trim }}
+{{- if .Values.altProcDevices }}
+- name: ALT_PROC_DEVICES_PATH
+  value: /alt-proc-devices
+{{- end }}
+- name: IMEX_MODE
+  value: {{ $imex.mode | quote }}
+- name: IMEX_ISOLATION
+  value: {{ $imex.isolation | quote }}
+- name: IMEX_HOST_SOCKET_PATH
+  value: {{ $imex.hostSocketPath | quote }}
+{{- with $container.healthcheckPort | toString }}
+- name: HEALTHCHECK_PORT
+  value: {{ . | quote }}
+{{- end }}
+- name: GPU_CLIQUE_LABEL_ENABLED
+  value: {{ $container.gpuCliqueLabelEnabled | default false | toString | quote }}
+{{- end -}}
+
+{{/* Variables of container `gpus`. */}}
+{{- define "nvdra.gpusEnv" -}}
+{{- include "nvdra.pluginEnv" (list . (.Values.kubeletPlugin.metrics | default dict).gpuHttpEndpoint) | trim }}
+{{- if include "nvdra.gate" (list . "PassthroughSupport") }}
+- name: HOST_ROOT
+  value: /host-root
+{{- end }}
+- name: SERVICE_ACCOUNT_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.serviceAccountName
+# The four of them are for the pods of MPS control daemons, which the plugin makes.
+- name: IMAGE_NAME
+  value: {{ include "nvdra.image" . | quote }}
+{{- with include "nvdra.pullSecretNames" . }}
+- name: IMAGE_PULL_SECRETS
+  value: {{ . | quote }}
+{{- end }}
+- name: IMAGE_PULL_POLICY
+  value: {{ .Values.image.pullPolicy | quote }}
+{{- with .Values.consumableShares }}
+- name: CONSUMABLE_SHARES
+  value: {{ toString . | quote }}
+{{- end }}
+{{- with .Values.kubeletPlugin.containers.gpus.healthcheckPort | toString }}
+- name: HEALTHCHECK_PORT
+  value: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/*
+(list chart's user's) → a container's variables, each once: the user's in place of the chart's of the same name.
+Kubernetes takes the last of two, but the patch of an upgrade is made by name: a second entry would be lost in it.
+*/}}
+{{- define "nvdra.env" -}}
+{{- $users := index . 1 | default list -}}
+{{- $names := list -}}
+{{- range $users }}{{ $names = append $names .name }}{{ end -}}
+{{- $variables := list -}}
+{{- range index . 0 | fromYamlArray -}}
+{{- if not (has .name $names) }}{{ $variables = append $variables . }}{{ end -}}
+{{- end -}}
+{{- concat $variables $users | toYaml -}}
+{{- end -}}
+
 {{/* (list context name) → mounts of both containers, first part. */}}
 {{- define "nvdra.pluginMounts" -}}
 {{- $plugin := (index . 0).Values.kubeletPlugin -}}
