@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nvdra.devices import GpuScan, MigScan, from_scan
 from nvdra.node.gpu_locks import FOLDER
+from nvdra.node.mig_upkeep import MigUpkeep
 from tests.unit.devices.scans import h200_profiles, h200_scan, node_scan
 from tests.unit.node.gpus import Gpus
 from tests.unit.node.world import P, World
@@ -58,6 +59,19 @@ class MigWorld(World):
     async def _rescan(self) -> None:
         self.look()
         await super()._rescan()
+
+    def upkeep(self, *, destroy_unknown: bool = False) -> MigUpkeep:
+        """Of the program that runs; not for holding NVML."""
+        return MigUpkeep(
+            None,  # type: ignore[arg-type]
+            self.clock,
+            self.ledger,
+            self.locks,
+            self.executor,
+            lambda: self.inventory,
+            is_record_lost=lambda: self.file.is_quarantined,
+            destroy_unknown=destroy_unknown,
+        )
 
     def lines(self, uuid: str) -> list[str]:
         """What the GPU's lock file says."""

@@ -42,19 +42,6 @@ class Lease:
             self.is_open = False
 
 
-def upkeep(node: MigWorld, *, destroy_unknown: bool = False) -> MigUpkeep:
-    return MigUpkeep(
-        Lease(),  # type: ignore[arg-type]
-        node.clock,
-        node.ledger,
-        node.locks,
-        node.executor,
-        lambda: node.inventory,
-        is_record_lost=lambda: node.file.is_quarantined,
-        destroy_unknown=destroy_unknown,
-    )
-
-
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
     """On the first GPU a partition that nobody here made, half made; the second has MIG mode on and nothing on it."""
@@ -70,7 +57,7 @@ async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
 
 async def test_a_mode_left_on_goes_off_and_a_partition_of_nobody_stays(node: MigWorld) -> None:
     node.since_now()
-    await node.timely(upkeep(node).tidy())
+    await node.timely(node.upkeep().tidy())
     assert node.gpus.calls == [("set_mig_mode", 1)]
     assert node.gpus.places(ZERO) == [(19, 3)]
     assert node.inventory.partitions == {ZERO: node.gpus.partitions(ZERO), ONE: Partitions()}
@@ -81,14 +68,14 @@ async def test_a_mode_left_on_goes_off_and_a_partition_of_nobody_stays(node: Mig
 async def test_told_to_it_destroys_what_no_claim_speaks_of_and_nothing_else(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     await node.prepared(ref)
-    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 0)]
     await node.released(ref)
     assert node.gpus.partitions(ZERO) == Partitions()
 
 
 async def test_with_the_last_of_them_the_mode_goes_off(node: MigWorld) -> None:
-    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert [node.gpus.partitions(uuid) for uuid in (ZERO, ONE)] == [Partitions(), Partitions()]
 
 
@@ -97,7 +84,7 @@ async def test_a_claim_s_half_made_partition_is_not_for_the_upkeep(node: MigWorl
     node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
     node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
     await node.refused(ref)
-    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 0)]
     assert node.lines(ZERO) == [ref.uid, f"{ref.uid} 19@0"]
 
@@ -108,18 +95,18 @@ async def test_with_the_record_lost_any_partition_may_be_a_claim_s(node: MigWorl
     (node.folder / RECORD.strip("/")).write_bytes(b"no record")
     await node.restart()
     await node.warm()
-    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 0), (19, 3)]
     # The claim taken over from its file, the next start knows whose is whose.
     await node.timely(node.sweep.settle())
-    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 0)]
 
 
 @pytest.mark.parametrize("verb", ["mig", "destroy_gpu_instance"])
 async def test_one_gpu_that_refuses_keeps_no_other_from_being_put_right(node: MigWorld, verb: str) -> None:
     node.gpus.refuse(verb, ZERO, refusal(15, "GPU is lost"))
-    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 3)]
     assert node.gpus.partitions(ONE) == Partitions()
     assert node.locks.claims == frozenset()
@@ -128,7 +115,7 @@ async def test_one_gpu_that_refuses_keeps_no_other_from_being_put_right(node: Mi
 async def test_a_gpu_that_another_instance_works_on_is_left_to_it(node: MigWorld) -> None:
     other = FakeHost(node.folder)
     assert GpuLocks(other, P).try_take("theirs", [ZERO])
-    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 3)]
     assert node.gpus.partitions(ONE) == Partitions()
     other.close()
@@ -137,20 +124,20 @@ async def test_a_gpu_that_another_instance_works_on_is_left_to_it(node: MigWorld
 async def test_lines_of_claims_that_are_no_more_are_dropped(node: MigWorld) -> None:
     path = node.folder / f"{P}/.locks/{ZERO}".strip("/")
     path.write_text("gone\ngone 19@0\n")
-    await node.timely(upkeep(node).tidy())
+    await node.timely(node.upkeep().tidy())
     assert node.lines(ZERO) == []
 
 
 async def test_gpus_that_are_not_partitioned_on_demand_are_not_touched(tmp_path: Path) -> None:
     node = MigWorld(tmp_path, card(0, instance(19, 3, 1), virtualization_mode=2), card(1, mig_mode=None))
     node.start()
-    await node.timely(upkeep(node, destroy_unknown=True).tidy())
+    await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.calls == []
     await node.stop()
 
 
 async def test_a_mode_left_on_later_goes_off_in_its_time_and_nothing_else_is_done(node: MigWorld) -> None:
-    kept = upkeep(node, destroy_unknown=True)
+    kept = node.upkeep(destroy_unknown=True)
     running = asyncio.create_task(kept.run())
     await node.clock.settle()
     assert node.gpus.partitions(ONE).is_on
@@ -166,7 +153,7 @@ async def test_a_mode_left_on_later_goes_off_in_its_time_and_nothing_else_is_don
 
 async def test_a_mode_that_a_claim_is_about_to_need_stays(node: MigWorld) -> None:
     assert node.locks.try_take("c1", [ONE])
-    await node.timely(upkeep(node).tidy())
+    await node.timely(node.upkeep().tidy())
     assert node.gpus.partitions(ONE).is_on
     node.locks.give_back("c1", is_done=True)
 

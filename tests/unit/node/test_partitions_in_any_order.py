@@ -1,9 +1,10 @@
-"""Claims for partitions in any order, several at once, with calls that fail: what must hold after every step."""
+"""Claims for partitions in any order, several at once, with calls that fail and deaths: what must hold all the time."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from nvdra.api import ClaimRef
 from nvdra.devices import MigName, Partitions, parse_name
 from nvdra.node.walk import Failure
 from nvdra.nvml import IN_USE
-from tests.unit.node.gpus import refusal
+from nvdra.testing.host import FakeHost, Killed
+from tests.unit.node.gpus import Gpus, refusal
 from tests.unit.node.mig_world import ONE, ZERO, MigWorld, half, small
 
 # A disk takes milliseconds an fsync.
@@ -30,15 +32,18 @@ WANTED: tuple[tuple[Any, ...], ...] = (
     ("gpu-0",),
     ({"device": "gpu-1", "adminAccess": True},),
 )
-VERBS = (
-    *("mig", "set_mig_mode", "create_gpu_instance", "create_compute_instance"),
+CHANGES = (
+    *("set_mig_mode", "create_gpu_instance", "create_compute_instance"),
     *("destroy_compute_instance", "destroy_gpu_instance"),
 )
 
+CALLS = st.lists(st.tuples(st.booleans(), st.integers(0, len(WANTED) - 1)), max_size=4)
+
 ACTS = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), st.lists(st.tuples(st.booleans(), st.integers(0, len(WANTED) - 1)), max_size=4)),
-        st.tuples(st.just("refuse"), st.tuples(st.sampled_from(VERBS), st.sampled_from((ZERO, ONE)))),
+        st.tuples(st.just("ask"), CALLS),
+        st.tuples(st.just("ask and die"), st.tuples(CALLS, st.integers(0, 20))),
+        st.tuples(st.just("refuse"), st.tuples(st.sampled_from(("mig", *CHANGES)), st.sampled_from((ZERO, ONE)))),
         st.tuples(st.just("sweep"), st.none()),
         st.tuples(st.just("restart"), st.none()),
     ),
@@ -46,8 +51,33 @@ ACTS = st.lists(
 )
 
 
+class Mortal:
+    """The GPUs as one program has them: its changes are effects of its host, and once that is dead it hears nothing."""
+
+    def __init__(self, gpus: Gpus, host: FakeHost) -> None:
+        self._gpus = gpus
+        self._host = host
+
+    def __getattr__(self, verb: str) -> Callable[..., Awaitable[Any]]:
+        async def call(uuid: str, *more: Any) -> Any:
+            if verb in CHANGES:
+                return await self._host.perform(verb, uuid, lambda: getattr(self._gpus, verb)(uuid, *more))
+            answer = await getattr(self._gpus, verb)(uuid, *more)
+            if self._host.is_dead:
+                raise Killed
+            return answer
+
+        return call
+
+
 class Story(MigWorld):
     """The node and its claims."""
+
+    def start(self) -> None:
+        gpus = self.gpus
+        self.gpus = Mortal(gpus, self.host)  # type: ignore[assignment]
+        super().start()
+        self.gpus = gpus
 
     async def begin(self) -> None:
         self.start()
@@ -57,21 +87,35 @@ class Story(MigWorld):
     async def act(self, act: str, more: Any) -> None:
         match act:
             case "ask":
-                # Kubelet's calls, side by side.
-                calls = [
-                    self.walk.prepare([self.refs[number]]) if is_prepare else self.walk.unprepare([self.refs[number]])
-                    for is_prepare, number in more
-                ]
-                await self.timely(asyncio.gather(*calls))
+                await self.timely(self.asked(more))
+            case "ask and die":
+                calls, effects = more
+                self.host.kill_after(effects)
+                await self.dies(asyncio.ensure_future(self.asked(calls)))
+                await self.wake()
             case "refuse":
                 verb, uuid = more
                 self.gpus.refuse(verb, uuid, refusal(IN_USE))
             case "sweep":
                 await self.timely(self.sweep.half_done())
             case _:
-                await self.restart()
-                self.look()
-                await self.warm()
+                await self.wake()
+
+    async def asked(self, calls: list[tuple[bool, int]]) -> None:
+        """Kubelet's calls, side by side."""
+        await asyncio.gather(
+            *(
+                self.walk.prepare([self.refs[number]]) if is_prepare else self.walk.unprepare([self.refs[number]])
+                for is_prepare, number in calls
+            )
+        )
+
+    async def wake(self) -> None:
+        """A fresh program, as far as it comes before anybody asks it."""
+        await self.restart()
+        self.look()
+        await self.warm()
+        await self.timely(self.upkeep().tidy())
 
     def check(self) -> None:
         """Completed claims have their partitions, nobody has another's, and what no entry names is not there."""
@@ -100,6 +144,7 @@ class Story(MigWorld):
 
     async def end(self) -> None:
         self.gpus.relent()
+        await self.wake()
         answers = await self.unprepare(*self.refs)
         assert not [answer for answer in answers.values() if isinstance(answer, Failure)]
         assert self.record().entries == {}
