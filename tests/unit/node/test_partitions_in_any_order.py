@@ -91,7 +91,8 @@ class Story(MigWorld):
             case "ask and die":
                 calls, effects = more
                 self.host.kill_after(effects)
-                await self.dies(asyncio.ensure_future(self.asked(calls)))
+                if await self.dies(asyncio.ensure_future(self.asked(calls))):
+                    await bury()
                 await self.wake()
             case "refuse":
                 verb, uuid = more
@@ -154,6 +155,14 @@ class Story(MigWorld):
             assert self.lines(uuid) == []
         assert self.locks.claims == frozenset()
         await self.stop()
+
+
+async def bury() -> None:
+    """End what still waits in a dead program."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @settings(max_examples=60, deadline=None)
