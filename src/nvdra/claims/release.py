@@ -15,7 +15,7 @@ from nvdra.checkpoint import Entry, Foreign, Record
 from nvdra.claims.entries import allocation, answers, names
 from nvdra.claims.outcome import DestroyMig, Leave, NotPrepared, Refuse, Release, Undo
 from nvdra.claims.place import gpu_of, partitions
-from nvdra.devices import Inventory, MigName, VfioName, parse_name
+from nvdra.devices import GpuName, Inventory, MigName, VfioName, parse_name
 
 _KINDS = {
     "mig": "a MIG device",
@@ -44,8 +44,8 @@ def undo(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, ga
     for name, gpu_uuid in on_gpus:
         gpu = gpu_of(gpu_uuid, inventory)
         if gpu is None:
-            if not inventory.unread and not inventory.not_offered:
-                continue  # the node was read and the GPU is gone from it, with everything on it
+            if _is_read_whole(inventory):
+                continue  # the GPU is gone from the node, with everything on it
             why = inventory.why_absent(f"gpu-{name.parent_minor}") or "it is not on this node"
             return Refuse(
                 f"{_prefix(claim, entry)}: the GPU of {name} cannot be read now: {why}; kubelet will ask again, "
@@ -95,6 +95,15 @@ def _notes(claim: ClaimRef, entry: Entry, on_gpus: tuple[tuple[MigName, str], ..
         places = ", ".join(str(name) for name, _ in on_gpus)
         notes.append(f"claim {claim} was begun on {places}: gate DynamicMIG is off, so what stands there stays")
     return tuple(notes)
+
+
+def _is_read_whole(inventory: Inventory) -> bool:
+    """Whether every GPU that is there could be read; one that could be may still not be offered."""
+    return not inventory.unread and all(
+        isinstance(name := parse_name(left.device), GpuName | MigName)
+        and (name.minor if isinstance(name, GpuName) else name.parent_minor) in inventory.gpus
+        for left in inventory.not_offered
+    )
 
 
 def _is_shared(name: MigName, claim: ClaimRef, record: Record) -> bool:

@@ -141,6 +141,14 @@ def test_a_gpu_that_is_gone_for_good_took_its_partitions_with_it():
     assert mig_release(claim("c1"), record, inventory=h200s(h200_scan(7))) == Leave()
 
 
+def test_a_gpu_that_is_not_offered_for_another_reason_is_not_the_one_that_is_gone():
+    record = mig_prepared(claim("c1", ONE))
+    # A virtual GPU with MIG mode on and nothing made: read, and not offered.
+    node = h200s(h200_scan(1, mig_mode=(1, 1), virtualization_mode=2))
+    assert [left.device for left in node.not_offered] == ["gpu-1"]
+    assert mig_release(claim("c1", ONE), record, inventory=node) == Leave()
+
+
 # --- claims that were begun ---
 
 
