@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import api, memory, plugin, serving
+from benchmarks import api, memory, plugin
 
 NODE = "real"
 CYCLES = 400
@@ -73,19 +73,19 @@ async def watched(pid: int, server: api.Api, folder: Path, began: float, said: d
     await asyncio.sleep(8)
     holds("after it ran out")
     (ref,) = await server.claims(NODE, devices[:1])
-    await serving.prepare(subject, [ref])
+    caller = subject.caller
+    caller.prepare_s([ref])
     said["CDI"] = [yaml.safe_load(file.read_text()) for file in sorted((folder / "cdi").iterdir())]
     holds("with a claim prepared")
-    await serving.unprepare(subject, [ref])
+    caller.unprepare_s([ref])
     taken = []
-    for _ in range(100):
-        (ref,) = await server.claims(NODE, devices[:1])
-        taken.append(await serving.timed(serving.prepare(subject, [ref])))
-        await serving.unprepare(subject, [ref])
+    for ref in await server.claims(NODE, devices[:1] * 100):
+        taken.append(caller.prepare_s([ref]))
+        caller.unprepare_s([ref])
     said["prepare p50 ms"] = statistics.median(taken) * 1e3
     await memory.cycles(subject, server, CYCLES)
     holds(f"after {CYCLES} cycles more")
-    await subject.client.close()
+    caller.close()
 
 
 def main() -> None:
