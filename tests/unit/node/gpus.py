@@ -30,7 +30,7 @@ class Gpus:
 
     calls   (verb, minor) of every call that changes something, in the order they began
     met     verb to barrier: a call of it goes on only when all parties are in one
-    held    verb to event: a call of it goes on once it is set
+    held    verb, or verb and UUID, to event: a call of it goes on once it is set
     """
 
     def __init__(self, *seen: GpuScan) -> None:
@@ -42,7 +42,7 @@ class Gpus:
         self._made = 0
         self.calls: list[tuple[str, int]] = []
         self.met: dict[str, asyncio.Barrier] = {}
-        self.held: dict[str, asyncio.Event] = {}
+        self.held: dict[str | tuple[str, str], asyncio.Event] = {}
 
     # ── what tests say and ask ─────────────────────────────────────────────────────────────────────────────────
 
@@ -134,7 +134,7 @@ class Gpus:
             self.calls.append((verb, self._minors[uuid]))
         try:
             await asyncio.sleep(0)
-            if (event := self.held.get(verb)) is not None:
+            if (event := self.held.get(verb) or self.held.get((verb, uuid))) is not None:
                 await event.wait()
             if (barrier := self.met.get(verb)) is not None:
                 async with asyncio.timeout(30):

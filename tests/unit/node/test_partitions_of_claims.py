@@ -149,6 +149,30 @@ async def test_while_a_gpu_is_worked_on_other_claims_are_served(node: MigWorld, 
     assert isinstance((await node.timely(asked))[slow.uid], tuple)
 
 
+async def test_no_claim_waits_for_another_s_gpu(node: MigWorld) -> None:
+    gate = node.gpus.held["create_gpu_instance", ZERO] = asyncio.Event()
+    slow, fast = await node.claim("slow", small(0)), await node.claim("fast", small(0, minor=1))
+    asked = asyncio.create_task(node.walk.prepare([slow]))
+    await until(lambda: ("create_gpu_instance", 0) in node.gpus.calls)
+    assert await node.prepared(fast) == [small(0, minor=1)]
+    await node.released(fast)
+    assert node.gpus.partitions(ONE) == Partitions()
+    assert node.state(slow) == "PrepareStarted"
+    gate.set()
+    assert isinstance((await node.timely(asked))[slow.uid], tuple)
+
+
+async def test_claims_of_one_gpu_are_made_before_and_after_each_other_and_never_at_once(node: MigWorld) -> None:
+    refs = [await node.claim(f"c{start}", small(start)) for start in range(6)]
+    answers = await node.timely(asyncio.gather(*(node.walk.prepare([ref]) for ref in refs)))  # Gpus sees to "at once"
+    assert all(isinstance(answer, tuple) for given in answers for answer in given.values())
+    assert [verb for verb, _ in node.gpus.calls].count("set_mig_mode") == 1
+    node.gpus.calls.clear()
+    await node.timely(asyncio.gather(*(node.walk.unprepare([ref]) for ref in refs)))
+    assert [verb for verb, _ in node.gpus.calls].count("set_mig_mode") == 1
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
 async def test_an_unprepare_waits_for_the_prepare_under_way(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     gate = node.gpus.held["create_compute_instance"] = asyncio.Event()

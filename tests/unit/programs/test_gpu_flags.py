@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nvdra.programs.flags import UsageError
-from nvdra.programs.gpu_flags import check_shares, options
+from nvdra.programs.gpu_flags import check_shares, never_toggles, options
 
 REQUIRED = {"NODE_NAME": "n", "IMAGE_NAME": "i"}
 
@@ -62,6 +62,12 @@ def test_flag_variable_default(flag: str, variable: str, default: object, text: 
 def test_the_table_is_whole() -> None:
     known = {flag.replace("-", "_") for flag, *_ in TABLE}
     assert known | {"node_name", "image_name"} == set(options([], REQUIRED).__dataclass_fields__)
+
+
+@pytest.mark.parametrize(("value", "stays"), [("", False), ("ampere", True), (" Ampere\n", True), ("hopper", False)])
+def test_mig_mode_can_be_taken_for_one_that_stays(value: str, stays: bool) -> None:
+    assert never_toggles({"NVIDIA_DRA_TEST_FORCE_GPU_ARCH": value}) == stays
+    assert not never_toggles({})
 
 
 def test_the_older_name_of_the_driver_root() -> None:
