@@ -9,9 +9,12 @@ import pytest
 from nvdra_mock_nvml import Root
 
 from nvdra.api import ClaimRef
+from nvdra.node.gpu_locks import FOLDER
 from nvdra.node.sweep import AFTER_FAILURE_S
 from nvdra.testing.clock import VirtualClock
+from nvdra.testing.host import FakeHost
 from tests.crash.mig_node import SMALL, MigNode, lay
+from tests.unit.node.world import P
 
 SMALL_WITH_MEDIA = 20
 CREATE = ("nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance")
@@ -62,15 +65,27 @@ async def test_what_a_call_made_that_hung_goes_once_it_returns(memory: Path, fun
     node = Two(memory)
     await node.boot()
     await node.told_to_hang(function, delay_ms=4000, when=when)
+    # Until it returns, another instance must not take the GPU for one with nothing on it.
+    assert not may_be_taken(node)
     async with asyncio.timeout(60):
         while await node.timely(node.sweep.half_done()) == AFTER_FAILURE_S:  # noqa: ASYNC110  NVML is in other threads
             await asyncio.sleep(0.01)
     assert node.state(node.refs["here"]) == ""
     node.check_settled()
+    assert may_be_taken(node)
     node.root.clear_faults()
     await node.prepared(node.refs["here"])
     node.check_settled()
     await node.stop()
+
+
+def may_be_taken(node: MigNode) -> bool:
+    """Whether another instance would get the first GPU's lock."""
+    another = FakeHost(node.folder)
+    try:
+        return another.try_lock(f"{P}/{FOLDER}/{node.root.gpu(0).uuid}") is not None
+    finally:
+        another.close()
 
 
 @pytest.mark.parametrize("is_prepare", [True, False], ids=["prepare", "unprepare"])

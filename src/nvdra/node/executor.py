@@ -8,8 +8,8 @@ finds there counts, not what was remembered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from nvdra import telemetry
@@ -90,7 +90,7 @@ class Executor:
     async def destroy(self, partition: UnknownPartition) -> None:
         """Take away what no claim speaks of, if it still stands. Raises StepFailed. The caller holds the GPU's lock."""
         gpu = partition.gpu
-        async with self._locks.turn(gpu.uuid):
+        async with self._turn(gpu):
             _, instances = await _told(f"error deleting MIG device {partition}", self._nvml.mig(gpu.uuid))
             for instance in instances:
                 # NVML gives the numbers of instances again.
@@ -99,8 +99,20 @@ class Executor:
                     await self._destroy(gpu, instance, str(partition))
             await self._look(gpu)
 
-    async def _make_on(self, claim: str, gpu: Gpu, steps: Sequence[Step], made: dict[str, MigDevice]) -> None:
+    @asynccontextmanager
+    async def _turn(self, gpu: Gpu) -> AsyncIterator[None]:
+        """One operation on the GPU; a call that hangs in it may still change the GPU, and keeps the lock until it returns."""
         async with self._locks.turn(gpu.uuid):
+            try:
+                yield
+            except StepFailed as failed:
+                hung = failed.__cause__
+                if isinstance(hung, NvmlHung) and hung.call is not None:
+                    self._locks.keep(gpu.uuid, hung.call)
+                raise
+
+    async def _make_on(self, claim: str, gpu: Gpu, steps: Sequence[Step], made: dict[str, MigDevice]) -> None:
+        async with self._turn(gpu):
             is_on, instances = await _told("error creating MIG device", self._nvml.mig(gpu.uuid))
             for step in steps:
                 match step:
@@ -141,7 +153,7 @@ class Executor:
         return MigDevice(gpu, profile, spec.start, spec.size, gi_id, compute.ci_id, compute.uuid)
 
     async def _undo_on(self, claim: str, gpu: Gpu, steps: Sequence[DestroyMig]) -> None:
-        async with self._locks.turn(gpu.uuid):
+        async with self._turn(gpu):
             try:
                 await self._undo_all(claim, gpu, steps)
             finally:
@@ -190,7 +202,7 @@ class Executor:
                 f"{prefix}: error destroying GPU Instance", self._nvml.destroy_gpu_instance(gpu.uuid, instance.gi_id)
             )
         except StepFailed as failed:
-            raise StepFailed(f"{failed}{await self._who(failed, gpu, instance.gi_id)}") from None
+            raise StepFailed(f"{failed}{await self._who(failed, gpu, instance.gi_id)}") from failed.__cause__
         telemetry.info(1, "Destroyed MIG device", device=what, gi=instance.gi_id)
 
     async def _who(self, failed: StepFailed, gpu: Gpu, gi_id: int) -> str:

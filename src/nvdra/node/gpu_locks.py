@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from nvdra import telemetry
 from nvdra.ports import Host, Lock, LockError
@@ -38,6 +40,7 @@ class _Held:
     lines: dict[str, set[Placement]]
     claims: set[str] = field(default_factory=set)
     ahead: set[str] = field(default_factory=set)  # those of them whose work on the GPU is not over
+    calls: int = 0  # into NVML, left under way
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -113,6 +116,15 @@ class GpuLocks:
         """The claim's work on the GPU is over, though it is not out of work yet."""
         self._held[gpu].ahead.discard(claim)
 
+    def keep(self, gpu: str, call: asyncio.Future[Any]) -> None:
+        """The GPU stays this program's until the call is done, whoever gives it back before."""
+        self._held[gpu].calls += 1
+        call.add_done_callback(partial(self._returned, gpu))
+
+    def _returned(self, gpu: str, _call: asyncio.Future[Any]) -> None:
+        self._held[gpu].calls -= 1
+        self._let_go(gpu)
+
     def begin(self, claim: str, gpus: Iterable[str]) -> None:
         """The claim starts from nothing on these GPUs of its own, where it will have partitions. Raises LockError.
 
@@ -161,9 +173,13 @@ class GpuLocks:
             held = self._held[gpu]
             held.claims.discard(claim)
             held.ahead.discard(claim)
-            if not held.claims:
-                del self._held[gpu]
-                held.lock.close()
+            self._let_go(gpu)
+
+    def _let_go(self, gpu: str) -> None:
+        held = self._held[gpu]
+        if not held.claims and not held.calls:
+            del self._held[gpu]
+            held.lock.close()
 
     def _path(self, gpu: str) -> str:
         return f"{self._folder}/{gpu}"

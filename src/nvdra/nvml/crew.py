@@ -124,7 +124,7 @@ class Crew:
             index = None if gpu is None or gpu.index < 0 else gpu.index
             stuck = Stuck(function, index, None, self._minors.get(uuid), uuid, self._clock.now())
             self._leave(running, self._workers.pop(uuid), stuck)
-            raise NvmlHung(function, timeout_s, f"{uuid} is left alone until it does") from None
+            raise NvmlHung(function, timeout_s, f"{uuid} is left alone until it does", running) from None
         finally:
             turn.release()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 
 class DriverAbsent(Exception):
     """No usable driver now: none loaded, no library, or one that refuses. A later try may find one.
@@ -25,12 +28,18 @@ class DriverChanged(Exception):
 
 
 class NvmlHung(Exception):
-    """A call into NVML has not come back, and what was asked for cannot be had without it."""
+    """A call into NVML has not come back, and what was asked for cannot be had without it.
 
-    def __init__(self, function: str, waited_s: float, consequence: str) -> None:
+    call   done once it comes back; None if it was another's call that was not waited for
+    """
+
+    def __init__(
+        self, function: str, waited_s: float, consequence: str, call: asyncio.Future[Any] | None = None
+    ) -> None:
         super().__init__(f"{function} has not answered for {waited_s:.0f} s: {consequence}")
         self.function = function
         self.waited_s = waited_s
+        self.call = call
 
 
 class NvmlHeld(Exception):
