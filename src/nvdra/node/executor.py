@@ -101,7 +101,7 @@ class Executor:
 
     @asynccontextmanager
     async def _turn(self, gpu: Gpu) -> AsyncIterator[None]:
-        """One operation on the GPU; a call that hangs in it may still change the GPU, and keeps the lock until it returns."""
+        """One operation on the GPU. A call that hangs in it may still change it: the lock is kept until it returns."""
         async with self._locks.turn(gpu.uuid):
             try:
                 yield
