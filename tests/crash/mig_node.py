@@ -28,6 +28,9 @@ T = TypeVar("T")
 # Profiles by id: an eighth of the memory, half of it.
 SMALL, HALF = 19, 9
 
+# Portraits whose MIG mode does not change without a reset: it is on from the beginning and stays.
+STAYS = ("a100x8",)
+
 
 class MortalNvml:
     """NVML as one program has it: changes are effects of its host, and once that is dead nothing is heard any more.
@@ -89,10 +92,27 @@ class End:
     lock_files: dict[str, bytes]
 
 
-def lay(folder: Path, portrait: str) -> Root:
-    """Two mock GPUs for nodes in this folder, one node after the other."""
+@dataclass(frozen=True)
+class Place:
+    """A folder with two mock GPUs, for one node after the other.
+
+    state    of the GPUs, as each node finds them
+    theirs   a partition of the first GPU that somebody else made
+    """
+
+    folder: Path
+    root: Root
+    state: bytes | None = None
+    theirs: MigDevice | None = None
+
+
+_STATE, _FAULTS = "var/lib/nvdra-mock/state.json", "etc/nvdra-mock-faults.json"
+
+
+def lay(folder: Path, portrait: str) -> Place:
+    """GPUs as they come."""
     # Their /proc and /sys are the folder's own, as the driver is that nodes have.
-    return lay_out(
+    root = lay_out(
         folder / "mock",
         portrait,
         driver_version=VERSION,
@@ -100,18 +120,31 @@ def lay(folder: Path, portrait: str) -> Root:
         device_files="regular",
         stand_in_dir=folder,
     )
+    return Place(folder, root)
+
+
+def lay_partitioned(folder: Path, portrait: str) -> Place:
+    """GPUs of which somebody partitioned the first; MIG mode is on where it cannot be changed when it is needed."""
+    root = lay(folder, portrait).root
+    for minor in (0, 1) if portrait in STAYS else (0,):
+        root.set_mig_mode(minor, True)
+    theirs = root.create_mig(0, HALF, 4)
+    return Place(folder, root, (root.root / _STATE).read_bytes(), theirs)
 
 
 class MigNode(Node):
-    """A node of two GPUs with nothing on them, and of nothing else that was in its folder before."""
+    """A node of two GPUs, and of nothing else that was in its folder before."""
 
-    def __init__(self, folder: Path, root: Root) -> None:
+    def __init__(self, place: Place) -> None:
         for left in (P, C):
-            shutil.rmtree(folder / left.strip("/"), ignore_errors=True)
-        for left in ("var/lib/nvdra-mock/state.json", "etc/nvdra-mock-faults.json"):
-            (root.root / left).unlink(missing_ok=True)
-        super().__init__(folder)
-        self.root = root
+            shutil.rmtree(place.folder / left.strip("/"), ignore_errors=True)
+        for left in (_STATE, _FAULTS):
+            (place.root.root / left).unlink(missing_ok=True)
+        if place.state is not None:
+            (place.root.root / _STATE).write_bytes(place.state)
+        super().__init__(place.folder)
+        self.root = place.root
+        self.theirs = place.theirs
         self.gates = "DynamicMIG=true"
         # The loop's, unless told otherwise: a call that takes long on a busy machine does not hang.
         self.nvml_clock: Clock = LoopClock()
@@ -174,8 +207,8 @@ class MigNode(Node):
 
     @property
     def toggles(self) -> bool:
-        """Whether MIG mode changes without a reset; else it is on from the beginning and stays."""
-        return self.root.portrait.name != "a100x8"
+        """Whether MIG mode changes without a reset."""
+        return self.root.portrait.name not in STAYS
 
     def partition(self, gpu: int, profile_id: int, start: int) -> str:
         """The name it is announced by."""
@@ -194,8 +227,11 @@ class MigNode(Node):
     # ── what must hold ─────────────────────────────────────────────────────────────────────────────────────────
 
     def check(self) -> None:
-        """Completed claims have their files and their partitions, and what must stand stood all the time."""
         super().check()
+        self._check_partitions()
+
+    def _check_partitions(self) -> None:
+        """Completed claims have their partitions, and what must stand stood all the time."""
         assert self._prepared(self.completed().values()) <= {device.uuid for device in self.root.mig_devices()}
         assert {device.uuid for device in self._kept} <= {device.uuid for device in self.root.mig_devices()}
         kept = {(self.root.gpu(device.minor).uuid, device.gi) for device in self._kept}
@@ -203,7 +239,7 @@ class MigNode(Node):
 
     def check_settled(self) -> None:
         """Nothing is half done: what stands is completed claims', or was kept; MIG mode is on for that alone."""
-        self.check()
+        self._check_partitions()
         standing = {device.uuid for device in self.root.mig_devices()}
         assert standing == self._prepared(self.completed().values()) | {device.uuid for device in self._kept}
         for minor in (0, 1):

@@ -18,22 +18,19 @@ from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry
 from nvdra.node.ledger import Change
 from tests.contract.mock_node import smi
-from tests.crash.mig_node import HALF, SMALL, MigNode, lay
+from tests.crash.mig_node import HALF, SMALL, STAYS, MigNode, lay_partitioned
 from tests.crash.story import Act, Story, prepare, sweep_stale, then, told, unprepare, wake
 
 # By what becomes of MIG mode: changed as it is needed, or on from the beginning and never changed.
-PORTRAITS = {"toggles": ("h100x8", "b200x8", "gb200x4"), "stays": ("a100x8",)}
+PORTRAITS = {"toggles": ("h100x8", "b200x8", "gb200x4"), "stays": STAYS}
 
 # ── beginnings ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def shared(node: MigNode) -> None:
     """On the first GPU somebody else's partition and a bystander's; nothing on the second one. Claims wait."""
-    node.root.set_mig_mode(0, True)
-    if not node.toggles:
-        node.root.set_mig_mode(1, True)
-    node.keep(node.root.create_mig(0, HALF, 4))
-    await node.look()
+    assert node.theirs is not None
+    node.keep(node.theirs)
     await node.warm()
     await node.prepared(await node.add("bystander", node.partition(0, SMALL, 0)))
     node.keep(next(device for device in node.root.mig_devices(0) if device.profile == SMALL))
@@ -146,7 +143,7 @@ async def left_half_done(node: MigNode) -> None:
 
 
 async def unknown(node: MigNode) -> None:
-    """Somebody's partition beside a bystander's, on a node that is told to destroy such."""
+    """Somebody's partitions, one beside a bystander's, on a node that is told to destroy such."""
     node.destroy_unknown = True
     node.root.set_mig_mode(1, True)
     node.root.create_mig(1, HALF, 4)
@@ -298,13 +295,13 @@ CASES = [*(("toggles", name) for name in STORIES | TOGGLED), *(("stays", name) f
 async def test_every_death_comes_to_the_same_end(memory: Path, mode: str, name: str) -> None:
     """Portraits alike share a story's deaths. Half of the worlds ask before the fresh program has looked around."""
     story, portraits = (STORIES | TOGGLED)[name], PORTRAITS[mode]
-    places = [(memory / portrait, lay(memory / portrait, portrait)) for portrait in portraits]
-    ends = [(await told(MigNode(*place), story, None))[0] for place in places]
+    places = [lay_partitioned(memory / portrait, portrait) for portrait in portraits]
+    ends = [(await told(MigNode(place), story, None))[0] for place in places]
     has_died, deaths = True, 0
     while has_died:
         turn = deaths % len(portraits)
         asks_first = (deaths % 2 == 1) == (mode == "toggles")
-        reached, has_died = await told(MigNode(*places[turn]), story, deaths, asks_first=asks_first)
+        reached, has_died = await told(MigNode(places[turn]), story, deaths, asks_first=asks_first)
         assert reached == ends[turn], f"after {deaths} effects on {portraits[turn]}"
         deaths += has_died
     assert deaths >= 2, "the act has no effects"
@@ -314,9 +311,9 @@ async def test_every_death_comes_to_the_same_end(memory: Path, mode: str, name: 
 async def test_dying_again_and_again_changes_nothing(memory: Path, name: str) -> None:
     """Each fresh program gets one effect further than the one before it."""
     story = STORIES[name]
-    root = lay(memory, "h100x8")
-    end, _ = await told(MigNode(memory, root), story, None)
-    node = MigNode(memory, root)
+    place = lay_partitioned(memory, "h100x8")
+    end, _ = await told(MigNode(place), story, None)
+    node = MigNode(place)
     await node.boot()
     await story.begin(node)
     for effects in range(60):
