@@ -244,6 +244,20 @@ async def test_where_the_lock_s_file_cannot_be_written_nothing_is_made(bench: Be
     assert bench.gpus.calls == []
 
 
+async def test_a_call_that_hangs_keeps_the_gpu_from_other_programs_until_it_returns(bench: Bench) -> None:
+    call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    hung = NvmlHung("nvmlDeviceCreateGpuInstanceWithPlacement", 10.0, "the GPU is not used", call)
+    bench.gpus.refuse("create_gpu_instance", ZERO, hung)
+    await bench.fails(bench.make("c1", bench.spec(19, 0)))
+    bench.locks.give_back("c1", is_done=False)
+    other = GpuLocks(bench.host.revive(), P)
+    assert not other.try_take("c1", [ZERO])
+    call.set_result(None)
+    await asyncio.sleep(0)
+    assert other.try_take("c1", [ZERO])
+    other.give_back("c1", is_done=True)
+
+
 # --- undoing ---
 
 

@@ -148,6 +148,24 @@ async def test_giving_back_again_gives_back_nothing(programs: Programs) -> None:
     assert locks.is_last("c2", A)
 
 
+async def test_a_gpu_is_kept_until_the_calls_that_were_left_in_it_return(programs: Programs) -> None:
+    locks, other = programs.start(), programs.start()
+    calls: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    assert locks.try_take("c1", [A])
+    for call in calls:
+        locks.keep(A, call)
+    locks.give_back("c1", is_done=False)
+    assert not other.try_take("c2", [A])
+    assert locks.try_take("c3", [A])  # the program's own claims wait for the GPU itself
+    calls[0].set_result(None)
+    locks.give_back("c3", is_done=True)
+    await asyncio.sleep(0)
+    assert not other.try_take("c2", [A])
+    calls[1].set_exception(OSError())
+    await asyncio.sleep(0)
+    assert other.try_take("c2", [A])
+
+
 async def test_the_folder_is_made_for_nobody_else(tmp_path: Path) -> None:
     (tmp_path / P.strip("/")).mkdir(parents=True)
     host = FakeHost(tmp_path)

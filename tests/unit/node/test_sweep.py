@@ -19,7 +19,7 @@ from nvdra.node.ledger import Change
 from nvdra.node.record_file import UNREADABLE
 from nvdra.node.sweep import EVERY_S, LIST_PAUSE_LIMIT_S, LOOK_S, SECOND_LOOK_S
 from tests.unit.devices.scans import inventory
-from tests.unit.node.world import MARK, RECORD, C, P, World, cdi_path
+from tests.unit.node.world import RECORD, C, P, World, cdi_path
 
 
 async def begun(world: World, ref: ClaimRef, name: str = "") -> None:
