@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from nvdra.api import ClaimRef, decode_claim
 from nvdra.devices import GpuScan, MigScan, from_scan
 from nvdra.node.gpu_locks import FOLDER
 from nvdra.node.mig_upkeep import MigUpkeep
 from tests.unit.devices.scans import h200_profiles, h200_scan, node_scan
 from tests.unit.node.gpus import Gpus
-from tests.unit.node.world import P, World
+from tests.unit.node.world import CLAIMS, P, World
 
 CAPABILITIES = "/proc/driver/nvidia/capabilities"
 ZERO, ONE = h200_scan(0).uuid, h200_scan(1).uuid
@@ -28,6 +31,12 @@ def small(start: int, minor: int = 0) -> str:
 
 def half(start: int, minor: int = 0) -> str:
     return f"gpu-{minor}-mig-3g71gb-9-{start}"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  what is waited for happens on another thread
+            await asyncio.sleep(0.001)
 
 
 class MigWorld(World):
@@ -72,6 +81,14 @@ class MigWorld(World):
             is_record_lost=lambda: self.file.is_quarantined,
             destroy_unknown=destroy_unknown,
         )
+
+    async def status_of(self, ref: ClaimRef) -> bytes:
+        """The claim's status as the record keeps it."""
+        return decode_claim(await self.kube.get(CLAIMS, ref.name, ref.namespace)).status
+
+    def is_rid_of(self, ref: ClaimRef) -> bool:
+        """Whether record, CDI folder and lock files say nothing of the claim, nor of any other in work."""
+        return not self.state(ref) and not self.has_file(ref) and self.lines(ZERO) == self.lines(ONE) == []
 
     def lines(self, uuid: str) -> list[str]:
         """What the GPU's lock file says."""

@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nvdra import cdi
-from nvdra.api import ClaimRef, decode_claim
-from nvdra.checkpoint import Entry
 from nvdra.devices import Partitions
-from nvdra.node.gpu_locks import FOLDER, GpuLocks
-from nvdra.node.ledger import Change
+from nvdra.node.gpu_locks import FOLDER
 from nvdra.node.walk import Failure
 from nvdra.nvml import IN_USE
-from nvdra.testing.host import FakeHost
-from tests.unit.devices.scans import instance
 from tests.unit.node.gpus import refusal
-from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, half, small
-from tests.unit.node.world import CLAIMS, RECORD, C, P, cdi_path
+from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, half, small, until
+from tests.unit.node.world import RECORD, C, P, cdi_path
 
 
 @pytest.fixture
@@ -32,21 +26,6 @@ async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
     await made.warm()
     yield made
     await made.stop()
-
-
-async def until(condition) -> None:  # type: ignore[no-untyped-def]
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  what is waited for happens on another thread
-            await asyncio.sleep(0.001)
-
-
-async def status_of(node: MigWorld, ref: ClaimRef) -> bytes:
-    """The claim's status as the record keeps it."""
-    return decode_claim(await node.kube.get(CLAIMS, ref.name, ref.namespace)).status
-
-
-def nothing_left(node: MigWorld, ref: ClaimRef) -> bool:
-    return not node.state(ref) and not node.has_file(ref) and node.lines(ZERO) == node.lines(ONE) == []
 
 
 # ── there and back ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -94,6 +73,17 @@ async def test_asked_again_nothing_is_made_again(node: MigWorld) -> None:
     node.since_now()
     assert await node.prepare(ref) == first
     assert node.gpus.calls == node.effects("fsync") == []
+
+
+async def test_gpus_whose_mode_stays_are_partitioned_too(tmp_path: Path) -> None:
+    ampere = MigWorld(tmp_path, card(0, architecture=7, mig_mode=(1, 1)), card(1, architecture=7))
+    ampere.start()
+    ref = await ampere.claim("a", small(0))
+    assert await ampere.prepared(ref) == [small(0)]
+    await ampere.released(ref)
+    assert ampere.gpus.partitions(ZERO) == Partitions(is_on=True)
+    assert "MIG mode is off" in await ampere.refused(await ampere.claim("b", small(0, minor=1)))
+    await ampere.stop()
 
 
 # ── what is promised of writes and locks ───────────────────────────────────────────────────────────────────────────
@@ -184,7 +174,7 @@ async def test_an_unprepare_waits_for_the_prepare_under_way(node: MigWorld) -> N
     assert isinstance((await node.timely(preparing))[ref.uid], tuple)
     assert (await node.timely(releasing))[ref.uid] is None
     assert node.gpus.partitions(ZERO) == Partitions()
-    assert nothing_left(node, ref)
+    assert node.is_rid_of(ref)
 
 
 async def test_claims_for_one_place_in_one_call_end_with_one_of_them_holding_it(node: MigWorld) -> None:
@@ -208,7 +198,7 @@ async def test_a_call_that_is_refused_leaves_nothing_and_is_tried_again(node: Mi
     text = await node.refused(ref)
     assert text.startswith(f"error preparing devices for claim {ref}: prepare devices failed: error ")
     assert text.endswith("Unknown Error")
-    assert nothing_left(node, ref)
+    assert node.is_rid_of(ref)
     assert [node.gpus.partitions(uuid) for uuid in (ZERO, ONE)] == [Partitions(), Partitions()]
     assert await node.prepared(ref) == [small(0), small(0, minor=1)]
 
@@ -230,7 +220,7 @@ async def test_what_cannot_be_taken_back_at_once_is_taken_back_at_the_next_call(
     assert node.lines(ZERO) == [ref.uid, f"{ref.uid} 19@0"]
     assert await node.prepared(ref) == [small(0)]
     await node.released(ref)
-    assert nothing_left(node, ref)
+    assert node.is_rid_of(ref)
 
 
 @pytest.mark.parametrize("asked", ["unprepare", "sweep", "the next claim"])
@@ -248,7 +238,7 @@ async def test_or_by_whoever_comes_to_it_first(node: MigWorld, asked: str) -> No
             other = await node.claim("b", half(0))
             assert await node.prepared(other) == [half(0)]
             await node.released(other)
-    assert nothing_left(node, ref)
+    assert node.is_rid_of(ref)
     assert node.gpus.partitions(ZERO) == Partitions()
 
 
@@ -257,7 +247,7 @@ async def test_a_full_cdi_folder_undoes_what_was_made(node: MigWorld) -> None:
     node.host.refuse("write", C, errno.ENOSPC)
     text = await node.refused(ref)
     assert f"unable to create CDI spec file for claim: {cdi_path(ref)}: No space left on device" in text
-    assert nothing_left(node, ref)
+    assert node.is_rid_of(ref)
     assert node.gpus.partitions(ZERO) == Partitions()
     node.host.forgive()
     assert await node.prepared(ref) == [small(0)]
@@ -267,7 +257,7 @@ async def test_capabilities_that_are_not_there_undo_what_was_made(node: MigWorld
     node.host.write("/proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci0/access", "nothing\n")
     ref = await node.claim("a", small(0))
     assert "capabilities file" in await node.refused(ref)
-    assert nothing_left(node, ref)
+    assert node.is_rid_of(ref)
     assert node.gpus.partitions(ZERO) == Partitions()
 
 
@@ -276,7 +266,7 @@ async def test_a_record_that_cannot_be_written_begins_nothing(node: MigWorld) ->
     node.host.refuse("fsync", RECORD, errno.EIO)
     assert f"unable to update checkpoint: {RECORD}: Input/output error" in await node.refused(ref)
     assert node.gpus.calls == []
-    assert nothing_left(node, ref)
+    assert node.is_rid_of(ref)
     node.host.forgive()
     assert await node.prepared(ref) == [small(0)]
 
@@ -305,7 +295,7 @@ async def test_a_lock_file_that_cannot_be_written_is_named(node: MigWorld, opera
     why = f"error writing lock file ({P}/{FOLDER}/{ZERO}): No space left on device"
     if operation == "prepare":
         assert await node.refused(ref) == f"error preparing devices for claim {ref}: {why}"
-        assert nothing_left(node, ref)
+        assert node.is_rid_of(ref)
     else:
         failure = (await node.unprepare(ref))[ref.uid]
         assert failure is not None
@@ -331,227 +321,4 @@ async def test_a_process_in_a_partition_keeps_it_and_is_named(node: MigWorld) ->
     assert node.has_file(ref)
     node.gpus.enter(ZERO, 1)
     await node.released(ref)
-    assert nothing_left(node, ref)
-
-
-# ── what others do meanwhile ───────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_gpu_that_another_program_works_on_is_waited_for(node: MigWorld) -> None:
-    other = FakeHost(node.folder)
-    locks = GpuLocks(other, P)
-    assert locks.try_take("theirs", [ZERO])
-    ref, plain = await node.claim("a", small(0)), await node.claim("b", "gpu-1")
-    asked = asyncio.create_task(node.walk.prepare([ref]))
-    assert await node.prepared(plain) == ["gpu-1"]
-    assert not node.state(ref)
-    locks.give_back("theirs", is_done=True)
-    assert isinstance((await node.timely(asked))[ref.uid], tuple)
-    other.close()
-
-
-async def test_what_another_driver_began_and_left_is_undone_first(node: MigWorld) -> None:
-    """The Go driver's: an entry, and no line in any file of ours."""
-    left = await node.claim("left", small(2))
-    status = await status_of(node, left)
-    await node.ledger.submit(
-        lambda _: Change(None, entries={left.uid: Entry("PrepareStarted", status, (), left.name, left.namespace)})
-    )
-    node.gpus.put(ZERO, instance(19, 2, 1, compute=None))
-    node.look()
-    ref = await node.claim("a", half(0))
-    assert await node.prepared(ref) == [half(0)]
-    assert node.gpus.places(ZERO) == [(9, 0)]
-    assert not node.state(left)
-
-
-async def test_a_partition_of_somebody_else_is_found_by_a_look_and_never_touched(node: MigWorld) -> None:
-    node.gpus.put(ZERO, instance(14, 0, 2))
-    ref = await node.claim("a", small(1))
-    # Not known before the first call: then the executor sees it.
-    assert "overlaps GPU instance 1 (profile 14 at memory slice 0)" in await node.refused(ref)
-    assert nothing_left(node, ref)
-    rescans = node.rescans
-    assert "overlaps a partition that this driver did not make" in await node.refused(ref)
-    assert node.rescans == rescans + 1
-    assert node.gpus.places(ZERO) == [(14, 0)]
-    node.gpus.put(ZERO)
-    assert await node.prepared(ref) == [small(1)]
-
-
-async def test_a_partition_that_somebody_destroyed_is_said_to_be_gone_and_its_claim_lets_go(node: MigWorld) -> None:
-    ref = await node.claim("a", small(0))
-    await node.prepared(ref)
-    node.gpus.put(ZERO)
-    node.look()
-    assert "is gone: somebody destroyed the partition" in await node.refused(ref)
-    await node.released(ref)
-    assert nothing_left(node, ref)
-    assert await node.prepared(ref) == [small(0)]
-
-
-async def test_what_another_instance_prepared_is_not_taken_for_gone(node: MigWorld) -> None:
-    ref = await node.claim("a", small(0))
-    before = node.inventory
-    answered = await node.prepare(ref)
-    node.inventory = before  # as this program last saw it, had another one made it
-    assert await node.prepare(ref) == answered
-
-
-async def test_an_entry_that_is_not_its_own_any_more_is_not_completed(node: MigWorld) -> None:
-    ref = await node.claim("a", small(0))
-    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
-    asked = asyncio.create_task(node.walk.prepare([ref]))
-    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
-    await node.ledger.submit(lambda _: Change(None, entries={ref.uid: None}))
-    gate.set()
-    answer = (await node.timely(asked))[ref.uid]
-    assert isinstance(answer, Failure)
-    assert f"another program changed the record's entry of claim {ref} meanwhile" in answer.error
-    assert node.gpus.partitions(ZERO) == Partitions()
-    assert nothing_left(node, ref)
-
-
-async def test_allocated_anew_the_former_partition_goes_before_the_new_one_comes(node: MigWorld) -> None:
-    ref = await node.claim("a", small(0))
-    await node.prepared(ref)
-    await node.allocate(ref, half(0))
-    assert await node.prepared(ref) == [half(0)]
-    assert node.gpus.places(ZERO) == [(9, 0)]
-    assert node.lines(ZERO) == []
-
-
-# ── shared partitions ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_shared_partition_goes_with_the_last_claim_that_has_it(node: MigWorld) -> None:
-    one = await node.claim("a", small(0))
-    admin = await node.claim("admin", {"device": small(0), "adminAccess": True})
-    await node.prepared(one)
-    await node.prepared(admin)
-    await node.released(one)
-    assert node.gpus.places(ZERO) == [(19, 0)]
-    await node.released(admin)
-    assert node.gpus.partitions(ZERO) == Partitions()
-
-
-@pytest.mark.parametrize("succeeds", [True, False])
-async def test_a_partition_let_go_of_while_another_claim_that_shares_it_is_prepared(
-    node: MigWorld, succeeds: bool
-) -> None:
-    one = await node.claim("a", small(0))
-    await node.prepared(one)
-    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
-    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
-    node.gpus.calls.clear()
-    if not succeeds:
-        node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
-    asked = asyncio.create_task(node.walk.prepare([admin]))
-    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
-    await node.released(one)
-    assert (19, 0) in node.gpus.places(ZERO)
-    gate.set()
-    answer = (await node.timely(asked))[admin.uid]
-    assert isinstance(answer, tuple) == succeeds
-    if succeeds:
-        assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
-    # Whatever came of it, when the claim is gone nothing stands.
-    await node.released(admin)
-    assert node.gpus.partitions(ZERO) == Partitions()
-    assert nothing_left(node, admin)
-
-
-async def test_a_partition_goes_whose_other_holder_left_while_a_claim_could_not_be_let_go_of(node: MigWorld) -> None:
-    one = await node.claim("a", small(0))
-    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
-    await node.prepared(one)
-    await node.prepared(admin)
-    node.gpus.refuse("destroy_compute_instance", ZERO, refusal(IN_USE))
-    assert (await node.unprepare(admin))[admin.uid] is not None
-    await node.released(one)
-    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
-    await node.released(admin)
-    assert node.gpus.partitions(ZERO) == Partitions()
-    assert nothing_left(node, admin)
-
-
-# ── claims half done ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def begin_and_die(node: MigWorld, ref: ClaimRef) -> None:
-    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
-    asked = asyncio.create_task(node.walk.prepare([ref]))
-    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
-    node.host.kill_after(0)
-    gate.set()
-    await node.dies(asked)
-    del node.gpus.held["create_compute_instance"]
-    await node.restart()
-    node.look()
-    await node.warm()
-
-
-async def test_what_a_death_left_half_way_is_rolled_back_by_the_sweep(node: MigWorld) -> None:
-    ref = await node.claim("a", small(0))
-    await begin_and_die(node, ref)
-    assert node.state(ref) == "PrepareStarted"
-    assert node.gpus.places(ZERO) == [(19, 0)]
-    await node.timely(node.sweep.half_done())
-    assert nothing_left(node, ref)
-    assert node.gpus.partitions(ZERO) == Partitions()
-
-
-async def test_while_it_cannot_be_it_is_looked_at_again_soon(node: MigWorld) -> None:
-    ref = await node.claim("a", small(0))
-    await begin_and_die(node, ref)
-    node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
-    soon = await node.timely(node.sweep.half_done())
-    assert node.state(ref) == "PrepareStarted"
-    later = await node.timely(node.sweep.half_done())
-    assert soon < later
-    assert nothing_left(node, ref)
-
-
-async def test_nor_while_its_gpu_cannot_be_read(node: MigWorld) -> None:
-    ref = await node.claim("a", small(0))
-    await begin_and_die(node, ref)
-    seen, node.inventory = node.inventory, replace(node.inventory, gpus={}, devices={}, unread="no driver is loaded")
-    soon = await node.timely(node.sweep.half_done())
-    assert node.state(ref) == "PrepareStarted"
-    node.inventory = seen
-    assert await node.timely(node.sweep.half_done()) > soon
-    assert nothing_left(node, ref)
-
-
-async def test_a_claim_in_work_is_no_claim_half_done(node: MigWorld) -> None:
-    ref = await node.claim("a", small(0))
-    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
-    asked = asyncio.create_task(node.walk.prepare([ref]))
-    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
-    await node.timely(node.sweep.half_done())
-    gate.set()
-    assert isinstance((await node.timely(asked))[ref.uid], tuple)
-    await node.timely(node.sweep.half_done())
-    assert node.state(ref) == "PrepareCompleted"
-    assert node.gpus.places(ZERO) == [(19, 0)]
-
-
-async def test_a_plain_claim_that_was_begun_is_the_stale_sweep_s_business(node: MigWorld) -> None:
-    ref = await node.claim("a", "gpu-0")
-    status = await status_of(node, ref)
-    await node.ledger.submit(
-        lambda _: Change(None, entries={ref.uid: Entry("PrepareStarted", status, (), ref.name, ref.namespace)})
-    )
-    await node.timely(node.sweep.half_done())
-    assert node.state(ref) == "PrepareStarted"
-
-
-async def test_gpus_whose_mode_stays_are_partitioned_too(tmp_path: Path) -> None:
-    ampere = MigWorld(tmp_path, card(0, architecture=7, mig_mode=(1, 1)), card(1, architecture=7))
-    ampere.start()
-    ref = await ampere.claim("a", small(0))
-    assert await ampere.prepared(ref) == [small(0)]
-    await ampere.released(ref)
-    assert ampere.gpus.partitions(ZERO) == Partitions(is_on=True)
-    assert "MIG mode is off" in await ampere.refused(await ampere.claim("b", small(0, minor=1)))
-    await ampere.stop()
+    assert node.is_rid_of(ref)

@@ -1,0 +1,244 @@
+"""Claims for partitions beside others: programs, administrators, claims that share one, and what a death left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvdra.api import ClaimRef
+from nvdra.checkpoint import Entry
+from nvdra.devices import Partitions
+from nvdra.node.gpu_locks import GpuLocks
+from nvdra.node.ledger import Change
+from nvdra.node.walk import Failure
+from nvdra.nvml import IN_USE
+from nvdra.testing.host import FakeHost
+from tests.unit.devices.scans import instance
+from tests.unit.node.gpus import refusal
+from tests.unit.node.mig_world import ZERO, MigWorld, half, small, until
+from tests.unit.node.world import P
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
+    made = MigWorld(tmp_path)
+    made.start()
+    await made.warm()
+    yield made
+    await made.stop()
+
+
+# ── what others do meanwhile ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_gpu_that_another_program_works_on_is_waited_for(node: MigWorld) -> None:
+    other = FakeHost(node.folder)
+    locks = GpuLocks(other, P)
+    assert locks.try_take("theirs", [ZERO])
+    ref, plain = await node.claim("a", small(0)), await node.claim("b", "gpu-1")
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    assert await node.prepared(plain) == ["gpu-1"]
+    assert not node.state(ref)
+    locks.give_back("theirs", is_done=True)
+    assert isinstance((await node.timely(asked))[ref.uid], tuple)
+    other.close()
+
+
+async def test_what_another_driver_began_and_left_is_undone_first(node: MigWorld) -> None:
+    """The Go driver's: an entry, and no line in any file of ours."""
+    left = await node.claim("left", small(2))
+    status = await node.status_of(left)
+    await node.ledger.submit(
+        lambda _: Change(None, entries={left.uid: Entry("PrepareStarted", status, (), left.name, left.namespace)})
+    )
+    node.gpus.put(ZERO, instance(19, 2, 1, compute=None))
+    node.look()
+    ref = await node.claim("a", half(0))
+    assert await node.prepared(ref) == [half(0)]
+    assert node.gpus.places(ZERO) == [(9, 0)]
+    assert not node.state(left)
+
+
+async def test_a_partition_of_somebody_else_is_found_by_a_look_and_never_touched(node: MigWorld) -> None:
+    node.gpus.put(ZERO, instance(14, 0, 2))
+    ref = await node.claim("a", small(1))
+    # Not known before the first call: then the executor sees it.
+    assert "overlaps GPU instance 1 (profile 14 at memory slice 0)" in await node.refused(ref)
+    assert node.is_rid_of(ref)
+    rescans = node.rescans
+    assert "overlaps a partition that this driver did not make" in await node.refused(ref)
+    assert node.rescans == rescans + 1
+    assert node.gpus.places(ZERO) == [(14, 0)]
+    node.gpus.put(ZERO)
+    assert await node.prepared(ref) == [small(1)]
+
+
+async def test_a_partition_that_somebody_destroyed_is_said_to_be_gone_and_its_claim_lets_go(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    node.gpus.put(ZERO)
+    node.look()
+    assert "is gone: somebody destroyed the partition" in await node.refused(ref)
+    await node.released(ref)
+    assert node.is_rid_of(ref)
+    assert await node.prepared(ref) == [small(0)]
+
+
+async def test_what_another_instance_prepared_is_not_taken_for_gone(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    before = node.inventory
+    answered = await node.prepare(ref)
+    node.inventory = before  # as this program last saw it, had another one made it
+    assert await node.prepare(ref) == answered
+
+
+async def test_an_entry_that_is_not_its_own_any_more_is_not_completed(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    await node.ledger.submit(lambda _: Change(None, entries={ref.uid: None}))
+    gate.set()
+    answer = (await node.timely(asked))[ref.uid]
+    assert isinstance(answer, Failure)
+    assert f"another program changed the record's entry of claim {ref} meanwhile" in answer.error
+    assert node.gpus.partitions(ZERO) == Partitions()
+    assert node.is_rid_of(ref)
+
+
+async def test_allocated_anew_the_former_partition_goes_before_the_new_one_comes(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    await node.allocate(ref, half(0))
+    assert await node.prepared(ref) == [half(0)]
+    assert node.gpus.places(ZERO) == [(9, 0)]
+    assert node.lines(ZERO) == []
+
+
+# ── shared partitions ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_shared_partition_goes_with_the_last_claim_that_has_it(node: MigWorld) -> None:
+    one = await node.claim("a", small(0))
+    admin = await node.claim("admin", {"device": small(0), "adminAccess": True})
+    await node.prepared(one)
+    await node.prepared(admin)
+    await node.released(one)
+    assert node.gpus.places(ZERO) == [(19, 0)]
+    await node.released(admin)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+async def test_a_partition_let_go_of_while_another_claim_that_shares_it_is_prepared(
+    node: MigWorld, succeeds: bool
+) -> None:
+    one = await node.claim("a", small(0))
+    await node.prepared(one)
+    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    node.gpus.calls.clear()
+    if not succeeds:
+        node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
+    asked = asyncio.create_task(node.walk.prepare([admin]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    await node.released(one)
+    assert (19, 0) in node.gpus.places(ZERO)
+    gate.set()
+    answer = (await node.timely(asked))[admin.uid]
+    assert isinstance(answer, tuple) == succeeds
+    if succeeds:
+        assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    # Whatever came of it, when the claim is gone nothing stands.
+    await node.released(admin)
+    assert node.gpus.partitions(ZERO) == Partitions()
+    assert node.is_rid_of(admin)
+
+
+async def test_a_partition_goes_whose_other_holder_left_while_a_claim_could_not_be_let_go_of(node: MigWorld) -> None:
+    one = await node.claim("a", small(0))
+    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
+    await node.prepared(one)
+    await node.prepared(admin)
+    node.gpus.refuse("destroy_compute_instance", ZERO, refusal(IN_USE))
+    assert (await node.unprepare(admin))[admin.uid] is not None
+    await node.released(one)
+    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    await node.released(admin)
+    assert node.gpus.partitions(ZERO) == Partitions()
+    assert node.is_rid_of(admin)
+
+
+# ── claims half done ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def begin_and_die(node: MigWorld, ref: ClaimRef) -> None:
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    node.host.kill_after(0)
+    gate.set()
+    await node.dies(asked)
+    del node.gpus.held["create_compute_instance"]
+    await node.restart()
+    node.look()
+    await node.warm()
+
+
+async def test_what_a_death_left_half_way_is_rolled_back_by_the_sweep(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await begin_and_die(node, ref)
+    assert node.state(ref) == "PrepareStarted"
+    assert node.gpus.places(ZERO) == [(19, 0)]
+    await node.timely(node.sweep.half_done())
+    assert node.is_rid_of(ref)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_while_it_cannot_be_it_is_looked_at_again_soon(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await begin_and_die(node, ref)
+    node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
+    soon = await node.timely(node.sweep.half_done())
+    assert node.state(ref) == "PrepareStarted"
+    later = await node.timely(node.sweep.half_done())
+    assert soon < later
+    assert node.is_rid_of(ref)
+
+
+async def test_nor_while_its_gpu_cannot_be_read(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await begin_and_die(node, ref)
+    seen, node.inventory = node.inventory, replace(node.inventory, gpus={}, devices={}, unread="no driver is loaded")
+    soon = await node.timely(node.sweep.half_done())
+    assert node.state(ref) == "PrepareStarted"
+    node.inventory = seen
+    assert await node.timely(node.sweep.half_done()) > soon
+    assert node.is_rid_of(ref)
+
+
+async def test_a_claim_in_work_is_no_claim_half_done(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
+    asked = asyncio.create_task(node.walk.prepare([ref]))
+    await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
+    await node.timely(node.sweep.half_done())
+    gate.set()
+    assert isinstance((await node.timely(asked))[ref.uid], tuple)
+    await node.timely(node.sweep.half_done())
+    assert node.state(ref) == "PrepareCompleted"
+    assert node.gpus.places(ZERO) == [(19, 0)]
+
+
+async def test_a_plain_claim_that_was_begun_is_the_stale_sweep_s_business(node: MigWorld) -> None:
+    ref = await node.claim("a", "gpu-0")
+    status = await node.status_of(ref)
+    await node.ledger.submit(
+        lambda _: Change(None, entries={ref.uid: Entry("PrepareStarted", status, (), ref.name, ref.namespace)})
+    )
+    await node.timely(node.sweep.half_done())
+    assert node.state(ref) == "PrepareStarted"
