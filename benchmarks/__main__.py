@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+
+import uvloop
 
 from benchmarks import announce, api, core, counts, idle, memory, mig, plugin, scan, serving, start, table
 from benchmarks.floor import floor
@@ -87,7 +88,7 @@ def main() -> None:
     """Always status 0: a miss is a figure, not a failure."""
     chosen = options()
     wanted = set(filter(None, chosen.only.split(","))) or QUESTIONS
-    found = asyncio.run(run(chosen, wanted))
+    found = uvloop.run(run(chosen, wanted))
     if "scan" in wanted:
         found += scan.rows()
     if "announce" in wanted:

@@ -10,10 +10,11 @@ plugins in turns, so that their ratio means something. Do not point it at a node
 from __future__ import annotations
 
 import argparse
-import asyncio
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import uvloop
 
 from benchmarks import api, serving, table
 from benchmarks.floor import floor
@@ -61,7 +62,7 @@ async def run(chosen: argparse.Namespace) -> list[Row]:
 
 def main() -> None:
     chosen = options()
-    found = asyncio.run(run(chosen))
+    found = uvloop.run(run(chosen))
     print(table.as_json(found) if chosen.output == "json" else f"{table.text(found)}\n\n{table.summary(found)}")
 
 

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import uvloop
+
 from benchmarks.api import CLAIMS
 from benchmarks.plugin import memory_folder
 from nvdra.api import ClaimRef
@@ -85,4 +87,4 @@ async def _serve(kubeconfig: str, folder: str, cdi_root: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(*sys.argv[1:4]))
+    uvloop.run(_serve(*sys.argv[1:4]))

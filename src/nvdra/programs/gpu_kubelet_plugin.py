@@ -33,11 +33,11 @@ def main(argv: Sequence[str]) -> int:
     telemetry.install_stack_dump()
 
     def run() -> int:
-        import asyncio
+        import uvloop
 
         from nvdra.programs.gpu_node import GpuNode
 
-        return asyncio.run(GpuNode(options, gates, stop).run())
+        return uvloop.run(GpuNode(options, gates, stop).run())
 
     return telemetry.run_plugin(run)
 

@@ -296,7 +296,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--node", action="append", default=[], help="a Node that exists from the start (repeatable)")
     parser.add_argument("--token", default="", help="bearer token to ask for")
     parser.add_argument("--kubeconfig", default="", help="write a kubeconfig for this server here")
-    asyncio.run(_serve(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(options))
+    else:
+        uvloop.run(_serve(options))
 
 
 if __name__ == "__main__":

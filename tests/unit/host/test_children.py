@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from nvdra.host import Node
 
@@ -102,3 +103,24 @@ async def test_a_lock_is_waited_for_through_signals(node: Node, tmp_path: Path) 
         assert await waiting == "held"
     finally:
         loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_the_programs_own_event_loop_kills_the_same_way(tmp_path: Path) -> None:
+    async def run() -> None:
+        node = Node()
+        finished = await node.spawn(["/bin/sh", "-c", "echo out; exit 3"])
+        assert (finished.exit_code, finished.stdout) == (3, b"out\n")
+        with pytest.raises(FileNotFoundError):
+            await node.spawn(["/none/program"])
+        script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait"
+        with pytest.raises(TimeoutError):
+            await node.spawn(["/bin/sh", "-c", script], timeout_s=0.5)
+        for name in ("self", "child"):
+            await gone(int((tmp_path / name).read_text()))
+        task = asyncio.create_task(node.spawn(["/bin/sh", "-c", "sleep 600 & wait"]))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    uvloop.run(run())

@@ -15,7 +15,7 @@ import pytest
 PROGRAM = """
 import sys, time, threading
 from nvdra import telemetry
-heavy = {"grpc", "aiohttp", "asyncio", "logging", "json"} & set(sys.modules)
+heavy = {"grpc", "aiohttp", "uvloop", "asyncio", "logging", "json"} & set(sys.modules)
 telemetry.install_stack_dump(sys.argv[1])
 
 async def a_claim_in_work():
@@ -23,7 +23,7 @@ async def a_claim_in_work():
     await asyncio.sleep(60)
 
 def serve():
-    import asyncio
+    import asyncio, uvloop
     async def main():
         if sys.argv[2] == "grpc":
             import grpc.aio
@@ -33,7 +33,7 @@ def serve():
         task = asyncio.create_task(a_claim_in_work(), name="claim-u1")
         print("up", sorted(heavy), flush=True)
         await task
-    asyncio.run(main())
+    (asyncio.run if sys.argv[2] == "asyncio" else uvloop.run)(main())
 
 def stuck():
     import ctypes
@@ -85,7 +85,7 @@ def wait_for(path: Path, text: str, times: int = 1) -> str:
     pytest.fail(f"{text!r} is not {times} times in {path}")
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "grpc"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "grpc"])
 def test_a_working_program_dumps_threads_and_tasks_once_a_signal(tmp_path: Path, loop: str) -> None:
     path = tmp_path / "stacks.dump"
     program = Program(str(path), loop)
