@@ -9,35 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import orjson
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from nvdra import telemetry
 from nvdra.devices import (
     COUNTERS_SINCE,
     NEWEST_MINOR,
-    Changes,
-    Create,
-    Delete,
-    Dropped,
     Pool,
-    SliceSpec,
-    Update,
     changes,
     device_problems,
-    dropped,
     layout_for,
-    minor_version,
-    owned,
     slice_problems,
     stored_order,
     uncounted,
     wanted,
 )
-from nvdra.kube import Change, ResourceApi, Watcher, from_wire, pause_s, to_wire
+from nvdra.kube import Change, ResourceApi, Watcher, from_wire, pause_s
+from nvdra.node.slice_writes import PARTITIONABLE, SLICES, Notice, SliceWrites, Unpublished, log
 from nvdra.ports import ApiError, Clock, Resource
 
 # Who deletes or edits slices rarely does it to one alone: what follows within this time is repaired together.
@@ -50,43 +39,8 @@ PEACE_S = 60.0
 REPAIR_LIMIT_S = 30.0
 
 _AT_ONCE = 5  # conflicts in a row answered without a pause
-_NODES = Resource("", "v1", "nodes", namespaced=False)
-_SLICES = "resourceslices"
-_PARTITIONABLE = "DRAPartitionableDevices"
 
 Value = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something that happened, for logs and counters.
-
-    wrote      slices were created, updated or deleted
-    failed     they could not be; `retry_s` says when it is tried again
-    dropped    the server kept less than it was sent
-    left_out   a device was not published, because no server would take it
-    """
-
-    kind: Literal["wrote", "failed", "dropped", "left_out"]
-    text: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-
-def log(notice: Notice) -> None:
-    """The notice as a log line."""
-    if notice.kind == "wrote":
-        telemetry.info(1, notice.text, **notice.values)
-    else:
-        telemetry.warning(notice.text, **notice.values)
-
-
-class _Unpublished(Exception):
-    """A write that failed; `again` says that its cause is settled and it can be tried at once."""
-
-    def __init__(self, text: str, *, again: bool = False, retry_after_s: float | None = None) -> None:
-        super().__init__(text)
-        self.again = again
-        self.retry_after_s = retry_after_s
 
 
 class Publication:
@@ -111,18 +65,12 @@ class Publication:
         self._clock = clock
         self._pool = pool
         self._dynamic_mig = dynamic_mig
-        self._minor: int | None = None  # of the server's version, once it was asked
-        self._keeps_count = True  # the server, for all that is known
         self._told_uncounted = False
         self._notice = on_notice
         self._jitter = jitter
         self._wanted: tuple[tuple[Value, ...], frozenset[str], tuple[Value, ...]] | None = None
         self._is_held = False
         self._left_out: dict[str, str] = {}
-        self._kept: dict[int, Dropped] = {}
-        self._reported: dict[int, Dropped] = {}
-        self._node_uid = ""
-        self._node_lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._due_at: float | None = None
         self._not_before = 0.0
@@ -130,14 +78,13 @@ class Publication:
         self._is_repair = False
         self._repairs = 0
         self._repaired_at = 0.0
-        self._writing = False
-        self._deleting: set[str] = set()
+        self._writes = SliceWrites(api, pool, lambda: self._watcher.store, on_notice)
         self.published = asyncio.Event()
         self.is_published = False
         self._watcher: Watcher[dict[str, Any]] = Watcher(
             api.kube,
             clock,
-            lambda: api.resource(_SLICES),
+            lambda: api.resource(SLICES),
             _shape,
             field_selector=f"spec.driver={pool.driver},spec.nodeName={pool.node_name}",
             on_change=self._on_change,
@@ -182,7 +129,7 @@ class Publication:
         """Never returns; cancel it. Slices stay: kubelet removes them if nobody comes back."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watcher.run(), name="watch slices")
-            group.create_task(self._read_ahead(), name="read node")
+            group.create_task(self._writes.read_ahead(), name="read node")
             group.create_task(self._loop(), name="publish")
 
     # When
@@ -207,16 +154,15 @@ class Publication:
         self._due_at = None
 
     def _on_change(self, change: Change[dict[str, Any]]) -> None:
-        if self._writing or change.uid in self._deleting:
+        if self._writes.is_own(change.uid):
             return
         if change.kind == "listed":
             telemetry.info(2, "Caches populated", at="reflector.go:429", type="*v1.ResourceSlice")
-            self._minor = None
+            self._writes.forget_version()
             self._schedule(0.0)
             return
         if change.kind == "deleted":
-            # Slices go with their node: one that is made anew under its name has another uid.
-            self._node_uid = ""
+            self._writes.forget_owner()
         if self._watcher.store.is_filled:
             self._is_repair = True
             self._schedule(self._settle_s())
@@ -231,9 +177,7 @@ class Publication:
 
     def _on_watch_failure(self, error: ApiError, pause_s: float) -> None:
         # A server that comes back may be another release with other features: it is asked again for what it dropped.
-        if self._kept or self._minor is not None:
-            self._kept.clear()
-            self._minor, self._keeps_count = None, True
+        if self._writes.forget_server():
             self._schedule(pause_s + SETTLE_S)
         if not pause_s:
             telemetry.info(2, "Listing ResourceSlices anew", cause=error.message)
@@ -249,7 +193,7 @@ class Publication:
             await self._until_due()
             try:
                 await self._sync()
-            except _Unpublished as error:
+            except Unpublished as error:
                 failures += 1
                 self.is_published = False
                 if error.again and failures <= _AT_ONCE:
@@ -275,14 +219,14 @@ class Publication:
         if self._is_held or self._wanted is None or not store.is_filled:
             return
         wish = self._wanted
-        minor = await self._server_minor() if wish[2] else NEWEST_MINOR
+        minor = await self._writes.server_minor() if wish[2] else NEWEST_MINOR
         devices, withdrawn, counter_sets = wish
         if counter_sets and not self._is_counted(minor):
             devices, counter_sets = uncounted(devices), ()
         layout = layout_for(dynamic_mig=self._dynamic_mig, counter_sets=counter_sets, minor=minor)
         stored = store.values()
         specs = wanted(devices, layout, withdrawn, stored_order(stored), counter_sets)
-        plan = changes(specs, stored, self._pool, self._kept)
+        plan = changes(specs, stored, self._pool, self._writes.kept)
         if plan.is_empty:
             self._settled()
             return
@@ -292,17 +236,19 @@ class Publication:
             self._is_repair = False
         for body in (*(update.body for update in plan.updates), *(create.body for create in plan.creates)):
             if problems := slice_problems(body["spec"], minor):
-                raise _Unpublished(f"the API server would refuse the slices: {'; '.join(problems)}")
-        await self._carry_out(plan, specs)
+                raise Unpublished(f"the API server would refuse the slices: {'; '.join(problems)}")
+        await self._writes.carry_out(plan, specs)
+        if counter_sets and not self._writes.keeps_count:
+            self._schedule(0.0)  # without counters, partitions may not be published
         if self._wanted == wish:
             self._settled()
 
     def _is_counted(self, minor: int) -> bool:
         """Whether the server keeps counters; without, a scheduler would give a GPU and its partitions to many."""
-        keeps_count = self._keeps_count and minor >= COUNTERS_SINCE
+        keeps_count = self._writes.keeps_count and minor >= COUNTERS_SINCE
         if not keeps_count and not self._told_uncounted:
             text = "Partitions are not published, only full GPUs: the API server keeps no counters"
-            needs = f"Kubernetes 1.{COUNTERS_SINCE} or newer with {_PARTITIONABLE} on"
+            needs = f"Kubernetes 1.{COUNTERS_SINCE} or newer with {PARTITIONABLE} on"
             self._notice(Notice("left_out", text, {"pool": self._pool.node_name, "needs": needs}))
         self._told_uncounted = not keeps_count
         return keeps_count
@@ -312,155 +258,12 @@ class Publication:
         self.is_published = True
         self.published.set()
 
-    async def _carry_out(self, plan: Changes, specs: Sequence[SliceSpec]) -> None:
-        uid = await self._owner() if plan.creates else ""
-        slices = await self._resource()
-        await _together(
-            *(self._update(slices, update, specs[update.index]) for update in plan.updates),
-            *(self._create(slices, create, specs[create.index], uid) for create in plan.creates),
-            *(self._delete(slices, delete) for delete in plan.surplus),
-        )
-        await _together(*(self._delete(slices, delete) for delete in plan.outdated))
-        values = {
-            "pool": self._pool.node_name,
-            "generation": plan.generation,
-            "devices": sum(len(spec.devices) for spec in specs),
-            "created": len(plan.creates),
-            "updated": len(plan.updates),
-            "deleted": len(plan.surplus) + len(plan.outdated),
-        }
-        self._notice(Notice("wrote", "Published devices", values))
-
-    # One call each
-
-    async def _server_minor(self) -> int:
-        if self._minor is None:
-            try:
-                self._minor = minor_version(await self._api.kube.server_version())
-            except ApiError as error:
-                text = f"the API server's version, which decides how counters are laid out: {error.message}"
-                raise _Unpublished(text, retry_after_s=error.retry_after_s) from None
-        return self._minor
-
-    async def _resource(self) -> Resource:
-        try:
-            return await self._api.resource(_SLICES)
-        except ApiError as error:
-            raise self._failure(error, "resource.k8s.io") from None
-
-    async def _update(self, slices: Resource, update: Update, spec: SliceSpec) -> None:
-        body = orjson.dumps(to_wire(update.body, slices.version))
-        try:
-            answer = await self._api.kube.update(slices, update.name, body)
-        except ApiError as error:
-            raise await self._settle(slices, update.name, update.body["metadata"]["uid"], error) from None
-        self._take(slices, update.index, spec, answer)
-
-    async def _create(self, slices: Resource, create: Create, spec: SliceSpec, node_uid: str) -> None:
-        body = orjson.dumps(to_wire(owned(create, self._pool, node_uid), slices.version))
-        try:
-            answer = await self._api.kube.create(slices, body)
-        except ApiError as error:
-            is_taken = error.status == 409  # the random name; the next one is another
-            raise self._failure(error, "a new ResourceSlice", again=is_taken) from None
-        self._take(slices, create.index, spec, answer)
-
-    async def _delete(self, slices: Resource, delete: Delete) -> None:
-        self._deleting.add(delete.uid)
-        try:
-            await self._api.kube.delete(slices, delete.name, uid=delete.uid, resource_version=delete.resource_version)
-        except ApiError as error:
-            if error.status != 404 or not error.has_object:
-                raise await self._settle(slices, delete.name, delete.uid, error) from None
-        finally:
-            self._deleting.discard(delete.uid)
-        self._own(self._watcher.store.drop, delete.uid)
-
-    def _take(self, slices: Resource, index: int, spec: SliceSpec, answer: bytes) -> None:
-        self._own(self._watcher.store.put, answer)
-        lost = dropped(spec, from_wire(orjson.loads(answer), slices.version))
-        if lost is None:
-            self._kept.pop(index, None)
-            self._reported.pop(index, None)
-            return
-        self._kept[index] = lost
-        if self._reported.get(index) != lost:
-            self._reported[index] = lost
-            gates = ", ".join(lost.gates)
-            text = "The API server dropped fields of a slice; the rest is published. Feature gates may be off"
-            self._notice(Notice("dropped", text, {"pool": self._pool.node_name, "slice": index, "gates": gates}))
-        if _PARTITIONABLE in lost.gates:
-            self._keeps_count = False
-            self._schedule(0.0)
-
-    async def _settle(self, slices: Resource, name: str, uid: str, error: ApiError) -> _Unpublished:
-        """What a refused write means, once the object as it is now has been taken in."""
-        if error.status == 404 and error.has_object:
-            self._node_uid = ""
-            self._own(self._watcher.store.drop, uid)
-            return self._failure(error, name, again=True)
-        if error.status != 409:
-            return self._failure(error, name)
-        try:
-            self._own(self._watcher.store.put, await self._api.kube.get(slices, name))
-        except ApiError as second:
-            if second.status != 404 or not second.has_object:
-                return self._failure(second, name)
-            self._own(self._watcher.store.drop, uid)
-        return self._failure(error, name, again=True)
-
-    def _failure(self, error: ApiError, what: str, *, again: bool = False) -> _Unpublished:
-        if error.status in (400, 422):
-            self._minor = None  # refused by rules of another release, perhaps
-        again = again or self._api.forget(error)
-        return _Unpublished(f"{what}: {error.message}", again=again, retry_after_s=error.retry_after_s)
-
-    def _own(self, act: Callable[[Any], object], value: Any) -> None:
-        """Tell the store of a write of ours: nothing to react to."""
-        self._writing = True
-        try:
-            act(value)
-        finally:
-            self._writing = False
-
-    # The node that owns the slices
-
-    async def _read_ahead(self) -> None:
-        """While slices are listed, learn who will own new ones."""
-        try:
-            await self._owner()
-        except _Unpublished:
-            return
-
-    async def _owner(self) -> str:
-        async with self._node_lock:
-            if not self._node_uid:
-                name = self._pool.node_name
-                try:
-                    node = orjson.loads(await self._api.kube.get(_NODES, name))
-                except ApiError as error:
-                    text = f'Node "{name}", which owns the slices, cannot be read: {error.message}'
-                    raise _Unpublished(text, retry_after_s=error.retry_after_s) from None
-                self._node_uid = str(node["metadata"]["uid"])
-            return self._node_uid
-
     def _is_fit(self, device: Value) -> bool:
         name, problems = str(device.get("name")), "; ".join(device_problems(device))
         if problems and self._left_out.get(name) != problems:
             self._notice(Notice("left_out", "A device is not published", {"device": name, "reason": problems}))
         self._left_out[name] = problems
         return not problems
-
-
-async def _together(*writes: Coroutine[Any, Any, None]) -> None:
-    """All of them, whatever becomes of one; then what went wrong, the gravest first."""
-    failures: Sequence[Any] = await asyncio.gather(*writes, return_exceptions=True)
-    failures = [failure for failure in failures if failure is not None]
-    for failure in failures:
-        if not isinstance(failure, _Unpublished):
-            raise failure
-    if failures:
-        raise min(failures, key=lambda failure: failure.again)
 
 
 def _shape(thing: dict[str, Any], resource: Resource) -> dict[str, Any]:

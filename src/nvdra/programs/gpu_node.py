@@ -30,7 +30,6 @@ from nvdra.host import (
 )
 from nvdra.kube import ConfigError, HttpKube, ResourceApi, access
 from nvdra.kubelet import HealthService, Plugin, SocketPathError
-from nvdra.node import publication
 from nvdra.node.clock import LoopClock
 from nvdra.node.discovery import Discovery
 from nvdra.node.instance import instance_paths
@@ -38,6 +37,7 @@ from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.offer import Offer
 from nvdra.node.publication import Publication
 from nvdra.node.site import Site
+from nvdra.node.slice_writes import Notice, log
 from nvdra.node.supply import Supply, SupplyError
 from nvdra.nvml import DriverChanged, Nvml
 from nvdra.programs.gpu_claims import claim_parts
@@ -224,8 +224,8 @@ class GpuNode:
         self._has_record = True
         self._offer.recorded(record)
 
-    def _noticed(self, notice: publication.Notice) -> None:
-        publication.log(notice)
+    def _noticed(self, notice: Notice) -> None:
+        log(notice)
         if notice.kind == "wrote":
             self._metrics.published()
 

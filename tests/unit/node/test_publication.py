@@ -12,7 +12,8 @@ import pytest
 from nvdra.api import gates
 from nvdra.devices import Pool, from_scan, published
 from nvdra.kube import ResourceApi
-from nvdra.node.publication import Notice, Publication
+from nvdra.node.publication import Publication
+from nvdra.node.slice_writes import Notice
 from nvdra.ports import ApiError, Resource
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.kube import FakeKube

@@ -1,0 +1,253 @@
+"""Writes of slices: one API call each, and what the server's answers mean.
+
+What is written was decided before. Here it is carried out, and what the server dropped, refused or changed meanwhile
+is remembered for the next decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from nvdra import telemetry
+from nvdra.devices import (
+    Changes,
+    Create,
+    Delete,
+    Dropped,
+    Pool,
+    SliceSpec,
+    Update,
+    dropped,
+    minor_version,
+    owned,
+)
+from nvdra.kube import ResourceApi, Store, from_wire, to_wire
+from nvdra.ports import ApiError, Resource
+
+SLICES = "resourceslices"
+PARTITIONABLE = "DRAPartitionableDevices"
+_NODES = Resource("", "v1", "nodes", namespaced=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that happened, for logs and counters.
+
+    wrote      slices were created, updated or deleted
+    failed     they could not be; `retry_s` says when it is tried again
+    dropped    the server kept less than it was sent
+    left_out   a device was not published, because no server would take it
+    """
+
+    kind: Literal["wrote", "failed", "dropped", "left_out"]
+    text: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def log(notice: Notice) -> None:
+    """The notice as a log line."""
+    if notice.kind == "wrote":
+        telemetry.info(1, notice.text, **notice.values)
+    else:
+        telemetry.warning(notice.text, **notice.values)
+
+
+class Unpublished(Exception):
+    """A write that failed; `again` says that its cause is settled and it can be tried at once."""
+
+    def __init__(self, text: str, *, again: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.again = again
+        self.retry_after_s = retry_after_s
+
+
+class SliceWrites:
+    """What is written of a pool, and what is known of the server that takes it.
+
+    kept          by index: what the server made of a slice; see `devices.changes`
+    keeps_count   whether the server keeps counters, for all that is known
+    """
+
+    def __init__(
+        self,
+        api: ResourceApi,
+        pool: Pool,
+        store: Callable[[], Store[dict[str, Any]]],
+        notice: Callable[[Notice], None],
+    ) -> None:
+        self._api = api
+        self._pool = pool
+        self._store = store
+        self._notice = notice
+        self._minor: int | None = None  # of the server's version, once it was asked
+        self._reported: dict[int, Dropped] = {}
+        self._node_uid = ""
+        self._node_lock = asyncio.Lock()
+        self._writing = False
+        self._deleting: set[str] = set()
+        self.kept: dict[int, Dropped] = {}
+        self.keeps_count = True
+
+    def is_own(self, uid: str) -> bool:
+        """Whether a change of this slice that is being told is one of ours."""
+        return self._writing or uid in self._deleting
+
+    def forget_version(self) -> None:
+        """The server may be another release: it is asked again."""
+        self._minor = None
+
+    def forget_server(self) -> bool:
+        """The server may have other features: whether anything was known of it."""
+        was_known = bool(self.kept) or self._minor is not None
+        self.kept.clear()
+        self._minor, self.keeps_count = None, True
+        return was_known
+
+    def forget_owner(self) -> None:
+        """Slices go with their node: one that is made anew under its name has another uid."""
+        self._node_uid = ""
+
+    async def carry_out(self, plan: Changes, specs: Sequence[SliceSpec]) -> None:
+        """All of the plan. Raises Unpublished for what could not be written; the rest is."""
+        uid = await self._owner() if plan.creates else ""
+        slices = await self._resource()
+        await _together(
+            *(self._update(slices, update, specs[update.index]) for update in plan.updates),
+            *(self._create(slices, create, specs[create.index], uid) for create in plan.creates),
+            *(self._delete(slices, delete) for delete in plan.surplus),
+        )
+        await _together(*(self._delete(slices, delete) for delete in plan.outdated))
+        values = {
+            "pool": self._pool.node_name,
+            "generation": plan.generation,
+            "devices": sum(len(spec.devices) for spec in specs),
+            "created": len(plan.creates),
+            "updated": len(plan.updates),
+            "deleted": len(plan.surplus) + len(plan.outdated),
+        }
+        self._notice(Notice("wrote", "Published devices", values))
+
+    async def server_minor(self) -> int:
+        """The server's minor version, asked once. Raises Unpublished."""
+        if self._minor is None:
+            try:
+                self._minor = minor_version(await self._api.kube.server_version())
+            except ApiError as error:
+                text = f"the API server's version, which decides how counters are laid out: {error.message}"
+                raise Unpublished(text, retry_after_s=error.retry_after_s) from None
+        return self._minor
+
+    async def _resource(self) -> Resource:
+        try:
+            return await self._api.resource(SLICES)
+        except ApiError as error:
+            raise self._failure(error, "resource.k8s.io") from None
+
+    async def _update(self, slices: Resource, update: Update, spec: SliceSpec) -> None:
+        body = orjson.dumps(to_wire(update.body, slices.version))
+        try:
+            answer = await self._api.kube.update(slices, update.name, body)
+        except ApiError as error:
+            raise await self._settle(slices, update.name, update.body["metadata"]["uid"], error) from None
+        self._take(slices, update.index, spec, answer)
+
+    async def _create(self, slices: Resource, create: Create, spec: SliceSpec, node_uid: str) -> None:
+        body = orjson.dumps(to_wire(owned(create, self._pool, node_uid), slices.version))
+        try:
+            answer = await self._api.kube.create(slices, body)
+        except ApiError as error:
+            is_taken = error.status == 409  # the random name; the next one is another
+            raise self._failure(error, "a new ResourceSlice", again=is_taken) from None
+        self._take(slices, create.index, spec, answer)
+
+    async def _delete(self, slices: Resource, delete: Delete) -> None:
+        self._deleting.add(delete.uid)
+        try:
+            await self._api.kube.delete(slices, delete.name, uid=delete.uid, resource_version=delete.resource_version)
+        except ApiError as error:
+            if error.status != 404 or not error.has_object:
+                raise await self._settle(slices, delete.name, delete.uid, error) from None
+        finally:
+            self._deleting.discard(delete.uid)
+        self._own(self._store().drop, delete.uid)
+
+    def _take(self, slices: Resource, index: int, spec: SliceSpec, answer: bytes) -> None:
+        self._own(self._store().put, answer)
+        lost = dropped(spec, from_wire(orjson.loads(answer), slices.version))
+        if lost is None:
+            self.kept.pop(index, None)
+            self._reported.pop(index, None)
+            return
+        self.kept[index] = lost
+        if self._reported.get(index) != lost:
+            self._reported[index] = lost
+            gates = ", ".join(lost.gates)
+            text = "The API server dropped fields of a slice; the rest is published. Feature gates may be off"
+            self._notice(Notice("dropped", text, {"pool": self._pool.node_name, "slice": index, "gates": gates}))
+        if PARTITIONABLE in lost.gates:
+            self.keeps_count = False
+
+    async def _settle(self, slices: Resource, name: str, uid: str, error: ApiError) -> Unpublished:
+        """What a refused write means, once the object as it is now has been taken in."""
+        if error.status == 404 and error.has_object:
+            self._node_uid = ""
+            self._own(self._store().drop, uid)
+            return self._failure(error, name, again=True)
+        if error.status != 409:
+            return self._failure(error, name)
+        try:
+            self._own(self._store().put, await self._api.kube.get(slices, name))
+        except ApiError as second:
+            if second.status != 404 or not second.has_object:
+                return self._failure(second, name)
+            self._own(self._store().drop, uid)
+        return self._failure(error, name, again=True)
+
+    def _failure(self, error: ApiError, what: str, *, again: bool = False) -> Unpublished:
+        if error.status in (400, 422):
+            self._minor = None  # refused by rules of another release, perhaps
+        again = again or self._api.forget(error)
+        return Unpublished(f"{what}: {error.message}", again=again, retry_after_s=error.retry_after_s)
+
+    def _own(self, act: Callable[[Any], object], value: Any) -> None:
+        """Tell the store of a write of ours: nothing to react to."""
+        self._writing = True
+        try:
+            act(value)
+        finally:
+            self._writing = False
+
+    async def read_ahead(self) -> None:
+        """While slices are listed, learn who will own new ones."""
+        try:
+            await self._owner()
+        except Unpublished:
+            return
+
+    async def _owner(self) -> str:
+        async with self._node_lock:
+            if not self._node_uid:
+                name = self._pool.node_name
+                try:
+                    node = orjson.loads(await self._api.kube.get(_NODES, name))
+                except ApiError as error:
+                    text = f'Node "{name}", which owns the slices, cannot be read: {error.message}'
+                    raise Unpublished(text, retry_after_s=error.retry_after_s) from None
+                self._node_uid = str(node["metadata"]["uid"])
+            return self._node_uid
+
+
+async def _together(*writes: Coroutine[Any, Any, None]) -> None:
+    """All of them, whatever becomes of one; then what went wrong, the gravest first."""
+    failures: Sequence[Any] = await asyncio.gather(*writes, return_exceptions=True)
+    failures = [failure for failure in failures if failure is not None]
+    for failure in failures:
+        if not isinstance(failure, Unpublished):
+            raise failure
+    if failures:
+        raise min(failures, key=lambda failure: failure.again)
