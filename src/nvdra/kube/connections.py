@@ -26,8 +26,6 @@ from nvdra.kube.stream import stream
 _THREADS = 16
 # The API server closes a connection after 90 idle seconds: one this old is not worth a try.
 _IDLE_S = 85.0
-# A new connection costs more than several answers: this long a call waits for one that another call uses.
-_SHARING_S = 0.02
 
 
 @dataclass(slots=True)
@@ -48,8 +46,7 @@ class Connections:
         self._prefix = url.path.rstrip("/")
         self._tls = None if url.scheme == "http" else access.tls or ssl.create_default_context()
         self._idle: list[_Idle] = []
-        self._in_use = 0
-        self._given_back = threading.Condition()
+        self._guard = threading.Lock()
         # Of the last connection: with it the next one costs a third, and a burst of claims after a rest opens several.
         self._session: ssl.SSLSession | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="api")
@@ -71,7 +68,7 @@ class Connections:
     def close(self) -> None:
         """Close what is idle and let no new exchange begin; what runs ends by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        with self._given_back:
+        with self._guard:
             idle, self._idle = self._idle, []
         for each in idle:
             each.connection.close()
@@ -80,19 +77,14 @@ class Connections:
 
     def _ask(self, verb: str, target: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float) -> Answer:
         kept = self._take()
-        try:
-            if kept is not None:
-                try:
-                    return self._exchange(kept, verb, target, headers, body, timeout_s)
-                except (http.client.RemoteDisconnected, ConnectionError, Broken):
-                    # The server closed it while it lay idle. Reading again harms nothing; a write may have been done.
-                    if verb != "GET":
-                        raise Broken("it was closed while a change was under way") from None
-            return self._exchange(self._connect(timeout_s), verb, target, headers, body, timeout_s)
-        finally:
-            with self._given_back:
-                self._in_use -= 1
-                self._given_back.notify()
+        if kept is not None:
+            try:
+                return self._exchange(kept, verb, target, headers, body, timeout_s)
+            except (http.client.RemoteDisconnected, ConnectionError, Broken):
+                # The server closed it while it lay idle. Reading again harms nothing; a write may have been done.
+                if verb != "GET":
+                    raise Broken("it was closed while a change was under way") from None
+        return self._exchange(self._connect(timeout_s), verb, target, headers, body, timeout_s)
 
     def _exchange(
         self,
@@ -121,7 +113,7 @@ class Connections:
         if response.will_close:
             connection.close()
         else:
-            with self._given_back:
+            with self._guard:
                 self._idle.append(_Idle(connection, time.monotonic()))
         return answer
 
@@ -134,19 +126,18 @@ class Connections:
             self._session = connection.session
 
     def _take(self) -> Connection | None:
-        """The connection used last that is still open; None: one has to be opened. In use it is either way."""
-        with self._given_back:
-            self._given_back.wait_for(lambda: self._idle or not self._in_use, _SHARING_S)
-            self._in_use += 1
-            while self._idle:
+        """The connection used last that is still open."""
+        while True:
+            with self._guard:
+                if not self._idle:
+                    return None
                 idle = self._idle.pop()
-                sock = idle.connection.sock
-                # Nothing was asked, so what can be read is the server's farewell.
-                is_dead = sock is None or time.monotonic() - idle.since > _IDLE_S or _is_readable(sock)
-                if not is_dead:
-                    return idle.connection
-                idle.connection.close()
-        return None
+            sock = idle.connection.sock
+            # Nothing was asked, so what can be read is the server's farewell.
+            is_dead = sock is None or time.monotonic() - idle.since > _IDLE_S or _is_readable(sock)
+            if not is_dead:
+                return idle.connection
+            idle.connection.close()
 
     def _connect(self, timeout_s: float) -> Connection:
         """A connection of its own, open. Raises OSError."""

@@ -102,15 +102,6 @@ async def test_further_connections_go_on_with_the_session_until_the_server_refus
     assert tls.session_stats()["hits"] == resumed
 
 
-async def test_a_burst_waits_for_the_connection_that_is_there(
-    server: ApiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nvdra.kube.connections._SHARING_S", 60.0)
-    async with server.serving() as url, HttpKube(Access(url)) as kube:
-        await asyncio.gather(*(kube.server_version() for _ in range(8)))
-        assert len(server.connections) == 1
-
-
 async def test_an_authority_that_was_replaced_is_trusted_from_the_next_call_on(
     server: ApiServer, tmp_path: Path
 ) -> None:
