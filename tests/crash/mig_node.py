@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,12 +96,14 @@ class End:
 class Place:
     """A folder with two mock GPUs, for one node after the other.
 
+    nvml     for one program after the other: its threads are not made anew for each
     state    of the GPUs, as each node finds them
     theirs   a partition of the first GPU that somebody else made
     """
 
     folder: Path
     root: Root
+    nvml: Nvml
     state: bytes | None = None
     theirs: MigDevice | None = None
 
@@ -109,8 +111,11 @@ class Place:
 _STATE, _FAULTS = "var/lib/nvdra-mock/state.json", "etc/nvdra-mock-faults.json"
 
 
-def lay(folder: Path, portrait: str) -> Place:
-    """GPUs as they come."""
+def lay(folder: Path, portrait: str, patience: Clock | None = None) -> Place:
+    """GPUs as they come.
+
+    patience   tells when a call hangs; else the loop's time: no call does that takes long on a busy machine
+    """
     # Their /proc and /sys are the folder's own, as the driver is that nodes have.
     root = lay_out(
         folder / "mock",
@@ -120,16 +125,18 @@ def lay(folder: Path, portrait: str) -> Place:
         device_files="regular",
         stand_in_dir=folder,
     )
-    return Place(folder, root)
+    library = str(root.library.resolve())
+    return Place(folder, root, Nvml(lambda: library, patience or LoopClock()))
 
 
 def lay_partitioned(folder: Path, portrait: str) -> Place:
     """GPUs of which somebody partitioned the first; MIG mode is on where it cannot be changed when it is needed."""
-    root = lay(folder, portrait).root
+    place = lay(folder, portrait)
+    root = place.root
     for minor in (0, 1) if portrait in STAYS else (0,):
         root.set_mig_mode(minor, True)
     theirs = root.create_mig(0, HALF, 4)
-    return Place(folder, root, (root.root / _STATE).read_bytes(), theirs)
+    return replace(place, state=(root.root / _STATE).read_bytes(), theirs=theirs)
 
 
 class MigNode(Node):
@@ -146,21 +153,18 @@ class MigNode(Node):
         self.root = place.root
         self.theirs = place.theirs
         self.gates = "DynamicMIG=true"
-        # The loop's, unless told otherwise: a call that takes long on a busy machine does not hang.
-        self.nvml_clock: Clock = LoopClock()
+        self.nvml = place.nvml
         self.destroy_unknown = False
-        self._library = str(self.root.library.resolve())
         self._destroyed: set[tuple[str, int]] = set()
         self._kept: list[MigDevice] = []
 
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        self._nvml = Nvml(lambda: self._library, self.nvml_clock)
-        self.gpus = MortalNvml(self._nvml, self.host, self._destroyed)
+        self.gpus = MortalNvml(self.nvml, self.host, self._destroyed)
         super().start()
         self.upkeep = MigUpkeep(
-            self._nvml,
+            self.nvml,
             self.clock,
             self.ledger,
             self.locks,
@@ -182,9 +186,9 @@ class MigNode(Node):
     async def bury(self) -> None:
         # What was under way on a GPU when the program died comes to its end first, as in a kernel.
         with suppress(NvmlHung):
-            while self._nvml.is_open:
+            while self.nvml.is_open:
                 with suppress(NvmlHeld):
-                    await self._nvml.close()
+                    await self.nvml.close()
                 await asyncio.sleep(0)
         await super().bury()
 
@@ -197,7 +201,7 @@ class MigNode(Node):
 
     async def look(self) -> None:
         """The node is scanned."""
-        self.inventory = from_scan(await self._nvml.scan(profiles=True), {}, dynamic_mig=True)
+        self.inventory = from_scan(await self.nvml.scan(profiles=True), {}, dynamic_mig=True)
 
     async def _rescan(self) -> None:
         await self.look()

@@ -12,7 +12,7 @@ from nvdra.node.gpu_locks import FOLDER
 from nvdra.node.sweep import AFTER_FAILURE_S
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
-from tests.crash.mig_node import SMALL, MigNode, Place, lay
+from tests.crash.mig_node import SMALL, MigNode, lay
 from tests.unit.node.world import P
 
 SMALL_WITH_MEDIA = 20
@@ -22,9 +22,9 @@ CREATE = ("nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComp
 class Two(MigNode):
     """A claim for a partition of each GPU, "here" and "there"; NVML's patience is told by the test."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self.nvml_clock = self.patience = VirtualClock()
+    def __init__(self, folder: Path) -> None:
+        self.patience = VirtualClock()
+        super().__init__(lay(folder, "h100x8", self.patience))
 
     async def boot(self) -> None:
         await super().boot()
@@ -46,7 +46,7 @@ class Two(MigNode):
 
 @pytest.mark.parametrize("function", CREATE)
 async def test_a_call_that_hangs_costs_its_claim_alone(memory: Path, function: str) -> None:
-    node = Two(lay(memory, "h100x8"))
+    node = Two(memory)
     await node.boot()
     error = await node.told_to_hang(function, hang=True)
     assert f"{function} has not answered for 30 s: {node.root.gpu(0).uuid} is left alone until it does" in error
@@ -61,7 +61,7 @@ async def test_a_call_that_hangs_costs_its_claim_alone(memory: Path, function: s
 
 @pytest.mark.parametrize(("function", "when"), [(CREATE[0], "before"), (CREATE[1], "after")])
 async def test_what_a_call_made_that_hung_goes_once_it_returns(memory: Path, function: str, when: str) -> None:
-    node = Two(lay(memory, "h100x8"))
+    node = Two(memory)
     await node.boot()
     await node.told_to_hang(function, delay_ms=4000, when=when)
     # Until it returns, another instance must not take the GPU for one with nothing on it.
@@ -90,10 +90,9 @@ def may_be_taken(node: MigNode) -> bool:
 @pytest.mark.parametrize("is_prepare", [True, False], ids=["prepare", "unprepare"])
 async def test_a_gpu_that_falls_off_the_bus_at_any_call(memory: Path, is_prepare: bool) -> None:
     """Its claim fails, or is not concerned any more; when it comes back as it was, what was half done is put right."""
-    place = lay(memory, "h100x8")
     calls, is_lost = 0, True
     while is_lost:
-        node = Two(place)
+        node = Two(memory / f"after-{calls}")
         await node.boot()
         here, there = node.refs["here"], node.refs["there"]
         await node.prepared(there, *([] if is_prepare else [here]))
@@ -121,7 +120,7 @@ async def unprepares(node: MigNode, ref: ClaimRef) -> bool:
 
 async def test_ids_that_were_given_again(memory: Path) -> None:
     """While no program ran, somebody put another partition where a claim's was: its ids are the same, and it stays."""
-    node = Two(lay(memory, "h100x8"))
+    node = Two(memory)
     await node.boot()
     here = node.refs["here"]
     await node.prepared(here)

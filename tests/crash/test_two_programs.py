@@ -6,6 +6,8 @@ import asyncio
 import copy
 from pathlib import Path
 
+from nvdra.node.clock import LoopClock
+from nvdra.nvml import Nvml
 from nvdra.testing.host import FakeHost
 from tests.crash.mig_node import SMALL, MigNode, lay
 
@@ -25,17 +27,19 @@ async def another_program(node: MigNode) -> MigNode:
     """One more on the same node, with the same API server."""
     another = copy.copy(node)
     another.host = FakeHost(node.folder)
+    library = str(node.root.library.resolve())
+    another.nvml = Nvml(lambda: library, LoopClock())
     another.start()
     await another.look()
     await another.warm()
     return another
 
 
-async def in_the_midst(node: MigNode) -> asyncio.Future[list[str]]:
+async def in_the_midst(node: MigNode) -> asyncio.Task[list[str]]:
     """The preparation of "here", under way on the GPU for half a second."""
     node.root.count_calls()
     node.root.set_faults([{"function": CREATE, "minor": 0, "delay_ms": 500}])
-    preparing = asyncio.ensure_future(node.prepared(node.refs["here"]))
+    preparing = asyncio.create_task(node.prepared(node.refs["here"]))
     while not node.root.calls().get(CREATE):  # noqa: ASYNC110  it is called in another thread
         await asyncio.sleep(0.001)
     return preparing
