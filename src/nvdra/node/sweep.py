@@ -168,7 +168,8 @@ class Sweep:
                     is_left = True  # its GPU cannot be read now
                 case claims.Leave() | claims.Refuse():
                     pass  # nothing of it is on the hardware, or another release's business
-        return AFTER_FAILURE_S if is_left else EVERY_S
+        # Any claim's steps may come to a stop half way; a look is a batch that writes nothing.
+        return AFTER_FAILURE_S if is_left else SECOND_LOOK_S
 
     # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────
 
