@@ -6,20 +6,20 @@ and then it is decided anew.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, assert_never
+from typing import assert_never
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Entry, PreparedDevice, Record
-from nvdra.devices import Inventory, MigDevice, parent
-from nvdra.node.executor import Executor, StepFailed, destruction
-from nvdra.node.gpu_locks import Busy, GpuLocks
-from nvdra.node.ledger import Change, Ledger
+from nvdra.devices import MigDevice, parent
+from nvdra.node.executor import StepFailed, destruction
+from nvdra.node.gpu_locks import Busy
+from nvdra.node.ledger import Change
+from nvdra.node.means import Means
 from nvdra.node.releasing import Releasing
-from nvdra.node.site import ClaimFiles, Site
 from nvdra.node.supply import Supply, SupplyError
 from nvdra.ports import LockError
 
@@ -47,26 +47,14 @@ class Preparing:
 
     def __init__(
         self,
-        site: Site,
-        files: ClaimFiles,
-        ledger: Ledger,
-        locks: GpuLocks,
-        executor: Executor,
+        means: Means,
         supply: Supply,
-        inventory: Callable[[], Inventory],
-        rescan: Callable[[], Coroutine[Any, Any, None]],
         unsettled: Callable[[], Mapping[str, str]],
         releasing: Releasing,
         take_back: Callable[[ClaimRef, Entry], Awaitable[str]],
     ) -> None:
-        self._site = site
-        self._files = files
-        self._ledger = ledger
-        self._locks = locks
-        self._executor = executor
+        self._means = means
         self._supply = supply
-        self._inventory = inventory
-        self._rescan = rescan
         self._unsettled = unsettled
         self._releasing = releasing
         self._take_back = take_back
@@ -76,7 +64,7 @@ class Preparing:
         try:
             return await self._settle(claim.ref.uid, partial(self._decide, claim))
         finally:
-            self._locks.give_back(claim.ref.uid, is_done=True)
+            self._means.locks.give_back(claim.ref.uid, is_done=True)
 
     async def recall(self, ref: ClaimRef, otherwise: str) -> Answers | claims.Refuse:
         """What the record alone answers, else a refusal with the text `otherwise`. Raises LedgerError."""
@@ -87,19 +75,19 @@ class Preparing:
         looked = False
         for _ in range(_ROUNDS):
             try:
-                match decision := await self._ledger.submit(decide):
+                match decision := await self._means.ledger.submit(decide):
                     case claims.Refuse() if decision.rescan and not looked:
                         looked = True
-                        await self._rescan()
+                        await self._means.rescan()
                     case _Unsupplied(devices):
                         await self._supply.refresh(devices)
                     case claims.UndoFirst(ref, entry):
                         if failure := await self._undo_first(uid, ref, entry):
                             return claims.Refuse(failure)
                     case claims.Await(other):
-                        await self._locks.until_done(other)
+                        await self._means.locks.until_done(other)
                     case Busy(gpus):
-                        await self._locks.wait(gpus)
+                        await self._means.locks.wait(gpus)
                     case claims.Needs():
                         return await self._carry_out(decision)
                     case _:
@@ -119,13 +107,13 @@ class Preparing:
         uid = claim.ref.uid
         plan = claims.plan(
             claim,
-            self._inventory(),
+            self._means.inventory(),
             record,
-            self._site.gates,
-            pool=self._site.pool,
-            has_file=self._files.exists(uid),
+            self._means.site.gates,
+            pool=self._means.site.pool,
+            has_file=self._means.files.exists(uid),
             unsettled=self._unsettled(),
-            in_work=self._locks.claims,
+            in_work=self._means.locks.claims,
         )
         match plan:
             case claims.Done(answers):
@@ -147,18 +135,18 @@ class Preparing:
         parents = {parent(device).uuid: parent(device) for group in needs.groups for _, device in group.members}
         if not self._supply.is_at_hand(parents.values()):
             return Change(_Unsupplied(tuple(parents.values())))
-        if not self._locks.try_take(uid, needs.gpus):
+        if not self._means.locks.try_take(uid, needs.gpus):
             return Change(Busy(needs.gpus))
         changed = {step.gpu.uuid for step in needs.steps if isinstance(step, claims.CreateMig)}
-        self._locks.begin(uid, changed)
+        self._means.locks.begin(uid, changed)
         for device in needs.shared.values():
             if device.parent.uuid in changed:
                 # Whoever has it besides may let go of it meanwhile: then it is this claim's alone, to be undone too.
-                self._locks.touch(uid, device.parent.uuid, (device.profile.profile_id, device.start))
+                self._means.locks.touch(uid, device.parent.uuid, (device.profile.profile_id, device.start))
         return Change(needs, entries={uid: needs.started})
 
     def _decide_recall(self, ref: ClaimRef, otherwise: str, record: Record) -> Change[_Decision]:
-        match claims.recall(ref, self._inventory(), record, has_file=self._files.exists(ref.uid)):
+        match claims.recall(ref, self._means.inventory(), record, has_file=self._means.files.exists(ref.uid)):
             case claims.Done(answers):
                 return Change(answers)
             case claims.Repair(sealed):
@@ -176,7 +164,7 @@ class Preparing:
         is_undone = False
         try:
             try:
-                created = await self._executor.make(uid, needs.steps)
+                created = await self._means.executor.make(uid, needs.steps)
             except StepFailed as failed:
                 is_undone = failed.is_undone
                 return claims.Refuse(f"prepare devices failed: {failed}")
@@ -188,16 +176,16 @@ class Preparing:
             if isinstance(answer, claims.Refuse):
                 is_undone = await self._undo(uid, created)
             else:
-                self._locks.give_back(uid, is_done=True)
+                self._means.locks.give_back(uid, is_done=True)
             return answer
         finally:
             if is_undone:
-                is_undone = await self._ledger.submit(partial(_decide_withdrawal, needs))
-            self._locks.give_back(uid, is_done=is_undone)
+                is_undone = await self._means.ledger.submit(partial(_decide_withdrawal, needs))
+            self._means.locks.give_back(uid, is_done=is_undone)
 
     async def _undo(self, uid: str, created: Mapping[str, MigDevice]) -> bool:
         try:
-            await self._executor.undo(uid, [destruction(device) for device in created.values()])
+            await self._means.executor.undo(uid, [destruction(device) for device in created.values()])
         except StepFailed as failed:
             telemetry.warning("What was made for a claim could not be taken back yet", uid=uid, cause=str(failed))
             return False
@@ -234,7 +222,7 @@ class Preparing:
             return Change(claims.Refuse(str(error)))
         except cdi.InvalidDocument as error:
             return Change(claims.Refuse(f"unable to create CDI spec file for claim: {error}"))
-        return Change(sealed.answers, entries=entries, write={self._files.path(uid): content})
+        return Change(sealed.answers, entries=entries, write={self._means.files.path(uid): content})
 
 
 def _decide_withdrawal(needs: claims.Needs, record: Record) -> Change[bool]:

@@ -16,15 +16,12 @@ from typing import Any, Literal, Protocol, TypeVar, assert_never
 from nvdra import claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Entry
-from nvdra.devices import Inventory
-from nvdra.node.executor import Executor
-from nvdra.node.gpu_locks import GpuLocks
-from nvdra.node.ledger import Ledger, LedgerError
+from nvdra.node.ledger import LedgerError
+from nvdra.node.means import Means
 from nvdra.node.preparing import Answers, Preparing
 from nvdra.node.releasing import Releasing
-from nvdra.node.site import ClaimFiles, Site
 from nvdra.node.supply import Supply
-from nvdra.ports import ApiError, Clock, Host
+from nvdra.ports import ApiError, Clock
 from nvdra.telemetry.metrics import DriverMetrics, Operation
 
 # kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
@@ -61,44 +58,23 @@ class ClaimSource(Protocol):
 class Walk:
     """Prepare and unprepare, for any number of callers at once.
 
-    inventory  the devices as last scanned
-    rescan     looks at the hardware again; called for a device this node does not know
     unsettled  device name to claim UID, while a lost record is being made up from the API
     """
 
     def __init__(
         self,
-        site: Site,
-        host: Host,
-        clock: Clock,
-        ledger: Ledger,
-        source: ClaimSource,
+        means: Means,
         supply: Supply,
-        locks: GpuLocks,
-        executor: Executor,
-        inventory: Callable[[], Inventory],
-        rescan: Callable[[], Coroutine[Any, Any, None]],
+        source: ClaimSource,
+        clock: Clock,
         unsettled: Callable[[], Mapping[str, str]],
         metrics: DriverMetrics,
     ) -> None:
-        files = ClaimFiles(host, site.cdi_root)
         self._clock = clock
         self._source = source
         self._metrics = metrics
-        self._releasing = Releasing(site, files, ledger, locks, executor, inventory, rescan)
-        self._preparing = Preparing(
-            site,
-            files,
-            ledger,
-            locks,
-            executor,
-            supply,
-            inventory,
-            rescan,
-            unsettled,
-            self._releasing,
-            self._take_back,
-        )
+        self._releasing = Releasing(means)
+        self._preparing = Preparing(means, supply, unsettled, self._releasing, self._take_back)
         self._work: dict[str, tuple[str, asyncio.Task[Any]]] = {}
 
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Prepared]:

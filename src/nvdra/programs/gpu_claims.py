@@ -12,9 +12,10 @@ from nvdra.node.discovery import Discovery
 from nvdra.node.executor import Executor
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.ledger import Ledger
+from nvdra.node.means import Means
 from nvdra.node.mig_upkeep import MigUpkeep
 from nvdra.node.record_file import RecordFile
-from nvdra.node.site import Site
+from nvdra.node.site import ClaimFiles, Site
 from nvdra.node.supply import Supply
 from nvdra.node.sweep import Sweep
 from nvdra.node.walk import Walk
@@ -75,18 +76,6 @@ async def claim_parts(
         lambda: discovery.inventory,
         lambda: locks.claims,
     )
-    walk = Walk(
-        site,
-        host,
-        clock,
-        ledger,
-        api,
-        supply,
-        locks,
-        executor,
-        lambda: discovery.inventory,
-        rescan,
-        sweep.unsettled,
-        metrics,
-    )
+    means = Means(site, ClaimFiles(host, site.cdi_root), ledger, locks, executor, lambda: discovery.inventory, rescan)
+    walk = Walk(means, supply, api, clock, sweep.unsettled, metrics)
     return ClaimParts(ledger, walk, sweep, upkeep)

@@ -22,8 +22,9 @@ from nvdra.kube import ResourceApi
 from nvdra.node.executor import Executor, Partitioner
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.ledger import Change, Ledger
+from nvdra.node.means import Means
 from nvdra.node.record_file import RecordFile
-from nvdra.node.site import Site
+from nvdra.node.site import ClaimFiles, Site
 from nvdra.node.supply import Supply
 from nvdra.node.sweep import Sweep
 from nvdra.node.walk import Prepared, Unprepared, Walk
@@ -110,20 +111,16 @@ class World:
             lambda: self.inventory,
             lambda: self.locks.claims,
         )
-        self.walk = Walk(
+        means = Means(
             site,
-            self.host,
-            self.clock,
+            ClaimFiles(self.host, C),
             self.ledger,
-            api,
-            self.supply,
             self.locks,
             self.executor,
             lambda: self.inventory,
             self._rescan,
-            self.sweep.unsettled,
-            self.metrics,
         )
+        self.walk = Walk(means, self.supply, api, self.clock, self.sweep.unsettled, self.metrics)
         self.ledger.start()
 
     async def warm(self) -> None:

@@ -17,6 +17,7 @@ from nvdra.node.clock import LoopClock
 from nvdra.node.executor import Executor
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.ledger import Ledger, LedgerError
+from nvdra.node.means import Means
 from nvdra.node.record_file import RecordFile
 from nvdra.node.releasing import Releasing
 from nvdra.node.site import ClaimFiles, Site
@@ -43,7 +44,7 @@ async def fix(
         )
         ledger.start()
         stack.push_async_callback(ledger.stop)
-        releasing = Releasing(
+        means = Means(
             Site(claims.DRIVER, "", here.cdi_root, gates),
             ClaimFiles(here.host, here.cdi_root),
             ledger,
@@ -52,6 +53,7 @@ async def fix(
             lambda: inventory,
             _nothing,
         )
+        releasing = Releasing(means)
         for left in chosen:
             done, text = await _release(releasing, left)
             print(text)
