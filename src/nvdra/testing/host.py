@@ -70,6 +70,7 @@ class FakeHost(Node):
         self._die_after: int | None = None
         self._is_dead = False
         self._locks_held: list[Lock] = []
+        self._files_held: list[OpenFile] = []
         self.boot = boot_id
         self.effects: list[Effect] = []
         self.programs: dict[str, Program] = {}
@@ -133,7 +134,9 @@ class FakeHost(Node):
 
     def hold(self, path: str) -> OpenFile:
         self._live()
-        return super().hold(path)
+        held = super().hold(path)
+        self._files_held.append(held)
+        return held
 
     def stat(self, path: str) -> Stat:
         seen = super().stat(path)
@@ -189,7 +192,9 @@ class FakeHost(Node):
         return lock
 
     def close(self) -> None:
-        """As the end of a process: its locks are free, whoever still holds them."""
+        """As the end of a process: its files are closed and its locks are free, whoever still holds them."""
+        for held in self._files_held:
+            held.close()
         super().close()
         for lock in self._locks_held:
             lock.close()

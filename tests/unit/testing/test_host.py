@@ -141,3 +141,13 @@ async def test_the_locks_of_the_dead_are_free(tmp_path: Path) -> None:
     held.close()  # the dead may still come to it
     assert again.try_lock("/lock") is not None
     again.close()
+
+
+async def test_the_files_of_the_dead_are_closed(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    host.write("/f", b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    host.hold("/f")
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    host.close()
+    assert len(os.listdir("/proc/self/fd")) == before
