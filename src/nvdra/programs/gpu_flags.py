@@ -141,6 +141,18 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     return Options(**parse(PROGRAM, DESCRIPTION, FLAGS, argv, environ))
 
 
+def splits_stream(options: Options, on: gates.Gates) -> bool:
+    """Whether information is logged to standard output. Raises UsageError where the gate for it is off."""
+    asked = {"text": options.log_text_split_stream, "json": options.log_json_split_stream}
+    for logging_format, is_asked in asked.items():
+        if is_asked and not on.enabled(gates.LOGGING_ALPHA_OPTIONS):
+            raise UsageError(
+                f"--log-{logging_format}-split-stream: Forbidden: Feature {gates.LOGGING_ALPHA_OPTIONS} is disabled: "
+                f"add {gates.LOGGING_ALPHA_OPTIONS}=true to --feature-gates (FEATURE_GATES)"
+            )
+    return asked.get(options.logging_format, False)
+
+
 def check_shares(value: str, *, is_enabled: bool) -> None:
     """Raises UsageError unless `--consumable-shares` is a value the gate allows."""
     if not is_enabled:

@@ -24,8 +24,13 @@ def main(argv: Sequence[str]) -> int:
     stop = Stop()  # before anything heavy: this process may be number 1, which has no default for signals
     try:
         options = gpu_flags.options(argv, os.environ)
-        telemetry.set_up(logging_format=options.logging_format, verbosity=options.v, vmodule=options.vmodule)
         gates = _gates(options)
+        telemetry.set_up(
+            logging_format=options.logging_format,
+            verbosity=options.v,
+            vmodule=options.vmodule,
+            split_stream=gpu_flags.splits_stream(options, gates),
+        )
     except (UsageError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

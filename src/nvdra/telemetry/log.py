@@ -1,4 +1,5 @@
-"""Log lines as klog writes them, or one JSON object a line. Everything goes to standard error, unbuffered.
+"""Log lines as klog writes them, or one JSON object a line. Everything goes to standard error, unbuffered; on demand what
+is neither warning nor error goes to standard output.
 
 `info(4, "About to announce device gpu-0")` prints its text bare; with keys and values,
 `info(6, "Response", verb="GET")` prints `"Response" verb="GET"`. Level 0 always appears, others from `-v` on.
@@ -25,7 +26,8 @@ class _State:
     json = False
     vmodule: tuple[tuple[str, int], ...] = ()
     highest = 0  # of verbosity and every vmodule level: what a call must reach to be looked at
-    stream: IO[str] | None = None  # None: descriptor 2
+    stream: IO[str] | None = None  # None: descriptors
+    descriptors = (2, 2)  # of information, of the rest
     second: tuple[int, str] = (-1, "")  # the last second seen and its text: lines come in bursts
     cache: dict[tuple[str, str], int] = {}  # noqa: RUF012  level by (file, name shown)
 
@@ -35,13 +37,19 @@ _write_lock = threading.Lock()
 
 
 def set_up(
-    *, logging_format: str = "text", verbosity: int = 0, vmodule: str = "", stream: IO[str] | None = None
+    *,
+    logging_format: str = "text",
+    verbosity: int = 0,
+    vmodule: str = "",
+    split_stream: bool = False,
+    stream: IO[str] | None = None,
 ) -> None:
     """Choose format and levels; from here on the standard library's warnings and errors come out this way too.
 
     vmodule   `pattern=N,…`: a level of its own for files; the pattern is a file name without its ending, or a
               path if it contains a slash. Text format only, as in klog.
-    stream    where lines go instead of standard error
+    split_stream   information goes to standard output
+    stream         where all lines go instead
     Raises ValueError with a text for people.
     """
     if logging_format not in ("text", "json"):
@@ -59,6 +67,7 @@ def set_up(
     _state.vmodule = tuple(levels)
     _state.highest = max([verbosity, *(level for _, level in levels)])
     _state.stream = stream
+    _state.descriptors = (1 if split_stream else 2, 2)
     _state.cache = {}
     _adopt_standard_logging()
 
@@ -118,9 +127,9 @@ def _emit(
         now = time.time()
         reason = None if cause is None else (str(cause) or type(cause).__name__)
         if _state.json:
-            _write(json_line(severity, v, now, place, msg, reason, values))
+            _write(severity, json_line(severity, v, now, place, msg, reason, values))
         else:
-            _write(text_line(severity, now, place, msg, reason, values))
+            _write(severity, text_line(severity, now, place, msg, reason, values))
     except Exception:
         # A record that cannot be shown must not cost the claim it is about.
         return
@@ -215,17 +224,18 @@ def _level_for(frame: FrameType, at: str | None) -> int:
     return level
 
 
-def _write(line: str) -> None:
+def _write(severity: str, line: str) -> None:
     stream = _state.stream
     if stream is not None:
         stream.write(line)
         stream.flush()
         return
     data = memoryview(line.encode("utf-8", "backslashreplace"))
+    descriptor = _state.descriptors[severity != "info"]
     with _write_lock:
         # Straight to the descriptor: a line is one write, and nothing waits in a buffer when the process is killed.
         while data:
-            data = data[os.write(2, data) :]
+            data = data[os.write(descriptor, data) :]
 
 
 def _adopt_standard_logging() -> None:
@@ -241,9 +251,9 @@ def _adopt_standard_logging() -> None:
                 severity = "error" if record.levelno >= logging.ERROR else "warning"
                 place = f"{os.path.basename(record.pathname)}:{record.lineno}"
                 if _state.json:
-                    _write(json_line(severity, 0, record.created, place, text, None, {}))
+                    _write(severity, json_line(severity, 0, record.created, place, text, None, {}))
                 else:
-                    _write(text_line(severity, record.created, place, text, None, {}))
+                    _write(severity, text_line(severity, record.created, place, text, None, {}))
             except Exception:
                 return
 

@@ -49,6 +49,12 @@ def test_help() -> None:
     [
         ([], {}, 'Required flags "node-name, image-name" not set'),
         (["a", "b"], REQUIRED, "arguments not supported: [a b]"),
+        (
+            ["--log-json-split-stream=true"],
+            REQUIRED,
+            "--log-json-split-stream: Forbidden: Feature LoggingAlphaOptions is disabled: "
+            "add LoggingAlphaOptions=true to --feature-gates (FEATURE_GATES)",
+        ),
         (["--logging-format=xml"], REQUIRED, 'unsupported log format "xml": use "text" or "json"'),
         (
             ["--feature-gates=Foo=true"],
@@ -82,3 +88,14 @@ def test_a_name_that_is_no_program() -> None:
     done = run(name="gpu-plugin")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: no program is named 'gpu-plugin'; there are gpu-kubelet-plugin, ")
+
+
+def test_information_can_go_to_standard_output() -> None:
+    """Errors stay on standard error: this one ends the start."""
+    split = ("--feature-gates=LoggingAlphaOptions=true", "--log-text-split-stream=true", "--kubeconfig=/nowhere")
+    folders = [f"--{name}=/proc/none" for name in ("cdi-root", "kubelet-plugins-directory-path")]
+    done = run(*split, *folders, **REQUIRED)
+    assert done.returncode == 1
+    assert "Feature gates: map[string]bool" in done.stdout
+    assert "Feature gates" not in done.stderr
+    assert done.stderr.startswith("Error: cannot create /proc/none")
