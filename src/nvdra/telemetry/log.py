@@ -1,5 +1,6 @@
-"""Log lines as klog writes them, or one JSON object a line. Everything goes to standard error, unbuffered; on demand what
-is neither warning nor error goes to standard output.
+"""Log lines as klog writes them, or one JSON object a line, unbuffered.
+
+Everything goes to standard error; on demand what is neither warning nor error goes to standard output.
 
 `info(4, "About to announce device gpu-0")` prints its text bare; with keys and values,
 `info(6, "Response", verb="GET")` prints `"Response" verb="GET"`. Level 0 always appears, others from `-v` on.
