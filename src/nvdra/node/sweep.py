@@ -16,6 +16,7 @@ import orjson
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
+from nvdra.api.gates import DYNAMIC_MIG
 from nvdra.checkpoint import Record
 from nvdra.devices import Device, Inventory
 from nvdra.host import meant_for
@@ -152,6 +153,8 @@ class Sweep:
 
     async def half_done(self) -> float:
         """Roll back what a death left half way on the hardware. Returns when to look again, in seconds from now."""
+        if not self._site.gates.enabled(DYNAMIC_MIG):
+            return EVERY_S  # nothing else that a claim needs changes hardware
         record = await self._ledger.submit(Change)
         is_left = False
         for uid, entry in record.entries.items():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,16 +19,6 @@ from tests.unit.devices.scans import instance
 from tests.unit.node.gpus import refusal
 from tests.unit.node.mig_world import ZERO, MigWorld, half, small, until
 from tests.unit.node.world import P
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
-    made = MigWorld(tmp_path)
-    made.start()
-    await made.warm()
-    yield made
-    await made.stop()
-
 
 # ── what others do meanwhile ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,6 @@ from nvdra.nvml import IN_USE
 from tests.unit.node.gpus import refusal
 from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, half, small, until
 from tests.unit.node.world import RECORD, C, P, cdi_path
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
-    made = MigWorld(tmp_path)
-    made.start()
-    await made.warm()
-    yield made
-    await made.stop()
-
 
 # ── there and back ─────────────────────────────────────────────────────────────────────────────────────────────────
 

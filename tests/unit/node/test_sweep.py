@@ -398,3 +398,10 @@ async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(
     await looping(world, trouble_ends, is_settled)
     assert world.has_file(ref)
     assert world.host.read(cdi_path(ref))
+
+
+async def test_where_nothing_is_made_for_claims_nobody_looks_for_what_is_half_done(world: World) -> None:
+    held = world.host.try_lock(f"{P}/pu.lock")
+    assert held is not None
+    assert await world.sweep.half_done() == EVERY_S  # at once: it wants no lock
+    held.close()

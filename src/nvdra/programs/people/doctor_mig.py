@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from nvdra import checkpoint, claims
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
-from nvdra.devices import Gpu, Inventory, MigName, overlapping, parse_name
+from nvdra.claims.place import gpu_of, partitions
+from nvdra.devices import Gpu, Inventory, MigName, overlapping
 from nvdra.programs.people.doctor_claims import held_locks
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.paper import counted
@@ -40,10 +41,10 @@ def look(here: Place, inventory: Inventory) -> Iterator[Finding]:
     gpus = divided(inventory, record)
     findings = list(_wrong(here, inventory, record, gpus))
     yield from findings
-    partitions = [part for gpu in gpus for part in gpu.partitions]
-    if partitions and not findings:
-        held = sum(part.state == "held" for part in partitions)
-        yield Finding(CHECK, "ok", f"{counted(len(partitions), 'partition')}, {held} of them held by claims")
+    parts = [part for gpu in gpus for part in gpu.partitions]
+    if parts and not findings:
+        held = sum(part.state == "held" for part in parts)
+        yield Finding(CHECK, "ok", f"{counted(len(parts), 'partition')}, {held} of them held by claims")
 
 
 def _wrong(here: Place, inventory: Inventory, record: Record | None, gpus: list[Divided]) -> Iterator[Finding]:
@@ -85,15 +86,15 @@ def leftovers(here: Place, inventory: Inventory, record: Record) -> Iterator[Lef
     for uid, entry in record.entries.items():
         if entry.state != "PrepareStarted":
             continue
-        places = [name for text in sorted(claims.names(entry)) if isinstance(name := parse_name(text), MigName)]
-        left = [text for name in places if (text := _left(inventory, name, in_work))]
+        places = partitions(entry, inventory)
+        left = [text for name, gpu_uuid in places if (text := _left(inventory, name, gpu_uuid, in_work))]
         if left:
             yield Leftover(ClaimRef(entry.namespace, entry.name, uid), entry, "; ".join(left))
 
 
-def _left(inventory: Inventory, name: MigName, in_work: Collection[str]) -> str:
+def _left(inventory: Inventory, name: MigName, gpu_uuid: str, in_work: Collection[str]) -> str:
     """What stands on a GPU of a partition that was begun; "" if nothing does, or somebody works there."""
-    gpu = inventory.gpus.get(name.parent_minor)
+    gpu = gpu_of(gpu_uuid, inventory)
     if gpu is None or gpu.partitioning is None or gpu.uuid in in_work:
         return ""
     now = inventory.partitions.get(gpu.uuid)

@@ -8,8 +8,9 @@ from string import ascii_uppercase
 from typing import Any, Literal
 
 from nvdra import claims
-from nvdra.checkpoint import Record
-from nvdra.devices import Gpu, GpuInstanceScan, Inventory, MigDevice, MigName, Partitions, parse_name
+from nvdra.checkpoint import Entry, Record
+from nvdra.claims.place import partitions
+from nvdra.devices import Gpu, GpuInstanceScan, Inventory, MigDevice, MigName, Partitions
 from nvdra.programs.people.paper import table
 
 # held       by claims
@@ -54,8 +55,12 @@ def holders_of(record: Record | None) -> dict[str, list[str]]:
     holders: dict[str, list[str]] = {}
     for uid, entry in record.entries.items() if record is not None else ():
         for name in sorted(claims.names(entry)):
-            holders.setdefault(name, []).append(f"{entry.namespace}/{entry.name}" if entry.name else uid)
+            holders.setdefault(name, []).append(_called_by(uid, entry))
     return holders
+
+
+def _called_by(uid: str, entry: Entry) -> str:
+    return f"{entry.namespace}/{entry.name}" if entry.name else uid
 
 
 def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
@@ -63,7 +68,7 @@ def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
 
     record   None: it cannot be read
     """
-    holders = _holders_by_place(record)
+    holders = _holders_by_place(record, inventory)
     unknown = claims.unknown_partitions(inventory, record) if record is not None else ()
     foreign = {(each.gpu.uuid, each.gi_id) for each in unknown}
     devices = {(d.parent.uuid, d.gi_id): d for d in inventory.devices.values() if isinstance(d, MigDevice)}
@@ -71,7 +76,7 @@ def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
     def partition(gpu: Gpu, instance: GpuInstanceScan) -> Partition:
         key = (gpu.uuid, instance.gi_id)
         profile, device = _called(gpu, instance, devices.get(key))
-        who = tuple(holders.get((gpu.minor, instance.profile_id, instance.start), ()))
+        who = tuple(holders.get((gpu.uuid, instance.profile_id, instance.start), ()))
         state: State = "free" if record is not None else "unknown"
         if key in foreign:
             state = "foreign"
@@ -91,12 +96,12 @@ def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
     return found
 
 
-def _holders_by_place(record: Record | None) -> dict[tuple[int, int, int], list[str]]:
-    """Claims by parent's minor, profile id and first memory slice: a profile's text in a name is for people."""
-    holders: dict[tuple[int, int, int], list[str]] = {}
-    for text, who in holders_of(record).items():
-        if isinstance(name := parse_name(text), MigName):
-            holders.setdefault((name.parent_minor, name.profile_id, name.start), []).extend(who)
+def _holders_by_place(record: Record | None, inventory: Inventory) -> dict[tuple[str, int, int], list[str]]:
+    """Claims by the GPU's UUID, profile id and first memory slice: a profile's text in a name is for people."""
+    holders: dict[tuple[str, int, int], list[str]] = {}
+    for uid, entry in record.entries.items() if record is not None else ():
+        for name, gpu_uuid in partitions(entry, inventory):
+            holders.setdefault((gpu_uuid, name.profile_id, name.start), []).append(_called_by(uid, entry))
     return holders
 
 
