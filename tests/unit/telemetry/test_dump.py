@@ -62,6 +62,14 @@ class Program:
     def signal(self) -> None:
         self.process.send_signal(signal.SIGUSR2)
 
+    def sleeps(self) -> None:
+        """Returns once it has been asleep for a while: before it is stuck it would renew the file."""
+        asleep = 0
+        while asleep < 5:
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2][0]
+            asleep = asleep + 1 if state == "S" else 0
+            time.sleep(0.01)
+
     def says(self, text: str) -> str:
         """What it wrote to standard error up to the line that holds the text."""
         assert self.process.stderr is not None
@@ -108,6 +116,7 @@ def test_a_working_program_dumps_threads_and_tasks_once_a_signal(tmp_path: Path,
 def test_a_stuck_program_dumps_too(tmp_path: Path) -> None:
     path = tmp_path / "stacks.dump"
     program = Program(str(path), "stuck")
+    program.sleeps()
     program.signal()
     text = wait_for(path, "main.RunPlugin")
     assert "in stuck" in text
