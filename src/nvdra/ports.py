@@ -234,7 +234,12 @@ class Kube(Protocol):
         """gitVersion, for instance "v1.37.2"."""
         ...
 
-    async def get(self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = 30.0) -> bytes: ...
+    async def get(
+        self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = 30.0, cached: bool = False
+    ) -> bytes:
+        """The object as it is; `cached`: as the server last heard of it, which spares it a read of its database."""
+        ...
+
     async def list(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> Page: ...

@@ -1,6 +1,6 @@
 """HTTP to the API server: bytes in, bytes out, over connections that stay warm.
 
-HTTP itself is the standard library's (`connections`, docs/decisions/0001).
+HTTP itself is read by a library (`connection`, docs/decisions/0001).
 
 A call is one request and one answer or ApiError; nothing is retried here but what never reached the server's logic:
 a refused token that has a successor, and a GET told to come again within its own time.
@@ -9,6 +9,7 @@ a refused token that has a successor, and a GET told to come again within its ow
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import ssl
 import time
@@ -22,7 +23,7 @@ import orjson
 
 from nvdra.kube.config import Access
 from nvdra.kube.connection import Answer, Broken
-from nvdra.kube.connections import Connections
+from nvdra.kube.connections import Connections, Headers
 from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
 from nvdra.ports import ApiError, Event, Page, Resource
@@ -74,7 +75,7 @@ class HttpKube:
     ) -> None:
         self._access = access
         self._qps, self._burst = qps, burst
-        self._headers = {"Accept": _JSON, "User-Agent": user_agent}
+        self._headers: Headers = (("Accept", _JSON), ("User-Agent", user_agent))
         self._on_response = on_response
         self._warm_every_s = warm_every_s
         self._urls: dict[tuple[Resource, str], str] = {}
@@ -111,10 +112,13 @@ class HttpKube:
     async def server_version(self) -> str:
         return str(_object(await self._call("GET", "/version")).get("gitVersion", ""))
 
-    async def get(self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = TIMEOUT_S) -> bytes:
+    async def get(
+        self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = TIMEOUT_S, cached: bool = False
+    ) -> bytes:
         path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
+        query = {"resourceVersion": "0"} if cached else None
         is_claim = resource.plural == "resourceclaims"
-        return await self._call("GET", path, timeout_s=timeout_s, queued=not is_claim, patient=True)
+        return await self._call("GET", path, query, timeout_s=timeout_s, queued=not is_claim, patient=True)
 
     async def list(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
@@ -167,7 +171,7 @@ class HttpKube:
         began = time.perf_counter()
         status = 0
         try:
-            headers, silence_s = self._with_login(None), age_s + TIMEOUT_S
+            headers, silence_s = self._with_login(), age_s + TIMEOUT_S
             async with self._connections.stream(target, headers, timeout_s=TIMEOUT_S, silence_s=silence_s) as (
                 answer,
                 lines,
@@ -229,7 +233,7 @@ class HttpKube:
         began = time.perf_counter()
         status = 0
         try:
-            answer = await self._connections.ask(verb, target, self._with_login(body), body, timeout_s)
+            answer = await self._connections.ask(verb, target, self._with_login(), body, timeout_s)
             status = answer.status
             if 200 <= status < 300:
                 return answer.body
@@ -241,14 +245,9 @@ class HttpKube:
             self._last_used = self._loop.time()
             self._report(verb, target, status, began, keeps_warm)
 
-    def _with_login(self, body: bytes | None) -> dict[str, str]:
-        headers = dict(self._headers)
-        if body is not None:
-            headers["Content-Type"] = _JSON
+    def _with_login(self) -> Headers:
         authorization = self._access.credentials.header()
-        if authorization:
-            headers["Authorization"] = authorization
-        return headers
+        return (*self._headers, ("Authorization", authorization)) if authorization else self._headers
 
     async def _keep_warm(self) -> None:
         while True:
@@ -287,7 +286,9 @@ class HttpKube:
             return ApiError(0, "Timeout", f"the API server at {server} did not answer within {timeout_s:g} s")
         if isinstance(error, Broken):
             return ApiError(0, "", f"the connection to the API server at {server} broke: {error}")
-        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        number = getattr(error, "errno", None) or 0
+        # Positive are the system's; an event loop puts words of its own in place of theirs.
+        cause = os.strerror(number) if number > 0 else str(error) or type(error).__name__
         return ApiError(0, "", f"the API server at {server} cannot be reached: {cause}")
 
 

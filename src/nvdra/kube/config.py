@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from nvdra.kube.tls import Tls
+
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 # kubelet rotates a service account's token file in place, long before the old one ends.
@@ -104,7 +106,7 @@ class Access:
     """
 
     server: str
-    tls: ssl.SSLContext | None = None
+    tls: Tls | None = None
     credentials: Credentials = field(default_factory=Fixed)
     server_name: str | None = None
     proxy: str | None = None
@@ -167,7 +169,7 @@ def _from_kubeconfig(path: str) -> Access:
     tls = None
     if server.startswith("https://"):
         if cluster.get("insecure-skip-tls-verify"):
-            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            tls = Tls(ssl.PROTOCOL_TLS_CLIENT)
             tls.check_hostname = False
             tls.verify_mode = ssl.CERT_NONE
         else:
@@ -177,7 +179,7 @@ def _from_kubeconfig(path: str) -> Access:
     return Access(server, tls, credentials, cluster.get("tls-server-name") or None, cluster.get("proxy-url") or None)
 
 
-def _credentials(path: str, folder: str, user: Mapping[str, Any], tls: ssl.SSLContext | None) -> Credentials:
+def _credentials(path: str, folder: str, user: Mapping[str, Any], tls: Tls | None) -> Credentials:
     if "exec" in user or "auth-provider" in user:
         return LibraryLogin(path, tls)
     if tls is not None:
@@ -201,7 +203,7 @@ def _credentials(path: str, folder: str, user: Mapping[str, Any], tls: ssl.SSLCo
 class LibraryLogin:
     """Credentials the `kubernetes` library obtains: from a program that prints them, or an auth provider."""
 
-    def __init__(self, path: str, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, path: str, tls: Tls | None) -> None:
         self._path = path
         self._tls = tls
         self._header = ""
@@ -261,8 +263,8 @@ def _beside(folder: str, path: str | None) -> str | None:
     return os.path.join(folder, path) if path else None
 
 
-def _trusting(path: str | None, content: bytes | None) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _trusting(path: str | None, content: bytes | None) -> Tls:
+    context = Tls(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if content is not None:
             context.load_verify_locations(cadata=content.decode())
@@ -277,7 +279,7 @@ def _trusting(path: str | None, content: bytes | None) -> ssl.SSLContext:
     return context
 
 
-def _present(context: ssl.SSLContext, certificate: str | None, key: str | None) -> None:
+def _present(context: Tls, certificate: str | None, key: str | None) -> None:
     if certificate is None:
         return
     try:

@@ -1,15 +1,15 @@
-"""One connection to the API server, and what an exchange over it gives."""
+"""One connection to the API server: HTTP/1.1 as `httptools` reads it, one exchange at a time, on the event loop."""
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import socket
 import ssl
-from base64 import b64encode
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from typing import Protocol, cast
 
-from nvdra.kube.config import Access
+import httptools
 
 
 class Broken(OSError):
@@ -25,41 +25,205 @@ class Answer:
     retry_after: str | None = None
 
 
-class Connection(http.client.HTTPConnection):
-    """TLS with a name of its own choice, through a proxy if there is one, on a socket that notices a dead peer."""
+class _Taker(Protocol):
+    """Who takes an answer piece by piece."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        access: Access,
-        tls: ssl.SSLContext | None,
-        session: ssl.SSLSession | None,
-        timeout_s: float,
-    ) -> None:
-        self._tls, self._name, self._session = tls, access.server_name or host, session
-        self.is_new = True
-        if access.proxy:
-            proxy = urlsplit(access.proxy)
-            super().__init__(proxy.hostname or "", proxy.port or 80, timeout=timeout_s)
-            login = {}
-            if proxy.username:
-                pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-                login = {"Proxy-Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
-            self.set_tunnel(host, port, login)
-        else:
-            super().__init__(host, port, timeout=timeout_s)
+    def head(self, status: int, retry_after: str | None) -> None: ...
+    def body(self, piece: bytes) -> None: ...
+    def end(self) -> None: ...
+    def fail(self, error: Exception) -> None: ...
 
-    def connect(self) -> None:
-        super().connect()
-        # A watch may be silent for long and must not hang on a peer that is gone.
-        for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-            self.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if self._tls is not None:
-            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name, session=self._session)
+
+class _Whole:
+    """An answer once all of it is there."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._status = 0
+        self._retry_after: str | None = None
+        self._pieces: list[bytes] = []
+
+    def head(self, status: int, retry_after: str | None) -> None:
+        self._status, self._retry_after = status, retry_after
+
+    def body(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+
+    def end(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result(Answer(self._status, b"".join(self._pieces), self._retry_after))
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Lines(_Whole):
+    """An answer whose body comes line by line while it goes on; one that is no 200 comes whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+
+    def head(self, status: int, retry_after: str | None) -> None:
+        super().head(status, retry_after)
+        if status == 200:
+            super().end()
+
+    def body(self, piece: bytes) -> None:
+        if self._status != 200:
+            return super().body(piece)
+        # Each byte is looked at once, however many pieces a line comes in.
+        first, *others = piece.split(b"\n")
+        self._pieces.append(first)
+        for other in others:
+            self._put()
+            self._pieces.append(other)
+        return None
+
+    def _put(self) -> None:
+        line = b"".join(self._pieces)
+        self._pieces.clear()
+        if line.strip():
+            self._lines.put_nowait(line)
+
+    def end(self) -> None:
+        if self._status != 200:
+            return super().end()
+        self._put()
+        return self._lines.put_nowait(None)
+
+    def fail(self, error: Exception) -> None:
+        super().fail(error)
+        self._lines.put_nowait(error)
+
+    async def read(self, silence_s: float) -> AsyncIterator[bytes]:
+        """The lines, until the answer's end. TimeoutError once none came for so many seconds."""
+        while True:
+            async with asyncio.timeout(silence_s):
+                line = await self._lines.get()
+            if line is None:
+                return
+            if isinstance(line, Exception):
+                raise line
+            yield line
+
+
+class Connection(asyncio.Protocol):
+    """What asyncio calls when something came, and what a caller asks.
+
+    An exchange that is not over when its caller leaves it makes the connection useless: `abort` it.
+    """
+
+    def __init__(self) -> None:
+        self._taker: _Taker | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._status = 0
+        self._retry_after: str | None = None
+        self._says_where_it_ends = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Open, and no exchange under way."""
+        return self._transport is not None and self._taker is None and not self._transport.is_closing()
 
     @property
     def session(self) -> ssl.SSLSession | None:
         """What a later connection can go on with; a server tells it after the handshake, with its first answer."""
-        return self.sock.session if isinstance(self.sock, ssl.SSLSocket) else None
+        tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        return tls.session if tls is not None else None
+
+    async def ask(self, request: bytes) -> Answer:
+        """One exchange. ConnectionError where the connection ended before the answer began, Broken where in it."""
+        whole = _Whole()
+        self._send(request, whole)
+        return await whole.answer
+
+    async def stream(self, request: bytes, silence_s: float) -> tuple[Answer, AsyncIterator[bytes]]:
+        """The answer, whose body is only filled where the status is not 200, and its lines."""
+        lines = _Lines()
+        self._send(request, lines)
+        return await lines.answer, lines.read(silence_s)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _send(self, request: bytes, taker: _Taker) -> None:
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the server closed the connection")
+        self._taker, self._status = taker, 0
+        self._transport.write(request)
+
+    def _over(self, error: Exception | None = None) -> None:
+        """The exchange is over, well or with an error."""
+        taker, self._taker = self._taker, None
+        if taker is not None and error is None:
+            taker.end()
+        elif taker is not None and error is not None:
+            taker.fail(error)
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
+        peer: socket.socket = transport.get_extra_info("socket")
+        # A watch may be silent for long and must not hang on a peer that is gone.
+        for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._over(Broken(f"what came is no HTTP: {error}"))
+            self.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._status and not self._says_where_it_ends and error is None:
+            self._over()
+        elif self._status:
+            self._over(Broken(str(error or "the server closed it before its answer was complete")))
+        else:
+            self._over(error or ConnectionResetError("the server closed the connection"))
+        self._transport = None
+        # The two hold each other, and memory is not to wait for the collector.
+        del self._parser
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        self._says_where_it_ends, self._retry_after = False, None
+        if self._taker is None:
+            self.abort()  # nothing was asked
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        match name.lower():
+            case b"content-length" | b"transfer-encoding":
+                self._says_where_it_ends = True
+            case b"retry-after":
+                self._retry_after = value.decode("latin-1").strip()
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200 and self._taker is not None:
+            self._status = status
+            self._taker.head(status, self._retry_after)
+
+    def on_body(self, piece: bytes) -> None:
+        if self._taker is not None:
+            self._taker.body(piece)
+
+    def on_message_complete(self) -> None:
+        if not self._status:
+            return  # an interim answer
+        if not self._parser.should_keep_alive():
+            self.close()
+        self._status = 0
+        self._over()

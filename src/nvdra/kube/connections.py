@@ -1,31 +1,29 @@
-"""HTTP to one server by the standard library's http.client, on threads; connections are kept and used again.
-
-http.client costs a fifth of the memory of an asynchronous HTTP library, and a plugin runs on every node
-(docs/decisions/0001). Threads only exist while calls overlap; one thread belongs to each open stream.
-"""
+"""The connections to one server: kept while they are good, opened where all are in use."""
 
 from __future__ import annotations
 
 import asyncio
-import http.client
-import select
-import socket
+import re
 import ssl
-import threading
 import time
-from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from nvdra.kube.config import Access
 from nvdra.kube.connection import Answer, Broken, Connection
-from nvdra.kube.stream import stream
+from nvdra.kube.proxy import tunnel
+from nvdra.kube.tls import Tls
 
-_THREADS = 16
 # The API server closes a connection after 90 idle seconds: one this old is not worth a try.
 _IDLE_S = 85.0
+# Another connection costs its handshake: the next one that is done comes sooner, if it comes at all.
+PATIENCE_S = 0.005
+_UNFIT = re.compile(r"[^\x20-\x7e\xa0-\xff]")
+
+Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
@@ -43,114 +41,139 @@ class Connections:
             raise ValueError(f"{access.server} is no http or https URL")
         self._access = access
         self._host, self._port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
+        self._authority = url.netloc.rpartition("@")[2]
         self._prefix = url.path.rstrip("/")
-        self._tls = None if url.scheme == "http" else access.tls or ssl.create_default_context()
+        self._tls = None if url.scheme == "http" else access.tls or Tls.of_the_system()
         self._idle: list[_Idle] = []
-        self._guard = threading.Lock()
-        # Of the last connection: with it the next one costs a third, and a burst of claims after a rest opens several.
-        self._session: ssl.SSLSession | None = None
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="api")
+        self._in_use = 0
+        self._waiting: deque[asyncio.Future[Connection]] = deque()
+        self._last_headers: Headers | None = None
+        self._last_head = ""
 
-    async def ask(
-        self, verb: str, target: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
-    ) -> Answer:
+    async def ask(self, verb: str, target: str, headers: Headers, body: bytes | None, timeout_s: float) -> Answer:
         """One exchange. Raises OSError (TimeoutError, ssl.SSLError, Broken) or ValueError (no proper header or URL)."""
-        loop = asyncio.get_running_loop()
+        request = self._request(verb, target, headers, body)
         async with asyncio.timeout(timeout_s):
-            return await loop.run_in_executor(self._threads, self._ask, verb, target, headers, body, timeout_s)
+            kept = self._take() or await self._next()
+            self._in_use += 1
+            try:
+                if kept is not None:
+                    try:
+                        return await self._exchange(kept, request, is_new=False)
+                    except (ConnectionError, Broken):
+                        # The server closed it while it lay idle. Reading again harms nothing; a write may be done.
+                        if verb != "GET":
+                            raise Broken("it was closed while a change was under way") from None
+                return await self._exchange(await self._connect(), request, is_new=True)
+            finally:
+                self._in_use -= 1
 
-    def stream(
-        self, target: str, headers: Mapping[str, str], *, timeout_s: float, silence_s: float
-    ) -> AbstractAsyncContextManager[tuple[Answer, AsyncIterator[bytes]]]:
-        """A GET whose body comes line by line, over a connection of its own (`stream`)."""
-        return stream(self._connect, self._prefix + target, headers, timeout_s=timeout_s, silence_s=silence_s)
+    @asynccontextmanager
+    async def stream(
+        self, target: str, headers: Headers, *, timeout_s: float, silence_s: float
+    ) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+        """A GET whose body comes line by line, over a connection of its own.
+
+        timeout_s   until the headers are there
+        silence_s   between two lines
+        """
+        request = self._request("GET", target, headers, None)
+        async with asyncio.timeout(timeout_s):
+            connection = await self._connect()
+        try:
+            async with asyncio.timeout(timeout_s):
+                answered = await connection.stream(request, silence_s)
+            yield answered
+        finally:
+            connection.abort()
 
     def close(self) -> None:
-        """Close what is idle and let no new exchange begin; what runs ends by itself."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        with self._guard:
-            idle, self._idle = self._idle, []
+        """Close what is idle; what runs ends by itself."""
+        idle, self._idle = self._idle, []
         for each in idle:
             each.connection.close()
 
-    # On threads.
-
-    def _ask(self, verb: str, target: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float) -> Answer:
-        kept = self._take()
-        if kept is not None:
-            try:
-                return self._exchange(kept, verb, target, headers, body, timeout_s)
-            except (http.client.RemoteDisconnected, ConnectionError, Broken):
-                # The server closed it while it lay idle. Reading again harms nothing; a write may have been done.
-                if verb != "GET":
-                    raise Broken("it was closed while a change was under way") from None
-        return self._exchange(self._connect(timeout_s), verb, target, headers, body, timeout_s)
-
-    def _exchange(
-        self,
-        connection: Connection,
-        verb: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        timeout_s: float,
-    ) -> Answer:
+    async def _exchange(self, connection: Connection, request: bytes, *, is_new: bool) -> Answer:
         try:
-            if connection.sock is not None:
-                connection.sock.settimeout(timeout_s)
-            connection.request(verb, self._prefix + target, body, dict(headers))
-            response = connection.getresponse()
-            answer = Answer(response.status, response.read(), response.getheader("Retry-After"))
-        except http.client.HTTPException as error:
-            connection.close()
-            if isinstance(error, http.client.RemoteDisconnected):
-                raise
-            raise Broken(str(error) or type(error).__name__) from None
+            answer = await connection.ask(request)
         except BaseException:
-            connection.close()
+            connection.abort()
             raise
-        self._remember(connection, answer.status)
-        if response.will_close:
-            connection.close()
-        else:
-            with self._guard:
-                self._idle.append(_Idle(connection, time.monotonic()))
+        if self._tls is not None and (answer.status == 401 or is_new):
+            # A session keeps the client certificate it began with, and there may be a newer one.
+            self._tls.session = None if answer.status == 401 else connection.session
+        self._keep(connection)
         return answer
 
-    def _remember(self, connection: Connection, status: int) -> None:
-        if status == 401:
-            # A session keeps the client certificate it began with, and there may be a newer one.
-            self._session = None
-        elif connection.is_new:
-            connection.is_new = False
-            self._session = connection.session
+    def _keep(self, connection: Connection) -> None:
+        if not connection.is_usable:
+            return
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        self._idle.append(_Idle(connection, time.monotonic()))
 
     def _take(self) -> Connection | None:
-        """The connection used last that is still open."""
-        while True:
-            with self._guard:
-                if not self._idle:
-                    return None
-                idle = self._idle.pop()
-            sock = idle.connection.sock
-            # Nothing was asked, so what can be read is the server's farewell.
-            is_dead = sock is None or time.monotonic() - idle.since > _IDLE_S or _is_readable(sock)
-            if not is_dead:
+        """The connection used last that is still good."""
+        while self._idle:
+            idle = self._idle.pop()
+            if idle.connection.is_usable and time.monotonic() - idle.since <= _IDLE_S:
                 return idle.connection
             idle.connection.close()
+        return None
 
-    def _connect(self, timeout_s: float) -> Connection:
-        """A connection of its own, open. Raises OSError."""
-        made = Connection(self._host, self._port, self._access, self._tls, self._session, timeout_s)
+    async def _next(self) -> Connection | None:
+        """The connection that is done next; None if none is in use or none is done soon."""
+        if not self._in_use:
+            return None
+        free: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._waiting.append(free)
         try:
-            made.connect()
-        except ssl.SSLError:
-            self._session = None
+            await asyncio.wait([free], timeout=PATIENCE_S)
+        except asyncio.CancelledError:
+            if free.done():
+                self._keep(free.result())
             raise
-        return made
+        finally:
+            if not free.done():
+                free.cancel()
+        return None if free.cancelled() else free.result()
+
+    async def _connect(self) -> Connection:
+        """A connection of its own, open. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        name = None if self._tls is None else self._access.server_name or self._host
+        try:
+            if self._access.proxy:
+                through = await tunnel(self._access.proxy, self._host, self._port)
+                made = await loop.create_connection(Connection, sock=through, ssl=self._tls, server_hostname=name)
+            else:
+                made = await loop.create_connection(
+                    Connection, self._host, self._port, ssl=self._tls, server_hostname=name
+                )
+        except ssl.SSLError:
+            if self._tls is not None:
+                self._tls.session = None
+            raise
+        return made[1]
+
+    def _request(self, verb: str, target: str, headers: Headers, body: bytes | None) -> bytes:
+        length = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        text = f"{verb} {_fit(self._prefix + target)} HTTP/1.1\r\n{self._head(headers)}{length}\r\n"
+        return text.encode("latin-1") + (body or b"")
+
+    def _head(self, headers: Headers) -> str:
+        """The headers of every request; they only change with the token."""
+        if headers != self._last_headers:
+            pairs = [("Host", self._authority), ("Accept-Encoding", "identity"), *headers]
+            self._last_head = "".join(f"{name}: {_fit(value)}\r\n" for name, value in pairs)
+            self._last_headers = headers
+        return self._last_head
 
 
-def _is_readable(sock: socket.socket) -> bool:
-    waiting = select.poll()
-    waiting.register(sock, select.POLLIN)
-    return bool(waiting.poll(0))
+def _fit(text: str) -> str:
+    if _UNFIT.search(text):
+        raise ValueError(f"a header or URL with a character that has no place there: {text[:40]!r}")
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from typing import TypeVar
 
 from nvdra.ports import ApiError, Kube, Resource
@@ -42,17 +43,18 @@ class ResourceApi:
         return True
 
     async def resource(self, plural: str) -> Resource:
-        return Resource(DRA_GROUP, await self.version(), plural, namespaced=plural in _NAMESPACED)
+        return _resource(await self.version(), plural)
 
-    async def claim(self, namespace: str, name: str, *, timeout_s: float) -> bytes:
+    async def claim(self, namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes:
         """One GET of a ResourceClaim; its bytes in the server's version."""
         claims = await self._claims(timeout_s)
         try:
-            return await self.kube.get(claims, name, namespace, timeout_s=timeout_s)
+            return await self.kube.get(claims, name, namespace, timeout_s=timeout_s, cached=cached)
         except ApiError as error:
             if not self.forget(error):
                 raise
-        return await self.kube.get(await self._claims(timeout_s), name, namespace, timeout_s=timeout_s)
+        claims = await self._claims(timeout_s)
+        return await self.kube.get(claims, name, namespace, timeout_s=timeout_s, cached=cached)
 
     async def claims(self) -> tuple[bytes, ...]:
         """Every ResourceClaim of the cluster."""
@@ -65,13 +67,18 @@ class ResourceApi:
 
     async def _claims(self, timeout_s: float) -> Resource:
         if self._version:
-            return Resource(DRA_GROUP, self._version, "resourceclaims", namespaced=True)
+            return _resource(self._version, "resourceclaims")
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.resource("resourceclaims")
         except TimeoutError:
             text = f"the API server did not say within {timeout_s:g} s which versions of {DRA_GROUP} it has"
             raise ApiError(0, "Timeout", text) from None
+
+
+@cache
+def _resource(version: str, plural: str) -> Resource:
+    return Resource(DRA_GROUP, version, plural, namespaced=plural in _NAMESPACED)
 
 
 def _newest(served: tuple[str, ...]) -> str:

@@ -122,7 +122,7 @@ class ApiServer:
         }
         match request.method:
             case "GET" if name:
-                return _ok(await self.kube.get(resource, name, namespace))
+                return _ok(await self.kube.get(resource, name, namespace, cached=query.get("resourceVersion") == "0"))
             case "GET" if query.get("watch") in ("1", "true"):
                 return await self._watch(request, resource, namespace, selectors)
             case "GET":

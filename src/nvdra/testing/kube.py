@@ -53,6 +53,9 @@ class _Fault:
     error: ApiError
 
 
+Objects = dict[tuple[str, str], dict[tuple[str, str], Stored]]  # by group and plural, then namespace and name
+
+
 class FakeKube:
     """One API server. Everything is at hand for a test: `calls`, faults, history, the objects themselves.
 
@@ -83,7 +86,8 @@ class FakeKube:
         self.delay_s = 0.0
         self._clock = clock
         self._faults: list[_Fault] = []
-        self._objects: dict[tuple[str, str], dict[tuple[str, str], Stored]] = {}
+        self._objects: Objects = {}
+        self._heard: Objects | None = None  # what cached reads show, where that is not the same
         self._revision = 1
         self._history: deque[Happened] = deque(maxlen=keep_events)
         self._forgotten = 0
@@ -117,6 +121,11 @@ class FakeKube:
         self._faults.clear()
         self.is_away = False
         self.delay_s = 0.0
+        self._heard = None
+
+    def lag(self) -> None:
+        """Cached reads show what is here now, whatever comes; `heal` ends it."""
+        self._heard = {kind: dict(kept) for kind, kept in self._objects.items()}
 
     def go_away(self) -> None:
         """No answers from now on, running watches break; `heal` brings it back."""
@@ -167,9 +176,12 @@ class FakeKube:
         await self._enter("version", "")
         return self.git_version
 
-    async def get(self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = 30.0) -> bytes:
+    async def get(
+        self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = 30.0, cached: bool = False
+    ) -> bytes:
         kind = await self._enter_kind("get", resource, timeout_s)
-        return self._render(kind, resource.version, self._find(kind, namespace, name))
+        stored = self._find(kind, namespace, name, self._heard if cached else None)
+        return self._render(kind, resource.version, stored)
 
     async def list(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
@@ -319,8 +331,8 @@ class FakeKube:
         tail = "".join(self._random.choices(_LETTERS, k=_RANDOM))
         return prefix[: _NAME_LIMIT - _RANDOM] + tail
 
-    def _find(self, kind: Kind, namespace: str, name: str) -> Stored:
-        stored = self._objects.get((kind.group, kind.plural), {}).get((namespace, name))
+    def _find(self, kind: Kind, namespace: str, name: str, among: Objects | None = None) -> Stored:
+        stored = (self._objects if among is None else among).get((kind.group, kind.plural), {}).get((namespace, name))
         if stored is None:
             raise ApiError(404, "NotFound", f'{qualified(kind)} "{name}" not found', has_object=True)
         return stored
