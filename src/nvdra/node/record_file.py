@@ -19,7 +19,7 @@ QUARANTINED = "checkpoint.json.quarantined"
 
 
 class RecordFile:
-    """`checkpoint.json` in the plugin's folder. Only to be used under the node's locks.
+    """`checkpoint.json` in the plugin's folder. Only to be used under the node's locks, but for `known`.
 
     has_claim_files   whether CDI files of claims lie on the node: without a record they tell that one was lost
     """
@@ -37,9 +37,11 @@ class RecordFile:
 
     async def current(self) -> Record:
         """The record as it is on disk; from memory while the file is the one last read or written."""
-        if self._record is not None and self._held is not None and self._held.is_current():
-            return self._record
-        return await self._read()
+        return self.known() or await self._read()
+
+    def known(self) -> Record | None:
+        """The record, if it is in memory and still the one on disk: one look at a file that is only ever replaced."""
+        return self._record if self._held is not None and self._held.is_current() else None
 
     async def store(self, record: Record, *, first: Sequence[Put] = (), then: Sequence[Put | Removal] = ()) -> None:
         """Replace the file, fsynced before it is renamed into place; `first` before it, `then` after it.

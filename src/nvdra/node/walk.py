@@ -52,7 +52,7 @@ Fetched = Claim | ApiError | str  # or what is wrong with the claim
 class ClaimSource(Protocol):
     """Where claims come from: the API server, one GET each."""
 
-    async def claim(self, namespace: str, name: str, *, timeout_s: float) -> bytes: ...
+    async def claim(self, namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes: ...
 
 
 class Walk:
@@ -70,6 +70,7 @@ class Walk:
         unsettled: Callable[[], Mapping[str, str]],
         metrics: DriverMetrics,
     ) -> None:
+        self._ledger = means.ledger
         self._clock = clock
         self._source = source
         self._metrics = metrics
@@ -79,7 +80,13 @@ class Walk:
 
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Prepared]:
         """One answer a claim; one bad claim never takes the others down."""
-        return await self._owned("prepare", refs, self._prepare_all)
+        known = [ref for ref in refs if ref.uid not in self._work and self._preparing.is_prepared(ref.uid)]
+        found = dict(zip((ref.uid for ref in known), await _all(map(self._again, known)), strict=True))
+        answers: dict[str, Prepared] = {uid: again for uid, again in found.items() if isinstance(again, tuple)}
+        if others := [ref for ref in refs if ref.uid not in answers]:
+            silence = {uid: error for uid, error in found.items() if isinstance(error, ApiError)}
+            answers |= await self._owned("prepare", others, partial(self._prepare_all, silence))
+        return answers
 
     async def unprepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Unprepared]:
         """None: nothing of the claim is left on this node."""
@@ -125,19 +132,48 @@ class Walk:
 
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _prepare_all(self, refs: list[ClaimRef]) -> dict[str, Prepared]:
-        fetched = await _all(map(self._fetch, refs))
+    async def _again(self, ref: ClaimRef) -> Answers | ApiError | None:
+        """The devices of a prepared claim; None if it is not prepared as the API server has it.
+
+        It changes nothing, so it needs neither the claim nor the locks. The server's cache will do: old news can only
+        repeat what the record says. The error, if the server does not answer in time.
+        """
+        with self._metrics.serving("prepare"):
+            began = self._clock.now()
+            claim = await self._fetch(ref, cached=True)
+            if not isinstance(claim, Claim):
+                return claim if isinstance(claim, ApiError) and claim.status != 404 else None
+            try:
+                answers = self._preparing.again(claim)
+            except Exception:  # one claim's, not the call's; who owns the claim meets it again, and tells it
+                return None
+            if answers is not None:
+                _tell(ref, answers)
+                self._metrics.succeeded("prepare", self._clock.now() - began)
+        return answers
+
+    async def _prepare_all(self, silence: Mapping[str, ApiError], refs: list[ClaimRef]) -> dict[str, Prepared]:
+        fetched = await _all(self._new(ref, silence.get(ref.uid)) for ref in refs)
         # From here to the ledger nothing waits, so that the claims of one call share a batch.
         answers = await _all(self._counted("prepare", work) for work in map(self._prepare_fetched, refs, fetched))
         return dict(zip((ref.uid for ref in refs), answers, strict=True))
 
-    async def _fetch(self, ref: ClaimRef) -> Fetched:
+    async def _new(self, ref: ClaimRef, silence: ApiError | None) -> Fetched:
+        """The claim for the next batch, which waits for it a little. `silence`: the server was asked just now."""
+        if silence is not None:
+            return silence
+        with self._ledger.coming():
+            return await self._fetch(ref)
+
+    async def _fetch(self, ref: ClaimRef, *, cached: bool = False) -> Fetched:
         """The claim as the API server has it, or what is wrong with it. One GET; asked again only if no answer came."""
         end = self._clock.now() + API_PATIENCE_S
         while True:
             left = end - self._clock.now()
             try:
-                claim = decode_claim(await self._source.claim(ref.namespace, ref.name, timeout_s=max(left, 0.1)))
+                claim = decode_claim(
+                    await self._source.claim(ref.namespace, ref.name, timeout_s=max(left, 0.1), cached=cached)
+                )
             except ApiError as error:
                 if error.status == 0 or error.status >= 500 or error.status == 429:
                     pause = 0.25 if error.retry_after_s is None else error.retry_after_s
@@ -176,7 +212,7 @@ class Walk:
             return self._failed(ref, f"internal error: {type(error).__name__}: {error}")
         if isinstance(answer, claims.Refuse):
             return self._failed(ref, answer.reason, permanent=answer.permanent)
-        telemetry.info(1, "Prepared devices for claim", claim=str(ref), devices=[a.device for a in answer])
+        _tell(ref, answer)
         return answer
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,11 +285,15 @@ class Walk:
         return Failure(text, kind)
 
 
+def _tell(ref: ClaimRef, answers: Answers) -> None:
+    telemetry.info(1, "Prepared devices for claim", claim=str(ref), devices=[answer.device for answer in answers])
+
+
 def _not_retrieved(ref: ClaimRef, error: ApiError) -> str:
     return f"retrieve claim {ref.namespace}/{ref.name}: {error.message}"
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """What each of them comes to, side by side; a single one needs no task of its own."""
-    first, *others = work
-    return [await first] if not others else await asyncio.gather(first, *others)
+    each = list(work)
+    return [await each[0]] if len(each) == 1 else await asyncio.gather(*each)

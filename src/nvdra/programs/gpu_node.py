@@ -49,6 +49,7 @@ from nvdra.telemetry.http import EndpointError, MetricsServer
 from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
 DRAIN_S = 30.0
+RECORD_TOLD_S = 0.005  # gauges and publication follow the record at leisure
 
 
 class StartError(Exception):
@@ -66,7 +67,8 @@ class GpuNode:
         self._cdi_root = os.path.abspath(options.cdi_root)
         self._tasks = Tasks(stop)
         self._driver_changed = False
-        self._has_record = False
+        self._record: Record | None = None
+        self._telling: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
         """Exit status; does not return where the driver changed: the program then starts anew in this process."""
@@ -217,12 +219,19 @@ class GpuNode:
         self._offer.renew()
 
     def _recorded(self, record: Record) -> None:
-        """The record was read or written: gauges follow it, and devices it keeps from being offered."""
-        self._metrics.prepared(claims.device_types(record))
-        if self._has_record:
+        """The record was read or written. Nobody waits for what follows; a burst of claims has it done once."""
+        if self._record is not None:
             self._metrics.wrote_record()
-        self._has_record = True
-        self._offer.recorded(record)
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(RECORD_TOLD_S, self._tell_record)
+        self._record = record
+
+    def _tell_record(self) -> None:
+        """Gauges follow the record, and devices it keeps from being offered."""
+        self._telling = None
+        if self._record is not None:
+            self._metrics.prepared(claims.device_types(self._record))
+            self._offer.recorded(self._record)
 
     def _noticed(self, notice: Notice) -> None:
         log(notice)
@@ -247,7 +256,8 @@ class GpuNode:
     async def _first_record(self, ledger: Ledger) -> None:
         """Read the record before anyone asks. Another instance may hold the locks: then kubelet's calls read it."""
         try:
-            self._recorded(await ledger.submit(Change))
+            self._record = await ledger.submit(Change)
+            self._tell_record()
         except LedgerError as error:
             telemetry.warning("The record cannot be read yet", cause=str(error))
 

@@ -6,8 +6,8 @@ Series are made in advance where their labels are known, so that rates start at 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -94,11 +94,9 @@ class DriverMetrics:
         self.registered(False)
         self.prepared({})
 
-    @contextmanager
-    def serving(self, operation: Operation) -> Iterator[None]:
+    def serving(self, operation: Operation) -> AbstractContextManager[None]:
         """Around the work on one claim: counts it as in flight."""
-        with self._under_way[operation].track_inprogress():
-            yield
+        return self._under_way[operation].track_inprogress()
 
     def succeeded(self, operation: Operation, seconds: float) -> None:
         """A claim was served in this time, waiting included."""

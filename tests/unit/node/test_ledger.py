@@ -68,6 +68,23 @@ async def test_what_waits_while_a_batch_is_held_shares_one_more_write(world: Wor
     assert len(world.record().entries) == 21
 
 
+async def test_a_batch_waits_for_what_is_on_its_way(world: World) -> None:
+    await outcomes(world, look)
+    world.since_now()
+    with world.ledger.coming():
+        first = asyncio.create_task(world.ledger.submit(put("a")))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(world.ledger.submit(put("b")))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(first, second) == ["put a", "put b"]
+    assert world.effects("fsync") == [RECORD]
+
+
+async def test_a_batch_does_not_wait_for_what_does_not_come(world: World) -> None:
+    with world.ledger.coming():
+        assert await world.timely(asyncio.create_task(world.ledger.submit(put("a")))) == "put a"
+
+
 async def test_what_changes_nothing_writes_nothing(world: World) -> None:
     await outcomes(world, put("a"))
     world.since_now()

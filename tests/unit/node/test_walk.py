@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
 
 from nvdra import cdi
+from nvdra.node.ledger import Change
 from nvdra.node.walk import Failure
 from tests.unit.devices.scans import inventory
 from tests.unit.node.world import RECORD, C, World, cdi_path
@@ -43,6 +45,48 @@ async def test_asked_again_it_gives_the_same_answer_and_touches_nothing(world: W
     world.since_now()
     assert await world.prepare(ref) == first
     assert world.host.effects[world._mark :] == []
+
+
+async def test_asked_again_no_lock_is_waited_for(world: World) -> None:
+    ref, fresh = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-1")
+    first = await world.prepare(ref)
+    world.kube.calls.clear()
+    async with world.host.lock("/plugins/gpu.nvidia.com/pu.lock", timeout_s=1):
+        assert await world.timely(asyncio.create_task(world.prepare(ref))) == first
+        both = asyncio.create_task(world.prepare(ref, fresh))
+        await world.clock.settle()
+        assert not both.done()
+    assert set(await world.timely(both)) == {ref.uid, fresh.uid}
+    assert dict(world.kube.calls) == {("get", "resourceclaims"): 3}
+    assert 'operation="prepare"} 4.0' in generate_latest(world.registry).decode()
+
+
+async def test_a_prepared_claim_that_cannot_be_compared_costs_itself_alone(world: World) -> None:
+    good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
+    first = await world.prepare(good, bad)
+    odd = replace(world.record().entries[bad.uid], status=b"[]")
+    await world.ledger.submit(lambda _: Change(None, entries={bad.uid: odd}))
+    answers = await world.prepare(good, bad)
+    assert answers[good.uid] == first[good.uid]
+    assert isinstance(answers[bad.uid], Failure)
+
+
+async def test_old_news_confirms_and_decides_nothing(world: World) -> None:
+    """The server's cache is behind: it may repeat what the record says, and nothing is begun on its word."""
+    ref, other = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-2")
+    world.kube.lag()
+    late = await world.claim("late", "gpu-1")
+    first, of_late = await world.prepare(ref), await world.prepare(late)
+    assert await world.prepare(ref) == first
+    assert await world.prepare(late) == of_late  # the cache has never heard of it
+    await world.released(late)
+    await world.allocate(other, "gpu-3")
+    assert await world.prepared(other) == ["gpu-3"]
+    assert await world.prepared(other) == ["gpu-3"]  # the cache says gpu-2
+    await world.allocate(ref, "gpu-1")
+    assert await world.prepare(ref) == first  # as the record, and as the cache
+    world.kube.heal()
+    assert await world.prepared(ref) == ["gpu-1"]
 
 
 async def test_what_is_released_leaves_nothing(world: World) -> None:
@@ -195,7 +239,7 @@ async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(wo
     good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
     source, ask = world.walk._source, world.walk._source.claim
 
-    async def claim(namespace: str, name: str, *, timeout_s: float) -> bytes:
+    async def claim(namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes:
         if name == "bad":
             raise RuntimeError("a surprise")
         return await ask(namespace, name, timeout_s=timeout_s)
