@@ -116,6 +116,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self) -> None:
+        self.is_new = True  # nothing was asked over it yet
         self._taker: _Taker | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None

@@ -19,8 +19,7 @@ from nvdra.kube.tls import Tls
 
 # The API server closes a connection after 90 idle seconds: one this old is not worth a try.
 _IDLE_S = 85.0
-# Another connection costs its handshake: the next one that is done comes sooner, if it comes at all.
-PATIENCE_S = 0.005
+_OPEN_S = 10.0
 _UNFIT = re.compile(r"[^\x20-\x7e\xa0-\xff]")
 
 Headers = tuple[tuple[str, str], ...]
@@ -45,8 +44,8 @@ class Connections:
         self._prefix = url.path.rstrip("/")
         self._tls = None if url.scheme == "http" else access.tls or Tls.of_the_system()
         self._idle: list[_Idle] = []
-        self._in_use = 0
         self._waiting: deque[asyncio.Future[Connection]] = deque()
+        self._opening: asyncio.Task[None] | None = None
         self._last_headers: Headers | None = None
         self._last_head = ""
 
@@ -54,19 +53,17 @@ class Connections:
         """One exchange. Raises OSError (TimeoutError, ssl.SSLError, Broken) or ValueError (no proper header or URL)."""
         request = self._request(verb, target, headers, body)
         async with asyncio.timeout(timeout_s):
-            kept = self._take() or await self._next()
-            self._in_use += 1
-            try:
-                if kept is not None:
-                    try:
-                        return await self._exchange(kept, request, is_new=False)
-                    except (ConnectionError, Broken):
-                        # The server closed it while it lay idle. Reading again harms nothing; a write may be done.
-                        if verb != "GET":
-                            raise Broken("it was closed while a change was under way") from None
-                return await self._exchange(await self._connect(), request, is_new=True)
-            finally:
-                self._in_use -= 1
+            while True:
+                connection = await self._free()
+                is_new = connection.is_new
+                try:
+                    return await self._exchange(connection, request)
+                except (ConnectionError, Broken):
+                    if is_new:
+                        raise
+                    # The server closed it while it lay idle. Reading again harms nothing; a write may have been done.
+                    if verb != "GET":
+                        raise Broken("it was closed while a change was under way") from None
 
     @asynccontextmanager
     async def stream(
@@ -89,31 +86,34 @@ class Connections:
 
     def close(self) -> None:
         """Close what is idle; what runs ends by itself."""
+        if self._opening is not None:
+            self._opening.cancel()
+        while (waiter := self._next()) is not None:
+            waiter.set_exception(ConnectionAbortedError("no more calls are made"))
         idle, self._idle = self._idle, []
         for each in idle:
             each.connection.close()
 
-    async def _exchange(self, connection: Connection, request: bytes, *, is_new: bool) -> Answer:
+    async def _exchange(self, connection: Connection, request: bytes) -> Answer:
         try:
             answer = await connection.ask(request)
         except BaseException:
             connection.abort()
             raise
-        if self._tls is not None and (answer.status == 401 or is_new):
+        if self._tls is not None and (answer.status == 401 or connection.is_new):
             # A session keeps the client certificate it began with, and there may be a newer one.
             self._tls.session = None if answer.status == 401 else connection.session
+        connection.is_new = False
         self._keep(connection)
         return answer
 
     def _keep(self, connection: Connection) -> None:
         if not connection.is_usable:
             return
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(connection)
-                return
-        self._idle.append(_Idle(connection, time.monotonic()))
+        if (waiter := self._next()) is not None:
+            waiter.set_result(connection)
+        else:
+            self._idle.append(_Idle(connection, time.monotonic()))
 
     def _take(self) -> Connection | None:
         """The connection used last that is still good."""
@@ -124,22 +124,43 @@ class Connections:
             idle.connection.close()
         return None
 
-    async def _next(self) -> Connection | None:
-        """The connection that is done next; None if none is in use or none is done soon."""
-        if not self._in_use:
-            return None
+    async def _free(self) -> Connection:
+        """One that is kept; else whichever comes first, one that is done or a new one. Raises OSError."""
+        kept = self._take()
+        if kept is not None:
+            return kept
         free: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiting.append(free)
+        self._open_another()
         try:
-            await asyncio.wait([free], timeout=PATIENCE_S)
+            return await free
         except asyncio.CancelledError:
-            if free.done():
+            if free.done() and not free.cancelled() and free.exception() is None:
                 self._keep(free.result())
             raise
-        finally:
-            if not free.done():
-                free.cancel()
-        return None if free.cancelled() else free.result()
+
+    def _open_another(self) -> None:
+        """One at a time: a handshake costs both sides more than most exchanges."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open(), name="connection to the API server")
+
+    async def _open(self) -> None:
+        while any(not waiter.done() for waiter in self._waiting):
+            try:
+                async with asyncio.timeout(_OPEN_S):
+                    connection = await self._connect()
+            except Exception as error:  # whatever it is, it is the caller's
+                if (waiter := self._next()) is not None:
+                    waiter.set_exception(error)
+            else:
+                self._keep(connection)
+
+    def _next(self) -> asyncio.Future[Connection] | None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                return waiter
+        return None
 
     async def _connect(self) -> Connection:
         """A connection of its own, open. Raises OSError."""
