@@ -70,9 +70,9 @@ def plan(
         return Refuse(
             f"claim {claim.ref} is allocated no device of {DRIVER}: its allocation changed since kubelet read it"
         )
+    if (known := again(claim, inventory, record, has_file=has_file)) is not None:
+        return known
     entry = record.entries.get(claim.ref.uid)
-    if entry is not None and entry.state == "PrepareCompleted" and allocation(entry.status) == allocation(claim.status):
-        return _again(claim.ref, entry, inventory, has_file)
     for result in ours:
         if result.pool != pool:
             return Refuse(
@@ -101,6 +101,14 @@ def plan(
     if isinstance(steps, Refuse):
         return steps
     return Needs(claim, grouped, steps, shared) if steps else Ready(claim, made(grouped, shared))
+
+
+def again(claim: Claim, inventory: Inventory, record: Record, *, has_file: bool) -> Done | Repair | Refuse | None:
+    """What the record answers for a claim that was completed with this very allocation; None for any other."""
+    entry = record.entries.get(claim.ref.uid)
+    if entry is None or entry.state != "PrepareCompleted" or allocation(entry.status) != allocation(claim.status):
+        return None
+    return _again(claim.ref, entry, inventory, has_file)
 
 
 def recall(claim: ClaimRef, inventory: Inventory, record: Record, *, has_file: bool) -> Done | Repair | Refuse | None:

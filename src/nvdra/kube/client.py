@@ -115,10 +115,9 @@ class HttpKube:
     async def get(
         self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = TIMEOUT_S, cached: bool = False
     ) -> bytes:
-        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
-        query = {"resourceVersion": "0"} if cached else None
+        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}{'?resourceVersion=0' if cached else ''}"
         is_claim = resource.plural == "resourceclaims"
-        return await self._call("GET", path, query, timeout_s=timeout_s, queued=not is_claim, patient=True)
+        return await self._call("GET", path, timeout_s=timeout_s, queued=not is_claim, patient=True)
 
     async def list(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""

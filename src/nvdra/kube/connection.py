@@ -135,11 +135,18 @@ class Connection(asyncio.Protocol):
         tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         return tls.session if tls is not None else None
 
-    async def ask(self, request: bytes) -> Answer:
-        """One exchange. ConnectionError where the connection ended before the answer began, Broken where in it."""
+    async def ask(self, request: bytes, ends: float) -> Answer:
+        """One exchange, until the loop's clock says `ends`.
+
+        Raises TimeoutError, ConnectionError where the connection ended before the answer began, Broken where in it.
+        """
         whole = _Whole()
         self._send(request, whole)
-        return await whole.answer
+        timer = asyncio.get_running_loop().call_at(ends, whole.fail, TimeoutError())
+        try:
+            return await whole.answer
+        finally:
+            timer.cancel()
 
     async def stream(self, request: bytes, silence_s: float) -> tuple[Answer, AsyncIterator[bytes]]:
         """The answer, whose body is only filled where the status is not 200, and its lines."""

@@ -52,18 +52,18 @@ class Connections:
     async def ask(self, verb: str, target: str, headers: Headers, body: bytes | None, timeout_s: float) -> Answer:
         """One exchange. Raises OSError (TimeoutError, ssl.SSLError, Broken) or ValueError (no proper header or URL)."""
         request = self._request(verb, target, headers, body)
-        async with asyncio.timeout(timeout_s):
-            while True:
-                connection = await self._free()
-                is_new = connection.is_new
-                try:
-                    return await self._exchange(connection, request)
-                except (ConnectionError, Broken):
-                    if is_new:
-                        raise
-                    # The server closed it while it lay idle. Reading again harms nothing; a write may have been done.
-                    if verb != "GET":
-                        raise Broken("it was closed while a change was under way") from None
+        ends = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            connection = self._take() or await self._next_free(ends)
+            is_new = connection.is_new
+            try:
+                return await self._exchange(connection, request, ends)
+            except (ConnectionError, Broken):
+                if is_new:
+                    raise
+                # The server closed it while it lay idle. Reading again harms nothing; a write may have been done.
+                if verb != "GET":
+                    raise Broken("it was closed while a change was under way") from None
 
     @asynccontextmanager
     async def stream(
@@ -94,9 +94,9 @@ class Connections:
         for each in idle:
             each.connection.close()
 
-    async def _exchange(self, connection: Connection, request: bytes) -> Answer:
+    async def _exchange(self, connection: Connection, request: bytes, ends: float) -> Answer:
         try:
-            answer = await connection.ask(request)
+            answer = await connection.ask(request, ends)
         except BaseException:
             connection.abort()
             raise
@@ -124,17 +124,15 @@ class Connections:
             idle.connection.close()
         return None
 
-    async def _free(self) -> Connection:
-        """One that is kept; else whichever comes first, one that is done or a new one. Raises OSError."""
-        kept = self._take()
-        if kept is not None:
-            return kept
+    async def _next_free(self, ends: float) -> Connection:
+        """Whichever comes first, one that is done or a new one. Raises OSError."""
         free: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiting.append(free)
         self._open_another()
         try:
-            return await free
-        except asyncio.CancelledError:
+            async with asyncio.timeout_at(ends):
+                return await free
+        except (asyncio.CancelledError, TimeoutError):
             if free.done() and not free.cancelled() and free.exception() is None:
                 self._keep(free.result())
             raise

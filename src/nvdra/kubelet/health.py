@@ -11,7 +11,7 @@ from nvdra.kubelet.plugin import method
 from nvdra.kubelet.proto.grpc.health.v1 import health_pb2 as pb
 from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as registration_pb
 from nvdra.kubelet.registration import GET_INFO, PROBE_METADATA
-from nvdra.kubelet.transport import Client, Metadata, RpcError, Server
+from nvdra.kubelet.transport import Client, RpcError, Server
 
 CHECK = "/grpc.health.v1.Health/Check"
 SERVICES = ("", "liveness")
@@ -51,7 +51,7 @@ class HealthService:
     async def stop(self) -> None:
         await self._server.stop(0)
 
-    async def _check(self, request: bytes, _metadata: Metadata) -> bytes:
+    async def _check(self, request: bytes) -> bytes:
         service = pb.HealthCheckRequest.FromString(request).service
         if service not in SERVICES:
             raise RpcError("NOT_FOUND", "unknown service")

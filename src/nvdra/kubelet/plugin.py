@@ -1,7 +1,8 @@
 """The DRA plugin that kubelet calls: both versions of one service on one socket, and its registration.
 
 Device work belongs to the claims, not to the call: a caller that runs out of time or goes away stops waiting, the
-work goes on and the next call joins it. Nothing that goes wrong with one claim ends the process.
+work, which is not this room's, goes on and the next call joins it. Nothing that goes wrong with one claim ends the
+process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -23,7 +25,7 @@ from nvdra.kubelet.paths import SocketPaths
 from nvdra.kubelet.registration import Patience, Registration
 from nvdra.kubelet.sockets import Bound, Life, gone, hidden_beside, probe, sweep
 from nvdra.kubelet.succession import MEET, Succession
-from nvdra.kubelet.transport import Metadata, RpcError, Server
+from nvdra.kubelet.transport import Method, RpcError, Server
 
 Prepare: TypeAlias = Callable[[Sequence[ClaimRef]], Awaitable[Mapping[str, PrepareAnswer]]]
 Unprepare: TypeAlias = Callable[[Sequence[ClaimRef]], Awaitable[Mapping[str, UnprepareAnswer]]]
@@ -39,7 +41,8 @@ def method(version: Version, name: str) -> str:
 class Plugin:
     """One driver at kubelet's door.
 
-    prepare, unprepare   answer the claims of one call by UID; asked with no claim twice in a call, never with none
+    prepare, unprepare   answer the claims of one call by UID; asked with no claim twice in a call, never with none; the
+                         work is theirs: when a caller goes away they are cancelled and it goes on
     on_registered        after each registration: kubelet may have been restarted and have wiped our slices
     on_change            when `is_registered` or `is_current` is another for any other reason
     """
@@ -63,7 +66,7 @@ class Plugin:
         self._on_registered = on_registered
         self._on_change = on_change
         self._numbers = itertools.count(1)
-        self._work: set[asyncio.Task[Any]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
         self._bound: Bound | None = None
         self._server: Server | None = None
@@ -132,7 +135,6 @@ class Plugin:
             self._on_change()
         if self._server is not None:
             await self._server.stop(max(0.0, ends - time.monotonic()))
-            await self._idle(ends)
             self._server = None
         if self._bound is not None:
             self._bound.remove()
@@ -141,8 +143,8 @@ class Plugin:
 
     async def _idle(self, ends: float) -> None:
         left_s = ends - time.monotonic()
-        if self._work and left_s > 0:
-            await asyncio.wait(self._work, timeout=left_s)
+        if self._calls and left_s > 0:
+            await asyncio.wait(self._calls, timeout=left_s)
 
     def _registered(self) -> None:
         self._succession.registered(self.registration.registered_ns)
@@ -171,14 +173,14 @@ class Plugin:
             telemetry.info(1, "Removed the socket of an instance that is gone", path=path)
 
     async def _serve(self) -> None:
-        calls: dict[str, Callable[[bytes, Metadata], Awaitable[bytes]]] = {}
+        calls: dict[str, Method] = {}
         for version in VERSIONS:
             for name, call in (
                 ("NodePrepareResources", self._node_prepare),
                 ("NodeUnprepareResources", self._node_unprepare),
             ):
                 path = method(version, name)
-                calls[path] = _bind(call, version, path)
+                calls[path] = partial(call, version, path)
         self._server = Server(calls)
         hidden = hidden_beside(self.paths.dra, self._driver)
         await self._server.start(f"unix:{hidden}")
@@ -210,30 +212,25 @@ class Plugin:
         return refs
 
     async def _owned(self, path: str, refs: Sequence[ClaimRef], work: Callable[..., Any]) -> Mapping[str, Any]:
-        """Have `work` done in a task of its own, which outlives a call that is cancelled."""
+        """Have `work` done for a call, which may be cancelled; what the work began goes on."""
         number = next(self._numbers)
         is_told = telemetry.enabled(6)
         if is_told:
             telemetry.info(6, "Request", method=path, requestID=number, claims=[str(ref) for ref in refs])
-        task = asyncio.get_running_loop().create_task(_guarded(work, refs), name=f"call-{number}")
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        call = asyncio.current_task()
+        assert call is not None
+        self._calls.add(call)
         try:
-            outcome = await asyncio.shield(task)
+            outcome = await _guarded(work, refs)
         except asyncio.CancelledError:
             telemetry.info(1, "Kubelet stopped waiting; the work goes on", method=path, requestID=number)
             raise
+        finally:
+            self._calls.discard(call)
         if is_told:
             failed = {uid: a.error for uid, a in outcome.items() if a is not None and not isinstance(a, tuple)}
             telemetry.info(6, "Response", method=path, requestID=number, failed=failed)
         return outcome
-
-
-def _bind(call: Callable[[Version, str, bytes], Coroutine[Any, Any, bytes]], version: Version, path: str) -> Any:
-    def answer(request: bytes, _metadata: Metadata) -> Coroutine[Any, Any, bytes]:
-        return call(version, path, request)
-
-    return answer
 
 
 async def _guarded(work: Callable[..., Any], refs: Sequence[ClaimRef]) -> Mapping[str, Any]:

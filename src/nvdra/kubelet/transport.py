@@ -17,7 +17,7 @@ from nvdra import telemetry
 from nvdra.kubelet.sockets import refusal
 
 Metadata = Mapping[str, str]
-Method = Callable[[bytes, Metadata], Awaitable[bytes]]
+Method = Callable[[bytes], Awaitable[bytes]]
 ThreadMethod = Callable[[bytes, Metadata], bytes]
 
 _SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -103,7 +103,7 @@ class ThreadServer:
 def _on_loop(method: Method) -> Any:
     async def answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
-            return await method(request, _metadata(context))
+            return await method(request)
         except RpcError as error:
             await context.abort(grpc.StatusCode[error.status], error.text)
         except Exception as error:

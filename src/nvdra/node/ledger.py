@@ -133,6 +133,11 @@ class Ledger:
             if not self._coming:
                 self._none_coming.set()
 
+    @property
+    def remembered(self) -> Record | None:
+        """The record as this program last saw it: a hint, nothing to decide by."""
+        return self._file.remembered
+
     def known(self) -> Record | None:
         """The record as it is now, for answers that change nothing: nobody's lock is waited for. None: `submit`."""
         return self._file.known()

@@ -67,16 +67,19 @@ class Preparing:
             self._means.locks.give_back(claim.ref.uid, is_done=True)
 
     def is_prepared(self, uid: str) -> bool:
-        """The record says so."""
-        record = self._means.ledger.known()
+        """The record said so when it was last seen."""
+        record = self._means.ledger.remembered
         entry = record.entries.get(uid) if record is not None else None
         return entry is not None and entry.state == "PrepareCompleted"
 
     def again(self, claim: Claim) -> Answers | None:
         """The devices of a claim that is prepared as `claim` says; None if anything else is to be done about it."""
         record = self._means.ledger.known()
-        plan = self._plan(claim, record) if record is not None else None
-        return plan.answers if isinstance(plan, claims.Done) else None
+        if record is None:
+            return None
+        has_file = self._means.files.exists(claim.ref.uid)
+        known = claims.again(claim, self._means.inventory(), record, has_file=has_file)
+        return known.answers if isinstance(known, claims.Done) else None
 
     async def recall(self, ref: ClaimRef, otherwise: str) -> Answers | claims.Refuse:
         """What the record alone answers, else a refusal with the text `otherwise`. Raises LedgerError."""
@@ -117,7 +120,17 @@ class Preparing:
 
     def _decide(self, claim: Claim, record: Record) -> Change[_Decision]:
         uid = claim.ref.uid
-        match plan := self._plan(claim, record):
+        plan = claims.plan(
+            claim,
+            self._means.inventory(),
+            record,
+            self._means.site.gates,
+            pool=self._means.site.pool,
+            has_file=self._means.files.exists(uid),
+            unsettled=self._unsettled(),
+            in_work=self._means.locks.claims,
+        )
+        match plan:
             case claims.Done(answers):
                 return Change(answers)
             case claims.Refuse() | claims.UndoFirst() | claims.Await():
@@ -131,18 +144,6 @@ class Preparing:
                 return self._begin(plan)
             case _:
                 assert_never(plan)
-
-    def _plan(self, claim: Claim, record: Record) -> claims.Plan:
-        return claims.plan(
-            claim,
-            self._means.inventory(),
-            record,
-            self._means.site.gates,
-            pool=self._means.site.pool,
-            has_file=self._means.files.exists(claim.ref.uid),
-            unsettled=self._unsettled(),
-            in_work=self._means.locks.claims,
-        )
 
     def _begin(self, needs: claims.Needs) -> Change[_Decision]:
         uid = needs.claim.ref.uid

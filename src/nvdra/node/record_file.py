@@ -35,6 +35,11 @@ class RecordFile:
         self._record: Record | None = None
         self._held: Held | None = None
 
+    @property
+    def remembered(self) -> Record | None:
+        """The record as it was last read or written here; what is on disk may be another one."""
+        return self._record
+
     async def current(self) -> Record:
         """The record as it is on disk; from memory while the file is the one last read or written."""
         return self.known() or await self._read()

@@ -92,6 +92,11 @@ class Walk:
         """None: nothing of the claim is left on this node."""
         return await self._owned("unprepare", refs, self._unprepare_all)
 
+    async def finish(self, patience_s: float) -> None:
+        """Returns once no claim is worked on, whoever still waits for it, or after so many seconds."""
+        if tasks := {task for _, task in self._work.values()}:
+            await asyncio.wait(tasks, timeout=patience_s)
+
     async def let_go(self, ref: ClaimRef, entry: Entry) -> Unprepared:
         """Unprepare a claim that nobody asks for any more, if `entry` is still what the record says of it."""
         answers: Mapping[str, Unprepared] = await self._owned(

@@ -68,6 +68,7 @@ class GpuNode:
         self._tasks = Tasks(stop)
         self._driver_changed = False
         self._record: Record | None = None
+        self._told: Record | None = None
         self._telling: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
@@ -159,6 +160,7 @@ class GpuNode:
         await self._first_record(parts.ledger)
         stack.push_async_callback(self._tasks.cancel)
 
+        stack.push_async_callback(parts.walk.finish, DRAIN_S)
         self._plugin = plugin = Plugin(
             driver=claims.DRIVER,
             paths=await instance_paths(
@@ -220,8 +222,6 @@ class GpuNode:
 
     def _recorded(self, record: Record) -> None:
         """The record was read or written. Nobody waits for what follows; a burst of claims has it done once."""
-        if self._record is not None:
-            self._metrics.wrote_record()
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(RECORD_TOLD_S, self._tell_record)
         self._record = record
@@ -229,9 +229,13 @@ class GpuNode:
     def _tell_record(self) -> None:
         """Gauges follow the record, and devices it keeps from being offered."""
         self._telling = None
-        if self._record is not None:
-            self._metrics.prepared(claims.device_types(self._record))
-            self._offer.recorded(self._record)
+        if self._record is None or self._record is self._told:
+            return
+        if self._told is not None:
+            self._metrics.wrote_record()
+        self._told = self._record
+        self._metrics.prepared(claims.device_types(self._record))
+        self._offer.recorded(self._record)
 
     def _noticed(self, notice: Notice) -> None:
         log(notice)

@@ -13,7 +13,9 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import cache
 from types import FrameType
 from typing import IO, Any
 
@@ -158,8 +160,6 @@ def json_line(
     severity: str, v: int, now: float, place: str, msg: str, reason: str | None, values: dict[str, Any]
 ) -> str:
     """One object: ts in milliseconds since 1970, caller, msg, v of information records, err of errors, the values."""
-    import json
-
     record: dict[str, Any] = {"ts": round(now * 1000, 3), "caller": place, "msg": msg}
     if severity == "info":
         record["v"] = v
@@ -168,7 +168,15 @@ def json_line(
     for key, value in values.items():
         # A value may not take the place of the record's own keys: readers would mistake it.
         record[key if key not in record else f"{key}_"] = value
-    return json.dumps(record, default=str, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return f"{_json()(record)}\n"
+
+
+@cache
+def _json() -> Callable[[object], str]:
+    """Compact JSON. Made once, and not before it is needed: what dumps stacks stands before anything is imported."""
+    import json
+
+    return json.JSONEncoder(default=str, ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _pair(key: str, value: Any) -> str:
@@ -185,10 +193,7 @@ def _pair(key: str, value: Any) -> str:
     if isinstance(value, int | float):
         return f"{key}={value}"
     if isinstance(value, list | tuple | dict | set | frozenset):
-        import json
-
-        plain = sorted(value) if isinstance(value, set | frozenset) else value
-        return f"{key}={json.dumps(plain, default=str, ensure_ascii=False, separators=(',', ':'))}"
+        return f"{key}={_json()(sorted(value) if isinstance(value, set | frozenset) else value)}"
     return f"{key}={_quoted(str(value))}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,14 +33,21 @@ class Driver:
     unprepared: list[list[str]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     registrations: int = 0
+    _work: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Any]:
         self.prepared.append([ref.uid for ref in refs])
-        return await self._answer(refs, lambda uid: (device(uid),))
+        return await self._owned(self._answer(refs, lambda uid: (device(uid),)))
 
     async def unprepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Any]:
         self.unprepared.append([ref.uid for ref in refs])
-        return await self._answer(refs, lambda uid: None)
+        return await self._owned(self._answer(refs, lambda uid: None))
+
+    async def _owned(self, work: Coroutine[Any, Any, Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Done whether the caller waits for it or not."""
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        return await asyncio.shield(task)
 
     async def _answer(self, refs: Sequence[ClaimRef], plain: Callable[[str], Any]) -> Mapping[str, Any]:
         if self.gate is not None:
