@@ -106,6 +106,10 @@ class Host(Protocol):
         """lstat; raises OSError."""
         ...
 
+    def exists(self, path: str) -> bool:
+        """Whether `stat` would tell of something there."""
+        ...
+
     def readlink(self, path: str) -> str: ...
     def resolve(self, path: str, root: str = "/") -> str | None:
         """`path`, as seen from inside `root`, with every link followed there: an absolute link starts at `root`

@@ -76,6 +76,9 @@ def test_stat_says_what_lies_there(case: Case) -> None:
     assert case.host.readlink(case("/l")) == "nowhere"
     with pytest.raises(FileNotFoundError):
         case.host.stat(case("/none"))
+    assert [case.host.exists(case(path)) for path in ("/f", "/d", "/l", "/none", "/f/below")] == [True] * 3 + [
+        False
+    ] * 2
 
 
 @pytest.fixture

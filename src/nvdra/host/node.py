@@ -121,6 +121,9 @@ class Node:
             mtime_ns=status.st_mtime_ns,
         )
 
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(self._at(path, follow=False))
+
     def readlink(self, path: str) -> str:
         return os.readlink(self._at(path, follow=False))
 

@@ -74,11 +74,7 @@ class RecordFile:
     @property
     def is_quarantined(self) -> bool:
         """A former record was lost and its claims are not settled yet: the mark is there."""
-        try:
-            self._host.stat(self.mark_path)
-        except OSError:
-            return False
-        return True
+        return self._host.exists(self.mark_path)
 
     def leftovers(self) -> list[str]:
         """Files that a writer of the record left behind when it was killed."""

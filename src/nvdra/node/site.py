@@ -30,8 +30,4 @@ class ClaimFiles:
         return f"{self.cdi_root}/{cdi.file_name(uid)}"
 
     def exists(self, uid: str) -> bool:
-        try:
-            self.host.stat(self.path(uid))
-        except OSError:
-            return False
-        return True
+        return self.host.exists(self.path(uid))

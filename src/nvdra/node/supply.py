@@ -154,11 +154,7 @@ class Supply:
         )
 
     def _is_node(self, path: str) -> bool:
-        try:
-            self._host.stat(path if self._root.dev == "/" else self._root.dev + path)
-        except OSError:
-            return False
-        return True
+        return self._host.exists(path if self._root.dev == "/" else self._root.dev + path)
 
 
 def _place(gpu: Gpu) -> tuple[int, str]:

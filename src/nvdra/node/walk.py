@@ -152,10 +152,14 @@ class Walk:
                 answers = self._preparing.again(claim)
             except Exception:  # one claim's, not the call's; who owns the claim meets it again, and tells it
                 return None
-            if answers is not None:
-                _tell(ref, answers)
-                self._metrics.succeeded("prepare", self._clock.now() - began)
+        if answers is not None:
+            # The answer goes out first.
+            asyncio.get_running_loop().call_soon(self._told_again, ref, answers, self._clock.now() - began)
         return answers
+
+    def _told_again(self, ref: ClaimRef, answers: Answers, seconds: float) -> None:
+        _tell(ref, answers)
+        self._metrics.succeeded("prepare", seconds)
 
     async def _prepare_all(self, silence: Mapping[str, ApiError], refs: list[ClaimRef]) -> dict[str, Prepared]:
         fetched = await _all(self._new(ref, silence.get(ref.uid)) for ref in refs)
