@@ -56,7 +56,6 @@ async def run(chosen: argparse.Namespace) -> list[Row]:
             found = serving.rows(taken, chosen.name)
             for subject in subjects:
                 found.append(Row(f"memory (RSS) now, {subject.name}", subject.rss_mib(), float("nan"), "MiB", ""))
-                subject.caller.close()
             return found
 
 

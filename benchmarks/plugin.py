@@ -10,73 +10,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import grpc
 from nvdra_mock_nvml import Root, lay_out
 
 import nvdra
 from benchmarks.api import DRIVER, Api
-from nvdra.api import ClaimRef
-from nvdra.kubelet.proto.dra.v1 import api_pb2 as v1
+from benchmarks.caller import Caller
 from nvdra.testing.kubelet import Kubelet
 
 OURS = Path(sys.executable).with_name("gpu-kubelet-plugin")
 VERBOSITY = 4  # the chart's default
-_DEADLINE_S = 45.0  # as kubelet's
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
-
-
-class Caller:
-    """Asks a DRA plugin over one connection that stays open, as kubelet does, and with little of its own."""
-
-    def __init__(self, socket: str) -> None:
-        self._channel = grpc.insecure_channel(f"unix:{socket}", options=(("grpc.use_local_subchannel_pool", 1),))
-        service = "/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/"
-        self._prepare: Any = self._channel.unary_unary(
-            f"{service}NodePrepareResources", _request, v1.NodePrepareResourcesResponse.FromString
-        )
-        self._unprepare: Any = self._channel.unary_unary(
-            f"{service}NodeUnprepareResources", _request, v1.NodeUnprepareResourcesResponse.FromString
-        )
-
-    def prepare_s(self, *calls: Sequence[ClaimRef]) -> float:
-        """Seconds until the last of these calls, made at once, is answered."""
-        return self._took_s(self._prepare, calls)
-
-    def unprepare_s(self, *calls: Sequence[ClaimRef]) -> float:
-        return self._took_s(self._unprepare, calls)
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def _took_s(self, call: Any, calls: Sequence[Sequence[ClaimRef]]) -> float:
-        began = time.perf_counter()
-        if len(calls) == 1:
-            answers = [call(calls[0], timeout=_DEADLINE_S)]
-        else:
-            answers = [each.result() for each in [call.future(refs, timeout=_DEADLINE_S) for refs in calls]]
-        took_s = time.perf_counter() - began
-        for answer, refs in zip(answers, calls, strict=True):
-            _check(answer, refs)
-        return took_s
-
-
-def _request(refs: Sequence[ClaimRef]) -> bytes:
-    claims = [v1.Claim(namespace=ref.namespace, uid=ref.uid, name=ref.name) for ref in refs]
-    return v1.NodePrepareResourcesRequest(claims=claims).SerializeToString()  # both calls' requests look the same
-
-
-def _check(answer: Any, refs: Sequence[ClaimRef]) -> None:
-    """An answer with an error is no figure but the end of the run."""
-    for ref in refs:
-        told = answer.claims[ref.uid]
-        if told.error or (isinstance(answer, v1.NodePrepareResourcesResponse) and not told.devices):
-            raise SystemExit(f"claim {ref} was refused: {told.error or 'no devices'}")
 
 
 @dataclass(slots=True)
@@ -203,7 +151,4 @@ async def serving(program: Program, api: Api, folder: Path, node: str) -> AsyncI
         kubelet = await stack.enter_async_context(Kubelet(str(folder / "registry")))
         await kubelet.registered(DRIVER)
         subject = Subject(program.name, running.process.pid, str(running.socket), node, devices, running.root)
-        try:
-            yield subject
-        finally:
-            subject.caller.close()
+        yield subject

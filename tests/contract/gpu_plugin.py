@@ -85,7 +85,6 @@ async def watched(pid: int, server: api.Api, folder: Path, began: float, said: d
     said["prepare p50 ms"] = statistics.median(taken) * 1e3
     await memory.cycles(subject, server, CYCLES)
     holds(f"after {CYCLES} cycles more")
-    caller.close()
 
 
 def main() -> None:
