@@ -3,6 +3,7 @@
     python -m tests.contract.gpu_plugin DRIVER_ROOT [PLUGIN]      # "/", or where the driver lies
 
 An API server stand-in runs on loopback; the plugin is its own process through its own command line. Prints JSON.
+The client is built with Go; a machine without it takes along `benchmarks/kubelet/caller`.
 """
 
 from __future__ import annotations

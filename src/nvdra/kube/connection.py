@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
@@ -25,17 +25,8 @@ class Answer:
     retry_after: str | None = None
 
 
-class _Taker(Protocol):
-    """Who takes an answer piece by piece."""
-
-    def head(self, status: int, retry_after: str | None) -> None: ...
-    def body(self, piece: bytes) -> None: ...
-    def end(self) -> None: ...
-    def fail(self, error: Exception) -> None: ...
-
-
 class _Whole:
-    """An answer once all of it is there."""
+    """Takes an answer piece by piece, and has it once all of it is there."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -72,14 +63,14 @@ class _Lines(_Whole):
 
     def body(self, piece: bytes) -> None:
         if self._status != 200:
-            return super().body(piece)
+            super().body(piece)
+            return
         # Each byte is looked at once, however many pieces a line comes in.
         first, *others = piece.split(b"\n")
         self._pieces.append(first)
         for other in others:
             self._put()
             self._pieces.append(other)
-        return None
 
     def _put(self) -> None:
         line = b"".join(self._pieces)
@@ -89,9 +80,10 @@ class _Lines(_Whole):
 
     def end(self) -> None:
         if self._status != 200:
-            return super().end()
+            super().end()
+            return
         self._put()
-        return self._lines.put_nowait(None)
+        self._lines.put_nowait(None)
 
     def fail(self, error: Exception) -> None:
         super().fail(error)
@@ -117,7 +109,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_new = True  # nothing was asked over it yet
-        self._taker: _Taker | None = None
+        self._taker: _Whole | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._status = 0
@@ -162,7 +154,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _send(self, request: bytes, taker: _Taker) -> None:
+    def _send(self, request: bytes, taker: _Whole) -> None:
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the server closed the connection")
         self._taker, self._status = taker, 0

@@ -19,6 +19,7 @@ from nvdra.kube.tls import Tls
 
 # The API server closes a connection after 90 idle seconds: one this old is not worth a try.
 _IDLE_S = 85.0
+# Calls that wait for a connection wait behind one that is being opened.
 _OPEN_S = 10.0
 _UNFIT = re.compile(r"[^\x20-\x7e\xa0-\xff]")
 
@@ -88,7 +89,7 @@ class Connections:
         """Close what is idle; what runs ends by itself."""
         if self._opening is not None:
             self._opening.cancel()
-        while (waiter := self._next()) is not None:
+        while (waiter := self._next_waiter()) is not None:
             waiter.set_exception(ConnectionAbortedError("no more calls are made"))
         idle, self._idle = self._idle, []
         for each in idle:
@@ -110,7 +111,7 @@ class Connections:
     def _keep(self, connection: Connection) -> None:
         if not connection.is_usable:
             return
-        if (waiter := self._next()) is not None:
+        if (waiter := self._next_waiter()) is not None:
             waiter.set_result(connection)
         else:
             self._idle.append(_Idle(connection, time.monotonic()))
@@ -148,12 +149,12 @@ class Connections:
                 async with asyncio.timeout(_OPEN_S):
                     connection = await self._connect()
             except Exception as error:  # whatever it is, it is the caller's
-                if (waiter := self._next()) is not None:
+                if (waiter := self._next_waiter()) is not None:
                     waiter.set_exception(error)
             else:
                 self._keep(connection)
 
-    def _next(self) -> asyncio.Future[Connection] | None:
+    def _next_waiter(self) -> asyncio.Future[Connection] | None:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():

@@ -191,13 +191,13 @@ class Plugin:
         refs = self._claims(path, request)
         if not refs:
             return b""
-        return answers.prepared(version, refs, await self._owned(path, refs, self._prepare))
+        return answers.prepared(version, refs, await self._answered(path, refs, self._prepare))
 
     async def _node_unprepare(self, _version: Version, path: str, request: bytes) -> bytes:
         refs = self._claims(path, request)
         if not refs:
             return b""
-        return answers.unprepared(refs, await self._owned(path, refs, self._unprepare))
+        return answers.unprepared(refs, await self._answered(path, refs, self._unprepare))
 
     def _claims(self, path: str, request: bytes) -> tuple[ClaimRef, ...]:
         if self._is_stopping:
@@ -211,7 +211,7 @@ class Plugin:
             telemetry.info(7, "Call without claims", method=path)
         return refs
 
-    async def _owned(self, path: str, refs: Sequence[ClaimRef], work: Callable[..., Any]) -> Mapping[str, Any]:
+    async def _answered(self, path: str, refs: Sequence[ClaimRef], work: Callable[..., Any]) -> Mapping[str, Any]:
         """Have `work` done for a call, which may be cancelled; what the work began goes on."""
         number = next(self._numbers)
         is_told = telemetry.enabled(6)

@@ -39,7 +39,9 @@ from nvdra.node.publication import Publication
 from nvdra.node.site import Site
 from nvdra.node.slice_writes import Notice, log
 from nvdra.node.supply import Supply, SupplyError
+from nvdra.node.walk import Walk
 from nvdra.nvml import DriverChanged, Nvml
+from nvdra.ports import Clock
 from nvdra.programs.gpu_claims import claim_parts
 from nvdra.programs.gpu_flags import Options, never_toggles
 from nvdra.programs.kube_log import log_response
@@ -160,7 +162,6 @@ class GpuNode:
         await self._first_record(parts.ledger)
         stack.push_async_callback(self._tasks.cancel)
 
-        stack.push_async_callback(parts.walk.finish, DRAIN_S)
         self._plugin = plugin = Plugin(
             driver=claims.DRIVER,
             paths=await instance_paths(
@@ -185,7 +186,7 @@ class GpuNode:
             )
             await health.start()
             stack.push_async_callback(health.stop)
-        stack.push_async_callback(plugin.stop, grace_s=DRAIN_S)
+        stack.push_async_callback(_drain, plugin, parts.walk, clock)
         await self._stop.unless(plugin.start())
         self._placed()
         self._tasks.start("publication", self._publication.run())
@@ -289,6 +290,13 @@ class GpuNode:
             raise StartError(f"path for cdi file generation is not a directory: '{self._cdi_root}'") from None
         except OSError as error:
             raise StartError(f"cannot create {error.filename}: {error.strerror}") from None
+
+
+async def _drain(plugin: Plugin, walk: Walk, clock: Clock) -> None:
+    """Kubelet's calls, then the work whose callers went away; together no longer than DRAIN_S."""
+    ends = clock.now() + DRAIN_S
+    await plugin.stop(grace_s=DRAIN_S)
+    await walk.finish(max(ends - clock.now(), 0.0))
 
 
 def _give_up(why: str) -> NoReturn:

@@ -179,6 +179,21 @@ async def test_a_second_caller_joins_and_a_cancelled_one_stops_nothing(world: Wo
     assert world.state(ref) == "PrepareCompleted"
 
 
+async def test_the_end_waits_for_work_that_nobody_waits_for_any_more(world: World) -> None:
+    ref = await world.claim("a", "gpu-0")
+    async with world.host.lock("/plugins/gpu.nvidia.com/pu.lock", timeout_s=1):
+        caller = asyncio.create_task(world.walk.prepare([ref]))
+        await world.clock.settle()
+        caller.cancel()
+        await world.walk.finish(0.01)  # not for ever
+        end = asyncio.create_task(world.walk.finish(30))
+        await world.clock.settle()
+        assert not end.done()
+    await world.timely(end)
+    assert world.state(ref) == "PrepareCompleted"
+    await world.walk.finish(30)
+
+
 async def test_unprepare_waits_for_the_prepare_under_way(world: World) -> None:
     ref, other = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-1")
     await world.prepared(other)
