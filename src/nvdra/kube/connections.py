@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import ssl
 import time
@@ -20,7 +22,7 @@ from nvdra.kube.tls import Tls
 # The API server closes a connection after 90 idle seconds: one this old is not worth a try.
 _IDLE_S = 85.0
 # Calls that wait for a connection wait behind one that is being opened.
-_OPEN_S = 10.0
+OPEN_S = 10.0
 _UNFIT = re.compile(r"[^\x20-\x7e\xa0-\xff]")
 
 Headers = tuple[tuple[str, str], ...]
@@ -146,8 +148,7 @@ class Connections:
     async def _open(self) -> None:
         while any(not waiter.done() for waiter in self._waiting):
             try:
-                async with asyncio.timeout(_OPEN_S):
-                    connection = await self._connect()
+                connection = await self._connect()
             except Exception as error:  # whatever it is, it is the caller's
                 if (waiter := self._next_waiter()) is not None:
                     waiter.set_exception(error)
@@ -163,6 +164,14 @@ class Connections:
 
     async def _connect(self) -> Connection:
         """A connection of its own, open. Raises OSError."""
+        try:
+            async with asyncio.timeout(OPEN_S):
+                return await self._connected()
+        except TimeoutError:
+            # Not the time a call has: nobody took the connection.
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+
+    async def _connected(self) -> Connection:
         loop = asyncio.get_running_loop()
         name = None if self._tls is None else self._access.server_name or self._host
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from nvdra.kube import Access, HttpKube, Response, access
+from nvdra.kube import Access, HttpKube, Response, access, connections
 from nvdra.kube.config import TokenFile
 from nvdra.ports import ApiError, Resource
 from nvdra.testing.api_server import ApiServer
@@ -291,6 +292,17 @@ async def test_a_watch_of_nonsense_is_an_error(line: bytes) -> None:
     async with odd(answer) as kube:
         with pytest.raises(ApiError):
             _ = [event async for event in kube.watch(NODES, resource_version="1")]
+
+
+async def test_a_connection_that_nobody_takes_is_no_silence_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "OPEN_S", 0.05)
+    with socket.socket() as deaf:  # takes connections and never says a word of TLS
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        url = f"https://127.0.0.1:{deaf.getsockname()[1]}"
+        async with HttpKube(Access(url)) as kube:
+            with pytest.raises(ApiError, match=f"{url} cannot be reached: Connection timed out$"):
+                await kube.get(CLAIMS, "a", "default", timeout_s=20)
 
 
 async def test_nobody_there_is_named() -> None:
