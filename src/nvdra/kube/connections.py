@@ -21,6 +21,8 @@ from nvdra.kube.tls import Tls
 
 # The API server closes a connection after 90 idle seconds: one this old is not worth a try.
 _IDLE_S = 85.0
+# A handshake costs both sides more than most exchanges: while some are under way, their end is waited for this long.
+_PATIENCE_S = 0.01
 # Calls that wait for a connection wait behind one that is being opened.
 OPEN_S = 10.0
 _UNFIT = re.compile(r"[^\x20-\x7e\xa0-\xff]")
@@ -48,6 +50,7 @@ class Connections:
         self._tls = None if url.scheme == "http" else access.tls or Tls.of_the_system()
         self._idle: list[_Idle] = []
         self._waiting: deque[asyncio.Future[Connection]] = deque()
+        self._under_way = 0
         self._opening: asyncio.Task[None] | None = None
         self._last_headers: Headers | None = None
         self._last_head = ""
@@ -98,11 +101,14 @@ class Connections:
             each.connection.close()
 
     async def _exchange(self, connection: Connection, request: bytes, ends: float) -> Answer:
+        self._under_way += 1
         try:
             answer = await connection.ask(request, ends)
         except BaseException:
             connection.abort()
             raise
+        finally:
+            self._under_way -= 1
         if self._tls is not None and (answer.status == 401 or connection.is_new):
             # A session keeps the client certificate it began with, and there may be a newer one.
             self._tls.session = None if answer.status == 401 else connection.session
@@ -141,12 +147,16 @@ class Connections:
             raise
 
     def _open_another(self) -> None:
-        """One at a time: a handshake costs both sides more than most exchanges."""
+        """One at a time."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open(), name="connection to the API server")
 
     async def _open(self) -> None:
-        while any(not waiter.done() for waiter in self._waiting):
+        while True:
+            if self._under_way:
+                await asyncio.sleep(_PATIENCE_S)
+            if all(waiter.done() for waiter in self._waiting):
+                return
             try:
                 connection = await self._connect()
             except Exception as error:  # whatever it is, it is the caller's

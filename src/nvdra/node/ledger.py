@@ -27,8 +27,9 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT_S = 10.0
 
-# A batch takes about a millisecond, whatever is in it: those that are nearly here are better off in it than behind it.
-GATHER_S = 0.003
+# A batch takes milliseconds after idleness, whatever is in it: those that are nearly here are better off in it than
+# behind it, and eight claims that kubelet asks for at once are fetched in about this time.
+GATHER_S = 0.008
 
 
 @dataclass(frozen=True, slots=True)
