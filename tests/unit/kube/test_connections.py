@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nvdra.kube import connections
 from nvdra.kube.config import Access
 from nvdra.kube.connection import Answer, Broken
 from nvdra.kube.connections import Connections
@@ -204,6 +205,15 @@ async def test_who_no_longer_waits_for_a_connection_leaves_it_to_the_others() ->
             left.cancel()
             assert await asyncio.gather(first, *others) == [Answer(200, b"ok")] * 5
     assert peer.connections <= 6 + 30  # one more for each exchange that was cut off
+
+
+async def test_calls_at_once_share_a_connection_whose_exchanges_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PATIENCE_S", 30)  # soon, however slow the machine
+    peer = Peer(OK)
+    async with peer() as kept:
+        await get(kept)
+        assert await asyncio.gather(*(get(kept) for _ in range(8))) == [Answer(200, b"ok")] * 8
+    assert peer.connections == 1
 
 
 async def test_another_connection_is_opened_where_all_are_in_use() -> None:
