@@ -22,7 +22,7 @@ from nvdra.kube.tls import Tls
 # The API server closes a connection after 90 idle seconds: one this old is not worth a try.
 _IDLE_S = 85.0
 # A handshake costs both sides more than most exchanges: while some are under way, their end is waited for this long.
-PATIENCE_S = 0.01
+PATIENCE_S = 0.02
 # Calls that wait for a connection wait behind one that is being opened.
 OPEN_S = 10.0
 _UNFIT = re.compile(r"[^\x20-\x7e\xa0-\xff]")

@@ -6,9 +6,14 @@ Messages are coded by the callers; gRPC carries bytes. `Server` answers on the c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+# Who waits for calls reads them, too, instead of having them read by one thread and another: a turn of threads less in
+# each call, a tenth of one without claims.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
 import grpc.aio
