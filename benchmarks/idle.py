@@ -19,7 +19,7 @@ from benchmarks.floor import Floor, floor
 from benchmarks.plugin import Program, Subject
 from benchmarks.row import Row, Target
 
-INSTANCES = 4
+INSTANCES = 8
 
 
 async def rows(programs: Sequence[Program], api: Api, folder: Path, rests: dict[int, int]) -> list[Row]:
