@@ -13,10 +13,16 @@ pub struct Given<'a> {
 }
 
 /// A config entry: the requests it names (none: all) and its kind.
-#[derive(Debug, Clone)]
-pub struct Config<'a> {
-    pub requests: Vec<&'a str>,
+#[derive(Debug, Clone, Copy)]
+pub struct Config<'a, T> {
+    pub requests: &'a [T],
     pub kind: &'a str,
+}
+
+impl<T: AsRef<str>> Config<'_, T> {
+    fn names(&self, request: &str) -> bool {
+        self.requests.iter().any(|named| named.as_ref() == request)
+    }
 }
 
 /// Why a result has no config.
@@ -37,7 +43,10 @@ fn fits(config_kind: &str, device_kind: &str) -> bool {
 }
 
 /// The index of the config for `given`.
-pub fn config_for(given: Given<'_>, configs: &[Config<'_>]) -> Result<usize, Mismatch> {
+pub fn config_for<T: AsRef<str>>(
+    given: Given<'_>,
+    configs: &[Config<'_, T>],
+) -> Result<usize, Mismatch> {
     let Given {
         request,
         device,
@@ -45,7 +54,7 @@ pub fn config_for(given: Given<'_>, configs: &[Config<'_>]) -> Result<usize, Mis
     } = given;
     let main = request.split_once('/').map(|(main, _)| main);
     for (index, config) in configs.iter().enumerate().rev() {
-        if config.requests.contains(&request) {
+        if config.names(request) {
             if fits(config.kind, device_kind) {
                 return Ok(index);
             }
@@ -60,8 +69,7 @@ pub fn config_for(given: Given<'_>, configs: &[Config<'_>]) -> Result<usize, Mis
         }
         // A main request may have been given any of its subrequests' device types: where the entry does not fit, it was
         // meant for another one.
-        let covers =
-            config.requests.is_empty() || main.is_some_and(|main| config.requests.contains(&main));
+        let covers = config.requests.is_empty() || main.is_some_and(|main| config.names(main));
         if covers && fits(config.kind, device_kind) {
             return Ok(index);
         }
@@ -76,11 +84,8 @@ pub fn config_for(given: Given<'_>, configs: &[Config<'_>]) -> Result<usize, Mis
 mod tests {
     use super::*;
 
-    fn config<'a>(requests: &[&'a str], kind: &'a str) -> Config<'a> {
-        Config {
-            requests: requests.to_vec(),
-            kind,
-        }
+    fn config<'a>(requests: &'a [&'a str], kind: &'a str) -> Config<'a, &'a str> {
+        Config { requests, kind }
     }
 
     fn given<'a>(request: &'a str, device_kind: &'a str) -> Given<'a> {

@@ -16,12 +16,9 @@ pub fn match_configs(
     results: Vec<(PyBackedStr, PyBackedStr, PyBackedStr)>,
     configs: Vec<(Vec<PyBackedStr>, PyBackedStr)>,
 ) -> Matched {
-    let configs: Vec<Config<'_>> = configs
+    let configs: Vec<Config<'_, PyBackedStr>> = configs
         .iter()
-        .map(|(requests, kind)| Config {
-            requests: requests.iter().map(|request| &**request).collect(),
-            kind,
-        })
+        .map(|(requests, kind)| Config { requests, kind })
         .collect();
     let indices = results.iter().map(|(request, device, device_kind)| {
         let given = Given {
