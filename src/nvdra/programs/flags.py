@@ -77,6 +77,14 @@ def duration_s(text: str) -> float:
     return sign * sum(float(amount) * _UNITS_S[unit] for amount, unit in parts)
 
 
+def quantity(text: str) -> str:
+    """An amount as Kubernetes writes it ("0", "64Ki"), as it stands."""
+    from nvdra.api.quantity import parse as read
+
+    read(text)
+    return text
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
@@ -173,9 +181,9 @@ LOGGING = (
         Flag((name,), (name.upper().replace("-", "_"),), default, "needs the gate LoggingAlphaOptions", kind)
         for name, default, kind in (
             ("log-text-split-stream", False, boolean),
-            ("log-text-info-buffer-size", "0", str),
+            ("log-text-info-buffer-size", "0", quantity),
             ("log-json-split-stream", False, boolean),
-            ("log-json-info-buffer-size", "0", str),
+            ("log-json-info-buffer-size", "0", quantity),
         )
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nvdra.api import gates
+from nvdra.api import gates, quantity
 from nvdra.programs.flags import GATES, KUBE, LOGGING, Flag, UsageError, boolean, integer, parse
 
 PROGRAM = "gpu-kubelet-plugin"
@@ -142,15 +142,20 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
 
 
 def splits_stream(options: Options, on: gates.Gates) -> bool:
-    """Whether information is logged to standard output. Raises UsageError where the gate for it is off."""
-    asked = {"text": options.log_text_split_stream, "json": options.log_json_split_stream}
-    for logging_format, is_asked in asked.items():
-        if is_asked and not on.enabled(gates.LOGGING_ALPHA_OPTIONS):
-            raise UsageError(
-                f"--log-{logging_format}-split-stream: Forbidden: Feature {gates.LOGGING_ALPHA_OPTIONS} is disabled: "
-                f"add {gates.LOGGING_ALPHA_OPTIONS}=true to --feature-gates (FEATURE_GATES)"
-            )
-    return asked.get(options.logging_format, False)
+    """Whether information is logged to standard output. Raises UsageError where an option needs the gate that is off.
+
+    Nothing is ever held back in a buffer, whatever its size.
+    """
+    split = {"text": options.log_text_split_stream, "json": options.log_json_split_stream}
+    sizes = {"text": options.log_text_info_buffer_size, "json": options.log_json_info_buffer_size}
+    asked = [f"log-{each}-split-stream" for each, is_asked in split.items() if is_asked]
+    asked += [f"log-{each}-info-buffer-size" for each, size in sizes.items() if quantity.parse(size).nanos]
+    if asked and not on.enabled(gates.LOGGING_ALPHA_OPTIONS):
+        raise UsageError(
+            f"--{asked[0]}: Forbidden: Feature {gates.LOGGING_ALPHA_OPTIONS} is disabled: "
+            f"add {gates.LOGGING_ALPHA_OPTIONS}=true to --feature-gates (FEATURE_GATES)"
+        )
+    return split.get(options.logging_format, False)
 
 
 def check_shares(value: str, *, is_enabled: bool) -> None:

@@ -80,7 +80,12 @@ class GpuNode:
             async with AsyncExitStack() as stack:
                 await self._start(stack)
                 await self._stop.wait()
-        except (StartError, EndpointError, HookMissing, SocketPathError, ConfigError) as error:
+        # DROP-IN: the prefixes are the Go driver's.
+        except EndpointError as error:
+            return _give_up(f"setup metrics endpoint: {error}")
+        except ConfigError as error:
+            return _give_up(f"create client: {error}")
+        except (StartError, HookMissing, SocketPathError) as error:
             return _give_up(str(error))
         except Exception as error:
             telemetry.error("Starting failed unexpectedly", traceback.format_exc())

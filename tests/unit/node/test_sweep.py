@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from nvdra import checkpoint
+from nvdra import checkpoint, telemetry
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
 from nvdra.devices import Inventory
@@ -29,6 +30,15 @@ async def begun(world: World, ref: ClaimRef, name: str = "") -> None:
     await world.ledger.submit(lambda record: Change(None, entries={ref.uid: entry}))
 
 
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """What is logged at the chart's verbosity."""
+    out = io.StringIO()
+    telemetry.set_up(stream=out, verbosity=4)
+    yield out
+    telemetry.set_up()
+
+
 async def nameless(world: World, ref: ClaimRef) -> None:
     """A completed entry as the Go driver leaves it."""
 
@@ -42,14 +52,16 @@ async def nameless(world: World, ref: ClaimRef) -> None:
 # ── claims that are gone ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_begun_claim_that_is_gone_is_let_go_of_at_once(world: World) -> None:
+async def test_a_begun_claim_that_is_gone_is_let_go_of_at_once(world: World, log: io.StringIO) -> None:
     ref = await world.claim("a", "gpu-0")
     await begun(world, ref)
     assert await world.timely(world.sweep.stale_claims()) > SECOND_LOOK_S
     assert world.state(ref) == "PrepareStarted"
+    assert f"partially prepared claim not stale: {ref.namespace}/{ref.name}\n" in log.getvalue()
     await world.delete(ref)
     await world.timely(world.sweep.stale_claims())
     assert not world.record().entries
+    assert f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}" in log.getvalue()
 
 
 async def test_a_completed_claim_that_is_gone_gets_a_second_look(world: World) -> None:

@@ -55,6 +55,18 @@ def test_help() -> None:
             "--log-json-split-stream: Forbidden: Feature LoggingAlphaOptions is disabled: "
             "add LoggingAlphaOptions=true to --feature-gates (FEATURE_GATES)",
         ),
+        (
+            ["--log-text-info-buffer-size=64Ki"],
+            REQUIRED,
+            "--log-text-info-buffer-size: Forbidden: Feature LoggingAlphaOptions is disabled: "
+            "add LoggingAlphaOptions=true to --feature-gates (FEATURE_GATES)",
+        ),
+        (
+            ["--log-json-info-buffer-size=much"],
+            REQUIRED,
+            'invalid value "much" for flag -log-json-info-buffer-size: quantities must match the regular expression '
+            "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
         (["--logging-format=xml"], REQUIRED, 'unsupported log format "xml": use "text" or "json"'),
         (
             ["--feature-gates=Foo=true"],
