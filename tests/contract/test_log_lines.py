@@ -20,14 +20,14 @@ async def test_lines_that_others_look_for() -> None:
         await until(lambda: "Unprepare noop" in node.log)
         lines = node.log.splitlines()
 
-    def is_logged(*parts: str) -> bool:
-        return any(all(part in line for part in parts) for line in lines)
+    def is_logged(*parts: str, level: str = "I") -> bool:
+        return any(line.startswith(level) and all(part in line for part in parts) for line in lines)
 
-    assert is_logged("I", "Started debug signal handler(s)")
+    assert is_logged("Started debug signal handler(s)")
     assert is_logged("reflector.go", "Caches populated")
     assert is_logged("About to announce device gpu-0")
     assert is_logged("round_trippers.go", '"Response" verb="GET"')
-    assert is_logged("E", "Permanent error preparing devices for claim", bad.uid)
+    assert is_logged("Permanent error preparing devices for claim", bad.uid, level="E")
     assert is_logged("Prepared devices for claim", ref.uid)
     assert is_logged("Unprepared devices for claim", ref.uid)
     assert is_logged("Unprepare noop: claim not found in checkpoint data", ref.uid)

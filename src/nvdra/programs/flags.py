@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from nvdra.api import quantity
+
 
 class UsageError(Exception):
     """The command line or a variable cannot be used; the text is for people."""
@@ -75,14 +77,6 @@ def duration_s(text: str) -> float:
     if not parts or "".join(a + b for a, b in parts) != body:
         raise ValueError(f'time: invalid duration "{text}"')
     return sign * sum(float(amount) * _UNITS_S[unit] for amount, unit in parts)
-
-
-def quantity(text: str) -> str:
-    """An amount as Kubernetes writes it ("0", "64Ki"), as it stands."""
-    from nvdra.api.quantity import parse as read
-
-    read(text)
-    return text
 
 
 class _Parser(argparse.ArgumentParser):
@@ -181,9 +175,9 @@ LOGGING = (
         Flag((name,), (name.upper().replace("-", "_"),), default, "needs the gate LoggingAlphaOptions", kind)
         for name, default, kind in (
             ("log-text-split-stream", False, boolean),
-            ("log-text-info-buffer-size", "0", quantity),
+            ("log-text-info-buffer-size", quantity.Quantity(0), quantity.parse),
             ("log-json-split-stream", False, boolean),
-            ("log-json-info-buffer-size", "0", quantity),
+            ("log-json-info-buffer-size", quantity.Quantity(0), quantity.parse),
         )
     ),
 )

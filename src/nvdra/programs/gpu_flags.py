@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nvdra.api import gates, quantity
+from nvdra.api import gates
+from nvdra.api.quantity import Quantity
 from nvdra.programs.flags import GATES, KUBE, LOGGING, Flag, UsageError, boolean, integer, parse
 
 PROGRAM = "gpu-kubelet-plugin"
@@ -131,9 +132,9 @@ class Options:
     logging_format: str
     log_flush_frequency: float
     log_text_split_stream: bool
-    log_text_info_buffer_size: str
+    log_text_info_buffer_size: Quantity
     log_json_split_stream: bool
-    log_json_info_buffer_size: str
+    log_json_info_buffer_size: Quantity
 
 
 def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
@@ -149,7 +150,7 @@ def splits_stream(options: Options, on: gates.Gates) -> bool:
     split = {"text": options.log_text_split_stream, "json": options.log_json_split_stream}
     sizes = {"text": options.log_text_info_buffer_size, "json": options.log_json_info_buffer_size}
     asked = [f"log-{each}-split-stream" for each, is_asked in split.items() if is_asked]
-    asked += [f"log-{each}-info-buffer-size" for each, size in sizes.items() if quantity.parse(size).nanos]
+    asked += [f"log-{each}-info-buffer-size" for each, size in sizes.items() if size.nanos]
     if asked and not on.enabled(gates.LOGGING_ALPHA_OPTIONS):
         raise UsageError(
             f"--{asked[0]}: Forbidden: Feature {gates.LOGGING_ALPHA_OPTIONS} is disabled: "

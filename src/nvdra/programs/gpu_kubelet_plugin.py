@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 
 from nvdra import __version__, telemetry
 from nvdra.api import gates as feature_gates
@@ -62,7 +62,7 @@ def _gates(options: Options) -> Gates:
 
 
 def _dump(options: Options, gates: Gates) -> str:
-    fields = {("Verbosity" if name == "v" else name): value for name, value in asdict(options).items()}
+    values = {("Verbosity" if each.name == "v" else each.name): getattr(options, each.name) for each in fields(options)}
     return telemetry.startup_dump(
-        commit=os.environ.get("NVDRA_COMMIT", ""), gates=gates.values, flags=telemetry.Struct("main.Flags", fields)
+        commit=os.environ.get("NVDRA_COMMIT", ""), gates=gates.values, flags=telemetry.Struct("main.Flags", values)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nvdra.api.quantity import Quantity
 from nvdra.programs.flags import (
     GATES,
     KUBE,
@@ -56,9 +57,9 @@ def test_defaults() -> None:
         "logging_format": "text",
         "log_flush_frequency": 5.0,
         "log_text_split_stream": False,
-        "log_text_info_buffer_size": "0",
+        "log_text_info_buffer_size": Quantity(0),
         "log_json_split_stream": False,
-        "log_json_info_buffer_size": "0",
+        "log_json_info_buffer_size": Quantity(0),
     }
 
 

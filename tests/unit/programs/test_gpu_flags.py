@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nvdra.api.quantity import Quantity, binary
 from nvdra.programs.flags import UsageError
 from nvdra.programs.gpu_flags import check_shares, never_toggles, options
 
@@ -44,9 +45,9 @@ TABLE = [
     ("logging-format", "LOGGING_FORMAT", "text", "json", "json"),
     ("log-flush-frequency", "LOG_FLUSH_FREQUENCY", 5.0, "1s", 1.0),
     ("log-text-split-stream", "LOG_TEXT_SPLIT_STREAM", False, "true", True),
-    ("log-text-info-buffer-size", "LOG_TEXT_INFO_BUFFER_SIZE", "0", "1Mi", "1Mi"),
+    ("log-text-info-buffer-size", "LOG_TEXT_INFO_BUFFER_SIZE", Quantity(0), "1Mi", binary(1 << 20)),
     ("log-json-split-stream", "LOG_JSON_SPLIT_STREAM", False, "true", True),
-    ("log-json-info-buffer-size", "LOG_JSON_INFO_BUFFER_SIZE", "0", "1Mi", "1Mi"),
+    ("log-json-info-buffer-size", "LOG_JSON_INFO_BUFFER_SIZE", Quantity(0), "1Mi", binary(1 << 20)),
 ]
 
 
