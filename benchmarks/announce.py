@@ -18,19 +18,9 @@ import orjson
 
 from benchmarks.row import Row, Target
 from nvdra.api import gates
-from nvdra.devices import (
-    Inventory,
-    NodeScan,
-    Pool,
-    changes,
-    device_problems,
-    from_scan,
-    layout_for,
-    published,
-    slice_problems,
-    wanted,
-)
+from nvdra.gpu import Inventory, NodeScan, from_scan, published
 from nvdra.nvml import Nvml
+from nvdra.slices import Pool, changes, device_problems, layout_for, slice_problems, wanted
 from tests.contract.clocks import LoopClock
 
 GPUS, ROUNDS = 8, 25

@@ -66,7 +66,7 @@ class Library:
 # link, is active, version, PCI bus id of the far end, its type
 _Link: TypeAlias = tuple[int, bool, int | None, str | None, int | None]
 
-# In the order of nvdra.devices.scan.GpuScan's fields.
+# In the order of nvdra.gpu.scan.GpuScan's fields.
 _Gpu: TypeAlias = tuple[
     int,
     int,
@@ -87,16 +87,16 @@ _Gpu: TypeAlias = tuple[
     int | None,
 ]
 
-# In the order of nvdra.devices.scan.LeftOut's fields.
+# In the order of nvdra.gpu.scan.LeftOut's fields.
 _LeftOut: TypeAlias = tuple[int, int | None, str | None, str, int, str]
 
-# In the order of nvdra.devices.scan.MigProfileScan's fields, without the last.
+# In the order of nvdra.gpu.scan.MigProfileScan's fields, without the last.
 _Profile: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, tuple[tuple[int, int], ...]]
 
-# In the order of nvdra.devices.scan.ComputeInstanceScan's fields: id, profile id, UUID
+# In the order of nvdra.gpu.scan.ComputeInstanceScan's fields: id, profile id, UUID
 _ComputeInstance: TypeAlias = tuple[int, int, str]
 
-# In the order of nvdra.devices.scan.GpuInstanceScan's fields.
+# In the order of nvdra.gpu.scan.GpuInstanceScan's fields.
 _GpuInstance: TypeAlias = tuple[int, int, int, int, tuple[_ComputeInstance, ...]]
 
 @final

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nvdra.devices.scan import NodeScan
+from nvdra.gpu.scan import NodeScan
 
 ORACLE = Path(__file__).with_name("nvml_oracle.py")
 PLACES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/local/nvidia/lib64")

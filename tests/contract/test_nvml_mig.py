@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from nvdra_mock_nvml import Root, lay_out
 
-from nvdra.devices.scan import GpuScan, MigProfileScan
+from nvdra.gpu.scan import GpuScan, MigProfileScan
 from nvdra.nvml import INSUFFICIENT_RESOURCES, Nvml, NvmlError
 from tests.contract.clocks import LoopClock
 from tests.contract.mock_node import smi

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from nvdra_mock_nvml import MigDevice, Root, lay_out
 
 from nvdra import claims
-from nvdra.devices import ComputeInstanceScan, GpuInstanceScan, MigSpec, from_scan
+from nvdra.gpu import ComputeInstanceScan, GpuInstanceScan, MigSpec, from_scan
 from nvdra.node.clock import LoopClock
 from nvdra.node.gpu_locks import FOLDER
 from nvdra.node.mig_upkeep import MigUpkeep

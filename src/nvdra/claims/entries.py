@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from nvdra.api.claim import OpaqueConfig, Result, decode_status
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
-from nvdra.devices import GpuName, MigName, VfioName, parse_name
+from nvdra.gpu import GpuName, MigName, VfioName, parse_name
 
 DRIVER = "gpu.nvidia.com"
 

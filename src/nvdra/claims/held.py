@@ -12,7 +12,7 @@ from nvdra.checkpoint import Foreign, Record
 from nvdra.claims.entries import allocation, names
 from nvdra.claims.partitions import unknown_partitions
 from nvdra.claims.place import foreign_places, holds, place, places_begun
-from nvdra.devices import Inventory, MigSpec, overlapping
+from nvdra.gpu import Inventory, MigSpec, overlapping
 
 
 def holder(result: Result, claim: ClaimRef, inventory: Inventory, record: Record) -> str | None:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.api.configs import Config
 from nvdra.checkpoint import Entry, PreparedDevice
-from nvdra.devices import Device, Gpu, MigDevice, MigSpec
+from nvdra.gpu import Device, Gpu, MigDevice, MigSpec
 
 Concrete = Gpu | MigDevice  # what a container can be given
 

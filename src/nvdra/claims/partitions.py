@@ -10,7 +10,7 @@ from nvdra.checkpoint import PreparedDevice, Record
 from nvdra.claims.entries import answers
 from nvdra.claims.outcome import Concrete
 from nvdra.claims.place import Place, gpu_of, partitions
-from nvdra.devices import Gpu, Inventory, MigDevice, MigName, MigSpec, Partitions, parse_name
+from nvdra.gpu import Gpu, Inventory, MigDevice, MigName, MigSpec, Partitions, parse_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nvdra.checkpoint import Entry, Foreign
 from nvdra.claims.entries import allocation, answers, names
-from nvdra.devices import Gpu, GpuName, Inventory, MigDevice, MigName, MigSpec, Partitions, VfioName, parse_name
+from nvdra.gpu import Gpu, GpuName, Inventory, MigDevice, MigName, MigSpec, Partitions, VfioName, parse_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from nvdra.claims.place import partitions, place
 from nvdra.claims.release import undo
 from nvdra.claims.resolve import groups
 from nvdra.claims.seal import cdi_name, made
-from nvdra.devices import Device, Gpu, Inventory, MigSpec, Partitioning, Partitions
+from nvdra.gpu import Device, Gpu, Inventory, MigSpec, Partitioning, Partitions
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 

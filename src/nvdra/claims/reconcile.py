@@ -15,7 +15,7 @@ from nvdra.claims.outcome import Concrete, Group, Ready
 from nvdra.claims.partitions import live
 from nvdra.claims.resolve import BUILT_IN
 from nvdra.claims.seal import seal
-from nvdra.devices import Inventory
+from nvdra.gpu import Inventory
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from nvdra.checkpoint import Entry, Foreign, Record
 from nvdra.claims.entries import allocation, answers, names
 from nvdra.claims.outcome import DestroyMig, Leave, NotPrepared, Refuse, Release, Undo
 from nvdra.claims.place import gpu_of, partitions
-from nvdra.devices import GpuName, Inventory, MigName, VfioName, parse_name
+from nvdra.gpu import GpuName, Inventory, MigName, VfioName, parse_name
 
 _KINDS = {
     "mig": "a MIG device",

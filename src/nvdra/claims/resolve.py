@@ -22,7 +22,7 @@ from nvdra.api.gates import Gates
 from nvdra.claims.entries import DRIVER
 from nvdra.claims.matching import match
 from nvdra.claims.outcome import D, Group
-from nvdra.devices import Device, Gpu, MigDevice, MigSpec
+from nvdra.gpu import Device, Gpu, MigDevice, MigSpec
 
 _SOURCES = ("FromClass", "FromClaim")
 

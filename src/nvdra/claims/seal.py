@@ -8,7 +8,7 @@ from nvdra.api.claim import Result
 from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, PreparedMig
 from nvdra.claims.entries import answers
 from nvdra.claims.outcome import Concrete, Group, Needs, Ready, Sealed
-from nvdra.devices import Device, MigDevice, MigSpec
+from nvdra.gpu import Device, MigDevice, MigSpec
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
 

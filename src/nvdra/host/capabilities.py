@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nvdra.cdi import CapabilityNode
+from nvdra.gpu.edits import CapabilityNode
 from nvdra.host.driver_root import DriverRoot
 from nvdra.ports import Host
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from glob import escape
 
-from nvdra.cdi import DriverFiles, FoundFile, FoundLibrary, FoundNode
+from nvdra.gpu.edits import DriverFiles, FoundFile, FoundLibrary, FoundNode
 from nvdra.host import elf, ld_cache
 from nvdra.host.driver_root import DriverRoot, matches, module_version
 from nvdra.ports import Host

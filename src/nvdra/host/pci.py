@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nvdra.cdi import FoundNode, GpuFiles
-from nvdra.devices import PciFacts
+from nvdra.gpu import PciFacts
+from nvdra.gpu.edits import FoundNode, GpuFiles
 from nvdra.host.driver_files import device_node
 from nvdra.host.driver_root import DriverRoot
 from nvdra.ports import Host

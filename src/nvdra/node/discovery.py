@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 
 from nvdra import telemetry
-from nvdra.devices import Inventory, Partitions, PciFacts, from_scan
+from nvdra.gpu import Inventory, Partitions, PciFacts, from_scan
 from nvdra.nvml import DriverAbsent, Nvml, NvmlError, NvmlHung
 from nvdra.ports import Clock
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from nvdra import telemetry
 from nvdra.claims import CreateMig, DestroyMig, LeaveMig, Step, UnknownPartition
-from nvdra.devices import ComputeInstanceScan, Gpu, GpuInstanceScan, MigDevice, MigSpec, Partitions
+from nvdra.gpu import ComputeInstanceScan, Gpu, GpuInstanceScan, MigDevice, MigSpec, Partitions
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.nvml import IN_USE, DriverAbsent, DriverChanged, NvmlError, NvmlHung
 from nvdra.ports import LockError

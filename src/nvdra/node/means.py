@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from nvdra.devices import Inventory
+from nvdra.gpu import Inventory
 from nvdra.node.executor import Executor
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.ledger import Ledger

@@ -12,7 +12,7 @@ from functools import partial
 
 from nvdra import claims, telemetry
 from nvdra.checkpoint import Record
-from nvdra.devices import Gpu, Inventory, Partitions
+from nvdra.gpu import Gpu, Inventory, Partitions
 from nvdra.node.executor import Executor, StepFailed
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.ledger import Change, Ledger, LedgerError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from nvdra import claims, telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory, published
+from nvdra.gpu import Inventory, published
 from nvdra.node.publication import Publication
 
 

@@ -14,7 +14,7 @@ from typing import assert_never
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Entry, PreparedDevice, Record
-from nvdra.devices import MigDevice, parent
+from nvdra.gpu import MigDevice, parent
 from nvdra.node.executor import StepFailed, destruction
 from nvdra.node.gpu_locks import Busy
 from nvdra.node.ledger import Change

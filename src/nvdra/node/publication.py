@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nvdra import telemetry
-from nvdra.devices import (
+from nvdra.kube import Change, ResourceApi, Watcher, from_wire, pause_s
+from nvdra.node.slice_writes import PARTITIONABLE, SLICES, Notice, SliceWrites, Unpublished, log
+from nvdra.ports import ApiError, Clock, Resource
+from nvdra.slices import (
     COUNTERS_SINCE,
     NEWEST_MINOR,
     Pool,
@@ -25,9 +28,6 @@ from nvdra.devices import (
     uncounted,
     wanted,
 )
-from nvdra.kube import Change, ResourceApi, Watcher, from_wire, pause_s
-from nvdra.node.slice_writes import PARTITIONABLE, SLICES, Notice, SliceWrites, Unpublished, log
-from nvdra.ports import ApiError, Clock, Resource
 
 # Who deletes or edits slices rarely does it to one alone: what follows within this time is repaired together.
 SETTLE_S = 1.0

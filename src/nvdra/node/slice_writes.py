@@ -14,20 +14,9 @@ from typing import Any, Literal
 import orjson
 
 from nvdra import telemetry
-from nvdra.devices import (
-    Changes,
-    Create,
-    Delete,
-    Dropped,
-    Pool,
-    SliceSpec,
-    Update,
-    dropped,
-    minor_version,
-    owned,
-)
 from nvdra.kube import ResourceApi, Store, from_wire, to_wire
 from nvdra.ports import ApiError, Resource
+from nvdra.slices import Changes, Create, Delete, Dropped, Pool, SliceSpec, Update, dropped, minor_version, owned
 
 SLICES = "resourceslices"
 PARTITIONABLE = "DRAPartitionableDevices"

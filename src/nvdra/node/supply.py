@@ -13,7 +13,8 @@ import asyncio
 from collections.abc import Iterable
 
 from nvdra import cdi
-from nvdra.devices import Device, Gpu, MigDevice, parent
+from nvdra.gpu import Device, Gpu, MigDevice, parent
+from nvdra.gpu.edits import CapabilityNode, common_edits, gpu_edits, mig_edits
 from nvdra.host import (
     CapabilityUnknown,
     DriverRoot,
@@ -95,9 +96,9 @@ class Supply:
     def edits(self, device: Gpu | MigDevice) -> cdi.Edits:
         """The device's own edits; it must be at hand. Raises SupplyError if the partition went since."""
         gpu = self._gpus[_place(parent(device))]
-        return cdi.mig_edits(gpu, self._capabilities(device)) if isinstance(device, MigDevice) else gpu
+        return mig_edits(gpu, self._capabilities(device)) if isinstance(device, MigDevice) else gpu
 
-    def _capabilities(self, device: MigDevice) -> tuple[cdi.CapabilityNode, ...]:
+    def _capabilities(self, device: MigDevice) -> tuple[CapabilityNode, ...]:
         try:
             return capability_nodes(self._host, self._root, device.parent.minor, device.gi_id, device.ci_id)
         except CapabilityUnknown as error:
@@ -128,7 +129,7 @@ class Supply:
         except (DriverVersionUnknown, OSError) as error:
             raise SupplyError(f"failed to get common CDI spec edits: {error}") from None
         try:
-            common = cdi.Common(cdi.common_edits(files, self._hook_path), self._root.path, self._host_root)
+            common = cdi.Common(common_edits(files, self._hook_path), self._root.path, self._host_root)
         except cdi.InvalidDocument as error:
             raise SupplyError(f"failed to get common CDI spec edits: {error}") from None
         if times_forgotten == self._times_forgotten:  # else it may be the old driver's
@@ -143,7 +144,7 @@ class Supply:
             files = gpu_files(self._host, self._root, gpu.minor, gpu.pci_bus_id)
             if files.missing:
                 raise SupplyError(self._missing(files.missing, reasons))
-        self._gpus[_place(gpu)] = cdi.gpu_edits(files, self._hook_path)
+        self._gpus[_place(gpu)] = gpu_edits(files, self._hook_path)
 
     def _missing(self, missing: Iterable[str], reasons: object) -> str:
         told = reasons if isinstance(reasons, dict) else {}

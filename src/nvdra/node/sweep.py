@@ -18,7 +18,7 @@ from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.api.gates import DYNAMIC_MIG
 from nvdra.checkpoint import Record
-from nvdra.devices import Device, Inventory
+from nvdra.gpu import Device, Inventory
 from nvdra.host import meant_for
 from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.record_file import RecordFile

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nvdra import telemetry
 from nvdra._nvml import TIMEOUT, Library, Mig, Sweep
-from nvdra.devices.scan import GpuScan, LeftOut, MigScan, NodeScan, NvLink
+from nvdra.gpu.scan import GpuScan, LeftOut, MigScan, NodeScan, NvLink
 from nvdra.nvml import partitions
 from nvdra.nvml.errors import NvmlHung
 from nvdra.nvml.worker import Gate, Worker, outcome

@@ -15,7 +15,7 @@ from nvdra._nvml import (
     Mig,
     NvmlError,
 )
-from nvdra.devices.scan import ComputeInstanceScan, ComputeProfileScan, GpuInstanceScan, MigProfileScan
+from nvdra.gpu.scan import ComputeInstanceScan, ComputeProfileScan, GpuInstanceScan, MigProfileScan
 
 if TYPE_CHECKING:
     from nvdra._nvml import _GpuInstance, _Profile

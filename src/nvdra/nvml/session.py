@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from nvdra import telemetry
 from nvdra._nvml import DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH, Library, Mig, NvmlError, NvmlMissing
-from nvdra.devices.scan import ComputeInstanceScan, GpuInstanceScan, NodeScan
+from nvdra.gpu.scan import ComputeInstanceScan, GpuInstanceScan, NodeScan
 from nvdra.nvml import partitions
 from nvdra.nvml.crew import Crew
 from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHeld, NvmlHung

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from nvdra import claims, telemetry
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory, Pool
+from nvdra.gpu import Inventory
 from nvdra.host import (
     DriverFileMissing,
     DriverRoot,
@@ -47,6 +47,7 @@ from nvdra.programs.gpu_flags import Options, never_toggles
 from nvdra.programs.kube_log import log_response
 from nvdra.programs.stop import Stop
 from nvdra.programs.tasks import Tasks
+from nvdra.slices import Pool
 from nvdra.telemetry.http import EndpointError, MetricsServer
 from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import orjson
 
-from nvdra.devices import slice_problems
 from nvdra.kube import from_wire, members, to_wire
 from nvdra.ports import ApiError, Clock, Event, Page, Resource
+from nvdra.slices import slice_problems
 from nvdra.testing.objects import (
     REASONS,
     Happened,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nvdra import cdi
-from nvdra.cdi import CapabilityNode, DeviceNode, Edits, Hook
+from nvdra.cdi import DeviceNode, Edits, Hook
+from nvdra.gpu.edits import CapabilityNode, mig_edits
 
 PARENT = Edits(
     device_nodes=(
@@ -17,7 +18,7 @@ INSTANCES = (CapabilityNode(234, 84, 0o444), CapabilityNode(234, 85, 0o444))
 
 
 def test_it_adds_what_its_gpu_does_and_the_nodes_of_its_instances() -> None:
-    edits = cdi.mig_edits(PARENT, INSTANCES)
+    edits = mig_edits(PARENT, INSTANCES)
     assert (edits.hooks, edits.additional_gids) == (PARENT.hooks, PARENT.additional_gids)
     assert edits.device_nodes == (
         *PARENT.device_nodes,
@@ -28,7 +29,7 @@ def test_it_adds_what_its_gpu_does_and_the_nodes_of_its_instances() -> None:
 
 def test_the_nodes_are_not_looked_for_below_the_driver_root() -> None:
     """They come from their numbers, so that the host's path says nothing but the container's."""
-    document = cdi.claim_document("c", [("gpu-0-mig-1g5gb-19-0", cdi.mig_edits(PARENT, INSTANCES))], Edits())
+    document = cdi.claim_document("c", [("gpu-0-mig-1g5gb-19-0", mig_edits(PARENT, INSTANCES))], Edits())
     [device] = cdi.transform_root(document, "/driver-root", "/run/nvidia/driver").devices
     assert [node.host_path for node in device.edits.device_nodes[2:]] == [
         "/dev/nvidia-caps/nvidia-cap84",

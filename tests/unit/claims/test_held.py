@@ -10,9 +10,9 @@ from nvdra import claims
 from nvdra.checkpoint import Record
 from nvdra.claims import Ready, Refuse
 from nvdra.claims.place import vfio_uuid
-from nvdra.devices import from_scan
+from nvdra.gpu import from_scan
 from tests.unit.claims.world import claim, foreign, plan, prepared, sealed, started
-from tests.unit.devices import scans
+from tests.unit.gpu import scans
 
 
 def held_by(device: str, other: str, uid: str = "new") -> Refuse:

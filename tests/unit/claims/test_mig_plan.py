@@ -12,7 +12,7 @@ from nvdra import claims
 from nvdra.api.configs import MigDeviceConfig
 from nvdra.checkpoint import PreparedMig, Record
 from nvdra.claims import Await, CreateMig, Done, LeaveMig, Needs, Ready, Refuse, Repair, UndoFirst
-from nvdra.devices import Gpu, Inventory, LeftOut, MigDevice
+from nvdra.gpu import Gpu, Inventory, LeftOut, MigDevice
 from tests.unit.claims import world
 from tests.unit.claims.world import (
     DYNAMIC,
@@ -26,7 +26,7 @@ from tests.unit.claims.world import (
     plan,
     started,
 )
-from tests.unit.devices.scans import h200_scan, instance
+from tests.unit.gpu.scans import h200_scan, instance
 
 ONE, TWO, THREE, FOUR, WHOLE = (
     partition("1g18gb", 19, 0),

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from nvdra import claims
 from nvdra.checkpoint import Record
 from nvdra.claims import DestroyMig, Leave, Needs, Refuse, Undo, UndoFirst
-from nvdra.devices import Inventory, LeftOut
+from nvdra.gpu import Inventory, LeftOut
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, h200s, mig_plan, mig_prepared, mig_release, partition, release, started
-from tests.unit.devices.scans import h200_scan, instance
+from tests.unit.gpu.scans import h200_scan, instance
 
 ONE, THREE = partition("1g18gb", 19, 0), partition("3g71gb", 9, 4)
 UUID = h200_scan().uuid

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from nvdra import claims
 from nvdra.checkpoint import Record
-from nvdra.devices import Gpu
+from nvdra.gpu import Gpu
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, h200s, mig_prepared, partition, started
-from tests.unit.devices.scans import h200_scan, instance
+from tests.unit.gpu.scans import h200_scan, instance
 
 ONE, TWO, THREE = partition("1g18gb", 19, 0), partition("2g35gb", 14, 2), partition("3g71gb", 9, 4)
 NONE = Record("boot")

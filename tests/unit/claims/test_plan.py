@@ -10,10 +10,10 @@ from nvdra import claims
 from nvdra.api import gates
 from nvdra.checkpoint import Record
 from nvdra.claims import Done, Ready, Refuse, Repair, UndoFirst
-from nvdra.devices import Inventory, from_scan
+from nvdra.gpu import Inventory, from_scan
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, gpu_config, plan, prepared, sealed
-from tests.unit.devices import scans
+from tests.unit.gpu import scans
 
 FOLDERS = ["v0.4.0-plain", "v0.4.1-plain", "main-plain"]
 

@@ -10,10 +10,10 @@ from nvdra.api.claim import ClaimRef
 from nvdra.checkpoint import Record
 from nvdra.claims import reconcile
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled
-from nvdra.devices import Inventory
+from nvdra.gpu import Inventory
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, prepared, sealed, started
-from tests.unit.devices import scans
+from tests.unit.gpu import scans
 
 ONE = claim("c1", "gpu-0")
 TWO = claim("c2", "gpu-1")

@@ -10,8 +10,8 @@ from nvdra.api import gates
 from nvdra.api.claim import Claim, decode_claim
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
 from nvdra.claims import CreateMig, Needs, Plan, Ready, Release, Sealed
-from nvdra.devices import GpuScan, Inventory, MigDevice, from_scan
-from tests.unit.devices.scans import h200_scan, inventory, node_scan
+from nvdra.gpu import GpuScan, Inventory, MigDevice, from_scan
+from tests.unit.gpu.scans import h200_scan, inventory, node_scan
 
 POOL = "node-a"
 OURS = "gpu.nvidia.com"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdra.cdi import CapabilityNode
+from nvdra.gpu.edits import CapabilityNode
 from nvdra.host import CapabilityUnknown, DriverRoot, Node, capability_nodes, driver_root
 from nvdra.testing.host import FakeHost
 

@@ -10,7 +10,8 @@ import pytest
 from nvdra_mock_nvml.elf import shared_object
 
 from nvdra import cdi
-from nvdra.cdi import DriverFiles, Edits, FoundFile
+from nvdra.cdi import Edits
+from nvdra.gpu.edits import DriverFiles, FoundFile, common_edits, gpu_edits
 from nvdra.host import (
     DriverRoot,
     DriverVersionUnknown,
@@ -49,8 +50,8 @@ def test_a_claims_document_equals_the_recorded_one(host: FakeHost, root: DriverR
     devices = [device.name.removeprefix(f"{uid}-") for device in recorded.devices]
 
     files = look_up(host, root, VERSION, environ={}, kernel_release="6.1.0")
-    common = cdi.common_edits(files, HOOK)
-    gpus = [(name, cdi.gpu_edits(gpu_files(host, root, int(name.removeprefix("gpu-")), ""), HOOK)) for name in devices]
+    common = common_edits(files, HOOK)
+    gpus = [(name, gpu_edits(gpu_files(host, root, int(name.removeprefix("gpu-")), ""), HOOK)) for name in devices]
     document = cdi.simplify(cdi.claim_document(uid, gpus, common))
     document = cdi.transform_root(document, ROOT, "/run/nvidia/driver")
 
@@ -98,7 +99,7 @@ def test_a_root_of_slash_is_searched_like_any_other(host: FakeHost) -> None:
         "/usr/lib64/libcuda.so.580.65",
         "/usr/lib64/libnvidia-ml.so.580.65",
     ]
-    nodes = cdi.common_edits(files, HOOK).device_nodes
+    nodes = common_edits(files, HOOK).device_nodes
     assert [(node.path, node.host_path) for node in nodes] == [("/dev/nvidia-uvm", ""), ("/dev/nvidiactl", "")]
 
 
@@ -224,7 +225,7 @@ def test_sockets_are_those_of_run_first(host: FakeHost) -> None:
     host.write("/r/tmp/nvidia-mps/control", "a folder is none")
     files = found(host, root)
     assert container_paths(files.sockets) == ["/run/nvidia-persistenced/socket", "/var/run/nvidia-fabricmanager/socket"]
-    mounts = [mount for mount in cdi.common_edits(files, HOOK).mounts if mount.container_path.endswith("/socket")]
+    mounts = [mount for mount in common_edits(files, HOOK).mounts if mount.container_path.endswith("/socket")]
     assert {mount.options for mount in mounts} == {("nosuid", "nodev", "rbind", "rprivate", "noexec")}
 
 
@@ -262,7 +263,7 @@ def test_the_x_servers_modules_are_the_first_found(host: FakeHost) -> None:
         "/usr/lib64/nvidia/xorg/libglxserver_nvidia.so.580.65",
     ]
     link = "libglxserver_nvidia.so.580.65::/usr/lib64/nvidia/xorg/libglxserver_nvidia.so"
-    assert link in cdi.common_edits(files, HOOK).hooks[0].args
+    assert link in common_edits(files, HOOK).hooks[0].args
 
 
 def test_graphics_libraries_have_versions_of_their_own(host: FakeHost) -> None:
@@ -277,7 +278,7 @@ def test_graphics_libraries_have_versions_of_their_own(host: FakeHost) -> None:
         "libnvidia-egl-wayland.so.1.1.19",
         "libnvidia-allocator.so.580.65",
     ]
-    edits = cdi.common_edits(files, HOOK)
+    edits = common_edits(files, HOOK)
     paths = [mount.container_path for mount in edits.mounts]
     assert len(paths) == len(set(paths))
     assert edits.hooks[0].args[2:] == (
@@ -290,7 +291,7 @@ def test_graphics_libraries_have_versions_of_their_own(host: FakeHost) -> None:
 
 
 def links(host: FakeHost, root: DriverRoot) -> list[str]:
-    hooks = [hook for hook in cdi.common_edits(found(host, root), HOOK).hooks if hook.args[1] == "create-symlinks"]
+    hooks = [hook for hook in common_edits(found(host, root), HOOK).hooks if hook.args[1] == "create-symlinks"]
     return [argument for argument in hooks[-1].args[2:] if argument != "--link"]
 
 
@@ -319,7 +320,7 @@ def test_hooks_come_in_their_order_and_name_their_program(host: FakeHost) -> Non
     root = put_driver(host)
     host.write("/r/usr/lib64/vdpau/libvdpau_nvidia.so.580.65", shared_object("libvdpau_nvidia.so.1"))
     files = found(host, root)
-    hooks = cdi.common_edits(files, "/opt/nvidia-ctk").hooks
+    hooks = common_edits(files, "/opt/nvidia-ctk").hooks
     assert [hook.args[:3] for hook in hooks] == [
         ("nvidia-ctk", "hook", "create-symlinks"),
         ("nvidia-ctk", "hook", "enable-cuda-compat"),
@@ -341,7 +342,7 @@ def test_groups_are_added_where_a_node_is_not_open_to_all(
 ) -> None:
     root = put_driver(host)
     host.put_device("/r/dev/nvidia-modeset", 195, 254, mode=mode, gid=gid)
-    assert cdi.common_edits(found(host, root), HOOK).additional_gids == gids
+    assert common_edits(found(host, root), HOOK).additional_gids == gids
 
 
 # ── roots of the mock, on the real file system ────────────────────────────────────────────────────────────────
@@ -380,7 +381,7 @@ def test_the_recorded_node_as_the_mock_lays_it_out_gives_the_recorded_edits(tmp_
     node = Node()
     root = driver_root(node, str(laid.root), {"NVDRA_SYSFS": str(laid.sysfs), "NVDRA_PROCFS": str(laid.procfs)})
     files = look_up(node, root, environ={}, kernel_release="6.1.0")
-    document = cdi.simplify(cdi.claim_document("c", [("gpu-0", Edits(env=("A=1",)))], cdi.common_edits(files, HOOK)))
+    document = cdi.simplify(cdi.claim_document("c", [("gpu-0", Edits(env=("A=1",)))], common_edits(files, HOOK)))
     edits = cdi.transform_root(document, str(laid.root), "/run/nvidia/driver").edits
 
     recorded = cdi.simplify(cdi.parse(RECORDED[0].read_bytes())).edits

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nvdra import cdi
-from nvdra.cdi import FoundNode, GpuFiles
-from nvdra.devices import PciFacts
+from nvdra.gpu import PciFacts
+from nvdra.gpu.edits import FoundNode, GpuFiles, gpu_edits
 from nvdra.host import BusListing, DriverRoot, driver_root, gpu_files, look_at_bus
 from nvdra.testing.host import FakeHost
 
@@ -165,7 +164,7 @@ def test_nodes_are_taken_from_the_containers_dev_where_the_root_has_none(tmp_pat
     assert [node.host_path for node in files.nodes] == ["/dev/nvidia3", "/dev/dri/card1", "/dev/dri/renderD128"]
     assert len(files.by_path) == 2
     # What lies at its own path needs no second one.
-    assert {node.host_path for node in cdi.gpu_edits(files, "/hook").device_nodes} == {""}
+    assert {node.host_path for node in gpu_edits(files, "/hook").device_nodes} == {""}
 
 
 def test_a_missing_node_is_named(host: FakeHost, root: DriverRoot) -> None:
@@ -196,7 +195,7 @@ def test_links_to_others_nodes_are_left_out(host: FakeHost, root: DriverRoot, tm
 def test_a_gpus_edits_restore_its_graphics_links(host: FakeHost, root: DriverRoot) -> None:
     host.put_device("/r/dev/nvidia3", 195, 3)
     put_graphics(host)
-    edits = cdi.gpu_edits(gpu_files(host, root, 3, GPU), "/opt/nvidia-cdi-hook")
+    edits = gpu_edits(gpu_files(host, root, 3, GPU), "/opt/nvidia-cdi-hook")
     (hook,) = edits.hooks
     assert (hook.name, hook.path) == ("createContainer", "/opt/nvidia-cdi-hook")
     assert hook.args == (

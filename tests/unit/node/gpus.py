@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from nvdra.devices import ComputeInstanceScan, GpuInstanceScan, GpuScan, Partitions
+from nvdra.gpu import ComputeInstanceScan, GpuInstanceScan, GpuScan, Partitions
 from nvdra.nvml import IN_USE, INSUFFICIENT_RESOURCES, NOT_FOUND, NOT_SUPPORTED, NvmlError
 
 TEXTS = {IN_USE: "In use by another client", INSUFFICIENT_RESOURCES: "Insufficient Resources"}

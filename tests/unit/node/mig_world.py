@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from nvdra.api import ClaimRef, decode_claim
-from nvdra.devices import GpuScan, MigScan, from_scan
+from nvdra.gpu import GpuScan, MigScan, from_scan
 from nvdra.node.gpu_locks import FOLDER
 from nvdra.node.mig_upkeep import MigUpkeep
-from tests.unit.devices.scans import h200_profiles, h200_scan, node_scan
+from tests.unit.gpu.scans import h200_profiles, h200_scan, node_scan
 from tests.unit.node.gpus import Gpus
 from tests.unit.node.world import CLAIMS, P, World
 

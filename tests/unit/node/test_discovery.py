@@ -10,11 +10,11 @@ import pytest
 
 from nvdra import claims
 from nvdra.checkpoint import Record
-from nvdra.devices import GpuInstanceScan, Inventory, LeftOut, NodeScan, Partitions
+from nvdra.gpu import GpuInstanceScan, Inventory, LeftOut, NodeScan, Partitions
 from nvdra.node.discovery import LOOK_EVERY_S, REFUSED_AGAIN_S, UNREAD_AGAIN_S, Discovery
 from nvdra.nvml import DriverAbsent, DriverChanged, NvmlHung
 from nvdra.testing.clock import VirtualClock
-from tests.unit.devices.scans import gpu_scan, h200_scan, instance, node_scan, uuid_of
+from tests.unit.gpu.scans import gpu_scan, h200_scan, instance, node_scan, uuid_of
 from tests.unit.node.gpus import Gpus, refusal
 from tests.unit.node.world import World
 

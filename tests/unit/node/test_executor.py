@@ -12,12 +12,12 @@ import pytest
 
 from nvdra.checkpoint import Record
 from nvdra.claims import CreateMig, DestroyMig, LeaveMig, unknown_partitions
-from nvdra.devices import GpuScan, Inventory, MigScan, MigSpec, Partitions, from_scan
+from nvdra.gpu import GpuScan, Inventory, MigScan, MigSpec, Partitions, from_scan
 from nvdra.node.executor import Executor, StepFailed, destruction
 from nvdra.node.gpu_locks import FOLDER, GpuLocks
 from nvdra.nvml import IN_USE, DriverAbsent, DriverChanged, NvmlHung
 from nvdra.testing.host import FakeHost
-from tests.unit.devices.scans import h200_profiles, h200_scan, instance, node_scan
+from tests.unit.gpu.scans import h200_profiles, h200_scan, instance, node_scan
 from tests.unit.node.gpus import Gpus, refusal
 
 P = "/plugins/gpu.nvidia.com"

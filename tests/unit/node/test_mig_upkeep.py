@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from nvdra.devices import Partitions
+from nvdra.gpu import Partitions
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.mig_upkeep import AGAIN_S, EVERY_S, MigUpkeep
 from nvdra.nvml import IN_USE, DriverAbsent
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
-from tests.unit.devices.scans import instance
+from tests.unit.gpu.scans import instance
 from tests.unit.node.gpus import refusal
 from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, small
 from tests.unit.node.world import RECORD, P

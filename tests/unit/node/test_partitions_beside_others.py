@@ -9,13 +9,13 @@ import pytest
 
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry
-from nvdra.devices import Partitions
+from nvdra.gpu import Partitions
 from nvdra.node.gpu_locks import GpuLocks
 from nvdra.node.ledger import Change
 from nvdra.node.walk import Failure
 from nvdra.nvml import IN_USE
 from nvdra.testing.host import FakeHost
-from tests.unit.devices.scans import instance
+from tests.unit.gpu.scans import instance
 from tests.unit.node.gpus import refusal
 from tests.unit.node.mig_world import ZERO, MigWorld, half, small, until
 from tests.unit.node.world import P

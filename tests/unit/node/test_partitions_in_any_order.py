@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nvdra import claims
 from nvdra.api import ClaimRef
-from nvdra.devices import MigName, Partitions, parse_name
+from nvdra.gpu import MigName, Partitions, parse_name
 from nvdra.node.walk import Failure
 from nvdra.nvml import IN_USE
 from nvdra.testing.host import FakeHost, Killed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nvdra import cdi
-from nvdra.devices import Partitions
+from nvdra.gpu import Partitions
 from nvdra.node.gpu_locks import FOLDER
 from nvdra.node.walk import Failure
 from nvdra.nvml import IN_USE

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from nvdra.api import gates
-from nvdra.devices import Pool, from_scan, published
+from nvdra.gpu import from_scan, published
 from nvdra.kube import ResourceApi
 from nvdra.node.publication import Publication
 from nvdra.node.slice_writes import Notice
 from nvdra.ports import ApiError, Resource
+from nvdra.slices import Pool
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.kube import FakeKube
-from tests.unit.devices import scans
+from tests.unit.gpu import scans
 
 NODES = Resource("", "v1", "nodes", namespaced=False)
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nvdra import cdi
-from nvdra.devices import Gpu, MigDevice, MigProfile, MigSpec
+from nvdra.gpu import Gpu, MigDevice, MigProfile, MigSpec
 from nvdra.node.supply import SupplyError
 from nvdra.ports import Finished
 from tests.unit.node.world import LIBRARIES, VERSION, World, lay_driver

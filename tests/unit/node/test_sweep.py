@@ -14,12 +14,12 @@ import pytest
 from nvdra import checkpoint, telemetry
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
-from nvdra.devices import Inventory
+from nvdra.gpu import Inventory
 from nvdra.node import ledger as ledger_module
 from nvdra.node.ledger import Change
 from nvdra.node.record_file import UNREADABLE
 from nvdra.node.sweep import EVERY_S, LIST_PAUSE_LIMIT_S, LOOK_S, SECOND_LOOK_S
-from tests.unit.devices.scans import inventory
+from tests.unit.gpu.scans import inventory
 from tests.unit.node.world import RECORD, C, P, World, cdi_path
 
 

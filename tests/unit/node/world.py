@@ -16,7 +16,7 @@ from nvdra import cdi, checkpoint
 from nvdra.api import ClaimRef
 from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory, Partitions
+from nvdra.gpu import Inventory, Partitions
 from nvdra.host import DriverRoot
 from nvdra.kube import ResourceApi
 from nvdra.node.executor import Executor, Partitioner
@@ -33,7 +33,7 @@ from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
 from nvdra.testing.kube import FakeKube
-from tests.unit.devices.scans import inventory
+from tests.unit.gpu.scans import inventory
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import pytest
 from nvdra_mock_nvml import lay_out, load
 
 from nvdra import nvml
-from nvdra.devices.scan import ComputeInstanceScan, GpuInstanceScan
+from nvdra.gpu.scan import ComputeInstanceScan, GpuInstanceScan
 from tests.contract.mock_node import smi
 from tests.unit.nvml.mig_node import (
     ALL,

@@ -8,7 +8,7 @@ import pytest
 from nvdra_mock_nvml import Root
 
 from nvdra import nvml
-from nvdra.devices.scan import GpuInstanceScan
+from nvdra.gpu.scan import GpuInstanceScan
 from nvdra.nvml import Nvml, NvmlHung
 from tests.contract.clocks import StandingClock, until
 from tests.unit.nvml.mig_node import (

@@ -8,7 +8,7 @@ import json
 import pytest
 from nvdra_mock_nvml import Root, lay_out, load
 
-from nvdra.devices.scan import LeftOut, NodeScan
+from nvdra.gpu.scan import LeftOut, NodeScan
 from nvdra.nvml import DriverAbsent, Nvml, NvmlHung
 from tests.contract.clocks import LoopClock, StandingClock, until
 

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from nvdra import cdi
-from nvdra.devices import Gpu, Inventory, MigDevice, MigSpec, parent
+from nvdra.gpu import Gpu, Inventory, MigDevice, MigSpec, parent
+from nvdra.gpu.edits import CapabilityNode, common_edits, gpu_edits, mig_edits
 from nvdra.host import CapabilityUnknown, DriverVersionUnknown, capability_nodes, gpu_files, look_up
 from nvdra.programs.flags import Flag, UsageError
 from nvdra.programs.people.place import Place, place
@@ -61,13 +62,13 @@ async def _document(here: Place, uid: str, names: Sequence[str]) -> cdi.Document
         gpu = parent(device)
         own = gpu_files(here.host, here.root, gpu.minor, gpu.pci_bus_id)
         missing += own.missing
-        edits = cdi.gpu_edits(own, here.hook)
+        edits = gpu_edits(own, here.hook)
         if isinstance(device, MigDevice):
-            edits = cdi.mig_edits(edits, _capabilities(here, device))
+            edits = mig_edits(edits, _capabilities(here, device))
         devices.append((device.name, edits))
     if missing:
         raise Incomplete(f"missing below {here.root.path}: {', '.join(missing)} (nvdra doctor tells more)")
-    document = cdi.claim_document(uid, devices, cdi.common_edits(files, here.hook))
+    document = cdi.claim_document(uid, devices, common_edits(files, here.hook))
     return cdi.transform_root(cdi.simplify(document), here.root.path, here.host_root)
 
 
@@ -83,7 +84,7 @@ def _named(name: str, inventory: Inventory) -> Gpu | MigDevice:
             return device
 
 
-def _capabilities(here: Place, device: MigDevice) -> tuple[cdi.CapabilityNode, ...]:
+def _capabilities(here: Place, device: MigDevice) -> tuple[CapabilityNode, ...]:
     try:
         return capability_nodes(here.host, here.root, device.parent.minor, device.gi_id, device.ci_id)
     except CapabilityUnknown as error:

@@ -12,7 +12,7 @@ from typing import Any
 from nvdra import checkpoint, claims
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Record
-from nvdra.devices import (
+from nvdra.gpu import (
     Gpu,
     GpuName,
     Inventory,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from nvdra import cdi, checkpoint, claims
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory, overlapping
+from nvdra.gpu import Inventory, overlapping
 from nvdra.host import is_temporary, meant_for
 from nvdra.node.record_file import QUARANTINED
 from nvdra.programs.people.finding import Finding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from nvdra.devices import Gpu, Inventory, MigDevice, MigSpec
+from nvdra.gpu import Gpu, Inventory, MigDevice, MigSpec
 from nvdra.host import (
     DriverFileMissing,
     DriverVersionUnknown,

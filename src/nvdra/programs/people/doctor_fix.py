@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 
 from nvdra import claims
 from nvdra.api import Gates
-from nvdra.devices import Inventory
+from nvdra.gpu import Inventory
 from nvdra.node.clock import LoopClock
 from nvdra.node.executor import Executor
 from nvdra.node.gpu_locks import GpuLocks

@@ -9,7 +9,7 @@ from nvdra import checkpoint, claims
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
 from nvdra.claims.place import gpu_of, partitions
-from nvdra.devices import Gpu, Inventory, MigName, overlapping
+from nvdra.gpu import Gpu, Inventory, MigName, overlapping
 from nvdra.programs.people.doctor_claims import held_locks
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.paper import counted

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nvdra import claims
 from nvdra.checkpoint import Entry, Record
 from nvdra.claims.place import partitions
-from nvdra.devices import Gpu, GpuInstanceScan, Inventory, MigDevice, MigName, Partitions
+from nvdra.gpu import Gpu, GpuInstanceScan, Inventory, MigDevice, MigName, Partitions
 from nvdra.programs.people.paper import table
 
 # held       by claims

@@ -11,7 +11,7 @@ from nvdra import checkpoint, claims
 from nvdra.api import Gates
 from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
-from nvdra.devices import Inventory, from_scan
+from nvdra.gpu import Inventory, from_scan
 from nvdra.host import DriverFileMissing, DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
 from nvdra.node.clock import LoopClock
 from nvdra.node.record_file import NAME

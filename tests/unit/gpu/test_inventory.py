@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nvdra.api import gates
-from nvdra.devices import Inventory, LeftOut, NotOffered, PciFacts, from_scan, published
-from tests.unit.devices import scans
+from nvdra.gpu import Inventory, LeftOut, NotOffered, PciFacts, from_scan, published
+from tests.unit.gpu import scans
 
 OFF = gates.defaults()
 GPU, NODE = scans.gpu_scan, scans.node_scan

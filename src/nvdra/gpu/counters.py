@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 from nvdra.api.quantity import binary
-from nvdra.devices.gpu import Gpu
-from nvdra.devices.mig import MigDevice, MigSpec
-from nvdra.devices.mig_profile import MigProfile, Partitioning
+from nvdra.gpu.gpu import Gpu
+from nvdra.gpu.mig import MigDevice, MigSpec
+from nvdra.gpu.mig_profile import MigProfile, Partitioning
 
 # (capacity, counter), in the order of `_amounts`.
 _NAMES = (

@@ -13,22 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra.api import gates
-from nvdra.devices import (
-    Inventory,
-    MigProfileScan,
-    MigScan,
-    PciFacts,
-    SliceSpec,
-    from_scan,
-    layout_for,
-    minor_version,
-    published,
-    slice_problems,
-    stored_order,
-    uncounted,
-    wanted,
-)
-from tests.unit.devices import goldens, scans
+from nvdra.gpu import Inventory, MigProfileScan, MigScan, PciFacts, from_scan, published
+from nvdra.slices import SliceSpec, layout_for, minor_version, slice_problems, stored_order, uncounted, wanted
+from tests.unit.gpu import scans
+from tests.unit.slices import goldens
 
 OFF = gates.defaults()
 

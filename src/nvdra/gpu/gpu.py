@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nvdra.devices.mig_profile import Partitioning
-from nvdra.devices.names import GpuName
+from nvdra.gpu.mig_profile import Partitioning
+from nvdra.gpu.names import GpuName
 
 # Source: NVML API reference, nvmlDeviceArchitecture_t, nvmlBrandType_t, nvmlDeviceAddressingModeType_t.
 _ARCHITECTURES = {

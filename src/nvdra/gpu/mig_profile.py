@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from nvdra.devices.scan import MigProfileScan
+from nvdra.gpu.scan import MigProfileScan
 
 # Go driver: what a device name takes of a profile's text.
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9-]", re.ASCII)

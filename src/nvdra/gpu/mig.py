@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from nvdra.devices.gpu import Gpu, OddDeviceError
-from nvdra.devices.mig_profile import MigProfile, profile
-from nvdra.devices.names import MigName
-from nvdra.devices.scan import GpuInstanceScan, MigProfileScan
+from nvdra.gpu.gpu import Gpu, OddDeviceError
+from nvdra.gpu.mig_profile import MigProfile, profile
+from nvdra.gpu.names import MigName
+from nvdra.gpu.scan import GpuInstanceScan, MigProfileScan
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdra.devices import OddDeviceError, gpu, parse_name, pci_bus_id
-from nvdra.devices.names import GpuName, MigName, VfioName
+from nvdra.gpu import OddDeviceError, gpu, parse_name, pci_bus_id
+from nvdra.gpu.names import GpuName, MigName, VfioName
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from nvdra.devices.counters import counter_set
-from nvdra.devices.gpu import (
+from nvdra.gpu.counters import counter_set
+from nvdra.gpu.gpu import (
     Gpu,
     OddDeviceError,
     PciFacts,
@@ -22,10 +22,10 @@ from nvdra.devices.gpu import (
     pci_bus_id,
     version,
 )
-from nvdra.devices.mig import Device, MigDevice, MigSpec, live, parent, specs
-from nvdra.devices.mig_profile import Partitioning, partitioning
-from nvdra.devices.names import GpuName, MigName, parse_name
-from nvdra.devices.scan import GpuInstanceScan, GpuScan, LeftOut, NodeScan
+from nvdra.gpu.mig import Device, MigDevice, MigSpec, live, parent, specs
+from nvdra.gpu.mig_profile import Partitioning, partitioning
+from nvdra.gpu.names import GpuName, MigName, parse_name
+from nvdra.gpu.scan import GpuInstanceScan, GpuScan, LeftOut, NodeScan
 
 # GPUs that drive a workstation's own screen: never offered, never mentioned.
 _DISPLAYS = frozenset(("DGX Display", "NVIDIA DGX Display"))

@@ -1,6 +1,6 @@
 """Slices of made-up nodes with MIG, as files to be reviewed.
 
-`python -m tests.unit.devices.goldens` writes them anew.
+`python -m tests.unit.gpu.goldens` writes them anew.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nvdra.api import gates
-from nvdra.devices import Inventory, PciFacts, Pool, changes, from_scan, layout_for, published, wanted
-from tests.unit.devices import scans
+from nvdra.gpu import Inventory, PciFacts, from_scan, published
+from nvdra.slices import Pool, changes, layout_for, wanted
+from tests.unit.gpu import scans
 
 FOLDER = Path(__file__).parents[2] / "golden" / "slices"
 

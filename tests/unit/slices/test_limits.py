@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nvdra.devices import device_problems, slice_problems
-from tests.unit.devices.limits import BAD_DEVICES, BAD_SLICES, BY_VERSION, GOOD_DEVICES, GOOD_SLICES
+from nvdra.slices import device_problems, slice_problems
+from tests.unit.slices.limits import BAD_DEVICES, BAD_SLICES, BY_VERSION, GOOD_DEVICES, GOOD_SLICES
 
 
 @pytest.mark.parametrize("good", GOOD_SLICES)

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from nvdra.devices.attributes import PCI_BUS_ID
-from nvdra.devices.limits import DEVICES, DEVICES_WITH_MORE, NEWEST_MINOR, SETS, is_demanding
-from nvdra.devices.slices import SliceSpec
+from nvdra.slices.limits import DEVICES, DEVICES_WITH_MORE, NEWEST_MINOR, SETS, is_demanding
+from nvdra.slices.pool import SliceSpec
+
+# Source: resource.k8s.io standard attributes (KEP-4381).
+PCI_BUS_ID = "resource.kubernetes.io/pciBusID"
 
 Device = Mapping[str, Any]
 CounterSet = Mapping[str, Any]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nvdra.devices import (
+from nvdra.gpu import (
     ComputeInstanceScan,
     ComputeProfileScan,
     GpuInstanceScan,

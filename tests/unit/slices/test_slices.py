@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdra.devices import Changes, Pool, SliceSpec, changes, dropped, owned, spec_of, stored_order, wanted
+from nvdra.slices import Changes, Pool, SliceSpec, changes, dropped, owned, spec_of, stored_order, wanted
 
 RECORDINGS = sorted((Path(__file__).parents[2] / "golden" / "recordings").glob("*/slices.json"))
 POOL = Pool("gpu.nvidia.com", "node-a")

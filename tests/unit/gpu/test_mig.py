@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nvdra.api import gates, quantity
-from nvdra.devices import (
+from nvdra.gpu import (
     ComputeInstanceScan,
     Gpu,
     GpuInstanceScan,
@@ -22,7 +22,7 @@ from nvdra.devices import (
     overlapping,
     published,
 )
-from tests.unit.devices import scans
+from tests.unit.gpu import scans
 
 OFF = gates.defaults()
 H200, NODE, INSTANCE = scans.h200_scan, scans.node_scan, scans.instance

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
-from nvdra.devices.counters import capacity, consumption
-from nvdra.devices.gpu import Gpu
-from nvdra.devices.mig import Device, MigDevice, MigSpec, parent
+from nvdra.gpu.counters import capacity, consumption
+from nvdra.gpu.gpu import Gpu
+from nvdra.gpu.mig import Device, MigDevice, MigSpec, parent
 
 _STANDARD = "resource.kubernetes.io"
 

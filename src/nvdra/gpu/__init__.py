@@ -1,0 +1,52 @@
+"""Rules of gpu.nvidia.com: GPUs and partitions, their names, attributes, counters and container edits."""
+
+from nvdra.gpu.attributes import published
+from nvdra.gpu.gpu import Gpu, OddDeviceError, PciFacts, pci_bus_id
+from nvdra.gpu.inventory import Inventory, NotOffered, Partitions, from_scan, overlapping
+from nvdra.gpu.mig import Device, MigDevice, MigSpec, parent
+from nvdra.gpu.mig_profile import MigProfile, Partitioning
+from nvdra.gpu.names import GpuName, MigName, Name, VfioName, parse_name
+from nvdra.gpu.scan import (
+    ComputeInstanceScan,
+    ComputeProfileScan,
+    GpuInstanceScan,
+    GpuScan,
+    LeftOut,
+    MigProfileScan,
+    MigScan,
+    NodeScan,
+    NvLink,
+)
+
+__all__ = [
+    "ComputeInstanceScan",
+    "ComputeProfileScan",
+    "Device",
+    "Gpu",
+    "GpuInstanceScan",
+    "GpuName",
+    "GpuScan",
+    "Inventory",
+    "LeftOut",
+    "MigDevice",
+    "MigName",
+    "MigProfile",
+    "MigProfileScan",
+    "MigScan",
+    "MigSpec",
+    "Name",
+    "NodeScan",
+    "NotOffered",
+    "NvLink",
+    "OddDeviceError",
+    "Partitioning",
+    "Partitions",
+    "PciFacts",
+    "VfioName",
+    "from_scan",
+    "overlapping",
+    "parent",
+    "parse_name",
+    "pci_bus_id",
+    "published",
+]
