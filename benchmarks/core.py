@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.row import THREE_TIMES, Row
 from nvdra import cdi, checkpoint
 from nvdra.api import decode_claim
-from nvdra.claims.matching import match
+from nvdra.gpu.matching import match
 from tests.twins import cdi as cdi_twin
 from tests.twins import checkpoint as checkpoint_twin
 from tests.twins import claim as claim_twin
@@ -50,11 +50,11 @@ def _cdi() -> list[Row]:
     version = cdi.minimum_version(document)
     devices = [(device.name, device.edits) for device in document.devices]
     common = cdi.Common(document.edits)
-    assert cdi.render_claim(common, devices) == cdi_twin.render(document, version)
+    assert cdi.render_claim(cdi.GPU_CLAIMS, common, devices) == cdi_twin.render(document, version)
     return [
         _row(
             "a claim's CDI file, common part at hand",
-            lambda: cdi.render_claim(common, devices),
+            lambda: cdi.render_claim(cdi.GPU_CLAIMS, common, devices),
             lambda: cdi_twin.render(document, version),
             "as a prepare does it",
         ),

@@ -249,7 +249,7 @@ class PluginNode:
         return checkpoint.decode(self.record_path.read_bytes())
 
     def cdi_path(self, ref: ClaimRef) -> Path:
-        return self.cdi / cdi.file_name(ref.uid)
+        return self.cdi / cdi.GPU_CLAIMS.file_name(ref.uid)
 
     def files(self) -> dict[str, bytes]:
         """What is on disk for claims: the record, the CDI folder, whatever lies beside them."""

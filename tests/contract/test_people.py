@@ -220,7 +220,7 @@ def test_checkpoint(living: tuple[Site, dict[str, ClaimRef]]) -> None:
                 "pool": NODE,
                 "requests": ["gpu"],
                 "uuid": site.root.gpu(0).uuid,
-                "cdiDeviceIDs": [cdi.device_id(refs["one"].uid, "gpu-0")],
+                "cdiDeviceIDs": [cdi.GPU_CLAIMS.device_id(refs["one"].uid, "gpu-0")],
             }
         ],
     }
@@ -231,7 +231,7 @@ def test_cdi_is_what_the_plugin_wrote(living: tuple[Site, dict[str, ClaimRef]]) 
     for name, devices in (("one", ["gpu-0"]), ("two", ["gpu-1", "gpu-2"])):
         words = ["cdi", "render", *devices, "--claim-uid", refs[name].uid]
         ran = site.run(*words, NVIDIA_CDI_HOOK_PATH="/usr/bin/nvidia-cdi-hook")
-        written = (site.cdi / cdi.file_name(refs[name].uid)).read_text()
+        written = (site.cdi / cdi.GPU_CLAIMS.file_name(refs[name].uid)).read_text()
         assert (ran.status, ran.out, ran.err) == (0, written, "")
         told = site.run(*words, "--output=json", NVIDIA_CDI_HOOK_PATH="/usr/bin/nvidia-cdi-hook")
         assert cdi.parse(told.out.encode()) == cdi.parse(written.encode())
@@ -542,9 +542,9 @@ def test_a_lock_that_is_held(left: Site) -> None:
 
 def test_files_and_record_that_disagree(left: Site) -> None:
     first, second = sorted(left.cdi.iterdir())
-    orphan = left.cdi / cdi.file_name("nobody")
+    orphan = left.cdi / cdi.GPU_CLAIMS.file_name("nobody")
     first.rename(orphan)
-    uid = cdi.claim_uid(first.name)
+    uid = cdi.GPU_CLAIMS.claim_uid(first.name)
     assert ("CDI folder", f"{orphan} is of a claim that the record does not know") in left.findings("warning")
     lost = f"the file of claim {uid} is lost: containers that use it cannot start"
     assert ("CDI folder", lost) in left.findings("problem")
@@ -554,7 +554,7 @@ def test_files_and_record_that_disagree(left: Site) -> None:
 
 
 def test_what_a_killed_writer_left(left: Site) -> None:
-    paths = [left.cdi / f"{cdi.file_name('someone')}.123.tmp", left.plugin_dir / ".456"]
+    paths = [left.cdi / f"{cdi.GPU_CLAIMS.file_name('someone')}.123.tmp", left.plugin_dir / ".456"]
     for path in (*paths, left.cdi / "other-driver.yaml.123.tmp"):
         path.touch()
     text = f"left behind by a writer that was killed: {paths[0]}, {paths[1]}"

@@ -58,7 +58,7 @@ class Node(World):
     def check(self) -> None:
         """What must hold at any moment: a completed claim has a CDI file with its very devices."""
         for uid, entry in self.completed().items():
-            document = cdi.parse((self.folder / f"cdi/{cdi.file_name(uid)}").read_bytes())
+            document = cdi.parse((self.folder / f"cdi/{cdi.GPU_CLAIMS.file_name(uid)}").read_bytes())
             assert {device.name for device in document.devices} == {
                 cdi_id.partition("=")[2] for device in claims.answers(entry) for cdi_id in device.cdi_ids
             }

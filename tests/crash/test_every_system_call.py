@@ -72,7 +72,7 @@ async def killed_at(
 def check_files(node: PluginNode) -> None:
     """Every completed entry has its CDI file, with its devices; no file lies about that is half written."""
     for uid in node.record().entries:
-        document = cdi.parse((node.cdi / cdi.file_name(uid)).read_bytes())
+        document = cdi.parse((node.cdi / cdi.GPU_CLAIMS.file_name(uid)).read_bytes())
         assert all(device.name.startswith(f"{uid}-gpu-") for device in document.devices)
 
 
@@ -210,7 +210,7 @@ class Partitioned:
         assert self.bystander.uid in completed
         live = {device.uuid for device in self.node.root.mig_devices()}
         for uid, entry in completed.items():
-            document = cdi.parse((self.node.cdi / cdi.file_name(uid)).read_bytes())
+            document = cdi.parse((self.node.cdi / cdi.GPU_CLAIMS.file_name(uid)).read_bytes())
             devices = {device.device: device.uuid for device in claims.answers(entry)}
             assert {device.name for device in document.devices} == {f"{uid}-{name}" for name in devices}
             assert set(devices.values()) <= live

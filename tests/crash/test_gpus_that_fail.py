@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nvdra.api import ClaimRef
-from nvdra.node.gpu_locks import FOLDER
+from nvdra.node.locks import FOLDER
 from nvdra.node.sweep import AFTER_FAILURE_S
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost

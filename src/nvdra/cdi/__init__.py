@@ -1,22 +1,20 @@
 """Container edits and CDI documents. This room knows values and bytes, no file."""
 
 from nvdra.cdi.document import (
-    KIND,
     claim_document,
-    claim_uid,
-    device_id,
-    device_name,
-    file_name,
     minimum_version,
     simplify,
     transform_root,
 )
 from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi.names import DOMAIN_CLAIMS, GPU_CLAIMS, ClaimKind
 from nvdra.cdi.render import Common, parse, render, render_claim
 from nvdra.cdi.validate import InvalidDocument, validate
 
 __all__ = [
-    "KIND",
+    "DOMAIN_CLAIMS",
+    "GPU_CLAIMS",
+    "ClaimKind",
     "Common",
     "Device",
     "DeviceNode",
@@ -26,10 +24,6 @@ __all__ = [
     "InvalidDocument",
     "Mount",
     "claim_document",
-    "claim_uid",
-    "device_id",
-    "device_name",
-    "file_name",
     "minimum_version",
     "parse",
     "render",

@@ -11,45 +11,20 @@ from dataclasses import replace
 from typing import TypeVar
 
 from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi.names import ClaimKind
 
-KIND = "k8s.gpu.nvidia.com/claim"
-
-_PREFIX = "k8s.gpu.nvidia.com-claim_"
-_SUFFIX = ".yaml"
 _EMPTY = Edits()
 
 _Item = TypeVar("_Item", DeviceNode, Hook, Mount, str)
 
 
-def device_name(claim_uid: str, device: str) -> str:
-    """The name of a claim's device inside its CDI kind."""
-    return f"{claim_uid}-{device}"
-
-
-def device_id(claim_uid: str, device: str) -> str:
-    """The fully qualified CDI device, as told to kubelet."""
-    return f"{KIND}={claim_uid}-{device}"
-
-
-def file_name(claim_uid: str) -> str:
-    """The name of a claim's file in the CDI folder."""
-    return f"{_PREFIX}{claim_uid.replace('/', '_')}{_SUFFIX}"
-
-
-def claim_uid(name: str) -> str | None:
-    """The claim whose file is called `name`; None if the file is no claim's."""
-    if not name.startswith(_PREFIX) or not name.endswith(_SUFFIX):
-        return None
-    return name[len(_PREFIX) : -len(_SUFFIX)] or None
-
-
-def claim_document(claim_uid: str, devices: Sequence[tuple[str, Edits]], common: Edits) -> Document:
+def claim_document(kind: ClaimKind, claim_uid: str, devices: Sequence[tuple[str, Edits]], common: Edits) -> Document:
     """The document of one claim, as its parts come. Results that share a device give one CDI device.
 
     devices   (device as published, its edits)
     """
-    distinct = dict.fromkeys((device_name(claim_uid, device), edits) for device, edits in devices)
-    return Document(KIND, tuple(Device(name, edits) for name, edits in distinct), common)
+    distinct = dict.fromkeys((kind.device_name(claim_uid, device), edits) for device, edits in devices)
+    return Document(str(kind), tuple(Device(name, edits) for name, edits in distinct), common)
 
 
 def simplify(document: Document) -> Document:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nvdra._core import device_yaml, edits_yaml, head_yaml, render_json, render_yaml
-from nvdra.cdi.document import KIND, distinct, minimum_version, move, version_for, version_of, without
+from nvdra.cdi.document import distinct, minimum_version, move, version_for, version_of, without
 from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi.names import ClaimKind
 from nvdra.cdi.validate import (
     InvalidDocument,
     check_device_edits,
@@ -90,7 +91,7 @@ class Common:
             self._parts[edits] = part
         return part
 
-    def splice(self, devices: Sequence[tuple[str, Edits]]) -> bytes:
+    def splice(self, kind: ClaimKind, devices: Sequence[tuple[str, Edits]]) -> bytes:
         """The content of a file with these devices: what simplify, transform_root and render would give.
 
         devices   (CDI device name, its edits with paths as this program sees them)
@@ -100,22 +101,22 @@ class Common:
         check_names(name for name, _ in ordered)
         parts = [(name, self._part(name, edits)) for name, edits in ordered]
         version = max(
-            self._version, version_for([name for name, _ in parts], KIND), *(part.version for _, part in parts)
+            self._version, version_for([name for name, _ in parts], str(kind)), *(part.version for _, part in parts)
         )
-        pieces = [head_yaml(version, KIND)]
+        pieces = [head_yaml(version, str(kind))]
         for name, part in parts:
             pieces += (device_yaml(name), part.text)
         pieces.append(self._tail)
         return b"".join(pieces)
 
 
-def render_claim(common: Common, devices: Sequence[tuple[str, Edits]]) -> bytes:
+def render_claim(kind: ClaimKind, common: Common, devices: Sequence[tuple[str, Edits]]) -> bytes:
     """The content of a claim's CDI file.
 
     devices   (CDI device name, its edits with paths as this program sees them)
     Raises InvalidDocument.
     """
-    return common.splice(devices)
+    return common.splice(kind, devices)
 
 
 def parse(content: bytes) -> Document:

@@ -1,22 +1,19 @@
-"""The record's entries, read: what a claim was allocated of this driver, and what was answered for it."""
+"""What checkpoint entries say: a claim's allocation of one driver, and what was answered for it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from nvdra.api.claim import OpaqueConfig, Result, decode_status
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
-from nvdra.gpu import GpuName, MigName, VfioName, parse_name
-
-DRIVER = "gpu.nvidia.com"
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What a claim's status gives it of this driver.
+    """What a claim's status gives it of one driver.
 
     Two claims' allocations are the same if these are equal; timestamps, reservations and other drivers do not count.
     """
@@ -26,56 +23,44 @@ class Allocation:
 
     @property
     def exclusive(self) -> Iterator[Result]:
-        """Results that keep others away: all but those for administrators."""
+        """Results that keep others away: all but those with admin access."""
         return (result for result in self.results if not result.admin_access)
 
 
 # More claims than a node has pods for; no more, because every claim that comes and goes leaves a status here.
 @lru_cache(maxsize=256)
-def allocation(status: bytes) -> Allocation:
-    """The allocation in a claim's status; empty if it has none.
+def allocation(status: bytes, driver: str) -> Allocation:
+    """The driver's part of the allocation in a claim's status; empty if it has none.
 
-    status   JSON as the record keeps it
+    status   JSON as the checkpoint keeps it
     """
     results, configs = decode_status(status)
     return Allocation(
-        tuple(result for result in results if result.driver == DRIVER),
-        tuple(config for config in configs if config.driver == DRIVER),
+        tuple(result for result in results if result.driver == driver),
+        tuple(config for config in configs if config.driver == driver),
     )
 
 
 def answers(entry: Entry) -> tuple[PreparedDevice, ...]:
-    """What was answered to kubelet for a completed claim, whoever prepared it."""
+    """The devices that kubelet was told of a completed claim, whoever prepared it."""
     if isinstance(entry.prepared, Foreign):
         return entry.prepared.devices
     return tuple(device for group in entry.prepared for device in group.devices)
 
 
-def device_types(record: Record) -> Counter[str]:
-    """How many devices are prepared, by type: "gpu", "mig", "vfio" or "unknown"."""
+def device_types(record: Record, type_of: Callable[[str], str]) -> Counter[str]:
+    """How many devices are prepared, by the driver's word for their type."""
     completed = (entry for entry in record.entries.values() if entry.state == "PrepareCompleted")
-    return Counter(_device_type(device.device) for entry in completed for device in answers(entry))
+    return Counter(type_of(device.device) for entry in completed for device in answers(entry))
 
 
-def _device_type(device: str) -> str:
-    match parse_name(device):
-        case GpuName():
-            return "gpu"
-        case MigName():
-            return "mig"
-        case VfioName():
-            return "vfio"
-        case None:
-            return "unknown"
-
-
-def names(entry: Entry) -> frozenset[str]:
+def names(entry: Entry, driver: str) -> frozenset[str]:
     """Device names that an entry of any state speaks of."""
     prepared = entry.prepared.device_names if isinstance(entry.prepared, Foreign) else ()
     return frozenset(
         (
             *prepared,
             *(device.device for device in answers(entry)),
-            *(r.device for r in allocation(entry.status).results),
+            *(r.device for r in allocation(entry.status, driver).results),
         )
     )

@@ -1,54 +1,44 @@
 """A claim against this node: what preparing it takes.
 
 This module decides; it never reads a file, a clock or the API. Texts of refusals are those of the Go driver from
-`unable to prepare claim …` and `prepare devices failed: …` on; who calls puts
+`unable to prepare claim …` and `prepare devices failed: …` on; the claim service puts
 `error preparing devices for claim <namespace>/<name>:<uid>: ` in front.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from types import MappingProxyType
+from typing import TypeVar
 
 from nvdra.api.claim import Claim, ClaimRef, Result
-from nvdra.api.configs import ConfigError
-from nvdra.api.gates import Gates
-from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
-from nvdra.claims.entries import DRIVER, allocation, answers
-from nvdra.claims.held import holder, in_the_way
-from nvdra.claims.matching import MismatchError
+from nvdra.checkpoint import Entry, Record
+from nvdra.claims.driver import ConfigRefused, Device, Driver, Missing, Refuse
+from nvdra.claims.entries import allocation, answers, names
 from nvdra.claims.outcome import (
-    Await,
-    Concrete,
-    CreateMig,
-    Done,
-    Leave,
-    LeaveMig,
-    Needs,
+    AlreadyPrepared,
+    Forget,
+    NeedsSteps,
     Plan,
     Ready,
-    Refuse,
     Repair,
-    Sealed,
-    Step,
-    Undo,
-    UndoFirst,
+    RollBackFirst,
+    TearDownFirst,
+    WaitForClaim,
 )
-from nvdra.claims.partitions import concrete, partitions_of_others, unknown_partitions
-from nvdra.claims.place import partitions, place
-from nvdra.claims.release import undo
-from nvdra.claims.resolve import groups
-from nvdra.claims.seal import cdi_name, made
-from nvdra.gpu import Device, Gpu, Inventory, MigSpec, Partitioning, Partitions
+from nvdra.claims.release import release
+from nvdra.claims.seal import seal_entry
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
+V = TypeVar("V")
+
 
 def plan(
+    driver: Driver[V],
     claim: Claim,
-    inventory: Inventory,
+    node: V,
     record: Record,
-    gates: Gates,
     *,
     pool: str,
     has_file: bool,
@@ -57,207 +47,176 @@ def plan(
 ) -> Plan:
     """What preparing `claim` takes on this node, given everything prepared before it.
 
-    record     including the batch's earlier claims
+    record     the checkpoint, including the batch's earlier claims
     pool       this node's pool; a result of another pool is another node's device
     has_file   the claim's CDI file exists
-    unsettled  device name to claim UID: CDI files whose claims a lost record no longer tells, and the API not yet
-    in_work    UIDs of claims whose steps are under way here
+    unsettled  device name to claim UID: CDI files whose entries were lost, while the API server is silent
+    in_work    UIDs of claims that are being worked on here
     """
-    ours = [result for result in claim.results if result.driver == DRIVER]
+    ours = [result for result in claim.results if result.driver == driver.name]
     if not ours:
         # The Go driver answers with no devices. Kubelet asks a driver only for claims that name it, so the
         # allocation must have changed since: a pod without its GPU would be worse than one that waits.
         return Refuse(
-            f"claim {claim.ref} is allocated no device of {DRIVER}: its allocation changed since kubelet read it"
+            f"claim {claim.ref} is allocated no device of {driver.name}: its allocation changed since kubelet read it"
         )
-    if (known := again(claim, inventory, record, has_file=has_file)) is not None:
+    if (known := answer_if_prepared(driver, claim, node, record, has_file=has_file)) is not None:
         return known
-    entry = record.entries.get(claim.ref.uid)
     for result in ours:
         if result.pool != pool:
             return Refuse(
-                f'{_unable(claim.ref)}requested device {result.device} is in pool "{result.pool}", '
+                f'{unable(claim.ref)}requested device {result.device} is in pool "{result.pool}", '
                 f'not in this node\'s pool "{pool}"'
             )
-    if refuse := _overlap(claim.ref, ours, inventory, record, unsettled):
+    if refuse := _conflict(driver, claim.ref, ours, node, record, unsettled):
         return refuse
-    if first := _first(claim.ref, entry, ours, inventory, record, gates, in_work):
+    if first := _first(driver, claim.ref, ours, node, record, in_work):
         return first
     members: list[tuple[Result, Device]] = []
     for result in ours:
-        device = inventory.devices.get(result.device)
-        if device is None:
-            why = inventory.why_absent(result.device)
+        device = driver.resolve(result, node)
+        if isinstance(device, Missing):
             text = f'prepare devices failed: allocatable not found for device "{result.device}"'
-            return Refuse(f"{text}: {why}" if why else text, rescan=True)
+            return Refuse(f"{text}: {device.reason}" if device.reason else text, rescan=True)
         members.append((result, device))
     try:
-        grouped = groups(members, claim.configs, gates)
-    except (ConfigError, MismatchError) as odd:
+        groups = driver.group(members, claim.configs)
+    except ConfigRefused as odd:
         return Refuse(f"prepare devices failed: {odd}", permanent=True)
-    specs = {device.name for _, device in members if isinstance(device, MigSpec)}
-    shared = partitions_of_others(specs, claim.ref, record, inventory) if specs else {}
-    steps = _steps(claim.ref, {device.name: device for _, device in members}.values(), shared.keys(), inventory, record)
+    steps = driver.steps(claim.ref, groups, node, record)
     if isinstance(steps, Refuse):
         return steps
-    return Needs(claim, grouped, steps, shared) if steps else Ready(claim, made(grouped, shared))
+    return NeedsSteps(claim, groups, steps) if steps.apply else Ready(claim, groups, steps.facts)
 
 
-def again(claim: Claim, inventory: Inventory, record: Record, *, has_file: bool) -> Done | Repair | Refuse | None:
-    """What the record answers for a claim that was completed with this very allocation; None for any other."""
+def answer_if_prepared(
+    driver: Driver[V], claim: Claim, node: V, record: Record, *, has_file: bool
+) -> AlreadyPrepared | Repair | Refuse | None:
+    """The checkpoint's answer for a claim that was completed with this very allocation; None for any other."""
     entry = record.entries.get(claim.ref.uid)
-    if entry is None or entry.state != "PrepareCompleted" or allocation(entry.status) != allocation(claim.status):
+    if entry is None or entry.state != "PrepareCompleted":
         return None
-    return _again(claim.ref, entry, inventory, has_file)
+    if allocation(entry.status, driver.name) != allocation(claim.status, driver.name):
+        return None
+    return _again(driver, claim.ref, entry, node, has_file)
 
 
-def recall(claim: ClaimRef, inventory: Inventory, record: Record, *, has_file: bool) -> Done | Repair | Refuse | None:
-    """What the record alone answers for a claim, for when the API server is silent; None if it was never completed."""
+def answer_from_checkpoint(
+    driver: Driver[V], claim: ClaimRef, node: V, record: Record, *, has_file: bool
+) -> AlreadyPrepared | Repair | Refuse | None:
+    """The checkpoint's answer while the API server is silent; None if the claim was never completed."""
     entry = record.entries.get(claim.uid)
     if entry is None or entry.state != "PrepareCompleted":
         return None
-    return _again(claim, entry, inventory, has_file)
+    return _again(driver, claim, entry, node, has_file)
+
+
+def unable(claim: ClaimRef) -> str:
+    """The Go driver's prefix of refusals that concern one device."""
+    return f"unable to prepare claim {claim.uid}: "
 
 
 def _first(
-    claim: ClaimRef,
-    entry: Entry | None,
-    ours: list[Result],
-    inventory: Inventory,
-    record: Record,
-    gates: Gates,
-    in_work: Set[str],
-) -> Refuse | UndoFirst | Await | None:
-    """What must be out of the way before anything is prepared."""
-    if entry is not None and (first := _undone_first(claim, entry, inventory, record, gates)):
+    driver: Driver[V], claim: ClaimRef, ours: list[Result], node: V, record: Record, in_work: Set[str]
+) -> Refuse | RollBackFirst | WaitForClaim | None:
+    """What must end before anything is prepared."""
+    entry = record.entries.get(claim.uid)
+    if entry is not None and (first := _rolled_back_first(driver, claim, entry, node, record)):
         return first
     for result in ours:
-        for uid in in_the_way(result, claim, inventory, record):
+        for uid in _overlapping(driver, result, claim, node, record):
             if uid in in_work:
-                return Await(uid)
+                return WaitForClaim(uid)
             begun = record.entries[uid]
             other = ClaimRef(begun.namespace, begun.name, uid)
-            if first := _undone_first(other, begun, inventory, record, gates):
+            if first := _rolled_back_first(driver, other, begun, node, record):
                 return first
     return None
 
 
-def _undone_first(
-    claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, gates: Gates
-) -> Refuse | UndoFirst | None:
-    match undo(claim, entry, inventory, record, gates):
+def _overlapping(driver: Driver[V], result: Result, claim: ClaimRef, node: V, record: Record) -> Iterator[str]:
+    """UIDs of other claims that are half prepared or half torn down where the result's device lies."""
+    for uid, entry in record.entries.items():
+        if uid == claim.uid or entry.state != "PrepareStarted":
+            continue
+        if result.device in names(entry, driver.name) or driver.overlaps(result, entry, node):
+            yield uid
+
+
+def _rolled_back_first(
+    driver: Driver[V], claim: ClaimRef, entry: Entry, node: V, record: Record
+) -> Refuse | RollBackFirst | None:
+    match release(driver, claim, entry, node, record):
         case Refuse() as refuse:
             return refuse
-        case Leave() if entry.state == "PrepareStarted" and not any(partitions(entry, inventory)):
-            return None  # it was only begun and changed nothing: it holds nothing
-        case Leave() | Undo():
-            # Also where no hardware changes: allocated anew, one write for both would leave the former entry with the
-            # new file, if death came between file and record; and of two claims begun on one partition each keeps the
-            # other from being undone, until one has left.
-            return UndoFirst(claim, entry)
+        case Forget(holds=False) if entry.state == "PrepareStarted":
+            return None  # it changed nothing
+        case Forget() | TearDownFirst():
+            # Also where no hardware changes: for a claim that was allocated anew, one write for both would leave the
+            # former entry with the new file if a crash came between file and checkpoint. And two half-prepared
+            # entries on the same extent block each other's rollback until one has left.
+            return RollBackFirst(claim, entry)
 
 
-def _steps(
-    claim: ClaimRef, devices: Iterable[Device], shared: Set[str], inventory: Inventory, record: Record
-) -> tuple[Step, ...] | Refuse:
-    """What must be done to the hardware before these devices can be handed out.
-
-    shared   names of partitions that are made already, for other claims
-    """
-    steps: list[Step] = []
-    for device in devices:
-        match device:
-            case MigSpec() if device.name not in shared:
-                steps.append(CreateMig(device))
-            case Gpu(partitioning=Partitioning()) if inventory.partitions.get(device.uuid, Partitions()).is_on:
-                steps.append(LeaveMig(device))
-            case _:
-                pass
-    unknown = unknown_partitions(inventory, record) if steps else ()
-    for step in steps:
-        name = step.spec.name if isinstance(step, CreateMig) else step.gpu.name
-        wanted = place(name, inventory)
-        for other in unknown:
-            if wanted is not None and wanted.meets(other.place):
-                return Refuse(
-                    f"{_unable(claim)}requested device {name} overlaps a partition that this driver did not make: "
-                    f"{other}; destroy it (nvidia-smi mig -dci, -dgi) or leave the device to who made it",
-                    rescan=True,
-                )
-    return tuple(steps)
-
-
-def _again(claim: ClaimRef, entry: Entry, inventory: Inventory, has_file: bool) -> Done | Repair | Refuse:
+def _again(
+    driver: Driver[V], claim: ClaimRef, entry: Entry, node: V, has_file: bool
+) -> AlreadyPrepared | Repair | Refuse:
     """The answer for a completed claim whose allocation is unchanged."""
     known = answers(entry)
     for device in known:
-        if changed := _changed(device, inventory):
+        if changed := driver.changed(device, node):
             return Refuse(
-                f"{_unable(claim)}device {device.device} was prepared as {device.uuid} and {changed}: "
+                f"{unable(claim)}device {device.device} was prepared as {device.uuid} and {changed}: "
                 "delete the pods that use this claim, then it can be prepared anew",
                 rescan=True,
             )
     if has_file:
-        return Done(known)
-    named: dict[str, Concrete] = {}
-    for device in known:
-        found = None if isinstance(entry.prepared, Foreign) else concrete(device, inventory)
-        if found is None:
-            return Refuse(
-                f"{_unable(claim)}its CDI file is lost and device {device.device} is not known here, "
-                f"so it cannot be written again{_because(inventory.why_absent(device.device))}",
-                rescan=True,
-            )
-        named[cdi_name(claim.uid, device.device)] = found
-    return Repair(Sealed(entry, dict(sorted(named.items())), known))
+        return AlreadyPrepared(known)
+    restored = driver.restore(entry, node)
+    if isinstance(restored, Missing):
+        because = f" ({restored.reason})" if restored.reason else ""
+        return Refuse(
+            f"{unable(claim)}its CDI file is lost and device {restored.device} is not known here, "
+            f"so it cannot be written again{because}",
+            rescan=True,
+        )
+    return Repair(seal_entry(driver, claim.uid, entry, *restored))
 
 
-def _changed(device: PreparedDevice, inventory: Inventory) -> str:
-    """What became of a prepared device since; "" if nothing is known against it."""
-    here = inventory.devices.get(device.device)
-    if here is not None and not isinstance(here, MigSpec):
-        return f"is {here.uuid} now" if here.uuid != device.uuid else ""
-    if device.mig is None or inventory.unread:
-        return ""
-    partitions = inventory.partitions.get(device.mig.parent_uuid)
-    if partitions is None:
-        return ""
-    live = {compute.uuid for instance in partitions.instances for compute in instance.compute}
-    return "" if device.uuid in live else "is gone: somebody destroyed the partition"
-
-
-def _overlap(
-    claim: ClaimRef, ours: list[Result], inventory: Inventory, record: Record, unsettled: Mapping[str, str]
+def _conflict(
+    driver: Driver[V],
+    claim: ClaimRef,
+    ours: list[Result],
+    node: V,
+    record: Record,
+    unsettled: Mapping[str, str],
 ) -> Refuse | None:
     for result in ours:
         if result.admin_access:
             continue
-        if other := holder(result, claim, inventory, record):
+        if other := conflicting_claim(driver, result, claim, node, record):
             return Refuse(
-                f"{_unable(claim)}requested device {result.device} is already allocated to different claim {other}"
+                f"{unable(claim)}requested device {result.device} is already allocated to different claim {other}"
             )
-        if other := _unsettled_on(result, claim, inventory, unsettled):
-            return Refuse(
-                f"{_unable(claim)}requested device {result.device} may still be in use by claim {other}: "
-                "the checkpoint was lost and the API server has not said yet what became of that claim"
-            )
+        for name, uid in unsettled.items():
+            if uid != claim.uid and (name == result.device or driver.same_extent(name, result.device, node)):
+                return Refuse(
+                    f"{unable(claim)}requested device {result.device} may still be in use by claim {uid}: "
+                    "the checkpoint was lost and the API server has not said yet what became of that claim"
+                )
     return None
 
 
-def _unsettled_on(result: Result, claim: ClaimRef, inventory: Inventory, unsettled: Mapping[str, str]) -> str:
-    """UID of another claim whose file says that it has the device or its place; "" if there is none."""
-    wanted = place(result.device, inventory) if unsettled else None
-    for name, uid in unsettled.items():
-        there = place(name, inventory)
-        is_met = wanted is not None and there is not None and wanted.meets(there)
-        if uid != claim.uid and (name == result.device or is_met):
+def conflicting_claim(driver: Driver[V], result: Result, claim: ClaimRef, node: V, record: Record) -> str | None:
+    """UID of another completed claim that holds the result's device, or where it lies; None if it is free.
+
+    A device is held by name (the allocation's word) and by extent (the driver's word).
+    """
+    for uid, entry in record.entries.items():
+        if uid == claim.uid or entry.state != "PrepareCompleted":
+            continue
+        if any(other.device == result.device for other in allocation(entry.status, driver.name).exclusive):
             return uid
-    return ""
-
-
-def _unable(claim: ClaimRef) -> str:
-    return f"unable to prepare claim {claim.uid}: "
-
-
-def _because(why: str) -> str:
-    return f" ({why})" if why else ""
+        if driver.conflict(result, entry, node):
+            return uid
+    return None

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.checkpoint import Entry, Record
-from nvdra.claims.entries import DRIVER
-from nvdra.claims.outcome import Concrete, Group, Ready
-from nvdra.claims.partitions import live
-from nvdra.claims.resolve import BUILT_IN
+from nvdra.claims.driver import Driver, Missing
+from nvdra.claims.outcome import Ready
 from nvdra.claims.seal import seal
-from nvdra.gpu import Inventory
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def nameless(record: Record) -> frozenset[str]:
     return frozenset(uid for uid, entry in record.entries.items() if not entry.name)
 
 
-def stale(uid: str, answer: Answer, pool: str) -> str:
+def stale(uid: str, answer: Answer, driver: str, pool: str) -> str:
     """Why the entry of claim `uid` is out of date; "" if it is not.
 
     An allocation of other devices on this node is no reason: kubelet asks for it, and preparing replaces the entry.
@@ -68,7 +68,7 @@ def stale(uid: str, answer: Answer, pool: str) -> str:
         return f"the claim was replaced: its UID is {answer.uid} now"
     if answer.claim is None:
         return "the claim is not allocated any more"
-    if not any(result.driver == DRIVER and result.pool == pool for result in answer.claim.results):
+    if not any(result.driver == driver and result.pool == pool for result in answer.claim.results):
         return "the claim is allocated no device of this node any more"
     return ""
 
@@ -92,9 +92,9 @@ def orphans(files: Iterable[str], record: Record) -> tuple[str, ...]:
 
 
 def settle(
-    files: Mapping[str, Set[str]], claims: Mapping[str, Claim] | None, inventory: Inventory, pool: str
+    driver: Driver[V], files: Mapping[str, Set[str]], claims: Mapping[str, Claim] | None, node: V, pool: str
 ) -> Settled:
-    """What CDI files without a record stand for.
+    """What CDI files without an entry stand for.
 
     files   claim UID to the device names in its file
     claims  allocated claims by UID; None while the API server has not answered: nothing is decided then
@@ -107,31 +107,18 @@ def settle(
             unsettled |= dict.fromkeys(names, uid)
             continue
         claim = claims.get(uid)
-        if claim is None or _allocated(claim, pool) != names:
+        results = () if claim is None else _of_node(claim, driver.name, pool)
+        if claim is None or {result.device for result in results} != names:
             gone.append(uid)
             continue
-        entry = _adopted(claim, inventory, pool)
-        if entry is None:
+        # Configs are not read: the writer of the file applied them.
+        found = driver.adopt(results, node)
+        if isinstance(found, Missing):
             unsettled |= dict.fromkeys(names, uid)
         else:
-            adopted[uid] = entry
+            adopted[uid] = seal(driver, Ready(claim, *found)).entry
     return Settled(adopted, tuple(gone), unsettled)
 
 
-def _allocated(claim: Claim, pool: str) -> set[str]:
-    return {result.device for result in claim.results if result.driver == DRIVER and result.pool == pool}
-
-
-def _adopted(claim: Claim, inventory: Inventory, pool: str) -> Entry | None:
-    """The completed entry of a claim whose file is in place; None if this node does not know its devices now.
-
-    Configs are not looked at: whatever they set up was set up by whoever wrote the file.
-    """
-    members: list[tuple[Result, Concrete]] = []
-    for result in claim.results:
-        if result.driver == DRIVER and result.pool == pool:
-            device = live(result.device, inventory)
-            if device is None:
-                return None
-            members.append((result, device))
-    return seal(Ready(claim, (Group(BUILT_IN[0][0], tuple(members)),))).entry
+def _of_node(claim: Claim, driver: str, pool: str) -> tuple[Result, ...]:
+    return tuple(result for result in claim.results if result.driver == driver and result.pool == pool)

@@ -1,74 +1,46 @@
-"""What a prepared claim leaves behind: its entry, the devices of its CDI file, the answers for kubelet."""
+"""What a prepared claim leaves behind: its entry, the devices of its CDI file, the answers for kubelet.
+
+One path for every CDI file: a claim that was just prepared, a lost file, a lost checkpoint.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
+from typing import TypeVar
 
-from nvdra.api.claim import Result
-from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, PreparedMig
+from nvdra.checkpoint import Entry
+from nvdra.claims.driver import Driver, Facts, Group
 from nvdra.claims.entries import answers
-from nvdra.claims.outcome import Concrete, Group, Needs, Ready, Sealed
-from nvdra.gpu import Device, MigDevice, MigSpec
+from nvdra.claims.outcome import Ready, Sealed, SealedDevice
 
-CDI_KIND = "k8s.gpu.nvidia.com/claim"
+V = TypeVar("V")
 
 
-def seal(ready: Ready) -> Sealed:
-    """What a claim leaves behind once everything it needs is done.
+def seal(driver: Driver[V], ready: Ready) -> Sealed:
+    """The outcome of a claim whose steps are done.
 
     Groups are in the order of their first result, so that the same claim gives the same bytes everywhere.
     Two results on one device give one CDI device and an answer each.
     """
     claim = ready.claim
-    prepared = tuple(
-        PreparedGroup(tuple(_prepared(claim.ref.uid, result, device) for result, device in group.members))
-        for group in ready.groups
-    )
     entry = Entry(
         state="PrepareCompleted",
         status=claim.status,
-        prepared=prepared,
+        prepared=tuple(driver.prepared(claim.ref, group, ready.facts) for group in ready.groups),
         # DROP-IN: better. The Go driver drops both here; with them a completed entry can be checked with one GET.
         name=claim.ref.name,
         namespace=claim.ref.namespace,
     )
-    named = {cdi_name(claim.ref.uid, device.name): device for group in ready.groups for _, device in group.members}
-    return Sealed(entry, dict(sorted(named.items())), answers(entry))
+    return seal_entry(driver, claim.ref.uid, entry, ready.groups, ready.facts)
 
 
-def made(groups: Iterable[Group[Device]], partitions: Mapping[str, MigDevice]) -> tuple[Group[Concrete], ...]:
-    """The groups with each partition to be made replaced by the one that was.
-
-    partitions   by device name
-    """
-
-    def concrete(device: Device) -> Concrete:
-        return partitions[device.name] if isinstance(device, MigSpec) else device
-
-    return tuple(
-        Group(group.config, tuple((result, concrete(device)) for result, device in group.members)) for group in groups
-    )
-
-
-def complete(needs: Needs, created: Mapping[str, MigDevice]) -> Ready:
-    """What is to be sealed once the steps are done; `created` holds what they made, by device name."""
-    return Ready(needs.claim, made(needs.groups, {**needs.shared, **created}))
-
-
-def _prepared(uid: str, result: Result, device: Concrete) -> PreparedDevice:
-    mig = None
-    if isinstance(device, MigDevice):
-        mig = PreparedMig(device.parent.minor, device.parent.uuid, device.gi_id, device.ci_id)
-    return PreparedDevice(
-        uuid=device.uuid,
-        requests=(result.request,),
-        pool=result.pool,
-        device=result.device,
-        cdi_ids=(f"{CDI_KIND}={cdi_name(uid, result.device)}",),
-        share_id=result.share_id,
-        mig=mig,
-    )
-
-
-def cdi_name(uid: str, device: str) -> str:
-    return f"{uid}-{device}"
+def seal_entry(driver: Driver[V], uid: str, entry: Entry, groups: Sequence[Group], facts: Facts) -> Sealed:
+    """The outcome of a claim whose completed entry exists already."""
+    devices = {
+        driver.cdi.device_name(uid, device.name): SealedDevice(
+            driver.concrete(device, facts), driver.edits(group, facts)
+        )
+        for group in groups
+        for _, device in group.members
+    }
+    return Sealed(entry, dict(sorted(devices.items())), answers(entry))

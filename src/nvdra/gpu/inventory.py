@@ -42,7 +42,7 @@ _NONE_MADE = (
 _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 
 _NO_DEVICES: Mapping[str, Device] = MappingProxyType({})
-_NO_GPUS: Mapping[int, Gpu] = MappingProxyType({})
+_NO_GPUS: Mapping[str, Gpu] = MappingProxyType({})
 _NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 _NO_SLICES: Mapping[str, int] = MappingProxyType({})
 
@@ -72,15 +72,15 @@ class Inventory:
     """Devices by name, in the order of their minor numbers.
 
     unread         why nothing could be read (driver absent, NVML refused); "" after a scan
-    gpus           by minor: every GPU that could be read, offered itself or not
-    partitions     by UUID of the MIG-capable GPU
-    memory_slices  how many a GPU has, by UUID, where NVML told its MIG profiles
+    gpus           by PCI address: every GPU that could be read, offered itself or not
+    partitions     by PCI address of the MIG-capable GPU
+    memory_slices  how many a GPU has, by PCI address, where NVML told its MIG profiles
     """
 
     devices: Mapping[str, Device] = field(default_factory=lambda: _NO_DEVICES)
     not_offered: tuple[NotOffered, ...] = ()
     unread: str = ""
-    gpus: Mapping[int, Gpu] = field(default_factory=lambda: _NO_GPUS)
+    gpus: Mapping[str, Gpu] = field(default_factory=lambda: _NO_GPUS)
     partitions: Mapping[str, Partitions] = field(default_factory=lambda: _NO_PARTITIONS)
     memory_slices: Mapping[str, int] = field(default_factory=lambda: _NO_SLICES)
 
@@ -92,9 +92,9 @@ class Inventory:
         if self.unread:
             return self.unread
         match parse_name(device):
-            case GpuName(minor) if minor in self.gpus and self._is_on(minor):
+            case GpuName(minor) if self._is_on(minor):
                 return "MIG mode is on: its MIG devices are offered in its place"
-            case MigName(parent_minor=minor) if minor in self.gpus:
+            case MigName(parent_minor=minor) if self.by_minor(minor) is not None:
                 if self._is_on(minor):
                     return f"{GpuName(minor)} has no such MIG device now"
                 return f"{GpuName(minor)} is not partitioned: MIG mode is off"
@@ -107,8 +107,16 @@ class Inventory:
         gpus = sorted(self.gpus.values(), key=lambda gpu: gpu.pci_bus_id)
         return tuple(made for gpu in gpus if (made := counter_set(gpu)) is not None)
 
+    def by_minor(self, minor: int) -> Gpu | None:
+        return next((gpu for gpu in self.gpus.values() if gpu.minor == minor), None)
+
+    def address_of(self, uuid: str) -> str:
+        """The PCI address of the GPU with this UUID, whatever its minor number is now; the UUID itself if unknown."""
+        return next((address for address, gpu in self.gpus.items() if gpu.uuid == uuid), uuid)
+
     def _is_on(self, minor: int) -> bool:
-        return self.partitions.get(self.gpus[minor].uuid, Partitions()).is_on
+        gpu = self.by_minor(minor)
+        return gpu is not None and self.partitions.get(gpu.pci_bus_id, Partitions()).is_on
 
 
 def from_scan(
@@ -120,7 +128,8 @@ def from_scan(
     dynamic_mig    GPUs that can be partitioned on demand are offered so (gate DynamicMIG)
     never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
     """
-    gpus: dict[int, Gpu] = {}
+    gpus: dict[str, Gpu] = {}
+    minors: dict[int, Gpu] = {}
     devices: dict[str, Device] = {}
     partitions: dict[str, Partitions] = {}
     memory_slices: dict[str, int] = {}
@@ -130,16 +139,18 @@ def from_scan(
             continue
         try:
             gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles) if dynamic_mig else None)
-            if gpu.minor in gpus:
-                raise OddDeviceError(f"{gpus[gpu.minor].uuid} has minor number {gpu.minor} too")
+            if gpu.minor in minors:
+                raise OddDeviceError(f"{minors[gpu.minor].uuid} has minor number {gpu.minor} too")
+            if gpu.pci_bus_id in gpus:
+                raise OddDeviceError(f"{gpus[gpu.pci_bus_id].uuid} has PCI address {gpu.pci_bus_id} too")
         except OddDeviceError as odd:
             not_offered.append(NotOffered(str(GpuName(seen.minor)), str(odd)))
             continue
-        gpus[gpu.minor] = gpu
+        gpus[gpu.pci_bus_id] = minors[gpu.minor] = gpu
         if seen.mig_mode is not None:
-            partitions[gpu.uuid] = Partitions(_is_on(seen), seen.mig.instances)
+            partitions[gpu.pci_bus_id] = Partitions(_is_on(seen), seen.mig.instances)
             if sizes := [size for each in seen.mig.profiles for _, size in each.placements]:
-                memory_slices[gpu.uuid] = max(sizes)
+                memory_slices[gpu.pci_bus_id] = max(sizes)
         for offered in _offered(gpu, seen):
             if isinstance(offered, NotOffered):
                 not_offered.append(offered)
@@ -154,8 +165,11 @@ def from_scan(
     )
 
 
-def overlapping(inventory: Inventory, gpu_uuid: str, start: int, size: int) -> frozenset[str]:
-    """Names of the devices offered that share a memory slice with `size` of them from `start` on, the GPU included."""
+def overlapping(inventory: Inventory, address: str, start: int, size: int) -> frozenset[str]:
+    """Names of the devices offered that share a memory slice with `size` of them from `start` on, the GPU included.
+
+    address   the GPU's
+    """
 
     def is_touched(device: Device) -> bool:
         match device:
@@ -164,9 +178,8 @@ def overlapping(inventory: Inventory, gpu_uuid: str, start: int, size: int) -> f
             case MigSpec() | MigDevice():
                 return device.start < start + size and start < device.start + device.size
 
-    return frozenset(
-        name for name, device in inventory.devices.items() if parent(device).uuid == gpu_uuid and is_touched(device)
-    )
+    lying = ((name, device) for name, device in inventory.devices.items() if parent(device).pci_bus_id == address)
+    return frozenset(name for name, device in lying if is_touched(device))
 
 
 def _offered(gpu: Gpu, seen: GpuScan) -> Iterator[Device | NotOffered]:

@@ -7,7 +7,7 @@ out through the ledger. It never frees a device on the word of an API server tha
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Mapping, Set
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -16,14 +16,11 @@ import orjson
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
-from nvdra.api.gates import DYNAMIC_MIG
 from nvdra.checkpoint import Record
-from nvdra.gpu import Device, Inventory
-from nvdra.host import meant_for
-from nvdra.node.ledger import Change, Ledger, LedgerError
+from nvdra.node.claim_service import ClaimService
+from nvdra.node.context import ClaimContext
+from nvdra.node.ledger import Change, LedgerError
 from nvdra.node.record_file import RecordFile
-from nvdra.node.site import Site
-from nvdra.node.walk import Walk
 from nvdra.ports import ApiError, Clock, Host
 
 EVERY_S = 600.0
@@ -54,29 +51,26 @@ class Sweep:
 
     def __init__(
         self,
-        site: Site,
+        context: ClaimContext,
         host: Host,
         clock: Clock,
-        ledger: Ledger,
         record_file: RecordFile,
         source: ClaimLister,
-        walk: Callable[[], Walk],
-        inventory: Callable[[], Inventory],
-        in_work: Callable[[], Set[str]],
+        service: Callable[[], ClaimService],
     ) -> None:
-        self._site = site
+        self._context = context
+        self._driver = context.driver
+        self._pool = context.pool
+        self._ledger = context.ledger
         self._host = host
         self._clock = clock
-        self._ledger = ledger
         self._file = record_file
         self._source = source
-        self._walk = walk
-        self._inventory = inventory
-        self._in_work = in_work
+        self._service = service
         self._stale_before: frozenset[str] = frozenset()
         self._list_pause_s = LIST_PAUSE_S
         self._list_again_at = 0.0
-        self._unknown_among: Mapping[str, Device] = {}
+        self._unknown_in: object = None
 
     async def run(self) -> None:
         """Settle what a lost record left; look at claims and files every ten minutes, nodes apart from each other."""
@@ -103,14 +97,14 @@ class Sweep:
         record = await self._ledger.submit(Change)
         found: dict[str, tuple[ClaimRef, str]] = {}
         for ref, answer in await self._answers(record):
-            if why := claims.stale(ref.uid, answer, self._site.pool):
+            if why := claims.stale(ref.uid, answer, self._driver.name, self._pool):
                 found[ref.uid] = (ref, why)
             elif record.entries[ref.uid].state == "PrepareStarted":
                 telemetry.info(4, f"partially prepared claim not stale: {ref.namespace}/{ref.name}")
         due = claims.due(found.keys(), self._stale_before, record)
         for uid in sorted(due):
             ref, why = found[uid]
-            if await self._walk().let_go(ref, record.entries[uid]) is None:
+            if await self._service().unprepare_stale(ref, record.entries[uid]) is None:
                 telemetry.info(
                     0, f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}", uid=uid, why=why
                 )
@@ -153,23 +147,23 @@ class Sweep:
 
     async def half_done(self) -> float:
         """Roll back what a death left half way on the hardware. Returns when to look again, in seconds from now."""
-        if not self._site.gates.enabled(DYNAMIC_MIG):
-            return EVERY_S  # nothing else that a claim needs changes hardware
+        if not self._driver.has_steps:
+            return EVERY_S
         record = await self._ledger.submit(Change)
         is_left = False
         for uid, entry in record.entries.items():
-            if entry.state != "PrepareStarted" or uid in self._in_work():
+            if entry.state != "PrepareStarted" or uid in self._context.work.claims:
                 continue
             ref = ClaimRef(entry.namespace, entry.name, uid)
-            match claims.undo(ref, entry, self._inventory(), record, self._site.gates):
-                case claims.Undo():
-                    failure = await self._walk().let_go(ref, entry)
+            match claims.release(self._driver, ref, entry, self._context.node(), record):
+                case claims.TearDownFirst():
+                    failure = await self._service().unprepare_stale(ref, entry)
                     is_left = is_left or failure is not None
                     if failure is None:
                         telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
                 case claims.Refuse(rescan=True):
                     is_left = True  # its GPU cannot be read now
-                case claims.Leave() | claims.Refuse():
+                case claims.Forget() | claims.Refuse():
                     pass  # nothing of it is on the hardware, or another release's business
         # Any claim's steps may come to a stop half way; a look is a batch that writes nothing.
         return AFTER_FAILURE_S if is_left else SECOND_LOOK_S
@@ -186,9 +180,8 @@ class Sweep:
     def _decide_leftovers(self, record: Record) -> Change[tuple[str, ...]]:
         if self._file.is_quarantined:
             return Change(())
-        paths = [self._path(uid) for uid in claims.orphans(self.claim_files(), record)]
-        paths += [f"{self._site.cdi_root}/{name}" for name in self._names() if _is_our_temporary(name)]
-        paths += self._file.leftovers()
+        paths = [self._path(uid) for uid in claims.orphans(self._context.files.uids(), record)]
+        paths += [*self._context.files.temporary(), *self._file.leftovers()]
         return Change(tuple(paths), remove=tuple(paths))
 
     # ── a lost record ──────────────────────────────────────────────────────────────────────────────────────────
@@ -198,14 +191,14 @@ class Sweep:
         if not self._file.is_quarantined:
             return {}
         # Files of claims that were prepared since then belong to entries; the plan knows those better.
-        return claims.settle(self._devices_of_files(), None, self._inventory(), self._site.pool).unsettled
+        return claims.settle(self._driver, self._devices_of_files(), None, self._context.node(), self._pool).unsettled
 
     async def settle(self) -> float:
         """Make up the claims of a lost record from the API server. Returns when to look again, in seconds from now."""
         if not self._file.is_quarantined:
             return LOOK_S
-        devices = self._inventory().devices
-        if devices == self._unknown_among and self._clock.now() < self._list_again_at:
+        node = self._context.node()
+        if node == self._unknown_in and self._clock.now() < self._list_again_at:
             return LOOK_S  # what is missing is a device, and asking the API server does not bring it
         try:
             cluster = await self._all_claims()
@@ -226,7 +219,7 @@ class Sweep:
                 claims=sorted(set(settled.unsettled.values())),
                 devices=sorted(settled.unsettled),
             )
-            self._unknown_among, self._list_again_at = devices, self._clock.now() + EVERY_S
+            self._unknown_in, self._list_again_at = node, self._clock.now() + EVERY_S
         return LOOK_S
 
     async def _all_claims(self) -> _Cluster:
@@ -247,9 +240,9 @@ class Sweep:
     def _decide_settled(self, record: Record, cluster: _Cluster) -> Change[claims.Settled]:
         files = {uid: names for uid, names in self._devices_of_files().items() if uid not in record.entries}
         open_ones = {uid: files.pop(uid) for uid in cluster.unreadable & files.keys()}
-        settled = claims.settle(files, cluster.allocated, self._inventory(), self._site.pool)
+        settled = claims.settle(self._driver, files, cluster.allocated, self._context.node(), self._pool)
         if open_ones:
-            unsettled = claims.settle(open_ones, None, self._inventory(), self._site.pool).unsettled
+            unsettled = claims.settle(self._driver, open_ones, None, self._context.node(), self._pool).unsettled
             settled = replace(settled, unsettled={**settled.unsettled, **unsettled})
         remove = [self._path(uid) for uid in settled.orphans]
         if not settled.unsettled:
@@ -258,13 +251,9 @@ class Sweep:
 
     # ── the CDI folder ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def claim_files(self) -> tuple[str, ...]:
-        """UIDs of the claims that have a CDI file of this driver."""
-        return tuple(uid for name in self._names() if (uid := cdi.claim_uid(name)) is not None)
-
     def _devices_of_files(self) -> dict[str, frozenset[str]]:
         found: dict[str, frozenset[str]] = {}
-        for uid in self.claim_files():
+        for uid in self._context.files.uids():
             try:
                 document = cdi.parse(self._host.read(self._path(uid)))
             except (OSError, ValueError) as error:
@@ -276,16 +265,5 @@ class Sweep:
             found[uid] = frozenset(device.name.removeprefix(f"{uid}-") for device in document.devices)
         return found
 
-    def _names(self) -> list[str]:
-        try:
-            return self._host.list(self._site.cdi_root)
-        except FileNotFoundError:
-            return []
-
     def _path(self, uid: str) -> str:
-        return f"{self._site.cdi_root}/{cdi.file_name(uid)}"
-
-
-def _is_our_temporary(name: str) -> bool:
-    real = meant_for(name)
-    return real is not None and cdi.claim_uid(real) is not None
+        return self._context.files.path(uid)

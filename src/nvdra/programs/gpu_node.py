@@ -16,6 +16,7 @@ from nvdra import claims, telemetry
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory
+from nvdra.gpu.extents import DRIVER
 from nvdra.host import (
     DriverFileMissing,
     DriverRoot,
@@ -30,19 +31,22 @@ from nvdra.host import (
 )
 from nvdra.kube import ConfigError, HttpKube, ResourceApi, access
 from nvdra.kubelet import HealthService, Plugin, SocketPathError
+from nvdra.node.claim_service import ClaimService
 from nvdra.node.clock import LoopClock
-from nvdra.node.discovery import Discovery
+from nvdra.node.edits import EditsMissing
+from nvdra.node.gpu.actors.mig import MigActor
+from nvdra.node.gpu.discovery import Discovery
+from nvdra.node.gpu.mig_upkeep import MigUpkeep
+from nvdra.node.gpu.offer import Offer
+from nvdra.node.gpu.parts import gpu_context
+from nvdra.node.gpu.supply import Supply
 from nvdra.node.instance import instance_paths
 from nvdra.node.ledger import Change, Ledger, LedgerError
-from nvdra.node.offer import Offer
+from nvdra.node.parts import NodePaths, claim_parts
 from nvdra.node.publication import Publication
-from nvdra.node.site import Site
 from nvdra.node.slice_writes import Notice, log
-from nvdra.node.supply import Supply, SupplyError
-from nvdra.node.walk import Walk
 from nvdra.nvml import DriverChanged, Nvml
 from nvdra.ports import Clock
-from nvdra.programs.gpu_claims import claim_parts
 from nvdra.programs.gpu_flags import Options, never_toggles
 from nvdra.programs.kube_log import log_response
 from nvdra.programs.stop import Stop
@@ -66,7 +70,7 @@ class GpuNode:
         self._options = options
         self._gates = gates
         self._stop = stop
-        self._plugin_dir = f"{os.path.abspath(options.kubelet_plugins_directory_path)}/{claims.DRIVER}"
+        self._plugin_dir = f"{os.path.abspath(options.kubelet_plugins_directory_path)}/{DRIVER}"
         self._cdi_root = os.path.abspath(options.cdi_root)
         self._tasks = Tasks(stop)
         self._driver_changed = False
@@ -106,7 +110,7 @@ class GpuNode:
         hook = await install_hook(host, self._plugin_dir, given=options.nvidia_cdi_hook_path)
         registry = CollectorRegistry()
         process_metrics(registry)
-        self._metrics = DriverMetrics(registry, driver=claims.DRIVER, node=options.node_name)
+        self._metrics = DriverMetrics(registry, driver=DRIVER, node=options.node_name)
         if options.http_endpoint and options.metrics_path:
             server = MetricsServer(registry, endpoint=options.http_endpoint, path=options.metrics_path)
             await server.start()
@@ -138,48 +142,59 @@ class GpuNode:
             )
         )
         api = ResourceApi(kube)
-        site = Site(claims.DRIVER, options.node_name, self._cdi_root, self._gates)
-        parts = await claim_parts(
-            site,
-            self._plugin_dir,
+        mig = MigActor(nvml, self._discovery.note)
+        context, record_file = gpu_context(
+            self._gates,
+            options.node_name,
+            NodePaths(self._plugin_dir, self._cdi_root),
             host,
-            clock,
-            api,
-            nvml,
-            self._discovery,
             self._supply,
-            self._metrics,
+            mig,
+            self._inventory,
             rescan=lambda: self._guarded(self._discovery.scan()),
             on_record=self._recorded,
-            destroy_unknown_mig=options.destroy_unknown_mig,
+        )
+        self._driver = context.driver
+        await context.locks.make_folder()
+        parts = claim_parts(context, record_file, host, clock, api, self._metrics)
+        upkeep = MigUpkeep(
+            nvml,
+            clock,
+            context.ledger,
+            context.locks,
+            context.runner,
+            mig,
+            self._inventory,
+            is_record_lost=lambda: record_file.is_quarantined,
+            destroy_unknown=options.destroy_unknown_mig,
         )
         self._publication = Publication(
             api,
             clock,
-            Pool(claims.DRIVER, options.node_name),
+            Pool(DRIVER, options.node_name),
             dynamic_mig=self._gates.enabled(DYNAMIC_MIG),
             on_notice=self._noticed,
         )
         self._offer = Offer(self._publication, self._gates, self._inventory, lambda: bool(self._bus().gpus))
         # Not before: its end is told to the offer.
         scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
-        parts.ledger.start()
-        stack.push_async_callback(parts.ledger.stop)
-        await self._first_record(parts.ledger)
+        context.ledger.start()
+        stack.push_async_callback(context.ledger.stop)
+        await self._first_record(context.ledger)
         stack.push_async_callback(self._tasks.cancel)
 
         self._plugin = plugin = Plugin(
-            driver=claims.DRIVER,
+            driver=DRIVER,
             paths=await instance_paths(
                 kube,
-                driver=claims.DRIVER,
+                driver=DRIVER,
                 node_name=options.node_name,
                 pod_uid=options.pod_uid,
                 registrar_dir=options.kubelet_registrar_directory_path,
                 plugins_dir=options.kubelet_plugins_directory_path,
             ),
-            prepare=parts.walk.prepare,
-            unprepare=parts.walk.unprepare,
+            prepare=parts.service.prepare,
+            unprepare=parts.service.unprepare,
             on_registered=self._registered,
             on_change=self._placed,
         )
@@ -192,16 +207,16 @@ class GpuNode:
             )
             await health.start()
             stack.push_async_callback(health.stop)
-        stack.push_async_callback(_drain, plugin, parts.walk, clock)
+        stack.push_async_callback(_drain, plugin, parts.service, clock)
         await self._stop.unless(plugin.start())
         self._placed()
         self._tasks.start("publication", self._publication.run())
         await self._stop.unless(scan)
         if self._gates.enabled(DYNAMIC_MIG):
-            self._tasks.start("lease", parts.upkeep.hold())
-            await self._stop.unless(parts.upkeep.tidy())
+            self._tasks.start("lease", upkeep.hold())
+            await self._stop.unless(upkeep.tidy())
             self._offer.renew()  # what was in the way may be gone
-            self._tasks.start("upkeep", parts.upkeep.run())
+            self._tasks.start("upkeep", upkeep.run())
         self._tasks.start("sweep", parts.sweep.run())
         self._tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
@@ -241,7 +256,7 @@ class GpuNode:
         if self._told is not None:
             self._metrics.wrote_record()
         self._told = self._record
-        self._metrics.prepared(claims.device_types(self._record))
+        self._metrics.prepared(claims.device_types(self._record, self._driver.device_type))
         self._offer.recorded(self._record)
 
     def _noticed(self, notice: Notice) -> None:
@@ -275,7 +290,7 @@ class GpuNode:
     async def _warm_supply(self) -> None:
         try:
             await self._supply.refresh(self._inventory().gpus.values())
-        except SupplyError as error:
+        except EditsMissing as error:
             telemetry.warning(
                 "The driver's files are incomplete; claims are refused until they are not", cause=str(error)
             )
@@ -298,11 +313,11 @@ class GpuNode:
             raise StartError(f"cannot create {error.filename}: {error.strerror}") from None
 
 
-async def _drain(plugin: Plugin, walk: Walk, clock: Clock) -> None:
+async def _drain(plugin: Plugin, service: ClaimService, clock: Clock) -> None:
     """Kubelet's calls, then the work whose callers went away; together no longer than DRAIN_S."""
     ends = clock.now() + DRAIN_S
     await plugin.stop(grace_s=DRAIN_S)
-    await walk.finish(max(ends - clock.now(), 0.0))
+    await service.finish(max(ends - clock.now(), 0.0))
 
 
 def _give_up(why: str) -> NoReturn:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from nvdra.cdi import KIND, Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi import GPU_CLAIMS, Device, DeviceNode, Document, Edits, Hook, Mount
+
+KIND = str(GPU_CLAIMS)
 
 RECORDINGS = Path(__file__).parents[2] / "golden" / "recordings"
 RECORDED = sorted(RECORDINGS.glob("*/cdi/*.yaml"))

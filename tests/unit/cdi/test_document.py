@@ -17,25 +17,25 @@ CONTROL = DeviceNode("/dev/nvidiactl", major=195, minor=255, file_mode=0o666, pe
 
 
 def document(*devices: tuple[str, Edits], common: Edits = Edits()) -> Document:  # noqa: B008 — a frozen value
-    return cdi.claim_document(UID, devices, common)
+    return cdi.claim_document(cdi.GPU_CLAIMS, UID, devices, common)
 
 
 # ---- names
 
 
 def test_names() -> None:
-    assert cdi.KIND == "k8s.gpu.nvidia.com/claim"
-    assert cdi.device_name(UID, "gpu-0") == f"{UID}-gpu-0"
-    assert cdi.device_id(UID, "gpu-0") == f"k8s.gpu.nvidia.com/claim={UID}-gpu-0"
-    assert cdi.file_name(UID) == f"k8s.gpu.nvidia.com-claim_{UID}.yaml"
-    assert cdi.file_name("a/b") == "k8s.gpu.nvidia.com-claim_a_b.yaml"
+    assert str(cdi.GPU_CLAIMS) == "k8s.gpu.nvidia.com/claim"
+    assert cdi.GPU_CLAIMS.device_name(UID, "gpu-0") == f"{UID}-gpu-0"
+    assert cdi.GPU_CLAIMS.device_id(UID, "gpu-0") == f"k8s.gpu.nvidia.com/claim={UID}-gpu-0"
+    assert cdi.GPU_CLAIMS.file_name(UID) == f"k8s.gpu.nvidia.com-claim_{UID}.yaml"
+    assert cdi.GPU_CLAIMS.file_name("a/b") == "k8s.gpu.nvidia.com-claim_a_b.yaml"
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.parent.name)
 def test_recorded_files_are_named_so(path: Path) -> None:
-    uid = cdi.claim_uid(path.name)
+    uid = cdi.GPU_CLAIMS.claim_uid(path.name)
     assert uid is not None
-    assert cdi.file_name(uid) == path.name
+    assert cdi.GPU_CLAIMS.file_name(uid) == path.name
     assert all(device.name.startswith(f"{uid}-gpu-") for device in cdi.parse(path.read_bytes()).devices)
 
 
@@ -43,7 +43,7 @@ def test_recorded_files_are_named_so(path: Path) -> None:
     "name", ["nvidia.yaml", "spec.1.tmp", "k8s.gpu.nvidia.com-claim_.yaml", "k8s.gpu.nvidia.com-claim_x.json"]
 )
 def test_other_files_are_no_claims(name: str) -> None:
-    assert cdi.claim_uid(name) is None
+    assert cdi.GPU_CLAIMS.claim_uid(name) is None
 
 
 def test_results_that_share_a_device_give_one_cdi_device() -> None:
@@ -151,8 +151,8 @@ def test_a_host_root_below_the_container_root_is_entered_once() -> None:
     edits = Edits(mounts=(Mount("/run/usr/lib/a", "/usr/lib/a"),))
     common = cdi.Common(edits, "/run", "/run/nvidia/driver")
     device = [("u-gpu-0", Edits(device_nodes=(DeviceNode("/run/dev/nvidia0"),)))]
-    first = cdi.render_claim(common, device)
-    assert cdi.render_claim(common, device) == first
+    first = cdi.render_claim(cdi.GPU_CLAIMS, common, device)
+    assert cdi.render_claim(cdi.GPU_CLAIMS, common, device) == first
     assert [mount.host_path for mount in cdi.parse(first).edits.mounts] == ["/run/nvidia/driver/usr/lib/a"]
 
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra import cdi
-from nvdra.cdi import KIND, Device, DeviceNode, Document, Edits
+from nvdra.cdi import GPU_CLAIMS, Device, DeviceNode, Document, Edits
+
+KIND = str(GPU_CLAIMS)
 from tests.twins import cdi as twin
 from tests.unit.cdi.documents import RECORDED, any_text, documents_of, edits_of, odd_texts, paths
 
@@ -29,7 +31,7 @@ def test_a_recorded_document_is_rendered_byte_for_byte(path: Path) -> None:
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.parent.name)
 def test_a_recorded_document_is_spliced_byte_for_byte_but_for_repetitions(path: Path) -> None:
     recorded = cdi.parse(path.read_bytes())
-    spliced = cdi.render_claim(cdi.Common(recorded.edits), [(device.name, device.edits) for device in recorded.devices])
+    spliced = cdi.render_claim(cdi.GPU_CLAIMS, cdi.Common(recorded.edits), [(device.name, device.edits) for device in recorded.devices])
     assert spliced == cdi.render(cdi.simplify(recorded))
 
 
@@ -63,15 +65,15 @@ def test_splicing_gives_what_the_long_way_gives(
     document = Document(KIND, tuple(Device(name, edits) for name, edits in devices.items()), common)
     expected = cdi.render(cdi.transform_root(cdi.simplify(document), *roots))
     ready = cdi.Common(common, *roots)
-    assert cdi.render_claim(ready, list(devices.items())) == expected
-    assert cdi.render_claim(ready, list(reversed(devices.items()))) == expected
+    assert cdi.render_claim(cdi.GPU_CLAIMS, ready, list(devices.items())) == expected
+    assert cdi.render_claim(cdi.GPU_CLAIMS, ready, list(reversed(devices.items()))) == expected
 
 
 def test_a_common_part_serves_more_devices_than_it_remembers() -> None:
     common = cdi.Common(Edits(env=("A=1",)))
     for minor in range(3000):
         edits = Edits(device_nodes=(DeviceNode(f"/dev/nvidia{minor}", minor=minor),))
-        assert cdi.parse(cdi.render_claim(common, [("u", edits)])).devices[0].edits == edits
+        assert cdi.parse(cdi.render_claim(cdi.GPU_CLAIMS, common, [("u", edits)])).devices[0].edits == edits
 
 
 # ---- reading

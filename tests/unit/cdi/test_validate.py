@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nvdra import cdi
-from nvdra.cdi import KIND, Device, DeviceNode, Document, Edits, Hook, InvalidDocument, Mount
+from nvdra.cdi import GPU_CLAIMS, Device, DeviceNode, Document, Edits, Hook, InvalidDocument, Mount
+
+KIND = str(GPU_CLAIMS)
 
 GOOD = Edits(env=("A=1",))
 
@@ -39,7 +41,7 @@ def test_both_ways_of_rendering_refuse(devices: list[tuple[str, Edits]], text: s
         cdi.render(Document(KIND, tuple(Device(*device) for device in devices), GOOD))
     assert text in str(caught.value)
     with pytest.raises(InvalidDocument, match=r"^failed to write spec: invalid CDI Spec: ") as spliced:
-        cdi.render_claim(cdi.Common(Edits(env=("B=1",))), devices)
+        cdi.render_claim(cdi.GPU_CLAIMS, cdi.Common(Edits(env=("B=1",))), devices)
     assert text in str(spliced.value)
 
 

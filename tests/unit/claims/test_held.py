@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nvdra import claims
 from nvdra.checkpoint import Record
 from nvdra.claims import Ready, Refuse
-from nvdra.claims.place import vfio_uuid
+from nvdra.gpu.extents import vfio_uuid
 from nvdra.gpu import from_scan
 from tests.unit.claims.world import claim, foreign, plan, prepared, sealed, started
 from tests.unit.gpu import scans

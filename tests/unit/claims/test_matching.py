@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra._core import match_configs
-from nvdra.claims.matching import MismatchError, match
+from nvdra.gpu.matching import MismatchError, match
 from tests.twins import matching as twin
 
 GPU, MIG, VFIO = "GpuConfig", "MigDeviceConfig", "VfioDeviceConfig"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nvdra import claims
 from nvdra.api.configs import MigDeviceConfig
 from nvdra.checkpoint import PreparedMig, Record
-from nvdra.claims import Await, CreateMig, Done, LeaveMig, Needs, Ready, Refuse, Repair, UndoFirst
+from nvdra.claims import Await, CreateMig, Done, LeaveMig, Needs, Ready, Refuse, Repair, RollBackFirst
 from nvdra.gpu import Gpu, Inventory, LeftOut, MigDevice
 from tests.unit.claims import world
 from tests.unit.claims.world import (
@@ -247,7 +247,7 @@ def test_a_claim_in_work_on_the_place_is_waited_for(wanted):
 def test_a_claim_that_was_begun_and_that_nobody_works_on_is_undone_first(wanted):
     begun = claim("c1", ONE)
     record = Record("boot", {"c1": started(begun)})
-    assert mig_plan(claim("new", wanted), record) == UndoFirst(begun.ref, record.entries["c1"])
+    assert mig_plan(claim("new", wanted), record) == RollBackFirst(begun.ref, record.entries["c1"])
 
 
 def test_a_claim_that_is_being_let_go_of_is_undone_first_where_the_record_says_it_lies():
@@ -256,19 +256,19 @@ def test_a_claim_that_is_being_let_go_of_is_undone_first_where_the_record_says_i
     renumbered = h200s(h200_scan(5, uuid=UUID))
     wanted = claim("new", partition("2g35gb", 14, 0, minor=5))
     found = mig_plan(wanted, Record("boot", {"c1": let_go}), inventory=renumbered)
-    assert found == UndoFirst(claim("c1").ref, let_go)
+    assert found == RollBackFirst(claim("c1").ref, let_go)
 
 
 def test_its_own_entry_that_was_begun_is_undone_first():
     one = claim("c1", ONE)
     record = Record("boot", {"c1": started(one)})
-    assert mig_plan(one, record) == UndoFirst(one.ref, record.entries["c1"])
+    assert mig_plan(one, record) == RollBackFirst(one.ref, record.entries["c1"])
 
 
 def test_allocated_anew_under_the_same_uid_the_former_partition_goes_first():
     before, after = claim("c1", ONE), claim("c1", THREE)
     record = mig_prepared(before)
-    assert mig_plan(after, record) == UndoFirst(after.ref, record.entries["c1"])
+    assert mig_plan(after, record) == RollBackFirst(after.ref, record.entries["c1"])
 
 
 def test_what_cannot_be_undone_is_refused_with_the_reason():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nvdra import claims
 from nvdra.checkpoint import Record
-from nvdra.claims import DestroyMig, Leave, Needs, Refuse, Undo, UndoFirst
+from nvdra.claims import DestroyMig, Leave, Needs, Refuse, Undo, RollBackFirst
 from nvdra.gpu import Inventory, LeftOut
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, h200s, mig_plan, mig_prepared, mig_release, partition, release, started
@@ -165,8 +165,8 @@ def test_two_claims_that_were_begun_on_one_partition_go_one_after_the_other():
     record = Record("boot", {"c1": started(one), "c2": started(other)})
     assert mig_release(one, record) == mig_release(other, record) == Leave()
     # Whichever is asked for first leaves, and then the other is undone.
-    assert mig_plan(one, record) == UndoFirst(one.ref, record.entries["c1"])
-    assert mig_plan(other, record) == UndoFirst(other.ref, record.entries["c2"])
+    assert mig_plan(one, record) == RollBackFirst(one.ref, record.entries["c1"])
+    assert mig_plan(other, record) == RollBackFirst(other.ref, record.entries["c2"])
     last = Record("boot", {"c2": record.entries["c2"]})
     assert [step.device for step in steps(mig_release(other, last))] == [ONE]
 

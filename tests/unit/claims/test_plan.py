@@ -9,7 +9,7 @@ import pytest
 from nvdra import claims
 from nvdra.api import gates
 from nvdra.checkpoint import Record
-from nvdra.claims import Done, Ready, Refuse, Repair, UndoFirst
+from nvdra.claims import Done, Ready, Refuse, Repair, RollBackFirst
 from nvdra.gpu import Inventory, from_scan
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, gpu_config, plan, prepared, sealed
@@ -167,7 +167,7 @@ def test_allocated_anew_under_the_same_uid_it_is_prepared_anew(after):
     record = prepared(before)
     # First the former entry goes, then its file: with one write for both, a death between file and record would leave
     # the former entry with the new file.
-    assert plan(after, record) == UndoFirst(after.ref, record.entries["c1"])
+    assert plan(after, record) == RollBackFirst(after.ref, record.entries["c1"])
 
 
 def test_a_claim_that_was_begun_and_not_completed_is_prepared_anew():

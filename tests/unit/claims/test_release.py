@@ -10,7 +10,7 @@ from nvdra.checkpoint import Record
 from nvdra.claims import Leave, NotPrepared, Refuse
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, foreign, prepared, release, sealed, started
-from tests.unit.devices import scans
+from tests.unit.gpu import scans
 
 
 def test_an_unknown_claim_is_done_already():

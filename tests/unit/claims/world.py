@@ -9,8 +9,10 @@ from nvdra import claims
 from nvdra.api import gates
 from nvdra.api.claim import Claim, decode_claim
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
-from nvdra.claims import CreateMig, Needs, Plan, Ready, Release, Sealed
+from nvdra.claims import NeedsSteps, Plan, Ready, Release, Sealed
 from nvdra.gpu import GpuScan, Inventory, MigDevice, from_scan
+from nvdra.gpu.driver import GpuDriver
+from nvdra.gpu.steps import CreatePartition
 from tests.unit.gpu.scans import h200_scan, inventory, node_scan
 
 POOL = "node-a"
@@ -52,20 +54,20 @@ def plan(one: Claim, record: Record | None = None, **more: Any) -> Plan:
     values: dict[str, Any] = {"pool": POOL, "has_file": True, **more}
     seen = values.pop("inventory", None) or inventory()
     on = values.pop("gates", None) or gates.defaults()
-    return claims.plan(one, seen, record or Record("boot"), on, **values)
+    return claims.plan(GpuDriver(on), one, seen, record or Record("boot"), **values)
 
 
 def release(one: Claim, record: Record, **more: Any) -> Release:
     """What letting go of a claim takes on a node of eight GPUs, unless said otherwise."""
     seen = more.get("inventory") or inventory()
-    return claims.unprepare(one.ref, seen, record, more.get("gates") or gates.defaults())
+    return claims.unprepare(GpuDriver(more.get("gates") or gates.defaults()), one.ref, seen, record)
 
 
 def sealed(one: Claim, record: Record | None = None, **more: Any) -> Sealed:
     """What a claim leaves behind; it must be free to be prepared."""
     ready = plan(one, record, **more)
     assert isinstance(ready, Ready), ready
-    return claims.seal(ready)
+    return claims.seal(GpuDriver(more.get("gates") or gates.defaults()), ready)
 
 
 def prepared(*some: Claim, **more: Any) -> Record:
@@ -117,23 +119,24 @@ def mig_release(one: Claim, record: Record, **more: Any) -> Release:
 
 def carried_out(found: Plan) -> Sealed:
     """What a claim leaves behind once its steps are done."""
+    driver = GpuDriver(DYNAMIC)
     if isinstance(found, Ready):
-        return claims.seal(found)
-    assert isinstance(found, Needs), found
+        return claims.seal(driver, found)
+    assert isinstance(found, NeedsSteps), found
     made = {
-        step.spec.name: MigDevice(
-            step.spec.parent,
+        step.device: MigDevice(
+            step.gpu,
             step.spec.profile,
-            step.spec.start,
+            step.start,
             step.spec.size,
-            gi_id=step.spec.start + 1,
+            gi_id=step.start + 1,
             ci_id=0,
-            uuid=f"MIG-{step.spec.profile.profile_id}-{step.spec.start}",
+            uuid=f"MIG-{step.profile_id}-{step.start}",
         )
-        for step in found.steps
-        if isinstance(step, CreateMig)
+        for step in found.steps.apply
+        if isinstance(step, CreatePartition) and step.spec is not None
     }
-    return claims.seal(claims.complete(found, made))
+    return claims.seal(driver, found.completed(made))
 
 
 def mig_prepared(*some: Claim, **more: Any) -> Record:

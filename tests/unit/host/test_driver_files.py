@@ -45,14 +45,14 @@ def root(host: FakeHost) -> DriverRoot:
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.parent.name)
 def test_a_claims_document_equals_the_recorded_one(host: FakeHost, root: DriverRoot, path: Path) -> None:
     recorded = cdi.parse(path.read_bytes())
-    uid = cdi.claim_uid(path.name)
+    uid = cdi.GPU_CLAIMS.claim_uid(path.name)
     assert uid is not None
     devices = [device.name.removeprefix(f"{uid}-") for device in recorded.devices]
 
     files = look_up(host, root, VERSION, environ={}, kernel_release="6.1.0")
     common = common_edits(files, HOOK)
     gpus = [(name, gpu_edits(gpu_files(host, root, int(name.removeprefix("gpu-")), ""), HOOK)) for name in devices]
-    document = cdi.simplify(cdi.claim_document(uid, gpus, common))
+    document = cdi.simplify(cdi.claim_document(cdi.GPU_CLAIMS, uid, gpus, common))
     document = cdi.transform_root(document, ROOT, "/run/nvidia/driver")
 
     # Some recordings mount one library twice over itself, by an accident of their caches.
@@ -381,7 +381,7 @@ def test_the_recorded_node_as_the_mock_lays_it_out_gives_the_recorded_edits(tmp_
     node = Node()
     root = driver_root(node, str(laid.root), {"NVDRA_SYSFS": str(laid.sysfs), "NVDRA_PROCFS": str(laid.procfs)})
     files = look_up(node, root, environ={}, kernel_release="6.1.0")
-    document = cdi.simplify(cdi.claim_document("c", [("gpu-0", Edits(env=("A=1",)))], common_edits(files, HOOK)))
+    document = cdi.simplify(cdi.claim_document(cdi.GPU_CLAIMS, "c", [("gpu-0", Edits(env=("A=1",)))], common_edits(files, HOOK)))
     edits = cdi.transform_root(document, str(laid.root), "/run/nvidia/driver").edits
 
     recorded = cdi.simplify(cdi.parse(RECORDED[0].read_bytes())).edits

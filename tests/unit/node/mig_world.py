@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nvdra.api import ClaimRef, decode_claim
 from nvdra.gpu import GpuScan, MigScan, from_scan
-from nvdra.node.gpu_locks import FOLDER
-from nvdra.node.mig_upkeep import MigUpkeep
+from nvdra.node.gpu.mig_upkeep import MigUpkeep
+from nvdra.node.locks import FOLDER
 from tests.unit.gpu.scans import h200_profiles, h200_scan, node_scan
 from tests.unit.node.gpus import Gpus
 from tests.unit.node.world import CLAIMS, P, World
@@ -76,7 +76,8 @@ class MigWorld(World):
             self.clock,
             self.ledger,
             self.locks,
-            self.executor,
+            self.runner,
+            self.mig,
             lambda: self.inventory,
             is_record_lost=lambda: self.file.is_quarantined,
             destroy_unknown=destroy_unknown,

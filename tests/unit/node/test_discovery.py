@@ -11,7 +11,7 @@ import pytest
 from nvdra import claims
 from nvdra.checkpoint import Record
 from nvdra.gpu import GpuInstanceScan, Inventory, LeftOut, NodeScan, Partitions
-from nvdra.node.discovery import LOOK_EVERY_S, REFUSED_AGAIN_S, UNREAD_AGAIN_S, Discovery
+from nvdra.node.gpu.discovery import LOOK_EVERY_S, REFUSED_AGAIN_S, UNREAD_AGAIN_S, Discovery
 from nvdra.nvml import DriverAbsent, DriverChanged, NvmlHung
 from nvdra.testing.clock import VirtualClock
 from tests.unit.gpu.scans import gpu_scan, h200_scan, instance, node_scan, uuid_of

@@ -14,7 +14,7 @@ from nvdra.checkpoint import Record
 from nvdra.claims import CreateMig, DestroyMig, LeaveMig, unknown_partitions
 from nvdra.gpu import GpuScan, Inventory, MigScan, MigSpec, Partitions, from_scan
 from nvdra.node.executor import Executor, StepFailed, destruction
-from nvdra.node.gpu_locks import FOLDER, GpuLocks
+from nvdra.node.locks import FOLDER, ResourceLocks
 from nvdra.nvml import IN_USE, DriverAbsent, DriverChanged, NvmlHung
 from nvdra.testing.host import FakeHost
 from tests.unit.gpu.scans import h200_profiles, h200_scan, instance, node_scan
@@ -38,7 +38,7 @@ class Bench:
         self.inventory: Inventory = from_scan(node_scan(*scans), {}, dynamic_mig=True, never_toggles=never_toggles)
         self.host = FakeHost(folder)
         (folder / f"{P}/{FOLDER}".strip("/")).mkdir(parents=True)
-        self.locks = GpuLocks(self.host, P)
+        self.locks = ResourceLocks(self.host, P)
         self.told: dict[str, Partitions] = {}
         self.executor = Executor(self.gpus, self.locks, self._changed)
 
@@ -250,7 +250,7 @@ async def test_a_call_that_hangs_keeps_the_gpu_from_other_programs_until_it_retu
     bench.gpus.refuse("create_gpu_instance", ZERO, hung)
     await bench.fails(bench.make("c1", bench.spec(19, 0)))
     bench.locks.give_back("c1", is_done=False)
-    other = GpuLocks(bench.host.revive(), P)
+    other = ResourceLocks(bench.host.revive(), P)
     assert not other.try_take("c1", [ZERO])
     call.set_result(None)
     await asyncio.sleep(0)

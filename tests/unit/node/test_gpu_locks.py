@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdra.node.gpu_locks import FOLDER, GpuLocks
+from nvdra.node.locks import FOLDER, ResourceLocks
 from nvdra.ports import LockError
 from nvdra.testing.host import FakeHost
 
@@ -29,9 +29,9 @@ class Programs:
         self._hosts: list[FakeHost] = []
         (folder / f"{P}/{FOLDER}".strip("/")).mkdir(parents=True, exist_ok=True)
 
-    def start(self) -> GpuLocks:
+    def start(self) -> ResourceLocks:
         self._hosts.append(FakeHost(self.folder))
-        return GpuLocks(self.host, P)
+        return ResourceLocks(self.host, P)
 
     @property
     def host(self) -> FakeHost:
@@ -169,7 +169,7 @@ async def test_a_gpu_is_kept_until_the_calls_that_were_left_in_it_return(program
 async def test_the_folder_is_made_for_nobody_else(tmp_path: Path) -> None:
     (tmp_path / P.strip("/")).mkdir(parents=True)
     host = FakeHost(tmp_path)
-    locks = GpuLocks(host, P)
+    locks = ResourceLocks(host, P)
     with pytest.raises(LockError):
         locks.try_take("c1", [A])
     await locks.make_folder()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nvdra.gpu import Partitions
-from nvdra.node.gpu_locks import GpuLocks
-from nvdra.node.mig_upkeep import AGAIN_S, EVERY_S, MigUpkeep
+from nvdra.node.locks import ResourceLocks
+from nvdra.node.gpu.mig_upkeep import AGAIN_S, EVERY_S, MigUpkeep
 from nvdra.nvml import IN_USE, DriverAbsent
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
@@ -114,7 +114,7 @@ async def test_one_gpu_that_refuses_keeps_no_other_from_being_put_right(node: Mi
 
 async def test_a_gpu_that_another_instance_works_on_is_left_to_it(node: MigWorld) -> None:
     other = FakeHost(node.folder)
-    assert GpuLocks(other, P).try_take("theirs", [ZERO])
+    assert ResourceLocks(other, P).try_take("theirs", [ZERO])
     await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 3)]
     assert node.gpus.partitions(ONE) == Partitions()

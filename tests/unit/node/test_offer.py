@@ -12,7 +12,7 @@ from nvdra import telemetry
 from nvdra.api import gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory
-from nvdra.node.offer import Offer
+from nvdra.node.gpu.offer import Offer
 from tests.unit.claims.world import claim, h200s, mig_prepared
 from tests.unit.gpu.scans import h200_scan, instance, inventory
 from tests.unit.node.mig_world import half, small

@@ -10,9 +10,9 @@ import pytest
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry
 from nvdra.gpu import Partitions
-from nvdra.node.gpu_locks import GpuLocks
+from nvdra.node.locks import ResourceLocks
 from nvdra.node.ledger import Change
-from nvdra.node.walk import Failure
+from nvdra.node.claim_service import Failure
 from nvdra.nvml import IN_USE
 from nvdra.testing.host import FakeHost
 from tests.unit.gpu.scans import instance
@@ -25,10 +25,10 @@ from tests.unit.node.world import P
 
 async def test_a_gpu_that_another_program_works_on_is_waited_for(node: MigWorld) -> None:
     other = FakeHost(node.folder)
-    locks = GpuLocks(other, P)
+    locks = ResourceLocks(other, P)
     assert locks.try_take("theirs", [ZERO])
     ref, plain = await node.claim("a", small(0)), await node.claim("b", "gpu-1")
-    asked = asyncio.create_task(node.walk.prepare([ref]))
+    asked = asyncio.create_task(node.service.prepare([ref]))
     assert await node.prepared(plain) == ["gpu-1"]
     assert not node.state(ref)
     locks.give_back("theirs", is_done=True)
@@ -87,7 +87,7 @@ async def test_what_another_instance_prepared_is_not_taken_for_gone(node: MigWor
 async def test_an_entry_that_is_not_its_own_any_more_is_not_completed(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
-    asked = asyncio.create_task(node.walk.prepare([ref]))
+    asked = asyncio.create_task(node.service.prepare([ref]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
     await node.ledger.submit(lambda _: Change(None, entries={ref.uid: None}))
     gate.set()
@@ -132,7 +132,7 @@ async def test_a_partition_let_go_of_while_another_claim_that_shares_it_is_prepa
     node.gpus.calls.clear()
     if not succeeds:
         node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
-    asked = asyncio.create_task(node.walk.prepare([admin]))
+    asked = asyncio.create_task(node.service.prepare([admin]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
     await node.released(one)
     assert (19, 0) in node.gpus.places(ZERO)
@@ -166,7 +166,7 @@ async def test_a_partition_goes_whose_other_holder_left_while_a_claim_could_not_
 
 async def begin_and_die(node: MigWorld, ref: ClaimRef) -> None:
     gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
-    asked = asyncio.create_task(node.walk.prepare([ref]))
+    asked = asyncio.create_task(node.service.prepare([ref]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
     node.host.kill_after(0)
     gate.set()
@@ -212,7 +212,7 @@ async def test_nor_while_its_gpu_cannot_be_read(node: MigWorld) -> None:
 async def test_a_claim_in_work_is_no_claim_half_done(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
-    asked = asyncio.create_task(node.walk.prepare([ref]))
+    asked = asyncio.create_task(node.service.prepare([ref]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
     await node.timely(node.sweep.half_done())
     gate.set()

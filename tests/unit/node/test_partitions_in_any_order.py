@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nvdra import claims
 from nvdra.api import ClaimRef
 from nvdra.gpu import MigName, Partitions, parse_name
-from nvdra.node.walk import Failure
+from nvdra.node.claim_service import Failure
 from nvdra.nvml import IN_USE
 from nvdra.testing.host import FakeHost, Killed
 from tests.unit.node.gpus import Gpus, refusal
@@ -106,7 +106,7 @@ class Story(MigWorld):
         """Kubelet's calls, side by side."""
         await asyncio.gather(
             *(
-                self.walk.prepare([self.refs[number]]) if is_prepare else self.walk.unprepare([self.refs[number]])
+                self.service.prepare([self.refs[number]]) if is_prepare else self.service.unprepare([self.refs[number]])
                 for is_prepare, number in calls
             )
         )

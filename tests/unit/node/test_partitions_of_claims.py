@@ -10,8 +10,8 @@ import pytest
 
 from nvdra import cdi
 from nvdra.gpu import Partitions
-from nvdra.node.gpu_locks import FOLDER
-from nvdra.node.walk import Failure
+from nvdra.node.locks import FOLDER
+from nvdra.node.claim_service import Failure
 from nvdra.nvml import IN_USE
 from tests.unit.node.gpus import refusal
 from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, half, small, until
@@ -82,7 +82,7 @@ async def test_claims_of_one_call_begin_with_one_write_and_end_with_at_most_one_
     refs = [await node.claim(f"c{start}", small(start, minor=start % 2)) for start in range(5)]
     gate = node.gpus.held["set_mig_mode"] = asyncio.Event()
     node.since_now()
-    asked = asyncio.create_task(node.walk.prepare(refs))
+    asked = asyncio.create_task(node.service.prepare(refs))
     await until(lambda: len(node.gpus.calls) == 2)
     assert node.effects("fsync") == [RECORD]
     assert {node.state(ref) for ref in refs} == {"PrepareStarted"}
@@ -99,7 +99,7 @@ async def test_a_claim_is_let_go_of_with_two_writes_and_its_file_goes_last(node:
     gate = node.gpus.held["destroy_compute_instance"] = asyncio.Event()
     node.gpus.calls.clear()
     node.since_now()
-    asked = asyncio.create_task(node.walk.unprepare([ref]))
+    asked = asyncio.create_task(node.service.unprepare([ref]))
     await until(lambda: node.gpus.calls)
     # A death here leaves no completed claim whose partition is half gone.
     assert node.state(ref) == "PrepareStarted"
@@ -119,7 +119,7 @@ async def test_a_claim_is_let_go_of_with_two_writes_and_its_file_goes_last(node:
 async def test_while_a_gpu_is_worked_on_other_claims_are_served(node: MigWorld, verb: str) -> None:
     gate = node.gpus.held[verb] = asyncio.Event()
     slow, plain = await node.claim("slow", small(0)), await node.claim("plain", "gpu-1")
-    asked = asyncio.create_task(node.walk.prepare([slow]))
+    asked = asyncio.create_task(node.service.prepare([slow]))
     await until(lambda: any(call == (verb, 0) for call in node.gpus.calls))
     assert await node.prepared(plain) == ["gpu-1"]
     await node.released(plain)
@@ -131,7 +131,7 @@ async def test_while_a_gpu_is_worked_on_other_claims_are_served(node: MigWorld, 
 async def test_no_claim_waits_for_another_s_gpu(node: MigWorld) -> None:
     gate = node.gpus.held["create_gpu_instance", ZERO] = asyncio.Event()
     slow, fast = await node.claim("slow", small(0)), await node.claim("fast", small(0, minor=1))
-    asked = asyncio.create_task(node.walk.prepare([slow]))
+    asked = asyncio.create_task(node.service.prepare([slow]))
     await until(lambda: ("create_gpu_instance", 0) in node.gpus.calls)
     assert await node.prepared(fast) == [small(0, minor=1)]
     await node.released(fast)
@@ -143,11 +143,11 @@ async def test_no_claim_waits_for_another_s_gpu(node: MigWorld) -> None:
 
 async def test_claims_of_one_gpu_are_made_before_and_after_each_other_and_never_at_once(node: MigWorld) -> None:
     refs = [await node.claim(f"c{start}", small(start)) for start in range(6)]
-    answers = await node.timely(asyncio.gather(*(node.walk.prepare([ref]) for ref in refs)))  # Gpus sees to "at once"
+    answers = await node.timely(asyncio.gather(*(node.service.prepare([ref]) for ref in refs)))  # Gpus sees to "at once"
     assert all(isinstance(answer, tuple) for given in answers for answer in given.values())
     assert [verb for verb, _ in node.gpus.calls].count("set_mig_mode") == 1
     node.gpus.calls.clear()
-    await node.timely(asyncio.gather(*(node.walk.unprepare([ref]) for ref in refs)))
+    await node.timely(asyncio.gather(*(node.service.unprepare([ref]) for ref in refs)))
     assert [verb for verb, _ in node.gpus.calls].count("set_mig_mode") == 1
     assert node.gpus.partitions(ZERO) == Partitions()
 
@@ -155,9 +155,9 @@ async def test_claims_of_one_gpu_are_made_before_and_after_each_other_and_never_
 async def test_an_unprepare_waits_for_the_prepare_under_way(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
-    preparing = asyncio.create_task(node.walk.prepare([ref]))
+    preparing = asyncio.create_task(node.service.prepare([ref]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
-    releasing = asyncio.create_task(node.walk.unprepare([ref]))
+    releasing = asyncio.create_task(node.service.unprepare([ref]))
     await asyncio.sleep(0.01)
     gate.set()
     assert isinstance((await node.timely(preparing))[ref.uid], tuple)
@@ -263,7 +263,7 @@ async def test_a_record_that_cannot_be_written_begins_nothing(node: MigWorld) ->
 async def test_a_record_that_cannot_be_written_at_the_end_leaves_what_the_next_call_puts_right(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     gate = node.gpus.held["create_gpu_instance"] = asyncio.Event()
-    asked = asyncio.create_task(node.walk.prepare([ref]))
+    asked = asyncio.create_task(node.service.prepare([ref]))
     await until(lambda: ("create_gpu_instance", 0) in node.gpus.calls)
     node.host.refuse("fsync", RECORD, errno.EIO)
     gate.set()

@@ -114,11 +114,11 @@ async def test_a_claim_prepared_anew_while_it_is_looked_at_is_kept(world: World)
     async def claim(namespace: str, name: str, *, timeout_s: float) -> bytes:
         answer = await ask(namespace, name, timeout_s=timeout_s)
         await world.allocate(ref, "gpu-1")
-        assert isinstance((await world.walk.prepare([ref]))[ref.uid], tuple)
+        assert isinstance((await world.service.prepare([ref]))[ref.uid], tuple)
         return answer
 
     world.sweep._source.claim = claim  # type: ignore[method-assign]
-    world.walk._source = type(world.walk._source)(world.kube)
+    world.service._source = type(world.service._source)(world.kube)
     await world.timely(world.sweep.stale_claims())
     assert world.state(ref) == "PrepareCompleted"
     assert world.has_file(ref)
@@ -173,7 +173,7 @@ async def test_a_killed_writer_s_file_is_known_as_ours(world: World) -> None:
     before = world.files()
     world.host.refuse("unlink", C, errno.EIO)
     world.host.kill_after(2)  # the CDI file beside is made and written
-    asked = asyncio.create_task(world.walk.prepare([ref]))
+    asked = asyncio.create_task(world.service.prepare([ref]))
     await world.dies(asked)
     await world.restart()
     assert len(world.files()) == len(before) + 1

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
-from tests.unit.devices.scans import inventory
+from tests.unit.gpu.scans import inventory
 
 from nvdra import cdi
 from nvdra.node.ledger import Change
-from nvdra.node.walk import Failure
+from nvdra.node.claim_service import Failure
 from tests.unit.node.world import RECORD, C, World, cdi_path
 
 
@@ -149,7 +149,7 @@ async def test_one_bad_claim_never_takes_the_others_down(world: World) -> None:
     assert "allocated no device of gpu.nvidia.com" in texts["foreign"]
     assert set(world.record().entries) == {good.uid, taken.uid}
     assert [path.name for path in (world.folder / C.strip("/")).iterdir()] == sorted(
-        cdi.file_name(uid) for uid in (good.uid, taken.uid)
+        cdi.GPU_CLAIMS.file_name(uid) for uid in (good.uid, taken.uid)
     )
     text = generate_latest(world.registry).decode()
     assert f'errors_total{{driver="gpu.nvidia.com",error_type="prepare_devices"}} {len(bad)}' in text
@@ -168,8 +168,8 @@ async def test_a_bad_config_is_permanent(world: World) -> None:
 async def test_a_second_caller_joins_and_a_cancelled_one_stops_nothing(world: World) -> None:
     ref = await world.claim("a", "gpu-0")
     async with world.host.lock("/plugins/gpu.nvidia.com/pu.lock", timeout_s=1):
-        first = asyncio.create_task(world.walk.prepare([ref]))
-        second = asyncio.create_task(world.walk.prepare([ref]))
+        first = asyncio.create_task(world.service.prepare([ref]))
+        second = asyncio.create_task(world.service.prepare([ref]))
         await world.clock.settle()
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -182,25 +182,25 @@ async def test_a_second_caller_joins_and_a_cancelled_one_stops_nothing(world: Wo
 async def test_the_end_waits_for_work_that_nobody_waits_for_any_more(world: World) -> None:
     ref = await world.claim("a", "gpu-0")
     async with world.host.lock("/plugins/gpu.nvidia.com/pu.lock", timeout_s=1):
-        caller = asyncio.create_task(world.walk.prepare([ref]))
+        caller = asyncio.create_task(world.service.prepare([ref]))
         await world.clock.settle()
         caller.cancel()
-        await world.walk.finish(0.01)  # not for ever
-        end = asyncio.create_task(world.walk.finish(30))
+        await world.service.finish(0.01)  # not for ever
+        end = asyncio.create_task(world.service.finish(30))
         await world.clock.settle()
         assert not end.done()
     await world.timely(end)
     assert world.state(ref) == "PrepareCompleted"
-    await world.walk.finish(30)
+    await world.service.finish(30)
 
 
 async def test_unprepare_waits_for_the_prepare_under_way(world: World) -> None:
     ref, other = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-1")
     await world.prepared(other)
     async with world.host.lock("/plugins/gpu.nvidia.com/pu.lock", timeout_s=1):
-        preparing = asyncio.create_task(world.walk.prepare([ref]))
+        preparing = asyncio.create_task(world.service.prepare([ref]))
         await world.clock.settle()
-        releasing = asyncio.create_task(world.walk.unprepare([ref, other]))
+        releasing = asyncio.create_task(world.service.unprepare([ref, other]))
         await world.clock.settle()
     assert isinstance((await world.timely(preparing))[ref.uid], tuple)
     assert await world.timely(releasing) == {ref.uid: None, other.uid: None}
@@ -252,7 +252,7 @@ async def test_a_retry_after_longer_than_our_patience_is_not_waited_for(world: W
 
 async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(world: World) -> None:
     good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
-    source, ask = world.walk._source, world.walk._source.claim
+    source, ask = world.service._source, world.service._source.claim
 
     async def claim(namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes:
         if name == "bad":

@@ -19,15 +19,12 @@ from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, Partitions
 from nvdra.host import DriverRoot
 from nvdra.kube import ResourceApi
-from nvdra.node.executor import Executor, Partitioner
-from nvdra.node.gpu_locks import GpuLocks
-from nvdra.node.ledger import Change, Ledger
-from nvdra.node.means import Means
-from nvdra.node.record_file import RecordFile
-from nvdra.node.site import ClaimFiles, Site
-from nvdra.node.supply import Supply
-from nvdra.node.sweep import Sweep
-from nvdra.node.walk import Prepared, Unprepared, Walk
+from nvdra.node.claim_service import Prepared, Unprepared
+from nvdra.node.gpu.actors.mig import MigActor, Partitioner
+from nvdra.node.gpu.parts import gpu_context
+from nvdra.node.gpu.supply import Supply
+from nvdra.node.ledger import Change
+from nvdra.node.parts import NodePaths, claim_parts
 from nvdra.ports import Resource
 from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
@@ -59,7 +56,7 @@ def lay_driver(host: FakeHost, gpus: int = GPUS) -> None:
 
 
 def cdi_path(ref: ClaimRef) -> str:
-    return f"{C}/{cdi.file_name(ref.uid)}"
+    return f"{C}/{cdi.GPU_CLAIMS.file_name(ref.uid)}"
 
 
 class NoPartitions:
@@ -91,36 +88,25 @@ class World:
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        site = Site(DRIVER, POOL, C, feature_gates.parse(self.gates))
         api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
-        self.file = RecordFile(self.host, P, lambda: bool(self.sweep.claim_files()))
-        self.ledger = Ledger(self.host, self.file, P, self.records.append)
         self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
-        self.locks = GpuLocks(self.host, P)
-        self.executor = Executor(self.gpus, self.locks, self.note)
-        self.sweep = Sweep(
-            site,
+        self.mig = MigActor(self.gpus, self.note)
+        self.context, self.file = gpu_context(
+            feature_gates.parse(self.gates),
+            POOL,
+            NodePaths(P, C),
             self.host,
-            self.clock,
-            self.ledger,
-            self.file,
-            api,
-            lambda: self.walk,
+            self.supply,
+            self.mig,
             lambda: self.inventory,
-            lambda: self.locks.claims,
+            rescan=lambda: self._rescan(),
+            on_record=self.records.append,
         )
-        means = Means(
-            site,
-            ClaimFiles(self.host, C),
-            self.ledger,
-            self.locks,
-            self.executor,
-            lambda: self.inventory,
-            self._rescan,
-        )
-        self.walk = Walk(means, self.supply, api, self.clock, self.sweep.unsettled, self.metrics)
+        self.ledger, self.locks, self.runner = self.context.ledger, self.context.locks, self.context.runner
+        parts = claim_parts(self.context, self.file, self.host, self.clock, api, self.metrics)
+        self.service, self.sweep = parts.service, parts.sweep
         self.ledger.start()
 
     async def warm(self) -> None:
@@ -137,9 +123,9 @@ class World:
         self.host = self.host.revive()
         self.start()
 
-    def note(self, uuid: str, partitions: Partitions) -> None:
+    def note(self, address: str, partitions: Partitions) -> None:
         """How a GPU is partitioned now, as discovery is told."""
-        self.inventory = replace(self.inventory, partitions={**self.inventory.partitions, uuid: partitions})
+        self.inventory = replace(self.inventory, partitions={**self.inventory.partitions, address: partitions})
 
     async def _rescan(self) -> None:
         self.rescans += 1
@@ -187,10 +173,10 @@ class World:
     # ── kubelet ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def prepare(self, *refs: ClaimRef) -> Mapping[str, Prepared]:
-        return await self.timely(self.walk.prepare(refs))
+        return await self.timely(self.service.prepare(refs))
 
     async def unprepare(self, *refs: ClaimRef) -> Mapping[str, Unprepared]:
-        return await self.timely(self.walk.unprepare(refs))
+        return await self.timely(self.service.unprepare(refs))
 
     async def prepared(self, *refs: ClaimRef) -> list[str]:
         """Prepare claims that must succeed; the devices answered."""

@@ -98,7 +98,7 @@ class Actors:
         error = (await self._kubelet.unprepare(DRIVER, [claim.ref]))[claim.ref.uid]
         took = time.perf_counter() - began
         self._page.must(not error, f"{claim.wish.name} was not unprepared: {error}")
-        gone = cdi.file_name(claim.ref.uid) not in self._stage.cdi_files()
+        gone = cdi.GPU_CLAIMS.file_name(claim.ref.uid) not in self._stage.cdi_files()
         self._page.must(
             gone and claim.ref.uid not in self.record().entries, f"{claim.wish.name} is unprepared and not gone"
         )
@@ -140,7 +140,7 @@ class Actors:
         return scheduler.allocate(Wish("", 1), self.devices, taken) is not None
 
     def document(self, claim: Allocated) -> cdi.Document:
-        path = self._stage.cdi_root / cdi.file_name(claim.ref.uid)
+        path = self._stage.cdi_root / cdi.GPU_CLAIMS.file_name(claim.ref.uid)
         if not path.exists():
             raise NotTrue(f"{claim.wish.name} is answered as prepared, but its CDI file {path.name} is not there")
         return cdi.parse(path.read_bytes())
@@ -152,7 +152,7 @@ class Actors:
         record = self.record()
         completed = {uid for uid, entry in record.entries.items() if entry.state == "PrepareCompleted"}
         wanted = {claim.ref.uid for claim in self.claims}
-        files = {cdi.claim_uid(name) for name in self._stage.cdi_files()}
+        files = {cdi.GPU_CLAIMS.claim_uid(name) for name in self._stage.cdi_files()}
         self._page.must(completed == record.entries.keys() == wanted, f"the record holds {sorted(completed)}")
         self._page.must(files == wanted, f"the CDI folder holds files of {sorted(map(str, files))}")
 
@@ -167,7 +167,7 @@ class Actors:
         names = [device.device for device in told.devices]
         must(sorted(names) == sorted(claim.devices), f"{claim.wish.name} has {claim.devices}, the answer names {names}")
         ids = [one for device in told.devices for one in device.cdi_ids]
-        wanted = [cdi.device_id(claim.ref.uid, name) for name in names]
+        wanted = [cdi.GPU_CLAIMS.device_id(claim.ref.uid, name) for name in names]
         must(ids == wanted, f"the answer for {claim.wish.name} should name {wanted}, not {ids}")
         document = self.document(claim)
         must(

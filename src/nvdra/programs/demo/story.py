@@ -113,7 +113,9 @@ class Story:
         claim = max(self._actors.claims, key=lambda each: len(each.devices))
         with page.step(f"A container that uses {claim.wish.name} gets"):
             document = self._actors.document(claim)
-            edits = container.edits_for(document, (cdi.device_name(claim.ref.uid, name) for name in claim.devices))
+            edits = container.edits_for(
+                document, (cdi.GPU_CLAIMS.device_name(claim.ref.uid, name) for name in claim.devices)
+            )
             absent = container.missing(edits)
             page.must(not absent, f"the CDI file names what this node does not have: {', '.join(absent)}")
             nodes = [node.path for node in edits.device_nodes]
@@ -175,7 +177,7 @@ class Story:
             page.must(status == -9, f"the plugin should have been killed by SIGKILL, its status is {status}")
             stage.trap.unlink()
             page.must(
-                cdi.file_name(claim.ref.uid) in stage.cdi_files()
+                cdi.GPU_CLAIMS.file_name(claim.ref.uid) in stage.cdi_files()
                 and claim.ref.uid not in self._actors.record().entries,
                 "the kill should have come after the CDI file and before the record",
             )

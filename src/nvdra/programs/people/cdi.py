@@ -68,7 +68,7 @@ async def _document(here: Place, uid: str, names: Sequence[str]) -> cdi.Document
         devices.append((device.name, edits))
     if missing:
         raise Incomplete(f"missing below {here.root.path}: {', '.join(missing)} (nvdra doctor tells more)")
-    document = cdi.claim_document(uid, devices, common_edits(files, here.hook))
+    document = cdi.claim_document(cdi.GPU_CLAIMS, uid, devices, common_edits(files, here.hook))
     return cdi.transform_root(cdi.simplify(document), here.root.path, here.host_root)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nvdra import checkpoint, claims
+from nvdra import checkpoint
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import (
@@ -26,6 +26,7 @@ from nvdra.gpu import (
     parse_name,
     published,
 )
+from nvdra.gpu.withheld import withdrawn
 from nvdra.host import PciBus
 from nvdra.programs.flags import GATES
 from nvdra.programs.people.paper import as_json, gibibytes, table
@@ -89,7 +90,7 @@ def _left_out(inventory: Inventory, bus: PciBus, record: Record | None) -> Itera
     for left in inventory.not_offered:
         yield left.device, left.reason
     if record is not None:
-        for name in sorted(claims.withdrawn(inventory, record)):
+        for name in sorted(withdrawn(inventory, record)):
             yield name, HELD_BACK
     if not inventory.unread and not refused(inventory):
         # With a GPU that NVML refuses, the bus cannot tell which of the two it is.
@@ -102,7 +103,7 @@ def _left_out(inventory: Inventory, bus: PciBus, record: Record | None) -> Itera
 
 def refused(inventory: Inventory) -> list[NotOffered]:
     """GPUs that could not be read: not those that were, and whose MIG devices are lacking or odd."""
-    read = {gpu.name for gpu in inventory.gpus.values() if inventory.partitions.get(gpu.uuid, Partitions()).is_on}
+    read = {gpu.name for gpu in inventory.gpus.values() if inventory.partitions.get(gpu.pci_bus_id, Partitions()).is_on}
     return [
         left
         for left in inventory.not_offered

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from nvdra import cdi, checkpoint, claims
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, overlapping
+from nvdra.gpu.partitions import unmanaged_partitions
+from nvdra.gpu.withheld import withdrawn
 from nvdra.host import is_temporary, meant_for
 from nvdra.node.record_file import QUARANTINED
 from nvdra.programs.people.finding import Finding
@@ -59,9 +61,9 @@ def _record(here: Place, record: Record | None, inventory: Inventory) -> Iterato
                 "record", "warning", text, "kubelet asks again while a pod wants it; else the plugin lets it go"
             )
     beside_unknown: set[str] = set()  # told with the partition that keeps them back
-    for unknown in claims.unknown_partitions(inventory, record):
-        beside_unknown |= overlapping(inventory, unknown.gpu.uuid, unknown.start, unknown.size)
-    for name in sorted(claims.withdrawn(inventory, record) - beside_unknown):
+    for unknown in unmanaged_partitions(inventory, record):
+        beside_unknown |= overlapping(inventory, unknown.gpu.pci_bus_id, unknown.start, unknown.size)
+    for name in sorted(withdrawn(inventory, record) - beside_unknown):
         text = f"{name} is held back: a claim holds its GPU under another name"
         yield Finding("record", "warning", text, "delete the pods of that claim (nvdra devices names it)")
 
@@ -118,7 +120,7 @@ def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
         next_step = "the plugin makes it when it starts; give another by --cdi-root"
         yield Finding("CDI folder", "warning", f"{here.cdi_root}: {error.strerror}", next_step)
         return
-    files = {uid: name for name in names if (uid := cdi.claim_uid(name)) is not None}
+    files = {uid: name for name in names if (uid := cdi.GPU_CLAIMS.claim_uid(name)) is not None}
     before = list(_file_findings(here, files))
     yield from before
     wrong = bool(before)
@@ -135,7 +137,7 @@ def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
             yield Finding("CDI folder", "problem", text, "kubelet's next prepare writes it again: delete the pod")
         wrong = wrong or bool(orphans or lost)
     # The CDI folder is shared with other drivers: there only what was to become one of our files counts.
-    left = [f"{here.cdi_root}/{name}" for name in names if cdi.claim_uid(meant_for(name) or "") is not None]
+    left = [f"{here.cdi_root}/{name}" for name in names if cdi.GPU_CLAIMS.claim_uid(meant_for(name) or "") is not None]
     left += [f"{here.plugin_dir}/{name}" for name in _listed(here) if is_temporary(name)]
     if left:
         text = f"left behind by a writer that was killed: {', '.join(left)}"

@@ -14,13 +14,12 @@ from nvdra import claims
 from nvdra.api import Gates
 from nvdra.gpu import Inventory
 from nvdra.node.clock import LoopClock
-from nvdra.node.executor import Executor
-from nvdra.node.gpu_locks import GpuLocks
-from nvdra.node.ledger import Ledger, LedgerError
-from nvdra.node.means import Means
-from nvdra.node.record_file import RecordFile
-from nvdra.node.releasing import Releasing
-from nvdra.node.site import ClaimFiles, Site
+from nvdra.node.gpu.actors.mig import MigActor
+from nvdra.node.gpu.parts import gpu_context
+from nvdra.node.gpu.supply import Supply
+from nvdra.node.ledger import LedgerError
+from nvdra.node.parts import NodePaths
+from nvdra.node.unprepare_flow import UnprepareFlow
 from nvdra.nvml import Nvml
 from nvdra.programs.people.doctor_mig import Leftover
 from nvdra.programs.people.place import Place
@@ -37,34 +36,31 @@ async def fix(
     async with AsyncExitStack() as stack:
         nvml = Nvml(here.library, LoopClock())
         stack.push_async_callback(_close, nvml)
-        locks = GpuLocks(here.host, here.plugin_dir)
-        await locks.make_folder()
-        ledger = Ledger(
-            here.host, RecordFile(here.host, here.plugin_dir, lambda: False), here.plugin_dir, lambda _: None
-        )
-        ledger.start()
-        stack.push_async_callback(ledger.stop)
-        means = Means(
-            Site(claims.DRIVER, "", here.cdi_root, gates),
-            ClaimFiles(here.host, here.cdi_root),
-            ledger,
-            locks,
-            Executor(nvml, locks, lambda _uuid, _partitions: None),
+        context, _ = gpu_context(
+            gates,
+            "",
+            NodePaths(here.plugin_dir, here.cdi_root),
+            here.host,
+            Supply(here.host, here.root, hook_path=here.hook, host_root=here.host_root),
+            MigActor(nvml, lambda _address, _partitions: None),
             lambda: inventory,
-            _nothing,
+            rescan=_nothing,
         )
-        releasing = Releasing(means)
+        await context.locks.make_folder()
+        context.ledger.start()
+        stack.push_async_callback(context.ledger.stop)
+        flow = UnprepareFlow(context)
         for left in chosen:
-            done, text = await _release(releasing, left)
+            done, text = await _release(flow, left)
             print(text)
             all_done &= done
     return all_done
 
 
-async def _release(releasing: Releasing, left: Leftover) -> tuple[bool, str]:
+async def _release(flow: UnprepareFlow, left: Leftover) -> tuple[bool, str]:
     who = f"claim {left.who}"
     try:
-        released = await releasing.release(left.claim, only=left.entry)
+        released = await flow.unprepare(left.claim, only=left.entry)
     except LedgerError as error:
         return False, f"{who}: {error}"
     match released:
@@ -72,7 +68,7 @@ async def _release(releasing: Releasing, left: Leftover) -> tuple[bool, str]:
             return False, f"{who}: {reason}"
         case claims.NotPrepared():
             return True, f"{who}: settled meanwhile"
-        case claims.Leave():
+        case claims.Forget():
             return True, f"{who}: taken away"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nvdra.claims import DRIVER
+from nvdra.gpu.extents import DRIVER
 from nvdra.kubelet import HealthService, SocketPathError, SocketPaths, found_paths
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.place import Place

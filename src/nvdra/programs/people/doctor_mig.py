@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from nvdra import checkpoint, claims
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
-from nvdra.claims.place import gpu_of, partitions
 from nvdra.gpu import Gpu, Inventory, MigName, overlapping
+from nvdra.gpu.extents import partitions
 from nvdra.programs.people.doctor_claims import held_locks
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.paper import counted
@@ -68,7 +68,7 @@ def _odd(inventory: Inventory, gpu: Gpu, part: Partition) -> Iterator[Finding]:
     where = f"GPU instance {instance.gi_id} of {gpu.name} ({part.profile}, memory {in_words(instance)})"
     smi = f"nvidia-smi mig -i {gpu.uuid} -gi {instance.gi_id}"
     if part.state == "foreign":
-        names = overlapping(inventory, gpu.uuid, instance.start, instance.size)
+        names = overlapping(inventory, gpu.pci_bus_id, instance.start, instance.size)
         text = f"{where}: nobody here made it; {counted(len(names), 'device')} that overlap it are not offered"
         by_hand = f"{smi} -dci, then -dgi" if instance.compute else f"{smi} -dgi"
         next_step = f"who made it takes it away ({by_hand}); or start the plugin with --destroy-unknown-mig"
@@ -87,17 +87,17 @@ def leftovers(here: Place, inventory: Inventory, record: Record) -> Iterator[Lef
         if entry.state != "PrepareStarted":
             continue
         places = partitions(entry, inventory)
-        left = [text for name, gpu_uuid in places if (text := _left(inventory, name, gpu_uuid, in_work))]
+        left = [text for name, address in places if (text := _left(inventory, name, address, in_work))]
         if left:
             yield Leftover(ClaimRef(entry.namespace, entry.name, uid), entry, "; ".join(left))
 
 
-def _left(inventory: Inventory, name: MigName, gpu_uuid: str, in_work: Collection[str]) -> str:
+def _left(inventory: Inventory, name: MigName, address: str, in_work: Set[str]) -> str:
     """What stands on a GPU of a partition that was begun; "" if nothing does, or somebody works there."""
-    gpu = gpu_of(gpu_uuid, inventory)
-    if gpu is None or gpu.partitioning is None or gpu.uuid in in_work:
+    gpu = inventory.gpus.get(address)
+    if gpu is None or gpu.partitioning is None or in_work & {address, gpu.uuid}:
         return ""
-    now = inventory.partitions.get(gpu.uuid)
+    now = inventory.partitions.get(address)
     if now is None or not now.is_on:
         return ""
     for instance in now.instances:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from nvdra import claims
 from nvdra.checkpoint import Entry, Record
-from nvdra.claims.place import partitions
 from nvdra.gpu import Gpu, GpuInstanceScan, Inventory, MigDevice, MigName, Partitions
+from nvdra.gpu.extents import names, partitions
+from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.programs.people.paper import table
 
 # held       by claims
@@ -54,7 +54,7 @@ def holders_of(record: Record | None) -> dict[str, list[str]]:
     """Claims by the device they hold, each as "namespace/name" or its UID."""
     holders: dict[str, list[str]] = {}
     for uid, entry in record.entries.items() if record is not None else ():
-        for name in sorted(claims.names(entry)):
+        for name in sorted(names(entry)):
             holders.setdefault(name, []).append(_called_by(uid, entry))
     return holders
 
@@ -69,14 +69,14 @@ def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
     record   None: it cannot be read
     """
     holders = _holders_by_place(record, inventory)
-    unknown = claims.unknown_partitions(inventory, record) if record is not None else ()
-    foreign = {(each.gpu.uuid, each.gi_id) for each in unknown}
-    devices = {(d.parent.uuid, d.gi_id): d for d in inventory.devices.values() if isinstance(d, MigDevice)}
+    unknown = unmanaged_partitions(inventory, record) if record is not None else ()
+    foreign = {(each.gpu.pci_bus_id, each.gi_id) for each in unknown}
+    devices = {(d.parent.pci_bus_id, d.gi_id): d for d in inventory.devices.values() if isinstance(d, MigDevice)}
 
     def partition(gpu: Gpu, instance: GpuInstanceScan) -> Partition:
-        key = (gpu.uuid, instance.gi_id)
+        key = (gpu.pci_bus_id, instance.gi_id)
         profile, device = _called(gpu, instance, devices.get(key))
-        who = tuple(holders.get((gpu.uuid, instance.profile_id, instance.start), ()))
+        who = tuple(holders.get((gpu.pci_bus_id, instance.profile_id, instance.start), ()))
         state: State = "free" if record is not None else "unknown"
         if key in foreign:
             state = "foreign"
@@ -88,20 +88,20 @@ def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
 
     found = []
     for gpu in inventory.gpus.values():
-        now = inventory.partitions.get(gpu.uuid, Partitions())
+        now = inventory.partitions.get(gpu.pci_bus_id, Partitions())
         if now.is_on or gpu.partitioning is not None:
             end = max((each.start + each.size for each in now.instances), default=0)
-            slices = max(inventory.memory_slices.get(gpu.uuid, 0), end)
+            slices = max(inventory.memory_slices.get(gpu.pci_bus_id, 0), end)
             found.append(Divided(gpu, now.is_on, slices, tuple(partition(gpu, each) for each in now.instances)))
     return found
 
 
 def _holders_by_place(record: Record | None, inventory: Inventory) -> dict[tuple[str, int, int], list[str]]:
-    """Claims by the GPU's UUID, profile id and first memory slice: a profile's text in a name is for people."""
+    """Claims by the GPU's PCI address, profile id and first memory slice: a profile's text in a name is for people."""
     holders: dict[tuple[str, int, int], list[str]] = {}
     for uid, entry in record.entries.items() if record is not None else ():
-        for name, gpu_uuid in partitions(entry, inventory):
-            holders.setdefault((gpu_uuid, name.profile_id, name.start), []).append(_called_by(uid, entry))
+        for name, address in partitions(entry, inventory):
+            holders.setdefault((address, name.profile_id, name.start), []).append(_called_by(uid, entry))
     return holders
 
 

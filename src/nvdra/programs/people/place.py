@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nvdra import checkpoint, claims
+from nvdra import checkpoint
 from nvdra.api import Gates
 from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, from_scan
+from nvdra.gpu.extents import DRIVER
 from nvdra.host import DriverFileMissing, DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
 from nvdra.node.clock import LoopClock
 from nvdra.node.record_file import NAME
@@ -51,7 +52,7 @@ class Place:
 
     @property
     def plugin_dir(self) -> str:
-        return f"{self.plugins_dir}/{claims.DRIVER}"
+        return f"{self.plugins_dir}/{DRIVER}"
 
     @property
     def record_path(self) -> str:

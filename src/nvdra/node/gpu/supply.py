@@ -24,11 +24,8 @@ from nvdra.host import (
     look_up,
     make_nodes,
 )
+from nvdra.node.edits import EditsMissing
 from nvdra.ports import Host
-
-
-class SupplyError(Exception):
-    """Something the driver should have put on this node is missing; asking again later may help."""
 
 
 class Supply:
@@ -56,7 +53,7 @@ class Supply:
         self._times_forgotten += 1
 
     async def refresh(self, devices: Iterable[Device]) -> None:
-        """Make sure of the driver's files and of these devices' nodes. Raises SupplyError with what is missing.
+        """Make sure of the driver's files and of these devices' nodes. Raises EditsMissing with what is missing.
 
         Of a partition that is not made these are its GPU's.
         """
@@ -83,7 +80,7 @@ class Supply:
             for device in devices:
                 if isinstance(device, MigDevice):
                     self._capabilities(device)
-        except SupplyError:
+        except EditsMissing:
             return False
         return True
 
@@ -94,7 +91,7 @@ class Supply:
         return self._common
 
     def edits(self, device: Gpu | MigDevice) -> cdi.Edits:
-        """The device's own edits; it must be at hand. Raises SupplyError if the partition went since."""
+        """The device's own edits; it must be at hand. Raises EditsMissing if the partition went since."""
         gpu = self._gpus[_place(parent(device))]
         return mig_edits(gpu, self._capabilities(device)) if isinstance(device, MigDevice) else gpu
 
@@ -102,7 +99,7 @@ class Supply:
         try:
             return capability_nodes(self._host, self._root, device.parent.minor, device.gi_id, device.ci_id)
         except CapabilityUnknown as error:
-            raise SupplyError(
+            raise EditsMissing(
                 f"failed to construct MIG device DeviceNode edits: {error} (did another program destroy {device.name}, "
                 f"{device.uuid}? kubelet will ask again, nvdra devices shows what is there)"
             ) from None
@@ -125,13 +122,13 @@ class Supply:
                 reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
                 files = await asyncio.to_thread(look_up, self._host, self._root)
                 if files.missing:
-                    raise SupplyError(self._missing(files.missing, reasons))
+                    raise EditsMissing(self._missing(files.missing, reasons))
         except (DriverVersionUnknown, OSError) as error:
-            raise SupplyError(f"failed to get common CDI spec edits: {error}") from None
+            raise EditsMissing(f"failed to get common CDI spec edits: {error}") from None
         try:
             common = cdi.Common(common_edits(files, self._hook_path), self._root.path, self._host_root)
         except cdi.InvalidDocument as error:
-            raise SupplyError(f"failed to get common CDI spec edits: {error}") from None
+            raise EditsMissing(f"failed to get common CDI spec edits: {error}") from None
         if times_forgotten == self._times_forgotten:  # else it may be the old driver's
             self._control_nodes = tuple(node.container_path for node in files.control_nodes)
             self._common = common
@@ -143,7 +140,7 @@ class Supply:
             reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
             files = gpu_files(self._host, self._root, gpu.minor, gpu.pci_bus_id)
             if files.missing:
-                raise SupplyError(self._missing(files.missing, reasons))
+                raise EditsMissing(self._missing(files.missing, reasons))
         self._gpus[_place(gpu)] = gpu_edits(files, self._hook_path)
 
     def _missing(self, missing: Iterable[str], reasons: object) -> str:

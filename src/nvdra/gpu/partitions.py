@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from nvdra.api.claim import ClaimRef
 from nvdra.checkpoint import PreparedDevice, Record
-from nvdra.claims.entries import answers
-from nvdra.claims.outcome import Concrete
-from nvdra.claims.place import Place, gpu_of, partitions
-from nvdra.gpu import Gpu, Inventory, MigDevice, MigName, MigSpec, Partitions, parse_name
+from nvdra.claims import answers
+from nvdra.gpu.extents import GpuExtent, partitions
+from nvdra.gpu.gpu import Gpu
+from nvdra.gpu.inventory import Inventory, Partitions
+from nvdra.gpu.mig import MigDevice, MigSpec
+from nvdra.gpu.names import MigName, parse_name
 
 
 @dataclass(frozen=True, slots=True)
-class UnknownPartition:
-    """A GPU instance on a GPU that is partitioned on demand, at a place that no entry names: somebody else's."""
+class UnmanagedPartition:
+    """A GPU instance that no checkpoint entry names, on a GPU that is partitioned on demand."""
 
     gpu: Gpu
     gi_id: int
@@ -24,8 +26,8 @@ class UnknownPartition:
     size: int
 
     @property
-    def place(self) -> Place:
-        return Place(self.gpu.uuid, range(self.start, self.start + self.size))
+    def extent(self) -> GpuExtent:
+        return GpuExtent(self.gpu.pci_bus_id, range(self.start, self.start + self.size))
 
     def __str__(self) -> str:
         last = self.start + self.size - 1
@@ -33,22 +35,22 @@ class UnknownPartition:
         return f"GPU instance {self.gi_id} (profile {self.profile_id}, {slices}) of {self.gpu.name} ({self.gpu.uuid})"
 
 
-def unknown_partitions(inventory: Inventory, record: Record) -> tuple[UnknownPartition, ...]:
-    """Partitions nobody here made, where partitions are made on demand."""
+def unmanaged_partitions(inventory: Inventory, record: Record) -> tuple[UnmanagedPartition, ...]:
+    """Partitions that this driver did not make, on GPUs that are partitioned on demand."""
     standing = [
-        UnknownPartition(gpu, instance.gi_id, instance.profile_id, instance.start, instance.size)
-        for gpu in inventory.gpus.values()
-        if gpu.partitioning is not None and gpu.uuid in inventory.partitions
-        for instance in inventory.partitions[gpu.uuid].instances
+        UnmanagedPartition(gpu, instance.gi_id, instance.profile_id, instance.start, instance.size)
+        for address, gpu in inventory.gpus.items()
+        if gpu.partitioning is not None and address in inventory.partitions
+        for instance in inventory.partitions[address].instances
     ]
     if not standing:
         return ()
     ours = {
-        (uuid, name.profile_id, name.start)
+        (gpu, name.profile_id, name.start)
         for entry in record.entries.values()
-        for name, uuid in partitions(entry, inventory)
+        for name, gpu in partitions(entry, inventory)
     }
-    return tuple(seen for seen in standing if (seen.gpu.uuid, seen.profile_id, seen.start) not in ours)
+    return tuple(seen for seen in standing if (seen.gpu.pci_bus_id, seen.profile_id, seen.start) not in ours)
 
 
 def partitions_of_others(
@@ -60,11 +62,11 @@ def partitions_of_others(
         for uid, entry in record.entries.items()
         if uid != claim.uid and entry.state == "PrepareCompleted"
         for device in answers(entry)
-        if device.device in wanted and isinstance(known := concrete(device, inventory), MigDevice)
+        if device.device in wanted and isinstance(known := recorded(device, inventory), MigDevice)
     }
 
 
-def concrete(device: PreparedDevice, inventory: Inventory) -> Concrete | None:
+def recorded(device: PreparedDevice, inventory: Inventory) -> Gpu | MigDevice | None:
     """The device behind an answer, as this node knows it now; None if it does not know it, or only as another one."""
     here = inventory.devices.get(device.device)
     if here is not None and not isinstance(here, MigSpec):
@@ -72,7 +74,7 @@ def concrete(device: PreparedDevice, inventory: Inventory) -> Concrete | None:
     name = parse_name(device.device)
     if device.mig is None or not isinstance(name, MigName):
         return None
-    gpu = gpu_of(device.mig.parent_uuid, inventory)
+    gpu = inventory.gpus.get(inventory.address_of(device.mig.parent_uuid))
     if gpu is None or gpu.partitioning is None:
         return None
     profile, size = gpu.partitioning.profile(name.profile_id), gpu.partitioning.size(name.profile_id, name.start)
@@ -81,12 +83,12 @@ def concrete(device: PreparedDevice, inventory: Inventory) -> Concrete | None:
     return MigDevice(gpu, profile, name.start, size, device.mig.gi_id, device.mig.ci_id, device.uuid)
 
 
-def live(name: str, inventory: Inventory) -> Concrete | None:
+def live(name: str, inventory: Inventory) -> Gpu | MigDevice | None:
     """The device of this name as it stands on the node now; None if there is none, or a partition not made."""
     device = inventory.devices.get(name)
     if not isinstance(device, MigSpec):
         return device
-    for instance in inventory.partitions.get(device.parent.uuid, Partitions()).instances:
+    for instance in inventory.partitions.get(device.parent.pci_bus_id, Partitions()).instances:
         if (instance.profile_id, instance.start) == (device.profile.profile_id, device.start):
             for compute in instance.compute:
                 return MigDevice(

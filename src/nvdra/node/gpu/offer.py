@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nvdra import claims, telemetry
+from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, published
+from nvdra.gpu.partitions import unmanaged_partitions
+from nvdra.gpu.withheld import withdrawn
 from nvdra.node.publication import Publication
 
 
@@ -35,7 +37,7 @@ class Offer:
     def recorded(self, record: Record) -> None:
         """The record is another one: it may hold other devices back."""
         is_first, self._record = self._record is None, record
-        if is_first or claims.withdrawn(self._inventory(), record) != self._withdrawn:
+        if is_first or withdrawn(self._inventory(), record) != self._withdrawn:
             self.renew()
 
     def renew(self) -> None:
@@ -43,22 +45,22 @@ class Offer:
         if self._record is None:
             return
         inventory = self._inventory()
-        withdrawn = claims.withdrawn(inventory, self._record)
+        held_back = withdrawn(inventory, self._record)
         if not inventory.devices and (inventory.unread or self._has_gpus()):
             # GPUs are there and cannot be read now: what is published stays, an empty pool would be a lie.
             return
-        self._tell(inventory, self._record, withdrawn)
-        self._withdrawn = withdrawn
+        self._tell(inventory, self._record, held_back)
+        self._withdrawn = held_back
         for name in inventory.devices:
             telemetry.info(4, f"About to announce device {name}")
         self._publication.publish(
             [published(device, self._gates) for device in inventory.devices.values()],
-            withdrawn=withdrawn,
+            withdrawn=held_back,
             counter_sets=inventory.counter_sets(),
         )
 
-    def _tell(self, inventory: Inventory, record: Record, withdrawn: frozenset[str]) -> None:
-        unknown = frozenset(map(str, claims.unknown_partitions(inventory, record)))
+    def _tell(self, inventory: Inventory, record: Record, held_back: frozenset[str]) -> None:
+        unknown = frozenset(map(str, unmanaged_partitions(inventory, record)))
         for partition in sorted(unknown - self._unknown):
             telemetry.warning(
                 "A partition that this driver did not make keeps what overlaps it from being offered: destroy it "
@@ -68,7 +70,7 @@ class Offer:
         for partition in sorted(self._unknown - unknown):
             telemetry.info(0, "A partition that this driver did not make is gone", partition=partition)
         self._unknown = unknown
-        if more := sorted(withdrawn - self._withdrawn):
+        if more := sorted(held_back - self._withdrawn):
             telemetry.warning(
                 "Devices are not offered: a claim has them under another name, or something overlaps them",
                 devices=more,

@@ -1,8 +1,9 @@
-"""A claim's walk on this node: what kubelet asks becomes a decision, a batch of the ledger, an answer.
+"""Serving kubelet's prepare and unprepare calls.
 
-Before the ledger, without any lock: every claim of a call is fetched at once and the driver's files are made sure of.
-In the ledger: plan and seal, pure. A claim has one owner: a second call for it joins the running work, and a caller
-that goes away (deadline, lost connection) never stops work half way.
+Before the checkpoint writer, without any lock: all claims of a call are fetched at once. In the checkpoint writer: plan
+and seal, pure. A claim has one owner: a second call for it joins the running work. A call that ends (deadline, lost
+connection) never stops work half way: at the deadline its answer is the reason so far, nothing is rolled back, and
+kubelet's retry joins the work.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from typing import Any, Literal, Protocol, TypeVar, assert_never
 from nvdra import claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Entry
+from nvdra.node.context import ClaimContext
 from nvdra.node.ledger import LedgerError
-from nvdra.node.means import Means
-from nvdra.node.preparing import Answers, Preparing
-from nvdra.node.releasing import Releasing
-from nvdra.node.supply import Supply
+from nvdra.node.prepare_flow import Answers, PrepareFlow
+from nvdra.node.unprepare_flow import UnprepareFlow
 from nvdra.ports import ApiError, Clock
 from nvdra.telemetry.metrics import DriverMetrics, Operation
 
 # kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
-API_PATIENCE_S = 2.0
+API_TIMEOUT_S = 2.0
+
+# All claims of a call are answered by then: kubelet's own deadline is 45 s.
+CALL_TIMEOUT_S = 40.0
 
 T = TypeVar("T")
 
@@ -55,85 +58,141 @@ class ClaimSource(Protocol):
     async def claim(self, namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes: ...
 
 
-class Walk:
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """A claim that a call is being served for; `answer` is done when the work on it ends."""
+
+    operation: Operation
+    answer: asyncio.Future[Any]
+
+
+class ClaimService:
     """Prepare and unprepare, for any number of callers at once.
 
-    unsettled  device name to claim UID, while a lost record is being made up from the API
+    unsettled       device name to claim UID, while the entries of a lost checkpoint are being restored from the API
+    call_timeout_s  a call's claims are answered after so many seconds, done or not
     """
 
     def __init__(
         self,
-        means: Means,
-        supply: Supply,
+        context: ClaimContext,
         source: ClaimSource,
         clock: Clock,
         unsettled: Callable[[], Mapping[str, str]],
         metrics: DriverMetrics,
+        *,
+        call_timeout_s: float = CALL_TIMEOUT_S,
     ) -> None:
-        self._ledger = means.ledger
+        self._context = context
+        self._ledger = context.ledger
         self._clock = clock
         self._source = source
         self._metrics = metrics
-        self._releasing = Releasing(means)
-        self._preparing = Preparing(means, supply, unsettled, self._releasing, self._take_back)
-        self._work: dict[str, tuple[str, asyncio.Task[Any]]] = {}
+        self._call_timeout_s = call_timeout_s
+        self._unprepare = UnprepareFlow(context)
+        self._prepare = PrepareFlow(context, unsettled, self._unprepare, self._roll_back)
+        self._owned: dict[str, _Owned] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Prepared]:
-        """One answer a claim; one bad claim never takes the others down."""
-        known = [ref for ref in refs if ref.uid not in self._work and self._preparing.is_prepared(ref.uid)]
+        """One answer per claim; one bad claim never takes the others down."""
+        known = [ref for ref in refs if ref.uid not in self._owned and self._prepare.is_prepared(ref.uid)]
         found = dict(zip((ref.uid for ref in known), await _all(map(self._again, known)), strict=True))
         answers: dict[str, Prepared] = {uid: again for uid, again in found.items() if isinstance(again, tuple)}
         if others := [ref for ref in refs if ref.uid not in answers]:
             silence = {uid: error for uid, error in found.items() if isinstance(error, ApiError)}
-            answers |= await self._owned("prepare", others, partial(self._prepare_all, silence))
+            answers |= await self._serve("prepare", others, partial(self._prepare_all, silence), self._late)
         return answers
 
     async def unprepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Unprepared]:
         """None: nothing of the claim is left on this node."""
-        return await self._owned("unprepare", refs, self._unprepare_all)
+        return await self._serve("unprepare", refs, self._unprepare_all, self._late)
 
-    async def finish(self, patience_s: float) -> None:
+    async def finish(self, timeout_s: float) -> None:
         """Returns once no claim is worked on, whoever still waits for it, or after so many seconds."""
-        if tasks := {task for _, task in self._work.values()}:
-            await asyncio.wait(tasks, timeout=patience_s)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
 
-    async def let_go(self, ref: ClaimRef, entry: Entry) -> Unprepared:
-        """Unprepare a claim that nobody asks for any more, if `entry` is still what the record says of it."""
-        answers: Mapping[str, Unprepared] = await self._owned(
+    async def unprepare_stale(self, ref: ClaimRef, entry: Entry) -> Unprepared:
+        """Unprepare a claim that kubelet does not ask for any more, if `entry` is still its entry."""
+        answers: Mapping[str, Unprepared] = await self._serve(
             "unprepare", [ref], partial(self._unprepare_all, only=entry)
         )
         return answers[ref.uid]
 
-    async def _owned(
+    async def _serve(
         self,
-        operation: str,
+        operation: Operation,
         refs: Sequence[ClaimRef],
-        work: Callable[[list[ClaimRef]], Coroutine[Any, Any, dict[str, Any]]],
+        work: Callable[[list[ClaimRef]], Coroutine[Any, Any, None]],
+        late: Callable[[Operation, ClaimRef], Failure] | None = None,
     ) -> dict[str, Any]:
+        """The answer for each claim; with `late`, that for claims whose work outlasts the call's time."""
         answers: dict[str, Any] = {}
         wanted = {ref.uid: ref for ref in refs}
+        ends = self._clock.now() + self._call_timeout_s
         while wanted:
+            if free := [ref for uid, ref in wanted.items() if uid not in self._owned]:
+                self._own(operation, free, work)
             # The same operation under way for a claim is joined; another one is waited for, then it is our turn.
-            busy = {uid: self._work[uid] for uid in wanted if uid in self._work}
-            free = [ref for uid, ref in wanted.items() if uid not in busy]
-            if free:
-                task = asyncio.create_task(work(free), name=f"{operation} {', '.join(ref.uid for ref in free)}")
-                for ref in free:
-                    self._work[ref.uid] = (operation, task)
-                task.add_done_callback(partial(self._release, tuple(ref.uid for ref in free)))
-                busy.update({ref.uid: (operation, task) for ref in free})
-            tasks = {task for _, task in busy.values()}
-            await asyncio.wait(tasks)  # a cancelled caller leaves the tasks running
-            for uid, (under_way, task) in busy.items():
-                if under_way == operation:
-                    answers[uid] = task.result()[uid]
+            busy = {uid: self._owned[uid] for uid in wanted}
+            pending = [owned.answer for owned in busy.values()]
+            try:
+                if late is None:
+                    await asyncio.wait(pending)  # a cancelled caller leaves the work running
+                else:
+                    async with self._clock.deadline(max(ends - self._clock.now(), 0.0)):
+                        await asyncio.wait(pending)
+            except TimeoutError:
+                assert late is not None
+                for uid, owned in busy.items():
+                    is_answered = owned.answer.done() and owned.operation == operation
+                    answers[uid] = owned.answer.result() if is_answered else late(operation, wanted[uid])
+                return answers
+            for uid, owned in busy.items():
+                if owned.operation == operation:
+                    answers[uid] = owned.answer.result()
                     del wanted[uid]
         return answers
 
-    def _release(self, uids: Iterable[str], done: asyncio.Task[Any]) -> None:
+    def _own(
+        self,
+        operation: Operation,
+        refs: list[ClaimRef],
+        work: Callable[[list[ClaimRef]], Coroutine[Any, Any, None]],
+    ) -> None:
+        for ref in refs:
+            owned = self._owned[ref.uid] = _Owned(operation, asyncio.get_running_loop().create_future())
+            owned.answer.add_done_callback(partial(self._disown, ref.uid))
+        task = asyncio.create_task(work(refs), name=f"{operation} {', '.join(ref.uid for ref in refs)}")
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, tuple(ref.uid for ref in refs)))
+
+    def _disown(self, uid: str, answer: asyncio.Future[Any]) -> None:
+        if uid in self._owned and self._owned[uid].answer is answer:
+            del self._owned[uid]
+
+    def _answer(self, ref: ClaimRef, answer: Any) -> None:
+        if not (future := self._owned[ref.uid].answer).done():
+            future.set_result(answer)
+
+    def _ended(self, uids: Iterable[str], task: asyncio.Task[None]) -> None:
+        """Every claim of the work is answered, whatever became of the work."""
+        self._tasks.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         for uid in uids:
-            if self._work.get(uid, ("", None))[1] is done:
-                del self._work[uid]
+            owned = self._owned.get(uid)
+            if owned is not None and not owned.answer.done():
+                owned.answer.set_exception(error or RuntimeError("the work on the claim ended without an answer"))
+
+    def _late(self, operation: Operation, ref: ClaimRef) -> Failure:
+        """The answer at the call's deadline: the reason so far."""
+        reason = self._context.runner.waiting(ref.uid)
+        text = f"still being {operation}d after {self._call_timeout_s:.0f} s{f': {reason}' if reason else ''}; "
+        text += "the work goes on, and kubelet's retry joins it"
+        if operation == "prepare":
+            return self._failed(ref, text)
+        return self._not_unprepared(ref, text, "unprepare_devices")
 
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,7 +208,7 @@ class Walk:
             if not isinstance(claim, Claim):
                 return claim if isinstance(claim, ApiError) and claim.status != 404 else None
             try:
-                answers = self._preparing.again(claim)
+                answers = self._prepare.answer_if_prepared(claim)
             except Exception:  # one claim's, not the call's; who owns the claim meets it again, and tells it
                 return None
         if answers is not None:
@@ -161,11 +220,11 @@ class Walk:
         _tell(ref, answers)
         self._metrics.succeeded("prepare", seconds)
 
-    async def _prepare_all(self, silence: Mapping[str, ApiError], refs: list[ClaimRef]) -> dict[str, Prepared]:
+    async def _prepare_all(self, silence: Mapping[str, ApiError], refs: list[ClaimRef]) -> None:
         fetched = await _all(self._new(ref, silence.get(ref.uid)) for ref in refs)
-        # From here to the ledger nothing waits, so that the claims of one call share a batch.
-        answers = await _all(self._counted("prepare", work) for work in map(self._prepare_fetched, refs, fetched))
-        return dict(zip((ref.uid for ref in refs), answers, strict=True))
+        # From here to the checkpoint writer nothing waits, so that the claims of one call share a batch.
+        work = map(self._prepare_fetched, refs, fetched)
+        await _all(self._counted("prepare", ref, one) for ref, one in zip(refs, work, strict=True))
 
     async def _new(self, ref: ClaimRef, silence: ApiError | None) -> Fetched:
         """The claim for the next batch, which waits for it a little. `silence`: the server was asked just now."""
@@ -176,7 +235,7 @@ class Walk:
 
     async def _fetch(self, ref: ClaimRef, *, cached: bool = False) -> Fetched:
         """The claim as the API server has it, or what is wrong with it. One GET; asked again only if no answer came."""
-        end = self._clock.now() + API_PATIENCE_S
+        end = self._clock.now() + API_TIMEOUT_S
         while True:
             left = end - self._clock.now()
             try:
@@ -203,9 +262,9 @@ class Walk:
         try:
             match fetched:
                 case Claim():
-                    answer = await self._preparing.prepare(fetched)
+                    answer = await self._prepare.prepare(fetched)
                 case ApiError() if fetched.status != 404:
-                    answer = await self._preparing.recall(ref, _not_retrieved(ref, fetched))
+                    answer = await self._prepare.answer_from_checkpoint(ref, _not_retrieved(ref, fetched))
                     if isinstance(answer, tuple):
                         telemetry.warning(
                             "Answered a prepared claim from the record", claim=str(ref), cause=fetched.message
@@ -226,13 +285,12 @@ class Walk:
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _unprepare_all(self, refs: list[ClaimRef], only: Entry | None = None) -> dict[str, Unprepared]:
-        answers = await _all(self._counted("unprepare", self._unprepare_one(ref, only)) for ref in refs)
-        return dict(zip((ref.uid for ref in refs), answers, strict=True))
+    async def _unprepare_all(self, refs: list[ClaimRef], only: Entry | None = None) -> None:
+        await _all(self._counted("unprepare", ref, self._unprepare_one(ref, only)) for ref in refs)
 
     async def _unprepare_one(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
         try:
-            release = await self._releasing.release(ref, only)
+            release = await self._unprepare.unprepare(ref, only)
         except LedgerError as error:
             return self._not_unprepared(ref, str(error), "lock_acquire" if error.lock else "unprepare_devices")
         except Exception as error:
@@ -242,7 +300,7 @@ class Walk:
             case claims.NotPrepared():
                 telemetry.info(2, "Unprepare noop: claim not found in checkpoint data", claim=str(ref))
                 return None
-            case claims.Leave():
+            case claims.Forget():
                 telemetry.info(1, "Unprepared devices for claim", claim=str(ref))
                 return None
             case claims.Refuse(reason):
@@ -250,25 +308,25 @@ class Walk:
             case _:
                 assert_never(release)
 
-    async def _take_back(self, ref: ClaimRef, entry: Entry) -> str:
-        if ref.uid in self._work:
+    async def _roll_back(self, ref: ClaimRef, entry: Entry) -> str:
+        if ref.uid in self._owned:
             # It may be of the very call that asks: waited for, the two would wait for each other.
             return f"claim {ref} was begun before and is being worked on; kubelet will ask again"
-        failure = await self.let_go(ref, entry)
+        failure = await self.unprepare_stale(ref, entry)
         return "" if failure is None else failure.error
 
     # ── both ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _counted(self, operation: Operation, work: Coroutine[Any, Any, T]) -> T:
-        """The work on one claim, and what it came to in the metrics."""
+    async def _counted(self, operation: Operation, ref: ClaimRef, work: Coroutine[Any, Any, Any]) -> None:
+        """Answer for one claim, and count what its work came to."""
         with self._metrics.serving(operation):
             began = self._clock.now()
             answer = await work
+        self._answer(ref, answer)
         if isinstance(answer, Failure):
             self._metrics.failed(operation, answer.kind)
         else:
             self._metrics.succeeded(operation, self._clock.now() - began)
-        return answer
 
     def _failed(
         self,

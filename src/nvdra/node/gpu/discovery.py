@@ -74,16 +74,16 @@ class Discovery:
             elif self._dynamic_mig and await self._reread():
                 self._changed(self.inventory)
 
-    def note(self, uuid: str, partitions: Partitions) -> None:
+    def note(self, address: str, partitions: Partitions) -> None:
         """How a GPU is partitioned now, from who just changed it: newer than what a scan under way may bring."""
         self._notes += 1
-        self._noted[uuid] = self._notes
-        self.inventory = replace(self.inventory, partitions={**self.inventory.partitions, uuid: partitions})
+        self._noted[address] = self._notes
+        self.inventory = replace(self.inventory, partitions={**self.inventory.partitions, address: partitions})
 
     async def _reread(self) -> bool:
         """Look at the partitions of every GPU that is partitioned on demand; whether somebody else changed any."""
         began, has_changed = self._notes, False
-        for gpu in list(self.inventory.gpus.values()):
+        for address, gpu in list(self.inventory.gpus.items()):
             if gpu.partitioning is None:
                 continue
             try:
@@ -91,8 +91,8 @@ class Discovery:
             except (NvmlError, NvmlHung, DriverAbsent) as error:
                 telemetry.info(4, "The partitions of a GPU cannot be read now", device=gpu.name, cause=str(error))
                 continue
-            if self._noted.get(gpu.uuid, 0) <= began and self.inventory.partitions.get(gpu.uuid) != found:
-                self.note(gpu.uuid, found)
+            if self._noted.get(address, 0) <= began and self.inventory.partitions.get(address) != found:
+                self.note(address, found)
                 has_changed = True
         return has_changed
 
@@ -128,9 +128,9 @@ class Discovery:
             for left in found.not_offered:
                 telemetry.warning("A GPU is not offered", device=left.device, reason=left.reason)
         newer = {
-            uuid: self.inventory.partitions[uuid]
-            for uuid, note in self._noted.items()
-            if note > began and uuid in found.partitions
+            address: self.inventory.partitions[address]
+            for address, note in self._noted.items()
+            if note > began and address in found.partitions
         }
         self._seen = seen
         self.inventory = replace(found, partitions={**found.partitions, **newer}) if newer else found

@@ -19,10 +19,12 @@ from nvdra.api.configs import (
     validate,
 )
 from nvdra.api.gates import Gates
-from nvdra.claims.entries import DRIVER
-from nvdra.claims.matching import match
-from nvdra.claims.outcome import D, Group
-from nvdra.gpu import Device, Gpu, MigDevice, MigSpec
+from nvdra.claims import ConfigRefused, Group
+from nvdra.claims import Device as AnyDevice
+from nvdra.gpu.extents import DRIVER
+from nvdra.gpu.gpu import Gpu
+from nvdra.gpu.matching import MismatchError, match
+from nvdra.gpu.mig import MigDevice, MigSpec
 
 _SOURCES = ("FromClass", "FromClaim")
 
@@ -30,25 +32,36 @@ _SOURCES = ("FromClass", "FromClaim")
 BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()), (MigDeviceConfig(), ()))
 
 
-def groups(members: Sequence[tuple[Result, D]], configs: Sequence[OpaqueConfig], gates: Gates) -> tuple[Group[D], ...]:
+def groups(
+    members: Sequence[tuple[Result, AnyDevice]], configs: Sequence[OpaqueConfig], gates: Gates
+) -> tuple[Group, ...]:
     """The results by the config that applies to them, in the order of each group's first result.
 
     Configs come back with defaults filled in and validated.
-    Raises ConfigError or MismatchError.
+    Raises ConfigRefused.
     """
+    try:
+        return _groups(members, configs, gates)
+    except (ConfigError, MismatchError) as odd:
+        raise ConfigRefused(str(odd)) from None
+
+
+def _groups(
+    members: Sequence[tuple[Result, AnyDevice]], configs: Sequence[OpaqueConfig], gates: Gates
+) -> tuple[Group, ...]:
     known = _decoded(configs)
     chosen = match(
         [(result.request, result.device, _device_type(device)) for result, device in members],
         [(requests, kind_of(config)) for config, requests in known],
     )
-    together: dict[int, list[tuple[Result, D]]] = {}
+    together: dict[int, list[tuple[Result, AnyDevice]]] = {}
     for member, index in zip(members, chosen, strict=True):
         together.setdefault(index, []).append(member)
     return tuple(Group(_effective(known[index][0], gates), tuple(shared)) for index, shared in together.items())
 
 
-def _device_type(device: Device) -> str:
-    """What the Go driver's texts call it."""
+def _device_type(device: AnyDevice) -> str:
+    """The device's type in the Go driver's texts."""
     match device:
         case Gpu():
             return "gpu"
@@ -56,6 +69,8 @@ def _device_type(device: Device) -> str:
             return "mig"
         case MigSpec():
             return "migdyn"
+        case _:
+            raise TypeError(f"{device!r} is no device of {DRIVER}")
 
 
 def _decoded(configs: Sequence[OpaqueConfig]) -> list[tuple[Config, tuple[str, ...]]]:

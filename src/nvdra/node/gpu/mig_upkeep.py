@@ -10,12 +10,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from nvdra import claims, telemetry
+from nvdra import telemetry
 from nvdra.checkpoint import Record
 from nvdra.gpu import Gpu, Inventory, Partitions
-from nvdra.node.executor import Executor, StepFailed
-from nvdra.node.gpu_locks import GpuLocks
+from nvdra.gpu.partitions import unmanaged_partitions
+from nvdra.gpu.steps import LeaveMigMode
+from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.ledger import Change, Ledger, LedgerError
+from nvdra.node.locks import ResourceLocks
+from nvdra.node.steps import StepFailed, StepJournal, StepRunner
 from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
 from nvdra.ports import Clock, LockError
 
@@ -38,8 +41,9 @@ class MigUpkeep:
         nvml: Nvml,
         clock: Clock,
         ledger: Ledger,
-        locks: GpuLocks,
-        executor: Executor,
+        locks: ResourceLocks,
+        runner: StepRunner,
+        actor: MigActor,
         inventory: Callable[[], Inventory],
         *,
         is_record_lost: Callable[[], bool],
@@ -49,7 +53,8 @@ class MigUpkeep:
         self._clock = clock
         self._ledger = ledger
         self._locks = locks
-        self._executor = executor
+        self._runner = runner
+        self._actor = actor
         self._inventory = inventory
         self._is_record_lost = is_record_lost
         self._destroy_unknown = destroy_unknown
@@ -80,7 +85,7 @@ class MigUpkeep:
         return [gpu for gpu in self._inventory().gpus.values() if gpu.partitioning is not None]
 
     def _partitions(self, gpu: Gpu) -> Partitions:
-        return self._inventory().partitions.get(gpu.uuid, Partitions())
+        return self._inventory().partitions.get(gpu.pci_bus_id, Partitions())
 
     async def _put_right(self, gpu: Gpu, how: Callable[[Gpu, Record], Awaitable[None]]) -> None:
         try:
@@ -93,14 +98,14 @@ class MigUpkeep:
             self._locks.give_back(_SELF, is_done=True)
 
     def _take(self, gpu: Gpu, record: Record) -> Change[Record | None]:
-        if not self._locks.try_take(_SELF, (gpu.uuid,)):
+        if not self._locks.try_take(_SELF, (gpu.pci_bus_id,)):
             return Change(None)
         begun = {uid for uid, entry in record.entries.items() if entry.state == "PrepareStarted"}
-        self._locks.forget_others(gpu.uuid, begun)
+        self._locks.forget_others(gpu.pci_bus_id, begun, record.entries.keys() - begun)
         return Change(record)
 
     async def _tidy(self, gpu: Gpu, record: Record) -> None:
-        unknown = [p for p in claims.unknown_partitions(self._inventory(), record) if p.gpu.uuid == gpu.uuid]
+        unknown = [p for p in unmanaged_partitions(self._inventory(), record) if p.gpu == gpu]
         if unknown and self._destroy_unknown and self._is_record_lost():
             telemetry.warning(
                 "Partitions that no claim speaks of stay until the next start: the record was lost, and some may be of "
@@ -110,9 +115,14 @@ class MigUpkeep:
         elif self._destroy_unknown:
             for partition in unknown:
                 telemetry.warning("Destroying a partition that no claim speaks of", partition=str(partition))
-                await self._executor.destroy(partition)
+                async with self._runner.turns((gpu.pci_bus_id,)):
+                    await self._actor.destroy(partition, self._journal(gpu))
         await self._turn_off(gpu, record)
 
     async def _turn_off(self, gpu: Gpu, _record: Record) -> None:
         if self._partitions(gpu).is_on:
-            await self._executor.tidy(_SELF, gpu)
+            async with self._runner.turns((gpu.pci_bus_id,)):
+                await self._actor.leave_empty_mode(gpu, self._journal(gpu))
+
+    def _journal(self, gpu: Gpu) -> StepJournal:
+        return StepJournal(self._locks, _SELF, LeaveMigMode(gpu))

@@ -1,0 +1,204 @@
+"""The seam: what the neutral frame of prepare and unprepare knows of a driver.
+
+`claims` and `node` know devices, steps and configs only through these protocols. `gpu.nvidia.com` implements them in
+`nvdra.gpu.driver`. A driver's view of its node (for GPUs, the inventory) is passed through untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
+from nvdra.cdi import ClaimKind, Edits
+from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, Record
+
+Facts = Mapping[str, Any]
+"""What steps found out, by `Step.key`."""
+
+V = TypeVar("V")
+V_contra = TypeVar("V_contra", contravariant=True)
+
+
+class Device(Protocol):
+    """A device of this node that a result can name."""
+
+    @property
+    def name(self) -> str:
+        """As published."""
+        ...
+
+
+class Step(Protocol):
+    """One hardware change: a frozen value with its parameters.
+
+    An actor applies it and rolls it back. Applying it twice and rolling it back twice are harmless.
+    """
+
+    @property
+    def kind(self) -> str:
+        """The journal's word for this kind of change; it names the actor too."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What distinguishes the step from others of its kind in one claim; no spaces."""
+        ...
+
+    @property
+    def resources(self) -> frozenset[str]:
+        """Names of what the step changes. Steps that share none run side by side."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Results that share one config, in the allocation's order, each with its device."""
+
+    config: Any
+    members: tuple[tuple[Result, Device], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A device that is not on this node; `reason` is empty where nothing is known of it."""
+
+    device: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Not this time.
+
+    permanent  kubelet's retry changes nothing before the claim itself changes
+    rescan     a look at the hardware may change the answer
+    """
+
+    reason: str
+    permanent: bool = False
+    rescan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What a claim's devices need before a container can use them.
+
+    apply    to be applied for this claim
+    shared   applied already, for other claims that still need them
+    facts    of the shared ones
+    """
+
+    apply: tuple[Step, ...] = ()
+    shared: tuple[Step, ...] = ()
+    facts: Facts = field(default_factory=dict)
+
+    @property
+    def resources(self) -> frozenset[str]:
+        return resources((*self.apply, *self.shared))
+
+
+@dataclass(frozen=True, slots=True)
+class Teardown:
+    """What gives everything of an entry back.
+
+    steps    to be rolled back
+    shared   other claims need these too: they stay, unless the others leave before the teardown ends
+    notes    for the log: what stays as it is
+    holds    the entry keeps others away from hardware even where no step gives it back
+    """
+
+    steps: tuple[Step, ...] = ()
+    shared: tuple[Step, ...] = ()
+    notes: tuple[str, ...] = ()
+    holds: bool = False
+
+
+class ConfigRefused(ValueError):
+    """A claim's opaque configs cannot be used: a retry changes nothing. The text is the Go driver's."""
+
+
+class Driver(Protocol[V_contra]):
+    """One DRA driver's rules. Every method is pure.
+
+    name          "gpu.nvidia.com"
+    cdi           kind and names of the CDI files of claims
+    on_abandoned  what an unprepare of a half-prepared claim leaves: nothing, or an entry that says so
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def cdi(self) -> ClaimKind: ...
+    @property
+    def on_abandoned(self) -> Literal["forget", "abort"]: ...
+    @property
+    def has_steps(self) -> bool:
+        """Whether any claim can need a step; without, no claim is ever half prepared."""
+        ...
+
+    def resolve(self, result: Result, node: V_contra) -> Device | Missing:
+        """The device behind an allocation result."""
+        ...
+
+    def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
+        """The results by the config that applies to them. Raises ConfigRefused."""
+        ...
+
+    def conflict(self, result: Result, other: Entry, node: V_contra) -> bool:
+        """Whether another claim's completed entry keeps the result's device away."""
+        ...
+
+    def overlaps(self, result: Result, other: Entry, node: V_contra) -> bool:
+        """Whether another claim that is half prepared may have changed what the result's device lies on."""
+        ...
+
+    def same_extent(self, device: str, other: str, node: V_contra) -> bool:
+        """Whether two devices, by name, cannot both be in use."""
+        ...
+
+    def steps(self, claim: ClaimRef, groups: Sequence[Group], node: V_contra, checkpoint: Record) -> Steps | Refuse:
+        """What must be done before the claim is usable; empty for a plain GPU."""
+        ...
+
+    def teardown(self, claim: ClaimRef, entry: Entry, node: V_contra, checkpoint: Record) -> Teardown | Refuse:
+        """What gives back everything the entry holds, reference-counted over other entries."""
+        ...
+
+    def needs(self, step: Step, entry: Entry) -> bool:
+        """Whether an entry of any state still needs what the step did."""
+        ...
+
+    def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup:
+        """The group's part of the completed entry."""
+        ...
+
+    def concrete(self, device: Device, facts: Facts) -> Device:
+        """The device a container is given, now that its steps are done."""
+        ...
+
+    def edits(self, group: Group, facts: Facts) -> Edits:
+        """Container edits that the group's config and facts add to each of its devices."""
+        ...
+
+    def restore(self, entry: Entry, node: V_contra) -> tuple[tuple[Group, ...], Facts] | Missing:
+        """Groups and facts of a completed entry, for writing its CDI file again."""
+        ...
+
+    def changed(self, device: PreparedDevice, node: V_contra) -> str:
+        """What became of a prepared device since; "" if nothing is known against it."""
+        ...
+
+    def adopt(self, results: Sequence[Result], node: V_contra) -> tuple[tuple[Group, ...], Facts] | Missing:
+        """Groups and facts of a claim whose CDI file is in place and whose entry was lost."""
+        ...
+
+    def device_type(self, device: str) -> str:
+        """The metric's word for a device, by name: "gpu", "mig", … or "unknown"."""
+        ...
+
+
+def resources(steps: Sequence[Step]) -> frozenset[str]:
+    """Everything these steps change."""
+    return frozenset().union(*(step.resources for step in steps))

@@ -1,0 +1,165 @@
+"""gpu.nvidia.com as the neutral frame sees it: the first implementation of `nvdra.claims.Driver`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
+from nvdra.api.configs import GpuConfig
+from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
+from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
+from nvdra.checkpoint import Entry, Foreign, PreparedDevice, PreparedGroup, PreparedMig, Record
+from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers
+from nvdra.gpu.extents import DRIVER, extent, half_prepared_extents, holds
+from nvdra.gpu.gpu import Gpu
+from nvdra.gpu.groups import groups
+from nvdra.gpu.inventory import Inventory
+from nvdra.gpu.mig import MigDevice, MigSpec
+from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
+from nvdra.gpu.partitions import live, recorded
+from nvdra.gpu.steps import interval_of, steps
+from nvdra.gpu.teardown import needs, teardown
+
+# A fact about claims whose entry was lost: what their steps did is not known.
+_ADOPTED = "adopted"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDriver:
+    """Rules of gpu.nvidia.com under these feature gates. Its view of the node is the inventory."""
+
+    gates: Gates
+
+    @property
+    def name(self) -> str:
+        return DRIVER
+
+    @property
+    def cdi(self) -> ClaimKind:
+        return GPU_CLAIMS
+
+    @property
+    def on_abandoned(self) -> Literal["forget"]:
+        # The Go GPU plugin rejects a checkpoint that holds `PrepareAborted`.
+        return "forget"
+
+    @property
+    def has_steps(self) -> bool:
+        return self.gates.enabled(DYNAMIC_MIG) or self.gates.enabled(TIME_SLICING_SETTINGS)
+
+    # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def resolve(self, result: Result, node: Inventory) -> Device | Missing:
+        device = node.devices.get(result.device)
+        return Missing(result.device, node.why_absent(result.device)) if device is None else device
+
+    def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
+        return groups(members, configs, self.gates)
+
+    def conflict(self, result: Result, other: Entry, node: Inventory) -> bool:
+        """Also under another name: a GPU by its partitions and they by the GPU, a GPU that is passed through, or one
+        that had another minor number before a driver reload.
+        """
+        wanted = extent(result.device, node)
+        return wanted is not None and holds(other, wanted, node)
+
+    def overlaps(self, result: Result, other: Entry, node: Inventory) -> bool:
+        wanted = extent(result.device, node)
+        return wanted is not None and any(wanted.overlaps(begun) for begun in half_prepared_extents(other, node))
+
+    def same_extent(self, device: str, other: str, node: Inventory) -> bool:
+        one, two = extent(device, node), extent(other, node)
+        return one is not None and two is not None and one.overlaps(two)
+
+    def steps(self, claim: ClaimRef, groups: Sequence[Group], node: Inventory, checkpoint: Record) -> Steps | Refuse:
+        return steps(claim, groups, node, checkpoint, self.gates)
+
+    # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def teardown(self, claim: ClaimRef, entry: Entry, node: Inventory, checkpoint: Record) -> Teardown | Refuse:
+        return teardown(claim, entry, node, checkpoint, self.gates)
+
+    def needs(self, step: Step, entry: Entry) -> bool:
+        return needs(step, entry)
+
+    # ── seal ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup:
+        devices = tuple(self._prepared(claim.uid, result, device, facts) for result, device in group.members)
+        return PreparedGroup(devices, time_slice_applied=self._time_slice_applied(group, facts))
+
+    def concrete(self, device: Device, facts: Facts) -> Gpu | MigDevice:
+        made = facts[device.name] if isinstance(device, MigSpec) else device
+        assert isinstance(made, Gpu | MigDevice)
+        return made
+
+    def edits(self, group: Group, facts: Facts) -> Edits:
+        return Edits()
+
+    def restore(self, entry: Entry, node: Inventory) -> tuple[tuple[Group, ...], Facts] | Missing:
+        members = []
+        for device in answers(entry):
+            found = None if isinstance(entry.prepared, Foreign) else recorded(device, node)
+            if found is None:
+                return Missing(device.device, node.why_absent(device.device))
+            result = Result(device.requests[0] if device.requests else "", DRIVER, device.pool, device.device)
+            members.append((result, found))
+        return (Group(GpuConfig(), tuple(members)),), {}
+
+    def changed(self, device: PreparedDevice, node: Inventory) -> str:
+        here = node.devices.get(device.device)
+        if here is not None and not isinstance(here, MigSpec):
+            return f"is {here.uuid} now" if here.uuid != device.uuid else ""
+        if device.mig is None or node.unread:
+            return ""
+        partitions = node.partitions.get(node.address_of(device.mig.parent_uuid))
+        if partitions is None:
+            return ""
+        uuids = {compute.uuid for instance in partitions.instances for compute in instance.compute}
+        return "" if device.uuid in uuids else "is gone: somebody destroyed the partition"
+
+    def adopt(self, results: Sequence[Result], node: Inventory) -> tuple[tuple[Group, ...], Facts] | Missing:
+        members = []
+        for result in results:
+            device = live(result.device, node)
+            if device is None:
+                return Missing(result.device, node.why_absent(result.device))
+            members.append((result, device))
+        return (Group(GpuConfig(), tuple(members)),), {_ADOPTED: True}
+
+    def device_type(self, device: str) -> str:
+        match parse_name(device):
+            case GpuName():
+                return "gpu"
+            case MigName():
+                return "mig"
+            case VfioName():
+                return "vfio"
+            case None:
+                return "unknown"
+
+    def _prepared(self, uid: str, result: Result, device: Device, facts: Facts) -> PreparedDevice:
+        made = self.concrete(device, facts)
+        mig = None
+        if isinstance(made, MigDevice):
+            mig = PreparedMig(made.parent.minor, made.parent.uuid, made.gi_id, made.ci_id)
+        return PreparedDevice(
+            uuid=made.uuid,
+            requests=(result.request,),
+            pool=result.pool,
+            device=result.device,
+            cdi_ids=(self.cdi.device_id(uid, result.device),),
+            share_id=result.share_id,
+            mig=mig,
+        )
+
+    def _time_slice_applied(self, group: Group, facts: Facts) -> bool | None:
+        """Explicit with the gate on, so that v0.4.1 of the Go driver resets only what was set. v0.4.0 does not know the
+        key and calls a file that has it corrupt, so that a node without the gate never writes it.
+        """
+        if not self.gates.enabled(TIME_SLICING_SETTINGS) or _ADOPTED in facts:
+            return None  # of an adopted claim its own config tells
+        is_set = interval_of(group.config) is not None
+        return is_set and any(isinstance(device, Gpu) and not r.admin_access for r, device in group.members)

@@ -1,0 +1,157 @@
+"""Steps of gpu.nvidia.com: one frozen value per kind of hardware change.
+
+An actor in `node/gpu/actors/` applies each kind and rolls it back. All lie on one GPU, named by its PCI address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nvdra.api.claim import ClaimRef
+from nvdra.api.configs import INTERVALS, TIME_SLICING, GpuConfig
+from nvdra.api.gates import TIME_SLICING_SETTINGS, Gates
+from nvdra.checkpoint import Record
+from nvdra.claims import Group, Refuse, Steps, unable
+from nvdra.gpu.extents import extent
+from nvdra.gpu.gpu import Gpu
+from nvdra.gpu.inventory import Inventory, Partitions
+from nvdra.gpu.mig import MigDevice, MigSpec
+from nvdra.gpu.mig_profile import Partitioning
+from nvdra.gpu.partitions import partitions_of_others, unmanaged_partitions
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePartition:
+    """Make a partition, with MIG mode turned on for it if it is off. Its fact is the `MigDevice`, by device name.
+
+    spec   None where the step is only to be rolled back and the GPU's profiles are not known any more
+    uuid   of the MIG device that was made there; "" if that was never recorded
+    """
+
+    kind: ClassVar[str] = "partition"
+
+    gpu: Gpu
+    device: str
+    profile_id: int
+    start: int
+    spec: MigSpec | None = None
+    uuid: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.profile_id}@{self.start}"
+
+    @property
+    def resources(self) -> frozenset[str]:
+        return frozenset((self.gpu.pci_bus_id,))
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveMigMode:
+    """Turn MIG mode off: the GPU is wanted whole, and no partition is on it. Nothing is rolled back."""
+
+    kind: ClassVar[str] = "mig-mode-off"
+
+    gpu: Gpu
+
+    @property
+    def key(self) -> str:
+        return "off"
+
+    @property
+    def resources(self) -> frozenset[str]:
+        return frozenset((self.gpu.pci_bus_id,))
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimeSlice:
+    """Set a GPU's time slice, and its compute mode to DEFAULT; rolled back to the slice before.
+
+    interval   0 (default) to 3 (long), as `nvidia-smi compute-policy --set-timeslice` takes it
+    """
+
+    kind: ClassVar[str] = "timeslice"
+
+    gpu: Gpu
+    interval: int
+
+    @property
+    def key(self) -> str:
+        return "interval"
+
+    @property
+    def resources(self) -> frozenset[str]:
+        return frozenset((self.gpu.pci_bus_id,))
+
+
+def create_partition(made: MigSpec | MigDevice, uuid: str = "") -> CreatePartition:
+    spec = made if isinstance(made, MigSpec) else MigSpec(made.parent, made.profile, made.start, made.size)
+    return CreatePartition(made.parent, made.name, made.profile.profile_id, made.start, spec, uuid)
+
+
+def steps(
+    claim: ClaimRef, groups: Sequence[Group], inventory: Inventory, record: Record, gates: Gates
+) -> Steps | Refuse:
+    """What must be done to GPUs before these groups' devices can be handed out."""
+    # A device stands in a claim as often as it has results; its partition is made once.
+    devices = {device.name: device for group in groups for _, device in group.members}
+    specs = {name for name, device in devices.items() if isinstance(device, MigSpec)}
+    made = partitions_of_others(specs, claim, record, inventory) if specs else {}
+    found: list[CreatePartition | LeaveMigMode] = []
+    for name, device in devices.items():
+        match device:
+            case MigSpec() if name not in made:
+                found.append(create_partition(device))
+            case Gpu(partitioning=Partitioning()) if _is_partitioned(device, inventory):
+                found.append(LeaveMigMode(device))
+            case _:
+                pass
+    if found and (refuse := _unmanaged(claim, found, inventory, record)):
+        return refuse
+    shared = tuple(create_partition(device, device.uuid) for device in made.values())
+    return Steps((*found, *time_slices(groups, gates)), shared, made)
+
+
+def time_slices(groups: Iterable[Group], gates: Gates) -> tuple[SetTimeSlice, ...]:
+    """One step for each full GPU whose config asks for a time slice; none for results with admin access."""
+    if not gates.enabled(TIME_SLICING_SETTINGS):
+        return ()
+    found: dict[str, SetTimeSlice] = {}
+    for group in groups:
+        if (interval := interval_of(group.config)) is None:
+            continue
+        for result, device in group.members:
+            if isinstance(device, Gpu) and not result.admin_access:
+                found[device.pci_bus_id] = SetTimeSlice(device, interval)
+    return tuple(found[address] for address in sorted(found))
+
+
+def interval_of(config: object) -> int | None:
+    """The time slice that a normalized config asks for; None if it asks for none."""
+    if not isinstance(config, GpuConfig) or config.sharing is None or config.sharing.strategy != TIME_SLICING:
+        return None
+    slicing = config.sharing.time_slicing
+    return None if slicing is None or slicing.interval is None else INTERVALS.get(slicing.interval)
+
+
+def _is_partitioned(gpu: Gpu, inventory: Inventory) -> bool:
+    return inventory.partitions.get(gpu.pci_bus_id, Partitions()).is_on
+
+
+def _unmanaged(
+    claim: ClaimRef, found: Iterable[CreatePartition | LeaveMigMode], inventory: Inventory, record: Record
+) -> Refuse | None:
+    unmanaged = unmanaged_partitions(inventory, record)
+    for step in found:
+        name = step.device if isinstance(step, CreatePartition) else step.gpu.name
+        wanted = extent(name, inventory)
+        for other in unmanaged:
+            if wanted is not None and wanted.overlaps(other.extent):
+                return Refuse(
+                    f"{unable(claim)}requested device {name} overlaps a partition that this driver did not make: "
+                    f"{other}; destroy it (nvidia-smi mig -dci, -dgi) or leave the device to who made it",
+                    rescan=True,
+                )
+    return None

@@ -1,0 +1,1 @@
+"""What gpu-kubelet-plugin does beside the neutral node: discovery, edits, publication of GPUs, actors of its steps."""

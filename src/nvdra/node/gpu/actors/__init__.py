@@ -1,0 +1,1 @@
+"""Actors of gpu.nvidia.com: one module per kind of hardware change."""

@@ -1,0 +1,51 @@
+"""The builder of gpu.nvidia.com's claim parts, for the plugin, `nvdra doctor` and the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from nvdra.api.gates import Gates
+from nvdra.checkpoint import Record
+from nvdra.gpu import Inventory
+from nvdra.gpu.driver import GpuDriver
+from nvdra.gpu.steps import CreatePartition, LeaveMigMode
+from nvdra.node.context import ClaimContext
+from nvdra.node.edits import EditsProvider
+from nvdra.node.gpu.actors.mig import MigActor
+from nvdra.node.parts import NodePaths, claim_context
+from nvdra.node.record_file import RecordFile
+from nvdra.ports import Host
+
+
+def gpu_context(
+    gates: Gates,
+    pool: str,
+    paths: NodePaths,
+    host: Host,
+    edits: EditsProvider,
+    mig: MigActor,
+    inventory: Callable[[], Inventory],
+    *,
+    rescan: Callable[[], Coroutine[Any, Any, None]],
+    on_record: Callable[[Record], None] = lambda _record: None,
+) -> tuple[ClaimContext, RecordFile]:
+    """gpu.nvidia.com on this node."""
+
+    def former_locks(address: str) -> Iterable[str]:
+        # Earlier releases named a GPU's lock by its UUID.
+        gpu = inventory().gpus.get(address)
+        return () if gpu is None else (gpu.uuid,)
+
+    return claim_context(
+        GpuDriver(gates),
+        pool,
+        paths,
+        host,
+        edits,
+        {CreatePartition.kind: mig, LeaveMigMode.kind: mig},
+        inventory,
+        rescan=rescan,
+        on_record=on_record,
+        former_locks=former_locks,
+    )

@@ -1,0 +1,259 @@
+"""Preparing one claim: decided and sealed in the checkpoint writer, its steps run between the two.
+
+Nothing slow runs under the checkpoint's locks: what a decision finds missing or in conflict is resolved outside of
+them, and then the claim is decided anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, assert_never
+
+from nvdra import cdi, claims, telemetry
+from nvdra.api import Claim, ClaimRef
+from nvdra.checkpoint import Entry, PreparedDevice, Record
+from nvdra.node.context import ClaimContext
+from nvdra.node.edits import EditsMissing
+from nvdra.node.ledger import Change
+from nvdra.node.locks import Busy
+from nvdra.node.steps import StepFailed
+from nvdra.node.unprepare_flow import UnprepareFlow
+from nvdra.ports import LockError
+
+# Decisions of one prepare: conflicts rolled back or waited for, a rescan, a look-up of files, and the last one.
+_ROUNDS = 12
+
+Answers = tuple[PreparedDevice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _EditsNeeded:
+    """A CDI file must be written, and the edits of these devices are not at hand."""
+
+    devices: tuple[claims.Device, ...]
+
+
+_Unresolved = claims.NeedsSteps | claims.RollBackFirst | claims.WaitForClaim | Busy | _EditsNeeded
+_Decision = Answers | claims.Refuse | _Unresolved
+
+
+class PrepareFlow:
+    """Prepares claims. The caller is the claim's one owner.
+
+    roll_back   unprepares another claim's entry that nothing works on; why that failed, or ""
+    """
+
+    def __init__(
+        self,
+        context: ClaimContext,
+        unsettled: Callable[[], Mapping[str, str]],
+        unprepare: UnprepareFlow,
+        roll_back: Callable[[ClaimRef, Entry], Awaitable[str]],
+    ) -> None:
+        self._context = context
+        self._unsettled = unsettled
+        self._unprepare = unprepare
+        self._roll_back_other = roll_back
+
+    async def prepare(self, claim: Claim) -> Answers | claims.Refuse:
+        """Its devices, or why not. Raises LedgerError."""
+        try:
+            return await self._settle(claim.ref.uid, partial(self._decide, claim))
+        finally:
+            self._context.end_work(claim.ref.uid, is_done=True)
+
+    def is_prepared(self, uid: str) -> bool:
+        """Whether the checkpoint, as last seen, has the claim as prepared."""
+        record = self._context.ledger.remembered
+        entry = record.entries.get(uid) if record is not None else None
+        return entry is not None and entry.state == "PrepareCompleted"
+
+    def answer_if_prepared(self, claim: Claim) -> Answers | None:
+        """The devices of a claim that is prepared with this allocation; None if anything else is to be done."""
+        record = self._context.ledger.known()
+        if record is None:
+            return None
+        has_file = self._context.files.exists(claim.ref.uid)
+        known = claims.answer_if_prepared(self._context.driver, claim, self._context.node(), record, has_file=has_file)
+        return known.answers if isinstance(known, claims.AlreadyPrepared) else None
+
+    async def answer_from_checkpoint(self, ref: ClaimRef, otherwise: str) -> Answers | claims.Refuse:
+        """The checkpoint's answer, else a refusal with the text `otherwise`. Raises LedgerError."""
+        return await self._settle(ref.uid, partial(self._decide_from_checkpoint, ref, otherwise))
+
+    async def _settle(self, uid: str, decide: Callable[[Record], Change[_Decision]]) -> Answers | claims.Refuse:
+        """Decide under the checkpoint's locks; resolve what stands against it outside of them, and decide again."""
+        has_rescanned = False
+        for _ in range(_ROUNDS):
+            try:
+                match decision := await self._context.ledger.submit(decide):
+                    case claims.Refuse() if decision.rescan and not has_rescanned:
+                        has_rescanned = True
+                        await self._context.rescan()
+                    case _EditsNeeded(devices):
+                        await self._context.edits.refresh(devices)
+                    case claims.RollBackFirst(ref, entry):
+                        if failure := await self._roll_back_first(uid, ref, entry):
+                            return claims.Refuse(failure)
+                    case claims.WaitForClaim(other):
+                        await self._context.work.until_done(other)
+                    case Busy(resources):
+                        await self._context.locks.wait(resources)
+                    case claims.NeedsSteps():
+                        return await self._run_steps(decision)
+                    case _:
+                        return decision
+            except (EditsMissing, LockError) as error:
+                return claims.Refuse(str(error))
+        return claims.Refuse("device state kept changing during prepare; kubelet will retry")
+
+    async def _roll_back_first(self, uid: str, ref: ClaimRef, entry: Entry) -> str:
+        telemetry.info(1, "A conflicting entry is rolled back first", claim=str(ref), state=entry.state)
+        if ref.uid != uid:
+            return await self._roll_back_other(ref, entry)
+        released = await self._unprepare.unprepare(ref, entry)
+        return released.reason if isinstance(released, claims.Refuse) else ""
+
+    def _decide(self, claim: Claim, record: Record) -> Change[_Decision]:
+        uid = claim.ref.uid
+        plan = claims.plan(
+            self._context.driver,
+            claim,
+            self._context.node(),
+            record,
+            pool=self._context.pool,
+            has_file=self._context.files.exists(uid),
+            unsettled=self._unsettled(),
+            in_work=self._context.work.claims,
+        )
+        match plan:
+            case claims.AlreadyPrepared(answers):
+                return Change(answers)
+            case claims.Refuse() | claims.RollBackFirst() | claims.WaitForClaim():
+                return Change(plan)
+            case claims.Repair(sealed):
+                return self._repair(claim.ref, sealed)
+            case claims.Ready():
+                sealed = claims.seal(self._context.driver, plan)
+                return self._with_file(uid, sealed, entries={uid: sealed.entry})
+            case claims.NeedsSteps():
+                return self._begin(plan)
+            case _:
+                assert_never(plan)
+
+    def _begin(self, needs: claims.NeedsSteps) -> Change[_Decision]:
+        uid, locks = needs.claim.ref.uid, self._context.locks
+        devices = tuple(device for group in needs.groups for _, device in group.members)
+        if not self._context.edits.is_at_hand(devices):
+            return Change(_EditsNeeded(devices))
+        if not locks.try_take(uid, needs.steps.resources):
+            return Change(Busy(needs.steps.resources))
+        self._context.work.begin(uid)
+        changed = claims.resources(needs.steps.apply)
+        locks.begin(uid, changed)
+        for step in needs.steps.shared:
+            if step.resources <= changed:
+                # The other claim may leave meanwhile: then the step is this claim's alone, and is rolled back with it.
+                locks.touch(uid, step)
+        return Change(needs, entries={uid: needs.started})
+
+    def _decide_from_checkpoint(self, ref: ClaimRef, otherwise: str, record: Record) -> Change[_Decision]:
+        has_file = self._context.files.exists(ref.uid)
+        match claims.answer_from_checkpoint(self._context.driver, ref, self._context.node(), record, has_file=has_file):
+            case claims.AlreadyPrepared(answers):
+                return Change(answers)
+            case claims.Repair(sealed):
+                return self._repair(ref, sealed)
+            case claims.Refuse() as refuse:
+                return Change(refuse)
+            case None:
+                return Change(claims.Refuse(otherwise))
+
+    # ── steps ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run_steps(self, needs: claims.NeedsSteps) -> Answers | claims.Refuse:
+        """Run the steps, then seal; where either fails, the steps are rolled back and the entry leaves."""
+        uid = needs.claim.ref.uid
+        is_rolled_back = False
+        try:
+            try:
+                facts = await self._context.runner.apply(uid, needs.steps.apply)
+            except StepFailed as failed:
+                is_rolled_back = failed.is_rolled_back
+                return claims.Refuse(f"prepare devices failed: {failed}")
+            try:
+                answer = await self._seal(needs, facts)
+            except BaseException:
+                is_rolled_back = await self._roll_back(needs)
+                raise
+            if isinstance(answer, claims.Refuse):
+                is_rolled_back = await self._roll_back(needs)
+            else:
+                self._context.end_work(uid, is_done=True, is_prepared=True)
+            return answer
+        finally:
+            if is_rolled_back:
+                is_rolled_back = await self._context.ledger.submit(partial(self._decide_withdrawal, needs))
+            self._context.end_work(uid, is_done=is_rolled_back)
+
+    async def _roll_back(self, needs: claims.NeedsSteps) -> bool:
+        uid = needs.claim.ref.uid
+        try:
+            await self._context.runner.roll_back(uid, tuple(reversed(needs.steps.apply)))
+        except StepFailed as failed:
+            telemetry.warning("Could not roll back the steps of a claim yet", uid=uid, cause=str(failed))
+            return False
+        return True
+
+    async def _seal(self, needs: claims.NeedsSteps, facts: Mapping[str, Any]) -> Answers | claims.Refuse:
+        sealed = claims.seal(self._context.driver, needs.completed(facts))
+        return await self._settle(needs.claim.ref.uid, partial(self._decide_seal, needs.claim.ref, sealed))
+
+    def _decide_seal(self, ref: ClaimRef, sealed: claims.Sealed, record: Record) -> Change[_Decision]:
+        begun = record.entries.get(ref.uid)
+        if begun is None or begun.state != "PrepareStarted":
+            return Change(
+                claims.Refuse(
+                    f"another program changed the record's entry of claim {ref} meanwhile; kubelet will ask again"
+                )
+            )
+        return self._with_file(ref.uid, sealed, entries={ref.uid: sealed.entry})
+
+    def _decide_withdrawal(self, needs: claims.NeedsSteps, record: Record) -> Change[bool]:
+        """The half-prepared entry leaves; not while it alone needs a shared step by now: that one goes first."""
+        uid = needs.claim.ref.uid
+        entry = record.entries.get(uid)
+        if entry is None or entry.state != "PrepareStarted":
+            return Change(True)
+        others = [entry for other, entry in record.entries.items() if other != uid]
+        if not all(any(self._context.driver.needs(step, other) for other in others) for step in needs.steps.shared):
+            return Change(False)
+        return Change(True, entries={uid: None})
+
+    # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _repair(self, ref: ClaimRef, sealed: claims.Sealed) -> Change[_Decision]:
+        telemetry.warning("CDI file of a prepared claim was lost, writing it again", claim=str(ref))
+        return self._with_file(ref.uid, sealed, entries={})
+
+    def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Decision]:
+        needed = tuple(sealed_device.device for sealed_device in sealed.cdi_devices.values())
+        edits = self._context.edits
+        if not edits.is_at_hand(needed):
+            return Change(_EditsNeeded(needed))
+        try:
+            devices = [
+                (name, edits.edits(each.device) + each.added if each.added != _NO_EDITS else edits.edits(each.device))
+                for name, each in sealed.cdi_devices.items()
+            ]
+            content = cdi.render_claim(self._context.files.kind, edits.common, devices)
+        except EditsMissing as error:
+            return Change(claims.Refuse(str(error)))
+        except cdi.InvalidDocument as error:
+            return Change(claims.Refuse(f"unable to create CDI spec file for claim: {error}"))
+        return Change(sealed.answers, entries=entries, write={self._context.files.path(uid): content})
+
+
+_NO_EDITS = cdi.Edits()

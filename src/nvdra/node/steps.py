@@ -1,0 +1,169 @@
+"""The step runner: applies the steps of claims and rolls them back.
+
+Steps that share no resource run side by side; steps on one resource run in the order in which claims came. The caller
+holds the locks of all resources; nothing holds the node's checkpoint locks meanwhile. Actors look before they act: what
+the hardware says counts, not memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol
+
+from nvdra.claims import Facts, Step, resources
+from nvdra.node.locks import Previous, ResourceLocks
+from nvdra.ports import LockError
+
+
+class StepFailed(Exception):
+    """A step that could not be applied or rolled back; the text names the device, the cause, and what helps.
+
+    is_rolled_back   nothing of the claim's steps is left on the hardware
+    """
+
+    def __init__(self, text: str, *, is_rolled_back: bool = False) -> None:
+        super().__init__(text)
+        self.is_rolled_back = is_rolled_back
+
+
+class StepJournal:
+    """What an actor may do with the journal of the claim whose step it runs."""
+
+    def __init__(self, locks: ResourceLocks, claim: str, step: Step, waiting: dict[str, str] | None = None) -> None:
+        self._locks = locks
+        self._claim = claim
+        self._step = step
+        self._waiting = {} if waiting is None else waiting
+
+    def waits(self, reason: str) -> None:
+        """What the step waits for, for the answer at the call's deadline; "" when it goes on."""
+        self._waiting[self._claim] = reason
+
+    def touch(self, previous: Previous | None = None) -> None:
+        """Before the first effect: make a line durable enough to survive this program's death. Raises StepFailed."""
+        try:
+            self._locks.touch(self._claim, self._step, previous)
+        except LockError as error:
+            raise StepFailed(str(error)) from error
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether the step may have had effects."""
+        return self._locks.touched(self._claim, self._step)
+
+    @property
+    def previous(self) -> Previous:
+        """State from before the step; empty where it was never written."""
+        return self._locks.previous(self._claim, self._step)
+
+    def is_last(self, resource: str) -> bool:
+        """Whether no other claim of this program still has steps to run on the resource."""
+        return self._locks.is_last(self._claim, resource)
+
+    def keep(self, resource: str, call: asyncio.Future[Any]) -> None:
+        """A call that nothing waits for may still change the resource: its lock is kept until the call returns."""
+        self._locks.keep(resource, call)
+
+
+class Actor(Protocol):
+    """Applies one kind of step and rolls it back. Doing either twice is harmless. Both raise StepFailed."""
+
+    async def apply(self, step: Any, journal: StepJournal) -> Facts:
+        """What the step found out, by names of the driver's choice."""
+        ...
+
+    async def roll_back(self, step: Any, journal: StepJournal) -> None: ...
+
+
+class StepRunner:
+    """Runs steps by the actors of their kinds.
+
+    actors   by `Step.kind`
+    """
+
+    def __init__(self, locks: ResourceLocks, actors: Mapping[str, Actor]) -> None:
+        self._locks = locks
+        self._actors = actors
+        self._waiting: dict[str, str] = {}
+
+    def waiting(self, claim: str) -> str:
+        """What the claim's steps wait for; "" if they do not wait, or run no more."""
+        return self._waiting.get(claim, "")
+
+    async def apply(self, claim: str, steps: Sequence[Step]) -> Facts:
+        """The facts of all steps. Raises StepFailed, with every step of the claim rolled back if that succeeded.
+
+        claim   the UID that the locks of the steps' resources were taken for
+        """
+        facts: dict[str, Any] = {}
+        failures = await _side_by_side(self._apply_chain(claim, chain, facts) for chain in _chains(steps))
+        if not failures:
+            return facts
+        text = str(failures[0])
+        try:
+            await self.roll_back(claim, tuple(reversed(steps)))
+        except StepFailed as left:
+            raise StepFailed(f"{text}; and what was made before could not be taken back: {left}") from failures[0]
+        raise StepFailed(text, is_rolled_back=True) from failures[0]
+
+    async def roll_back(self, claim: str, steps: Sequence[Step]) -> None:
+        """Take the steps' effects away, in this order. Raises StepFailed: what still stands is tried again later."""
+        failures = await _side_by_side(self._roll_back_chain(claim, chain) for chain in _chains(steps))
+        if failures:
+            raise failures[0]
+
+    async def _apply_chain(self, claim: str, chain: Sequence[Step], facts: dict[str, Any]) -> None:
+        async with self.turns(resources(chain)):
+            for step in chain:
+                facts |= await self._actors[step.kind].apply(step, self._journal(claim, step))
+            self._settle(claim, chain)
+
+    async def _roll_back_chain(self, claim: str, chain: Sequence[Step]) -> None:
+        async with self.turns(resources(chain)):
+            try:
+                for step in chain:
+                    await self._actors[step.kind].roll_back(step, self._journal(claim, step))
+            finally:
+                self._settle(claim, chain)
+
+    def _journal(self, claim: str, step: Step) -> StepJournal:
+        return StepJournal(self._locks, claim, step, self._waiting)
+
+    def _settle(self, claim: str, chain: Sequence[Step]) -> None:
+        self._waiting.pop(claim, None)
+        for resource in resources(chain):
+            self._locks.settled(claim, resource)
+
+    @asynccontextmanager
+    async def turns(self, names: Iterable[str]) -> AsyncIterator[None]:
+        """One chain at a time on each of these resources, in the order of asking."""
+        async with AsyncExitStack() as stack:
+            for name in sorted(names):
+                await stack.enter_async_context(self._locks.turn(name))
+            yield
+
+
+def _chains(steps: Iterable[Step]) -> list[list[Step]]:
+    """The steps in chains that share no resource, order kept in each."""
+    chains: list[tuple[set[str], list[Step]]] = []
+    for step in steps:
+        touching = [chain for chain in chains if chain[0] & step.resources]
+        merged: tuple[set[str], list[Step]] = (set(step.resources), [])
+        for chain in touching:
+            merged[0].update(chain[0])
+            merged[1].extend(chain[1])
+            chains.remove(chain)
+        merged[1].append(step)
+        chains.append(merged)
+    return [chain for _, chain in chains]
+
+
+async def _side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> list[StepFailed]:
+    """Carry them all out to their end; the failures, in their order."""
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    for end in ended:
+        if isinstance(end, BaseException) and not isinstance(end, StepFailed):
+            raise end
+    return [end for end in ended if isinstance(end, StepFailed)]

@@ -1,0 +1,92 @@
+"""Unpreparing one claim: decided in the checkpoint writer, steps rolled back outside of its locks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from nvdra import claims, telemetry
+from nvdra.api import ClaimRef
+from nvdra.checkpoint import Entry, Record
+from nvdra.node.context import ClaimContext
+from nvdra.node.ledger import Change
+from nvdra.node.locks import Busy
+from nvdra.node.steps import StepFailed
+from nvdra.ports import LockError
+
+Released = claims.NotPrepared | claims.Forget | claims.Refuse
+
+_ROUNDS = 8
+
+
+class UnprepareFlow:
+    """Unprepares claims. The caller is the claim's one owner."""
+
+    def __init__(self, context: ClaimContext) -> None:
+        self._context = context
+
+    async def unprepare(self, ref: ClaimRef, only: Entry | None = None) -> Released:
+        """Nothing of the claim is left on this node, or why not. Raises LedgerError.
+
+        only   unprepare the claim only if this is still its entry
+        """
+        has_rescanned = False
+        try:
+            for _ in range(_ROUNDS):
+                match await self._context.ledger.submit(partial(self._decide, ref, only)):
+                    case Busy(resources):
+                        await self._context.locks.wait(resources)
+                    case claims.Refuse(rescan=True) if not has_rescanned:
+                        has_rescanned = True
+                        await self._context.rescan()
+                    case claims.TearDownFirst(teardown):
+                        return _noted(ref, await self._tear_down(ref, teardown))
+                    case answer:
+                        return _noted(ref, answer)
+        except LockError as error:
+            return claims.Refuse(str(error))
+        finally:
+            self._context.end_work(ref.uid, is_done=False)
+        return claims.Refuse("its devices are never free for long enough; kubelet will ask again")
+
+    def _decide(self, ref: ClaimRef, only: Entry | None, record: Record) -> Change[claims.Release | Busy]:
+        entry = record.entries.get(ref.uid)
+        if only is not None and entry != only:
+            return Change(claims.NotPrepared())
+        release = claims.unprepare(self._context.driver, ref, self._context.node(), record)
+        path = self._context.files.path(ref.uid)
+        match release:
+            case claims.Forget():
+                return Change(release, entries={ref.uid: None}, remove=(path,))
+            case claims.NotPrepared() if self._context.files.exists(ref.uid):
+                # An orphan: the claim is unprepared, so nobody may adopt it from its file.
+                return Change(release, remove=(path,))
+            case claims.TearDownFirst(teardown, started):
+                locks, resources = self._context.locks, claims.resources(teardown.steps)
+                if not locks.try_take(ref.uid, resources):
+                    return Change(Busy(resources))
+                self._context.work.begin(ref.uid)
+                if entry is not None and entry.state == "PrepareCompleted":
+                    # All steps of a completed entry have had effects: from here on a crash leaves them to roll back.
+                    for step in (*teardown.steps, *teardown.shared):
+                        if step.resources <= resources:
+                            locks.touch(ref.uid, step)
+                return Change(release, entries={ref.uid: started})
+            case _:
+                return Change(release)
+
+    async def _tear_down(self, ref: ClaimRef, teardown: claims.Teardown) -> Released:
+        try:
+            await self._context.runner.roll_back(ref.uid, teardown.steps)
+        except StepFailed as failed:
+            return claims.Refuse(f"unprepare devices failed for claim {ref}: {failed}")
+        await self._context.ledger.submit(
+            lambda _: Change(None, entries={ref.uid: None}, remove=(self._context.files.path(ref.uid),))
+        )
+        self._context.end_work(ref.uid, is_done=True)
+        return claims.Forget(teardown.notes)
+
+
+def _noted(ref: ClaimRef, released: Released) -> Released:
+    for note in released.notes if isinstance(released, claims.Forget) else ():
+        telemetry.warning(note, claim=str(ref))
+    return released
