@@ -244,6 +244,24 @@ def test_refusals_have_nvmls_codes(on: Root, client: NewClient) -> None:
     assert one("mode", 0) == [0, 0]
 
 
+def test_smi_without_a_choice_concerns_the_gpus_in_mig_mode(on: Root) -> None:
+    on.set_mig_mode(3, on=True)
+    made = smi(on, "mig", "-cgi", "3g.40gb", "-C")
+    assert [(device.minor, device.gi) for device in on.mig_devices()] == [(0, 1), (3, 1)]
+    assert made.count("Successfully created GPU instance") == 2
+    assert len(smi(on, "mig", "-lgi").splitlines()) == 3
+    on.destroy_mig(on.mig_devices(0)[0])
+    smi(on, "mig", "-dci")
+    smi(on, "mig", "-dgi")
+    assert on.mig_devices() == []
+    assert on.gpu_instances(3) == {}
+    assert "Not Found" in smi(on, "mig", "-dgi", status=6)
+    for minor in (0, 3):
+        on.set_mig_mode(minor, on=False)
+    assert smi(on, "mig", "-cgi", "3g.40gb", "-C") == "No MIG-enabled devices found.\n"
+    smi(on, "mig", "-i", "0", "-cgi", "3g.40gb", "-C", status=3)
+
+
 def test_remaining_capacity_and_limits(on: Root, client: NewClient) -> None:
     one = client(on)
     assert one("create anywhere", 0, SMALL_MEDIA) == 7

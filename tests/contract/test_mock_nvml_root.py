@@ -48,21 +48,6 @@ def test_smi_shows_a_table(root: Root) -> None:
     assert "Driver Version: 580.159.04" in table
 
 
-def test_smi_writes_settings_down(root: Root) -> None:
-    uuid = root.portrait.gpus[2].uuid
-    smi(root, "compute-policy", "-i", uuid, "--set-timeslice", "2")
-    smi(root, "-i", uuid, "-c", "EXCLUSIVE_PROCESS")
-    smi(root, "-i", "0000:52:00.0", "-pm", "0")
-    assert (root.root / "var/log/nvdra-mock-smi.log").read_text().splitlines() == [
-        f"compute-policy -i {uuid} --set-timeslice 2",
-        f"-i {uuid} -c EXCLUSIVE_PROCESS",
-        "-i 0000:52:00.0 -pm 0",
-    ]
-    smi(root, "compute-policy", "-i", "GPU-none", "--set-timeslice", "2", status=6)
-    smi(root, "compute-policy", "-i", uuid, "--set-timeslice", "9", status=2)
-    smi(root, "-i", uuid, "-c", "SOMETIMES", status=2)
-
-
 def test_smi_without_gpus_or_library(tmp_path: Path) -> None:
     root = lay_out(tmp_path / "root", "h100x8", gpus=[], device_files="regular")
     assert smi(root, "-L", status=6) == "No devices were found\n"

@@ -3,6 +3,9 @@
 //! The file is `$NVDRA_MOCK_FAULTS` if that is set, else `etc/nvdra-mock-faults.json` in the driver root. It is looked
 //! at again when 5 ms have passed since the last look, and read again when it is another file or was changed: a call
 //! that starts 10 ms after a change knows it. How often a rule has struck is counted in each process, from the reading.
+//!
+//! Commands of the `nvidia-smi` stand-in have faults like functions. A process carries out one command and ends: there
+//! strikes are counted over all processes, in a file beside the state, for as long as the fault file stays the same.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,9 +16,17 @@ use std::time::{Duration, Instant};
 
 use crate::code::{Answer, Code, named};
 use crate::functions::Function;
+use crate::ledger::Ledger;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const IN_ROOT: &str = "etc/nvdra-mock-faults.json";
+const STRIKES: &str = "strikes.json";
+
+/// The commands of the `nvidia-smi` stand-in that faults can strike.
+pub const LIST_POLICIES: &str = "nvidia-smi compute-policy -l";
+pub const SET_TIME_SLICE: &str = "nvidia-smi compute-policy --set-timeslice";
+pub const SET_COMPUTE_MODE: &str = "nvidia-smi -c";
+const COMMANDS: &[&str] = &[LIST_POLICIES, SET_TIME_SLICE, SET_COMPUTE_MODE];
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,7 +41,7 @@ struct FaultFile {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fault {
-    /// A symbol's name, or the beginning of one and `*`; absent: every function.
+    /// A symbol's name or a command's, or the beginning of one and `*`; absent: every one.
     #[serde(default)]
     function: Option<String>,
     /// Only calls that concern the GPU with this minor.
@@ -102,15 +113,22 @@ impl Fault {
             ));
         }
         match self.function.as_deref() {
-            Some(name) if !name.ends_with('*') && !Function::NAMES.contains(&name) => {
-                Err(format!("this library has no function {name:?}"))
+            Some(name)
+                if name.ends_with('*')
+                    || Function::NAMES.contains(&name)
+                    || COMMANDS.contains(&name) =>
+            {
+                Ok(())
             }
-            _ => Ok(()),
+            Some(name) => Err(format!(
+                "there is no function {name:?} in this library, and no such command of nvidia-smi"
+            )),
+            None => Ok(()),
         }
     }
 
-    fn matches(&self, function: Function, minors: &[u32]) -> bool {
-        let name = function.name();
+    /// name   of a function or a command
+    fn matches(&self, name: &str, minors: &[u32]) -> bool {
         let of_function = match self.function.as_deref() {
             None => true,
             Some(pattern) => match pattern.strip_suffix('*') {
@@ -126,10 +144,27 @@ impl Fault {
         let seen = self.seen.fetch_add(1, Ordering::Relaxed);
         seen >= self.after && self.times.is_none_or(|times| seen - self.after < times)
     }
+
+    /// Takes its time, or never returns, or is the code to fail with.
+    fn take_place(&self) -> Answer {
+        if self.delay_ms > 0 {
+            std::thread::sleep(Duration::from_millis(self.delay_ms));
+        }
+        if self.hang {
+            loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
+        }
+        match self.code() {
+            Ok(Some(Code::SUCCESS) | None) | Err(_) => Ok(()),
+            Ok(Some(code)) => Err(code),
+        }
+    }
 }
 
 /// What tells one state of a file from another.
-type Stamp = Option<(u64, u64, i64, i64, u64)>;
+type Seen = (u64, u64, i64, i64, u64);
+type Stamp = Option<Seen>;
 
 /// The rules as read, or what is wrong with their file.
 type Rules = Arc<Result<Vec<Fault>, String>>;
@@ -154,9 +189,8 @@ pub fn begin(root: &Path) {
         {
             report(crate::calls::count_into(Path::new(&calls)));
         }
-        let file = std::env::var_os("NVDRA_MOCK_FAULTS").filter(|file| !file.is_empty());
         Watched {
-            file: file.map_or_else(|| root.join(IN_ROOT), PathBuf::from),
+            file: fault_file(root),
             root: root.to_path_buf(),
             started: Instant::now(),
             next_look_ms: AtomicU64::new(0),
@@ -194,25 +228,63 @@ fn strike_when(when: When, function: Function, minors: &[u32]) -> Answer {
         .clone();
     // A fault file with an error in it fails every call: a test with a slip in its faults must not pass.
     let rules = rules.as_ref().as_ref().map_err(|_| Code::UNKNOWN)?;
-    let struck = |fault: &&Fault| fault.when == when && fault.matches(function, minors);
-    for fault in rules.iter().filter(struck) {
-        if !fault.strikes() {
-            continue;
-        }
-        if fault.delay_ms > 0 {
-            std::thread::sleep(Duration::from_millis(fault.delay_ms));
-        }
-        if fault.hang {
-            loop {
-                std::thread::sleep(Duration::from_secs(3600));
-            }
-        }
-        match fault.code() {
-            Ok(Some(Code::SUCCESS) | None) | Err(_) => {}
-            Ok(Some(code)) => return Err(code),
+    let is_meant = |fault: &&Fault| fault.when == when && fault.matches(function.name(), minors);
+    for fault in rules.iter().filter(is_meant) {
+        if fault.strikes() {
+            fault.take_place()?;
         }
     }
     Ok(())
+}
+
+/// What a command of a program comes to on one GPU, unless a fault strikes it before its work or after.
+pub fn around_command<T>(
+    root: &Path,
+    ledger: &Ledger,
+    command: &str,
+    minor: u32,
+    work: impl FnOnce() -> Answer<T>,
+) -> Answer<T> {
+    let file = fault_file(root);
+    let Some(stamp) = stamp(&file) else {
+        return work();
+    };
+    let faults = parse(&file)
+        .inspect_err(|error| report(Err(error.clone())))
+        .map_err(|_| Code::UNKNOWN)?
+        .faults;
+    let strike = |when: When| -> Answer {
+        // Counted at once: a command that hangs has been struck too, and holds no lock.
+        let struck = ledger.keep(STRIKES, |strikes: &mut Strikes| {
+            if strikes.of != Some(stamp) {
+                *strikes = Strikes {
+                    of: Some(stamp),
+                    seen: vec![0; faults.len()],
+                };
+            }
+            let mut struck = Vec::new();
+            for (fault, seen) in faults.iter().zip(&mut strikes.seen) {
+                if fault.when == when && fault.matches(command, &[minor]) {
+                    fault.seen.store(*seen, Ordering::Relaxed);
+                    *seen += 1;
+                    struck.extend(fault.strikes().then_some(fault));
+                }
+            }
+            struck
+        })?;
+        struck.into_iter().try_for_each(Fault::take_place)
+    };
+    strike(When::Before)?;
+    let result = work()?;
+    strike(When::After)?;
+    Ok(result)
+}
+
+/// How many commands each fault of a file has matched, in all processes together.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct Strikes {
+    of: Option<Seen>,
+    seen: Vec<u64>,
 }
 
 fn look() {
@@ -257,7 +329,20 @@ fn stamp(file: &Path) -> Stamp {
     ))
 }
 
+fn fault_file(root: &Path) -> PathBuf {
+    let file = std::env::var_os("NVDRA_MOCK_FAULTS").filter(|file| !file.is_empty());
+    file.map_or_else(|| root.join(IN_ROOT), PathBuf::from)
+}
+
 fn read(file: &Path, root: &Path) -> Result<Vec<Fault>, String> {
+    let parsed = parse(file)?;
+    if let Some(calls) = parsed.calls {
+        report(crate::calls::count_into(&root.join(calls)));
+    }
+    Ok(parsed.faults)
+}
+
+fn parse(file: &Path) -> Result<FaultFile, String> {
     let told = |error: String| {
         format!(
             "{}: {error}; every call fails until it is mended",
@@ -271,10 +356,7 @@ fn read(file: &Path, root: &Path) -> Result<Vec<Fault>, String> {
             .check()
             .map_err(|error| told(format!("fault {index}: {error}")))?;
     }
-    if let Some(calls) = parsed.calls {
-        report(crate::calls::count_into(&root.join(calls)));
-    }
-    Ok(parsed.faults)
+    Ok(parsed)
 }
 
 fn report(result: Result<(), String>) {
@@ -293,7 +375,7 @@ mod tests {
     fn reached(fault: &Fault, minors: &[u32]) -> BTreeSet<&'static str> {
         let all = Function::ALL
             .iter()
-            .filter(|function| fault.matches(**function, minors));
+            .filter(|function| fault.matches(function.name(), minors));
         all.map(|function| function.name()).collect()
     }
 
@@ -317,6 +399,18 @@ mod tests {
     }
 
     #[test]
+    fn commands_are_named_like_functions() {
+        let fault = fault(r#"{"function": "nvidia-smi compute-policy*", "code": 3}"#);
+        assert_eq!(fault.check(), Ok(()));
+        let struck = |command: &&&str| fault.matches(command, &[0]);
+        assert_eq!(
+            COMMANDS.iter().filter(struck).collect::<Vec<_>>(),
+            [&LIST_POLICIES, &SET_TIME_SLICE]
+        );
+        assert!(reached(&fault, &[0]).is_empty());
+    }
+
+    #[test]
     fn after_and_times() {
         let fault = fault(r#"{"code": 15, "after": 2, "times": 1}"#);
         assert_eq!(
@@ -333,6 +427,10 @@ mod tests {
             (
                 r#"{"function": "nvmlDeviceGetNames", "code": 1}"#,
                 "nvmlDeviceGetNames",
+            ),
+            (
+                r#"{"function": "nvidia-smi compute-mode", "code": 1}"#,
+                "nvidia-smi compute-mode",
             ),
             (r#"{"minor": 1}"#, "delay_ms"),
             (

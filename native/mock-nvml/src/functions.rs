@@ -47,7 +47,7 @@ functions! {
         nvmlDeviceGetVbiosVersion nvmlDeviceGetModuleId nvmlDeviceGetNumGpuCores nvmlDeviceGetMemoryBusWidth
         nvmlDeviceGetArchitecture nvmlDeviceGetBrand nvmlDeviceGetCudaComputeCapability
         nvmlDeviceGetAddressingMode nvmlDeviceGetVirtualizationMode
-        nvmlDeviceGetPersistenceMode nvmlDeviceGetComputeMode
+        nvmlDeviceGetPersistenceMode nvmlDeviceGetComputeMode nvmlDeviceSetComputeMode
         nvmlDeviceGetMemoryInfo nvmlDeviceGetMemoryInfo_v2 nvmlDeviceGetBAR1MemoryInfo
         nvmlDeviceGetPciInfo nvmlDeviceGetPciInfo_v2 nvmlDeviceGetPciInfo_v3 nvmlDeviceGetPciInfoExt
         nvmlDeviceGetMigMode nvmlDeviceGetMaxMigDeviceCount nvmlDeviceGetMigDeviceHandleByIndex
@@ -83,7 +83,7 @@ functions! {
     declined {
         nvmlSystemGetProcessName nvmlSystemGetHicVersion nvmlSystemGetConfComputeState
         nvmlSystemGetConfComputeCapabilities nvmlUnitGetCount
-        nvmlDeviceSetPersistenceMode nvmlDeviceSetComputeMode
+        nvmlDeviceSetPersistenceMode
         nvmlDeviceGetFieldValues
         nvmlDeviceGetTemperature nvmlDeviceGetTemperatureThreshold nvmlDeviceGetFanSpeed nvmlDeviceGetFanSpeed_v2
         nvmlDeviceGetNumFans nvmlDeviceGetPowerUsage nvmlDeviceGetPowerManagementMode

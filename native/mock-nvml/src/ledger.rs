@@ -1,6 +1,6 @@
-//! How the GPUs of a root are partitioned: one file that all programs share and that outlives them.
+//! How the GPUs of a root are partitioned and set: files that all programs share and that outlive them.
 //!
-//! `var/lib/nvdra-mock/state.json`, replaced at once and only under the lock of the file beside it; the lock is held
+//! `var/lib/nvdra-mock/state.json` and `settings.json`, replaced at once and only under the lock of the file beside them; the lock is held
 //! for reading, changing and writing, never while a simulated call takes its time. A root without that folder is a
 //! container: it keeps no state, changes nothing, and what its capability nodes say is all there is.
 //!
@@ -15,14 +15,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::capabilities;
 use crate::code::{Answer, Code};
 use crate::partition::{ComputeInstance, GpuInstance, Partitioning, Process, placement};
 use crate::portrait::Portrait;
+use crate::settings::Settings;
 
 const HOME: &str = "var/lib/nvdra-mock";
+const STATE: &str = "state.json";
+const SETTINGS: &str = "settings.json";
 
 pub struct Ledger {
     root: PathBuf,
@@ -94,14 +98,7 @@ impl Ledger {
 
     /// The programs that use a GPU.
     pub fn processes(&self, minor: u32) -> Answer<Vec<Process>> {
-        let file = self.home.join("processes.json");
-        let text = match fs::read(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(told(error)),
-        };
-        let all: Vec<Process> = serde_json::from_slice(&text)
-            .map_err(|error| told(io::Error::other(format!("{}: {error}", file.display()))))?;
+        let all: Vec<Process> = self.kept("processes.json").map_err(told)?;
         Ok(all
             .into_iter()
             .filter(|process| process.minor == minor)
@@ -125,8 +122,48 @@ impl Ledger {
         let gpu = gpu.clone();
         let proc = self.proc();
         capabilities::lay(&self.root, proc.as_deref(), portrait, minor, &gpu).map_err(told)?;
-        self.write(&state).map_err(told)?;
+        self.replace(STATE, &state).map_err(told)?;
         capabilities::clear(&self.root, proc.as_deref(), portrait, minor, &gpu).map_err(told)?;
+        Ok(result)
+    }
+
+    /// The settings of a GPU; a container knows of none.
+    pub fn settings(&self, minor: u32) -> Answer<Settings> {
+        let all = self.all_settings().map_err(told)?;
+        Ok(all.get(&minor).copied().unwrap_or_default())
+    }
+
+    /// Changes the settings of a GPU, or leaves them as they were and says why. The rule hears whether MIG mode is on.
+    pub fn set<T>(
+        &self,
+        portrait: &Portrait,
+        minor: u32,
+        rule: impl FnOnce(&mut Settings, bool) -> Answer<T>,
+    ) -> Answer<T> {
+        if !self.is_host {
+            return Err(Code::NO_PERMISSION);
+        }
+        let _lock = self.lock().map_err(told)?;
+        let mut all = self.all_settings().map_err(told)?;
+        let gpu = all.entry(minor).or_default();
+        let result = rule(gpu, self.gpu(portrait, minor)?.mode)?;
+        self.replace(SETTINGS, &all).map_err(told)?;
+        Ok(result)
+    }
+
+    /// What `change` makes of a small file of its own in here, under the lock; a container has none, and forgets.
+    pub fn keep<T: Default + Serialize + DeserializeOwned, R>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut T) -> R,
+    ) -> Answer<R> {
+        if !self.is_host {
+            return Ok(change(&mut T::default()));
+        }
+        let _lock = self.lock().map_err(told)?;
+        let mut value = self.kept(name).map_err(told)?;
+        let result = change(&mut value);
+        self.replace(name, &value).map_err(told)?;
         Ok(result)
     }
 
@@ -158,10 +195,6 @@ impl Ledger {
         state
     }
 
-    fn file(&self) -> PathBuf {
-        self.home.join("state.json")
-    }
-
     fn lock(&self) -> io::Result<File> {
         let file = File::options()
             .create(true)
@@ -178,7 +211,7 @@ impl Ledger {
     }
 
     fn state(&self) -> io::Result<Arc<State>> {
-        let file = self.file();
+        let file = self.home.join(STATE);
         let now = match fs::metadata(&file) {
             Ok(about) => about,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Arc::default()),
@@ -202,10 +235,24 @@ impl Ledger {
         Ok(state)
     }
 
-    fn write(&self, state: &State) -> io::Result<()> {
-        let new = self.home.join("state.json.new");
-        fs::write(&new, serde_json::to_vec_pretty(state)?)?;
-        fs::rename(&new, self.file())
+    fn all_settings(&self) -> io::Result<BTreeMap<u32, Settings>> {
+        self.kept(SETTINGS)
+    }
+
+    fn kept<T: Default + DeserializeOwned>(&self, name: &str) -> io::Result<T> {
+        let file = self.home.join(name);
+        match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| io::Error::other(format!("{}: {error}", file.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        let new = self.home.join(format!("{name}.new"));
+        fs::write(&new, serde_json::to_vec_pretty(value)?)?;
+        fs::rename(&new, self.home.join(name))
     }
 
     /// The stand-in for `/proc`: a link says where, unless it lies in the root.
@@ -222,7 +269,7 @@ fn told(error: io::Error) -> Code {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Code::NO_PERMISSION,
         _ => {
-            eprintln!("mock NVML: partitions: {error}");
+            eprintln!("mock NVML: state of the GPUs: {error}");
             Code::OPERATING_SYSTEM
         }
     }

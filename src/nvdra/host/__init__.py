@@ -15,11 +15,13 @@ from nvdra.host.driver_root import (
 from nvdra.host.hints import DriverHints, Hints
 from nvdra.host.hook import HookMissing, install_hook
 from nvdra.host.node import Node, is_temporary, meant_for
+from nvdra.host.nvidia_smi import ComputeMode, NvidiaSmi, NvidiaSmiError, find_nvidia_smi
 from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_bus
 
 __all__ = [
     "BusListing",
     "CapabilityUnknown",
+    "ComputeMode",
     "DriverFileMissing",
     "DriverHints",
     "DriverRoot",
@@ -27,12 +29,15 @@ __all__ = [
     "Hints",
     "HookMissing",
     "Node",
+    "NvidiaSmi",
+    "NvidiaSmiError",
     "PciBus",
     "PciFunction",
     "capability_nodes",
     "device_major",
     "driver_root",
     "find_library",
+    "find_nvidia_smi",
     "find_program",
     "gpu_files",
     "install_hook",

@@ -1,4 +1,4 @@
-"""What a root keeps beside its driver: partitions (read here, changed by the library's own rules), programs, events."""
+"""What a root keeps beside its driver: partitions and settings, as the library changes them; programs; events."""
 
 import json
 import os
@@ -81,6 +81,17 @@ def mode(root: Path, minor: int) -> tuple[bool, bool]:
     return gpu["mode"], gpu["pending"]
 
 
+def settings(root: Path, minor: int) -> dict[str, int]:
+    """Compute mode and time slice of a GPU."""
+    every: dict[str, dict[str, int]] = _read(root / HOME / "settings.json", {})
+    return every.get(str(minor), {"compute_mode": 0, "time_slice": 0})
+
+
+def forget_settings(root: Path) -> None:
+    """Every GPU has its defaults."""
+    (root / HOME / "settings.json").unlink(missing_ok=True)
+
+
 def mig_uuid(portrait: Portrait, minor: int, gi: int, ci: int) -> str:
     return "MIG-" + derived_uuid(f"{portrait.name}/{minor}/{gi}/{ci}")
 
@@ -95,10 +106,7 @@ def set_processes(root: Path, processes: Iterable[Mapping[str, Any]]) -> None:
 
 def processes(root: Path) -> list[dict[str, Any]]:
     """The programs that use the GPUs."""
-    try:
-        listed: list[dict[str, Any]] = json.loads((root / HOME / "processes.json").read_text())
-    except FileNotFoundError:
-        return []
+    listed: list[dict[str, Any]] = _read(root / HOME / "processes.json", [])
     return listed
 
 
@@ -123,8 +131,12 @@ def realistic_delays() -> list[dict[str, Any]]:
 
 
 def _state(root: Path) -> dict[str, Any]:
-    try:
-        gpus: dict[str, Any] = json.loads((root / HOME / "state.json").read_text())["gpus"]
-    except FileNotFoundError:
-        return {}
+    gpus: dict[str, Any] = _read(root / HOME / "state.json", {"gpus": {}})["gpus"]
     return gpus
+
+
+def _read(file: Path, default: Any) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return default

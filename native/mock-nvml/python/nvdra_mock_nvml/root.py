@@ -16,6 +16,7 @@ from nvdra_mock_nvml.tree import DeviceFiles, LayoutError
 
 _FAULTS = "etc/nvdra-mock-faults.json"
 _CALLS = "nvdra-mock-calls"
+_SMI_RUNS = "var/log/nvdra-mock-smi.log"
 _FAULTS_SEEN_S = 0.01  # the library looks at the fault file every 5 ms
 
 
@@ -127,6 +128,23 @@ class Root:
     def capability_node(self, minor: int, gi: int, ci: int | None = None) -> Path:
         return self.root / f"dev/nvidia-caps/nvidia-cap{self.capability_minor(minor, gi, ci)}"
 
+    def compute_mode(self, minor: int) -> int:
+        """NVML's number of the GPU's compute mode: 0 default, 2 prohibited, 3 exclusive process."""
+        return partitions.settings(self.root, self.gpu(minor).minor)["compute_mode"]
+
+    def time_slice(self, minor: int) -> int:
+        """The GPU's time slice: 0 default, 1 short, 2 medium, 3 long."""
+        return partitions.settings(self.root, self.gpu(minor).minor)["time_slice"]
+
+    def forget_settings(self) -> None:
+        """Every GPU has the default compute mode and time slice, as on a driver that was just loaded."""
+        partitions.forget_settings(self.root)
+
+    def smi_runs(self) -> list[str]:
+        """The arguments of each nvidia-smi run that was to list or change settings, refused runs and hung ones too."""
+        log = self.root / _SMI_RUNS
+        return log.read_text().splitlines() if log.exists() else []
+
     def set_processes(self, processes: Iterable[Mapping[str, Any]]) -> None:
         """These programs, and no others, use the GPUs.
 
@@ -157,7 +175,7 @@ class Root:
         return partitions.smi(self.nvidia_smi, *(["mig"] if mig else []), "-i", self.gpu(minor).uuid, *arguments)
 
     def replace_driver(self, version: str) -> "Root":
-        """Another driver version in the same place: new library files, new versions in `/proc` and `/sys`.
+        """Another driver version in the same place: new library files and versions, and settings are forgotten.
 
         A program that has the old library loaded gets LIB_RM_VERSION_MISMATCH from its next first init.
         """
@@ -166,6 +184,7 @@ class Root:
         tree.lay_driver(self.root, self.library.parent, self.portrait, version, self.without)
         stand_ins.lay_version(self.procfs, version)
         stand_ins.lay_module(self.sysfs, version)
+        self.forget_settings()
         return replace(self, driver_version=version)
 
     def set_faults(self, faults: Iterable[Mapping[str, Any]]) -> None:

@@ -1,12 +1,13 @@
 //! Stand-ins for `nvidia-smi` and, under that name, `nvidia-modprobe`: they read the portrait and the device nodes of
 //! the root they lie in, and nothing else.
 //!
-//! Linked statically, so that they run in any container. Settings are accepted and written down, one line a run, in
-//! `var/log/nvdra-mock-smi.log` of that root if it can be written.
+//! Linked statically, so that they run in any container. A run that lists or changes settings is written down before
+//! anything else is done, one line a run, in `var/log/nvdra-mock-smi.log` of that root if it can be written.
 
 mod mig;
 mod modprobe;
 mod node;
+mod settings;
 mod show;
 
 use std::io::{self, Write};
@@ -33,11 +34,12 @@ nvidia-smi of the mock NVML
     nvidia-smi mig [-i GPU] -cgi PROFILE[:START][,…] [-C]   makes GPU instances, with -C a compute instance in each
     nvidia-smi mig [-i GPU] -cci PROFILE_ID -gi ID          makes a compute instance
     nvidia-smi mig [-i GPU] -dci|-dgi [-gi ID] [-ci ID]     destroys compute, GPU instances
-    nvidia-smi compute-policy -i GPU --set-timeslice N      accepted and written down
-    nvidia-smi -i GPU -c MODE                               accepted and written down
-    nvidia-smi -i GPU -pm 0|1                               accepted and written down
+    nvidia-smi compute-policy [-i GPU] -l                   lists time slices
+    nvidia-smi compute-policy [-i GPU] --set-timeslice N    0 default, 1 short, 2 medium, 3 long
+    nvidia-smi [-i GPU] -c MODE                             DEFAULT, PROHIBITED, EXCLUSIVE_PROCESS, or the number
+    nvidia-smi [-i GPU] -pm 0|1                             accepted, and forgotten
 
-GPU is an index, a UUID or a PCI bus id.
+GPU is an index, a UUID or a PCI bus id; several with commas between.
 ";
 
 /// What went wrong, and the exit status it gets: the real program's numbers.
@@ -78,43 +80,12 @@ fn run(arguments: &[String]) -> Outcome<String> {
         ["-L" | "--list-gpus"] => list(&node),
         ["--version"] => Ok(version(&node)),
         ["mig", ref rest @ ..] => mig::run(&node, rest),
-        ["compute-policy", ref rest @ ..] => compute_policy(&node, rest, arguments),
+        ["compute-policy", ref rest @ ..] => {
+            node.write_down(arguments);
+            settings::compute_policy(&node, rest)
+        }
         ref rest => queried_or_set(&node, rest, arguments),
     }
-}
-
-fn compute_policy(node: &Node, words: &[&str], arguments: &[String]) -> Outcome<String> {
-    let (mut choice, mut slice) = (None, None);
-    let mut rest = words.iter();
-    while let Some(word) = rest.next() {
-        let (name, attached) = word
-            .split_once('=')
-            .map_or((*word, None), |(name, value)| (name, Some(value)));
-        match name {
-            "-i" | "--id" => choice = attached.or_else(|| rest.next().copied()),
-            "--set-timeslice" => slice = attached.or_else(|| rest.next().copied()),
-            _ => return Err(misuse(&format!("compute-policy has no option {word:?}"))),
-        }
-    }
-    match slice.map(str::parse::<u32>) {
-        Some(Ok(0..=3)) => {}
-        Some(_) => {
-            return Err(misuse(
-                "--set-timeslice takes 0 (default), 1 (short), 2 (medium) or 3 (long)",
-            ));
-        }
-        None => return Err(misuse("compute-policy needs --set-timeslice")),
-    }
-    let chosen = node.chosen(choice)?;
-    node.write_down(arguments);
-    let line = |(_, gpu): &(usize, &Gpu)| {
-        format!(
-            "Successfully set Timeslice policy for GPU {} to {}.\n",
-            long_bus_id(gpu),
-            slice.unwrap_or_default()
-        )
-    };
-    Ok(chosen.iter().map(line).collect())
 }
 
 fn queried_or_set(node: &Node, words: &[&str], arguments: &[String]) -> Outcome<String> {
@@ -144,6 +115,12 @@ fn queried_or_set(node: &Node, words: &[&str], arguments: &[String]) -> Outcome<
             }
         }
     }
+    if let (None, Some((what @ ("compute mode" | "persistence mode"), value))) = (query, setting) {
+        node.write_down(arguments);
+        if what == "compute mode" {
+            return settings::set_compute_mode(node, choice, value);
+        }
+    }
     let chosen = node.chosen(choice)?;
     let for_each = |done: fn(&Node, usize, &Gpu, bool) -> Outcome<String>, on: bool| {
         let one = |(index, gpu): &(usize, &Gpu)| done(node, *index, gpu, on);
@@ -158,25 +135,9 @@ fn queried_or_set(node: &Node, words: &[&str], arguments: &[String]) -> Outcome<
         }
         (Some(fields), None) => csv(node, &chosen, fields, format.unwrap_or_default()),
         (None, Some((what, value))) => {
-            let known = if what == "compute mode" {
-                [
-                    "0",
-                    "1",
-                    "2",
-                    "3",
-                    "DEFAULT",
-                    "EXCLUSIVE_THREAD",
-                    "PROHIBITED",
-                    "EXCLUSIVE_PROCESS",
-                ]
-                .contains(&value)
-            } else {
-                ["0", "1", "ENABLED", "DISABLED"].contains(&value)
-            };
-            if !known {
+            if !["0", "1", "ENABLED", "DISABLED"].contains(&value) {
                 return Err(misuse(&format!("{value:?} is no {what}")));
             }
-            node.write_down(arguments);
             let line = |(_, gpu): &(usize, &Gpu)| {
                 format!("Set {what} to {value} for GPU {}.\n", long_bus_id(gpu))
             };

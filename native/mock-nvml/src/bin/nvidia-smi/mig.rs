@@ -3,11 +3,14 @@
 use nvdra_mock_nvml::code::{self, Code};
 use nvdra_mock_nvml::partition::{Partitioning, Process, profiles_of};
 use nvdra_mock_nvml::portrait::{Gpu, Mig, MigProfile};
+use nvdra_mock_nvml::settings::Settings;
 
 use crate::node::Node;
 use crate::{Failure, Outcome, misuse};
 
 /// `nvidia-smi mig …`: one of -lgip, -lgi, -lci, -cgi, -cci, -dci, -dgi.
+///
+/// Without `-i` all but -lgip concern the GPUs in MIG mode only; that there are none is no failure (measured for -lgi).
 pub fn run(node: &Node, words: &[&str]) -> Outcome<String> {
     let (mut choice, mut action, mut with_compute) = (None, None, false);
     let (mut instance, mut compute) = (None, None);
@@ -28,7 +31,13 @@ pub fn run(node: &Node, words: &[&str]) -> Outcome<String> {
             _ => return Err(misuse(&format!("mig has no option {word:?} here"))),
         }
     }
-    let chosen = node.chosen(choice)?;
+    let mut chosen = node.chosen(choice)?;
+    if choice.is_none() && !matches!(action, Some(("-lgip", _)) | None) {
+        chosen = node.in_mig_mode(chosen)?;
+        if chosen.is_empty() {
+            return Ok("No MIG-enabled devices found.\n".into());
+        }
+    }
     let mut text = String::new();
     if let Some(("-lgip" | "-lgi" | "-lci", _)) = action {
         text += &format!("{:<5}{:<18}{}\n", "GPU", "Name", "Ids, placement");
@@ -45,6 +54,9 @@ pub fn run(node: &Node, words: &[&str]) -> Outcome<String> {
             Some(("-dgi", _)) => one.destroy(instance)?,
             _ => return Err(misuse("mig needs to be told what to do")),
         };
+    }
+    if text.is_empty() && matches!(action, Some(("-dci" | "-dgi", _))) {
+        return Err(Failure("There is no such instance: Not Found".into(), 6));
     }
     Ok(text)
 }
@@ -72,6 +84,11 @@ pub fn set_mode(node: &Node, index: usize, gpu: &Gpu, on: bool) -> Outcome<Strin
 pub fn reset(node: &Node, index: usize, gpu: &Gpu) -> Outcome<String> {
     let one = One { node, index, gpu };
     one.change("reset", |state, processes| state.reset(processes))?;
+    let back = node.ledger.set(&node.portrait, gpu.minor, |settings, _| {
+        *settings = Settings::default();
+        Ok(())
+    });
+    back.map_err(|code| Failure(said(code).into(), 1))?;
     Ok(format!("GPU {index} was successfully reset.\n"))
 }
 
@@ -79,6 +96,17 @@ impl Node {
     pub fn partitioning(&self, gpu: &Gpu) -> Outcome<Partitioning> {
         let state = self.ledger.gpu(&self.portrait, gpu.minor);
         state.map_err(|code| Failure(format!("cannot read the partitions: {}", said(code)), 1))
+    }
+
+    /// Those of the GPUs whose MIG mode is on.
+    fn in_mig_mode<'a>(&self, gpus: Vec<(usize, &'a Gpu)>) -> Outcome<Vec<(usize, &'a Gpu)>> {
+        let mut found = Vec::new();
+        for (index, gpu) in gpus {
+            if self.partitioning(gpu)?.mode {
+                found.push((index, gpu));
+            }
+        }
+        Ok(found)
     }
 
     /// The MIG devices of a GPU as `-L` lists them: name and UUID.
@@ -208,7 +236,7 @@ impl One<'_> {
                 );
             }
         }
-        self.something(text)
+        Ok(text)
     }
 
     fn destroy(&self, instance: Option<u32>) -> Outcome<String> {
@@ -224,18 +252,7 @@ impl One<'_> {
                 );
             }
         }
-        self.something(text)
-    }
-
-    fn something(&self, text: String) -> Outcome<String> {
-        if text.is_empty() {
-            Err(Failure(
-                format!("GPU {} has no such instance: Not Found", self.index),
-                6,
-            ))
-        } else {
-            Ok(text)
-        }
+        Ok(text)
     }
 
     fn profiles(&self) -> Outcome<String> {
@@ -311,6 +328,6 @@ fn id(text: &str) -> Outcome<u32> {
         .map_err(|_| misuse(&format!("{text:?} is no number")))
 }
 
-fn said(code: Code) -> &'static str {
+pub fn said(code: Code) -> &'static str {
     code::text(code.0).trim_end_matches('\0')
 }

@@ -65,21 +65,20 @@ impl Node {
         }
     }
 
-    /// The GPUs chosen by `-i`, with their indices; all without it.
+    /// The GPUs chosen by `-i`, several with commas between, with their indices; all without it.
     pub fn chosen(&self, choice: Option<&str>) -> Outcome<Vec<(usize, &Gpu)>> {
         let all: Vec<(usize, &Gpu)> = self.visible()?.into_iter().enumerate().collect();
         let Some(choice) = choice else { return Ok(all) };
-        let is_it = |index: usize, gpu: &Gpu| {
+        let is_it = |index: usize, gpu: &Gpu, choice: &str| {
             choice.parse() == Ok(index)
                 || self.portrait.uuid(gpu) == choice
                 || (choice.contains(':') && address(choice) == address(&gpu.pci_bus_id.value))
         };
-        let found: Vec<_> = all
-            .into_iter()
-            .filter(|(index, gpu)| is_it(*index, gpu))
-            .collect();
+        let is_chosen =
+            |(index, gpu): &(usize, &Gpu)| choice.split(',').any(|one| is_it(*index, gpu, one));
+        let found: Vec<_> = all.into_iter().filter(is_chosen).collect();
         if found.is_empty() {
-            Err(Failure(format!("No devices were found for {choice:?}"), 6))
+            Err(Failure("No devices were found".into(), 6))
         } else {
             Ok(found)
         }

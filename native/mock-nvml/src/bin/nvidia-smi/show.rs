@@ -4,6 +4,7 @@ use nvdra_mock_nvml::notation::address;
 use nvdra_mock_nvml::portrait::Gpu;
 
 use crate::node::Node;
+use crate::settings::compute_mode;
 use crate::{Failure, Outcome, misuse};
 
 impl Node {
@@ -40,7 +41,7 @@ impl Node {
                 "{}.{}",
                 model.compute_capability.value.0, model.compute_capability.value.1
             ),
-            "compute_mode" => "Default".into(),
+            "compute_mode" => compute_mode(self, gpu)?,
             "persistence_mode" => "Enabled".into(),
             "mig.mode.current" | "mig.mode.pending" => {
                 let state = self.partitioning(gpu)?;
