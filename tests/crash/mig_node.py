@@ -15,8 +15,8 @@ from nvdra_mock_nvml import MigDevice, Root, lay_out
 from nvdra import claims
 from nvdra.gpu import ComputeInstanceScan, GpuInstanceScan, MigSpec, from_scan
 from nvdra.node.clock import LoopClock
-from nvdra.node.locks import FOLDER
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
+from nvdra.node.locks import FOLDER
 from nvdra.nvml import Nvml, NvmlHeld, NvmlHung
 from nvdra.ports import Clock
 from nvdra.testing.host import FakeHost, Killed
@@ -168,7 +168,8 @@ class MigNode(Node):
             self.clock,
             self.ledger,
             self.locks,
-            self.executor,
+            self.runner,
+            self.mig,
             lambda: self.inventory,
             is_record_lost=lambda: self.file.is_quarantined,
             destroy_unknown=self.destroy_unknown,

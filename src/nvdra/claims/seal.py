@@ -37,10 +37,11 @@ def seal(driver: Driver[V], ready: Ready) -> Sealed:
 def seal_entry(driver: Driver[V], uid: str, entry: Entry, groups: Sequence[Group], facts: Facts) -> Sealed:
     """The outcome of a claim whose completed entry exists already."""
     devices = {
-        driver.cdi.device_name(uid, device.name): SealedDevice(
+        # By the name that kubelet was told: the device's own may have changed since.
+        driver.cdi.device_name(uid, result.device): SealedDevice(
             driver.concrete(device, facts), driver.edits(group, facts)
         )
         for group in groups
-        for _, device in group.members
+        for result, device in group.members
     }
     return Sealed(entry, dict(sorted(devices.items())), answers(entry))

@@ -67,8 +67,8 @@ def partitions(entry: Entry, inventory: Inventory) -> Iterator[tuple[MigName, st
     recorded = {device.device: device.mig.parent_uuid for device in answers(entry) if device.mig is not None}
     for text in sorted(names(entry)):
         if isinstance(name := parse_name(text), MigName):
-            if text in recorded:
-                yield name, inventory.address_of(recorded[text])
+            if uuid_of_gpu := recorded.get(text):
+                yield name, inventory.address_of(uuid_of_gpu)
             else:
                 gpu = inventory.by_minor(name.parent_minor)
                 yield name, "" if gpu is None else gpu.pci_bus_id

@@ -79,6 +79,7 @@ class Gpu:
     """A full GPU. Texts and versions are as published, `pci_bus_id` is sysfs' form ("0000:9f:00.0").
 
     partitioning   None: it is not partitioned on demand (gate DynamicMIG off, or not capable of it)
+    index          NVML's and `nvidia-smi`'s; it changes when a GPU before it goes
     """
 
     minor: int
@@ -94,6 +95,7 @@ class Gpu:
     addressing_mode: str | None
     pci: PciFacts
     partitioning: Partitioning | None = None
+    index: int = -1
 
     @property
     def name(self) -> str:

@@ -245,6 +245,7 @@ def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts], made: Parti
         addressing_mode=None if seen.addressing_mode is None else addressing_mode_text(seen.addressing_mode),
         pci=pci.get(address, PciFacts()),
         partitioning=made,
+        index=seen.index,
     )
 
 

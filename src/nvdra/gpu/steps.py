@@ -69,6 +69,7 @@ class LeaveMigMode:
 class SetTimeSlice:
     """Set a GPU's time slice, and its compute mode to DEFAULT; rolled back to the slice before.
 
+    wanted_by  requests and claim, for the Go driver's error text
     interval   0 (default) to 3 (long), as `nvidia-smi compute-policy --set-timeslice` takes it
     """
 
@@ -76,6 +77,7 @@ class SetTimeSlice:
 
     gpu: Gpu
     interval: int
+    wanted_by: str = ""
 
     @property
     def key(self) -> str:
@@ -111,10 +113,11 @@ def steps(
     if found and (refuse := _unmanaged(claim, found, inventory, record)):
         return refuse
     shared = tuple(create_partition(device, device.uuid) for device in made.values())
-    return Steps((*found, *time_slices(groups, gates)), shared, made)
+    slices = time_slices(claim, groups, gates)
+    return slices if isinstance(slices, Refuse) else Steps((*found, *slices), shared, made)
 
 
-def time_slices(groups: Iterable[Group], gates: Gates) -> tuple[SetTimeSlice, ...]:
+def time_slices(claim: ClaimRef, groups: Iterable[Group], gates: Gates) -> tuple[SetTimeSlice, ...] | Refuse:
     """One step for each full GPU whose config asks for a time slice; none for results with admin access."""
     if not gates.enabled(TIME_SLICING_SETTINGS):
         return ()
@@ -122,9 +125,17 @@ def time_slices(groups: Iterable[Group], gates: Gates) -> tuple[SetTimeSlice, ..
     for group in groups:
         if (interval := interval_of(group.config)) is None:
             continue
+        requests = " ".join(dict.fromkeys(result.request for result, _ in group.members))
+        wanted_by = f"requests '[{requests}]' in claim '{claim.uid}'"
+        if group.config.sharing.mps is not None:
+            return Refuse(
+                f"prepare devices failed: error getting timeslice config for {wanted_by}: "
+                f"cannot use MpsConfig with the '{TIME_SLICING}' strategy",
+                permanent=True,
+            )
         for result, device in group.members:
             if isinstance(device, Gpu) and not result.admin_access:
-                found[device.pci_bus_id] = SetTimeSlice(device, interval)
+                found[device.pci_bus_id] = SetTimeSlice(device, interval, wanted_by)
     return tuple(found[address] for address in sorted(found))
 
 

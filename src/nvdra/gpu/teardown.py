@@ -100,13 +100,19 @@ def _sliced_uuids(entry: Entry) -> Iterator[str]:
     """UUIDs of full GPUs that a prepared entry set a time slice on."""
     if isinstance(entry.prepared, Foreign):
         return
-    asked = _sliced_names(entry) if any(group.time_slice_applied is None for group in entry.prepared) else frozenset()
     for group in entry.prepared:
-        for device in group.devices:
+        if group.time_slice_applied is False:
+            continue
+        full = [d for d in group.devices if d.mig is None and isinstance(parse_name(d.device), GpuName)]
+        if group.time_slice_applied is None:
             # v0.4.0 of the Go driver does not say whether it set a slice: the claim's own config tells.
-            is_sliced = device.device in asked if group.time_slice_applied is None else group.time_slice_applied
-            if is_sliced and device.mig is None and isinstance(parse_name(device.device), GpuName):
-                yield device.uuid
+            asked = _sliced_names(entry)
+            sliced = [device for device in full if device.device in asked]
+        else:
+            # A group with admin access alone says so only where the Go driver set its slice.
+            exclusive = {result.device for result in allocation(entry.status, DRIVER).exclusive}
+            sliced = [device for device in full if device.device in exclusive] or full
+        yield from (device.uuid for device in sliced)
 
 
 def _sliced_names(entry: Entry) -> frozenset[str]:

@@ -176,7 +176,8 @@ class ResourceLocks:
         for resource in sorted(set(resources)):
             held = self._held[resource]
             if claim in held.journal:
-                held.locks[0].add(f"-{claim}")
+                for lock in held.locks:
+                    lock.add(f"-{claim}")
             held.locks[0].add(claim)
             held.journal[claim] = {}
 

@@ -26,6 +26,7 @@ from nvdra.host import (
     PciBus,
     driver_root,
     find_library,
+    find_nvidia_smi,
     install_hook,
     look_at_bus,
 )
@@ -35,6 +36,7 @@ from nvdra.node.claim_service import ClaimService
 from nvdra.node.clock import LoopClock
 from nvdra.node.edits import EditsMissing
 from nvdra.node.gpu.actors.mig import MigActor
+from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.discovery import Discovery
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.gpu.offer import Offer
@@ -74,6 +76,7 @@ class GpuNode:
         self._cdi_root = os.path.abspath(options.cdi_root)
         self._tasks = Tasks(stop)
         self._driver_changed = False
+        self._was_unread = False
         self._record: Record | None = None
         self._told: Record | None = None
         self._telling: asyncio.TimerHandle | None = None
@@ -143,6 +146,7 @@ class GpuNode:
         )
         api = ResourceApi(kube)
         mig = MigActor(nvml, self._discovery.note)
+        self._time_slices = TimeSliceActor(lambda: find_nvidia_smi(host, root), self._inventory)
         context, record_file = gpu_context(
             self._gates,
             options.node_name,
@@ -150,6 +154,7 @@ class GpuNode:
             host,
             self._supply,
             mig,
+            self._time_slices,
             self._inventory,
             rescan=lambda: self._guarded(self._discovery.scan()),
             on_record=self._recorded,
@@ -231,7 +236,7 @@ class GpuNode:
     def _current_root(self) -> DriverRoot:
         return driver_root(self._host, self._options.container_driver_root)
 
-    def _offered(self, _inventory: Inventory) -> None:
+    def _offered(self, inventory: Inventory) -> None:
         """A scan ended: containers' files may be others, and so may be what is published."""
         if self._current_root() != self._root:
             telemetry.warning("The driver root got or lost its device nodes, starting anew", path=self._root.path)
@@ -239,6 +244,9 @@ class GpuNode:
             self._stop.ask()
             return
         self._supply.forget()
+        if self._was_unread and not inventory.unread:
+            self._time_slices.forget()
+        self._was_unread = bool(inventory.unread)
         self._tasks.start("supply", self._warm_supply(), may_end=True)
         self._offer.renew()
 

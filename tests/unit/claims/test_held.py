@@ -1,4 +1,4 @@
-"""Who holds which device: overlap, administrators, other releases' entries, names that moved."""
+"""Who holds which device: overlap, administrators, other releases' entries."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 from nvdra import claims
 from nvdra.checkpoint import Record
 from nvdra.claims import Ready, Refuse
-from nvdra.gpu.extents import vfio_uuid
-from nvdra.gpu import from_scan
+from tests.unit.claims import world
 from tests.unit.claims.world import claim, foreign, plan, prepared, sealed, started
-from tests.unit.gpu import scans
 
 
 def held_by(device: str, other: str, uid: str = "new") -> Refuse:
@@ -70,63 +68,6 @@ def test_a_device_in_a_foreign_entry_is_held(kind):
     assert isinstance(plan(claim("new", "gpu-1"), record), Ready)
 
 
-def test_a_gpu_is_held_by_its_mig_devices():
-    record = Record("boot", {"c1": foreign(claim("c1", "gpu-2-mig-1g5gb-19-0"), "mig")})
-    assert plan(claim("new", "gpu-2"), record) == held_by("gpu-2", "c1")
-    assert isinstance(plan(claim("new", "gpu-1"), record), Ready)
-    assert claims.withdrawn(scans.inventory(), record) == {"gpu-2"}
-
-
-def test_a_gpu_is_held_by_its_passed_through_twin():
-    record = Record("boot", {"c1": foreign(claim("c1", "gpu-vfio-5"), "vfio", vfio_uuid("0000:03:00.0"))})
-    assert plan(claim("new", "gpu-2"), record) == held_by("gpu-2", "c1")
-    assert isinstance(plan(claim("new", "gpu-5"), record), Ready)
-    assert claims.withdrawn(scans.inventory(), record) == {"gpu-2"}
-
-
-@pytest.mark.parametrize(
-    ("address", "uuid"),
-    [
-        ("0000:00:06.0", "0bb95950-133a-5a45-b03a-84e93e2908fd"),
-        ("0000:9f:00.0", "0513c7cd-28fc-5cdf-a96c-8f3b5fea5b24"),
-    ],
-)
-def test_the_uuid_of_a_passed_through_gpu_is_made_from_its_address(address, uuid):
-    assert vfio_uuid(address) == uuid
-
-
-# --- names that moved ---
-
-
-def test_a_name_whose_gpu_changed_is_held_back_until_unprepared():
-    record = prepared(claim("c1", "gpu-0"))
-    swapped = from_scan(scans.node_scan(scans.gpu_scan(0, uuid="GPU-new"), scans.gpu_scan(1)), {})
-    assert claims.withdrawn(swapped, record) == {"gpu-0"}
-    assert plan(claim("new", "gpu-0"), record, inventory=swapped) == held_by("gpu-0", "c1")
-    assert claims.withdrawn(swapped, Record("boot")) == frozenset()
-
-
-def test_a_claimed_gpu_under_a_new_name_is_held_back_too():
-    record = prepared(claim("c1", "gpu-0"))
-    renamed = from_scan(
-        scans.node_scan(scans.gpu_scan(0, uuid=scans.uuid_of(1)), scans.gpu_scan(1, uuid=scans.uuid_of(0))), {}
-    )
-    assert claims.withdrawn(renamed, record) == {"gpu-0", "gpu-1"}
-    assert plan(claim("new", "gpu-1"), record, inventory=renamed) == held_by("gpu-1", "c1")
-
-
-def test_an_administrator_s_gpu_under_a_new_name_keeps_nobody_away():
-    record = prepared(claim("c1", ADMIN))
-    renamed = from_scan(scans.node_scan(scans.gpu_scan(7, uuid=scans.uuid_of(0))), {})
-    assert isinstance(plan(claim("new", "gpu-7"), record, inventory=renamed), Ready)
-
-
-def test_nothing_is_held_back_where_nothing_moved():
-    record = prepared(claim("c1", "gpu-0"), claim("c2", "gpu-1"))
-    assert claims.withdrawn(scans.inventory(), record) == frozenset()
-    assert claims.withdrawn(scans.inventory(0), record) == frozenset()
-
-
 # --- files whose record was lost ---
 
 
@@ -145,7 +86,7 @@ def test_a_device_of_an_unsettled_file_is_refused_to_others_only():
 
 @pytest.mark.parametrize("status", [b"{}", b'{"allocation":{"devices":{}}}', b'{"reservedFor":[]}'])
 def test_a_status_without_results_allocates_nothing(status):
-    assert claims.allocation(status) == claims.Allocation((), ())
+    assert claims.allocation(status, world.OURS) == claims.Allocation((), ())
 
 
 def test_answers_are_the_recorded_devices():

@@ -8,11 +8,12 @@ import pytest
 
 from nvdra import claims
 from nvdra.api import gates
+from nvdra.cdi import Edits
 from nvdra.checkpoint import Record
-from nvdra.claims import Done, Ready, Refuse, Repair, RollBackFirst
+from nvdra.claims import AlreadyPrepared, NeedsSteps, Ready, Refuse, Repair, RollBackFirst
 from nvdra.gpu import Inventory, from_scan
 from tests.unit.claims import world
-from tests.unit.claims.world import claim, gpu_config, plan, prepared, sealed
+from tests.unit.claims.world import DRIVER, claim, gpu_config, plan, prepared, sealed
 from tests.unit.gpu import scans
 
 FOLDERS = ["v0.4.0-plain", "v0.4.1-plain", "main-plain"]
@@ -67,8 +68,11 @@ def test_a_completed_entry_says_its_claim_s_name():
 
 
 def test_the_cdi_file_holds_each_gpu_once_sorted_by_name():
-    files = sealed(claim("c1", "gpu-2", "gpu-0", "gpu-2")).cdi_devices
-    assert [(name, gpu.name) for name, gpu in files.items()] == [("c1-gpu-0", "gpu-0"), ("c1-gpu-2", "gpu-2")]
+    devices = sealed(claim("c1", "gpu-2", "gpu-0", "gpu-2")).cdi_devices
+    assert [(name, held.device.name, held.added) for name, held in devices.items()] == [
+        ("c1-gpu-0", "gpu-0", Edits()),
+        ("c1-gpu-2", "gpu-2", Edits()),
+    ]
 
 
 def test_several_results_on_one_device_give_one_cdi_device_and_an_answer_each():
@@ -137,7 +141,7 @@ def test_a_device_that_was_left_out_is_refused_with_the_reason():
 
 def test_asked_again_it_answers_the_same():
     one = claim("c1", "gpu-1", "gpu-0")
-    assert plan(one, prepared(one)) == Done(sealed(one).answers)
+    assert plan(one, prepared(one)) == AlreadyPrepared(sealed(one).answers)
 
 
 def test_a_lost_file_is_written_again_and_the_record_stays():
@@ -148,7 +152,7 @@ def test_a_lost_file_is_written_again_and_the_record_stays():
 def test_who_uses_the_claim_and_what_others_got_does_not_count():
     before = claim("c1", "gpu-0", reservedFor=[{"resource": "pods", "name": "p", "uid": "u"}])
     after = claim("c1", "gpu-0", {"device": "nic", "driver": "nic.example.com"})
-    assert plan(after, prepared(before)) == Done(sealed(before).answers)
+    assert plan(after, prepared(before)) == AlreadyPrepared(sealed(before).answers)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +185,7 @@ def test_what_another_release_prepared_is_answered_as_it_was_recorded():
     one = claim("c1", "gpu-0-mig-1g5gb-19-0")
     entry = world.foreign(one, "mig")
     found = plan(one, Record("boot", {"c1": entry}))
-    assert found == Done(entry.prepared.devices)
+    assert found == AlreadyPrepared(entry.prepared.devices)
     assert reason(plan(one, Record("boot", {"c1": entry}), has_file=False)).startswith(
         "unable to prepare claim c1: its CDI file is lost and device gpu-0-mig-1g5gb-19-0 is not known here"
     )
@@ -190,7 +194,7 @@ def test_what_another_release_prepared_is_answered_as_it_was_recorded():
 def test_a_prepared_claim_is_answered_while_nothing_can_be_read():
     one = claim("c1", "gpu-0")
     unread = Inventory(unread="no driver is loaded")
-    assert plan(one, prepared(one), inventory=unread) == Done(sealed(one).answers)
+    assert plan(one, prepared(one), inventory=unread) == AlreadyPrepared(sealed(one).answers)
     assert plan(one, prepared(one), inventory=unread, has_file=False) == Refuse(
         "unable to prepare claim c1: its CDI file is lost and device gpu-0 is not known here, "
         "so it cannot be written again (no driver is loaded)",
@@ -211,20 +215,24 @@ def test_a_device_that_became_another_gpu_is_refused_until_unprepared():
 # --- from the record alone ---
 
 
+def recall(one, node, record, *, has_file=True):
+    return claims.answer_from_checkpoint(DRIVER, one.ref, node, record, has_file=has_file)
+
+
 def test_the_record_alone_answers_for_what_is_completed():
     one = claim("c1", "gpu-0")
     record, node = prepared(one), scans.inventory()
-    assert claims.recall(one.ref, node, record, has_file=True) == Done(sealed(one).answers)
-    assert claims.recall(one.ref, node, record, has_file=False) == Repair(sealed(one))
+    assert recall(one, node, record) == AlreadyPrepared(sealed(one).answers)
+    assert recall(one, node, record, has_file=False) == Repair(sealed(one))
     swapped = from_scan(scans.node_scan(scans.gpu_scan(0, uuid="GPU-new")), {})
-    assert isinstance(claims.recall(one.ref, swapped, record, has_file=True), Refuse)
+    assert isinstance(recall(one, swapped, record), Refuse)
 
 
 def test_the_record_alone_says_nothing_of_what_is_not_completed():
     one = claim("c1", "gpu-0")
-    assert claims.recall(one.ref, scans.inventory(), Record("boot"), has_file=True) is None
+    assert recall(one, scans.inventory(), Record("boot")) is None
     begun = Record("boot", {"c1": world.started(one)})
-    assert claims.recall(one.ref, scans.inventory(), begun, has_file=True) is None
+    assert recall(one, scans.inventory(), begun) is None
 
 
 # --- configs ---
@@ -299,5 +307,5 @@ def test_an_entry_without_opaque_is_refused_even_among_others():
 def test_a_config_is_valid_where_its_gate_is_on():
     one = claim("c1", "gpu-0", config=[gpu_config({"sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {}}})])
     found = plan(one, gates=gates.parse("TimeSlicingSettings=true"))
-    assert isinstance(found, Ready)
+    assert isinstance(found, NeedsSteps)
     assert found.groups[0].config.sharing.time_slicing.interval == "Default"

@@ -12,7 +12,7 @@ from nvdra.claims import reconcile
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled
 from nvdra.gpu import Inventory
 from tests.unit.claims import world
-from tests.unit.claims.world import claim, prepared, sealed, started
+from tests.unit.claims.world import DRIVER, claim, prepared, sealed, started
 from tests.unit.gpu import scans
 
 ONE = claim("c1", "gpu-0")
@@ -47,7 +47,7 @@ def test_named_entries_are_asked_for_one_by_one_and_nameless_ones_by_a_list():
     ],
 )
 def test_what_an_answer_means(answer, why):
-    assert reconcile.stale("c1", answer, world.POOL) == why
+    assert reconcile.stale("c1", answer, world.OURS, world.POOL) == why
 
 
 def test_what_was_begun_goes_at_once_and_what_was_completed_on_the_second_sweep():
@@ -68,13 +68,13 @@ FILES = {"c1": {"gpu-0"}, "c2": {"gpu-1"}}
 
 
 def test_until_the_api_answers_every_device_is_kept():
-    assert reconcile.settle(FILES, None, scans.inventory(), world.POOL) == Settled(
+    assert reconcile.settle(DRIVER, FILES, None, scans.inventory(), world.POOL) == Settled(
         {}, (), {"gpu-0": "c1", "gpu-1": "c2"}
     )
 
 
 def test_a_claim_still_allocated_these_devices_here_is_adopted_as_it_would_be_prepared():
-    found = reconcile.settle(FILES, {"c1": ONE, "c2": TWO}, scans.inventory(), world.POOL)
+    found = reconcile.settle(DRIVER, FILES, {"c1": ONE, "c2": TWO}, scans.inventory(), world.POOL)
     assert found == Settled({"c1": sealed(ONE).entry, "c2": sealed(TWO).entry}, (), {})
 
 
@@ -89,26 +89,28 @@ def test_a_claim_still_allocated_these_devices_here_is_adopted_as_it_would_be_pr
     ],
 )
 def test_a_file_of_any_other_claim_is_an_orphan(now):
-    found = reconcile.settle({"c1": {"gpu-0"}}, {} if now is None else {"c1": now}, scans.inventory(), world.POOL)
+    found = reconcile.settle(
+        DRIVER, {"c1": {"gpu-0"}}, {} if now is None else {"c1": now}, scans.inventory(), world.POOL
+    )
     assert found == Settled({}, ("c1",), {})
 
 
 def test_a_claim_is_adopted_whatever_its_config_asks_for():
     one = claim("c1", "gpu-0", config=[world.gpu_config({"sharing": {"strategy": "TimeSlicing"}})])
-    found = reconcile.settle({"c1": {"gpu-0"}}, {"c1": one}, scans.inventory(), world.POOL)
+    found = reconcile.settle(DRIVER, {"c1": {"gpu-0"}}, {"c1": one}, scans.inventory(), world.POOL)
     assert list(found.adopted) == ["c1"]
     assert found.adopted["c1"].status == one.status
 
 
 def test_devices_this_node_does_not_know_now_stay_unsettled():
     one = claim("c1", "gpu-0", "gpu-9")
-    found = reconcile.settle({"c1": {"gpu-0", "gpu-9"}}, {"c1": one}, scans.inventory(), world.POOL)
+    found = reconcile.settle(DRIVER, {"c1": {"gpu-0", "gpu-9"}}, {"c1": one}, scans.inventory(), world.POOL)
     assert found == Settled({}, (), {"gpu-0": "c1", "gpu-9": "c1"})
-    unread = reconcile.settle(FILES, {"c1": ONE, "c2": TWO}, Inventory(unread="no driver"), world.POOL)
+    unread = reconcile.settle(DRIVER, FILES, {"c1": ONE, "c2": TWO}, Inventory(unread="no driver"), world.POOL)
     assert unread.unsettled == {"gpu-0": "c1", "gpu-1": "c2"}
 
 
 def test_a_device_of_another_driver_in_an_adopted_claim_is_none_of_ours():
     one = claim("c1", "gpu-0", {"device": "nic", "driver": "nic.example.com"})
-    found = reconcile.settle({"c1": {"gpu-0"}}, {"c1": one}, scans.inventory(), world.POOL)
+    found = reconcile.settle(DRIVER, {"c1": {"gpu-0"}}, {"c1": one}, scans.inventory(), world.POOL)
     assert [device.device for group in found.adopted["c1"].prepared for device in group.devices] == ["gpu-0"]

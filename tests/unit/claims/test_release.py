@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nvdra.checkpoint import Record
-from nvdra.claims import Leave, NotPrepared, Refuse
+from nvdra.claims import Forget, NotPrepared, Refuse
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, foreign, prepared, release, sealed, started
 from tests.unit.gpu import scans
@@ -19,14 +19,14 @@ def test_an_unknown_claim_is_done_already():
 
 def test_a_completed_claim_just_leaves():
     one = claim("c1", "gpu-0", "gpu-1")
-    assert release(one, prepared(one)) == Leave()
+    assert release(one, prepared(one)) == Forget()
 
 
 @pytest.mark.parametrize("config", [None, [world.gpu_config({"sharing": {"strategy": "MPS"}})]])
 def test_a_claim_that_was_only_begun_just_leaves(config):
     # A begun claim may ask for MPS and never have got it: its gate was off.
     one = claim("c1", "gpu-0", config=config)
-    assert release(one, Record("boot", {"c1": started(one)})) == Leave()
+    assert release(one, Record("boot", {"c1": started(one)})) == Forget()
 
 
 @pytest.mark.parametrize("applied", [None, False])
@@ -34,14 +34,14 @@ def test_without_a_time_slice_nothing_is_said(applied):
     one = claim("c1", "gpu-0")
     entry = sealed(one).entry
     entry = replace(entry, prepared=tuple(replace(group, time_slice_applied=applied) for group in entry.prepared))
-    assert release(one, Record("boot", {"c1": entry})) == Leave()
+    assert release(one, Record("boot", {"c1": entry})) == Forget()
 
 
 def test_a_time_slice_stays_and_the_log_says_so():
     one = claim("c1", "gpu-0", "gpu-1")
     entry = sealed(one).entry
     entry = replace(entry, prepared=tuple(replace(group, time_slice_applied=True) for group in entry.prepared))
-    assert release(one, Record("boot", {"c1": entry})) == Leave(
+    assert release(one, Record("boot", {"c1": entry})) == Forget(
         (
             f"claim ns/claim-c1:c1 leaves a time slice set on {scans.uuid_of(0)}, {scans.uuid_of(1)}: "
             "gate TimeSlicingSettings is off, so it stays",

@@ -17,6 +17,7 @@ from tests.unit.gpu.scans import h200_scan, inventory, node_scan
 
 POOL = "node-a"
 OURS = "gpu.nvidia.com"
+DRIVER = GpuDriver(gates.defaults())
 
 
 def claim_of(document: dict[str, Any]) -> Claim:

@@ -157,7 +157,7 @@ class TestPartitionedBeforehand:
         found = from_scan(NODE(H200(0, INSTANCE(9, 0, 4, compute=2), INSTANCE(19, 4, 1)), H200(1)), {})
         assert list(found.devices) == ["gpu-0-mig-3g71gb-9-0", "gpu-0-mig-1g18gb-19-4", "gpu-1"]
         assert not found.not_offered
-        assert found.gpus.keys() == {0, 1}
+        assert found.gpus.keys() == {"0000:00:06.0", "0000:01:06.0"}
         device = found.devices["gpu-0-mig-3g71gb-9-0"]
         assert isinstance(device, MigDevice)
         assert (device.gi_id, device.ci_id, device.uuid) == (1, 0, "MIG-9-0")
@@ -173,8 +173,8 @@ class TestPartitionedBeforehand:
         half_made = INSTANCE(19, 4, 1, compute=None)
         found = from_scan(NODE(H200(0, half_made), H200(1), H200(2, mig_mode=None)), {})
         assert found.partitions == {
-            H200(0).uuid: Partitions(True, (half_made,)),
-            H200(1).uuid: Partitions(False, ()),
+            "0000:00:06.0": Partitions(True, (half_made,)),
+            "0000:01:06.0": Partitions(False, ()),
         }
 
     def test_a_gpu_instance_without_compute_instance_is_no_device(self) -> None:
@@ -188,7 +188,7 @@ class TestPartitionedBeforehand:
 
     def test_how_many_memory_slices_a_gpu_has_is_told_by_its_profiles(self) -> None:
         found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1)), H200(1, mig=MigScan())), {})
-        assert found.memory_slices == {H200(0).uuid: 8}
+        assert found.memory_slices == {"0000:00:06.0": 8}
 
     def test_with_nothing_made_the_reason_says_what_to_do(self) -> None:
         found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1, compute=None)), H200(1)), {})
@@ -306,7 +306,7 @@ def test_an_unknown_profile_is_not_announced_and_stops_nothing() -> None:
 )
 def test_what_shares_a_memory_slice_overlaps(start: int, size: int, free: set[str]) -> None:
     found = dynamic(H200(0), H200(1))
-    touched = overlapping(found, H200(0).uuid, start, size)
+    touched = overlapping(found, "0000:00:06.0", start, size)
     assert "gpu-0" in touched
     assert {f"gpu-0-mig-{each}" for each in free}.isdisjoint(touched)
     for name, device in found.devices.items():
@@ -318,7 +318,7 @@ def test_what_shares_a_memory_slice_overlaps(start: int, size: int, free: set[st
 
 
 def test_nothing_of_a_gpu_that_is_not_there_overlaps() -> None:
-    assert overlapping(dynamic(H200(0)), "GPU-gone", 0, 8) == frozenset()
+    assert overlapping(dynamic(H200(0)), "0000:01:06.0", 0, 8) == frozenset()
 
 
 def fits(found: Inventory, *names: str) -> bool:
@@ -356,7 +356,7 @@ def test_no_two_devices_that_share_a_memory_slice_are_given_away_together() -> N
     found = dynamic(H200())
     for name, device in found.devices.items():
         start, size = (0, 8) if isinstance(device, Gpu) else (device.start, device.size)
-        for other in overlapping(found, H200().uuid, start, size) - {name}:
+        for other in overlapping(found, "0000:00:06.0", start, size) - {name}:
             assert not fits(found, name, other), (name, other)
     # Nor what wants the one engine of a kind twice.
     assert not fits(found, "gpu-0-mig-1g18gb-me-20-0", "gpu-0-mig-1g18gb-me-20-6")

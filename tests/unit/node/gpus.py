@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nvdra.gpu import ComputeInstanceScan, GpuInstanceScan, GpuScan, Partitions
-from nvdra.nvml import IN_USE, INSUFFICIENT_RESOURCES, NOT_FOUND, NOT_SUPPORTED, NvmlError
+from nvdra.nvml import IN_USE, INSUFFICIENT_RESOURCES, NOT_FOUND, NOT_SUPPORTED, NvmlError, NvmlHung
 
 TEXTS = {IN_USE: "In use by another client", INSUFFICIENT_RESOURCES: "Insufficient Resources"}
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def refusal(code: int, text: str = "") -> NvmlError:
@@ -25,8 +30,32 @@ class _Gpu:
     is_busy: bool = False
 
 
+def _may_hang(
+    call: Callable[Concatenate[Gpus, str, P], Awaitable[T]],
+) -> Callable[Concatenate[Gpus, str, P], Coroutine[Any, Any, T]]:
+    """The call, unless it hangs, as `Nvml` does it: it goes on by itself and the GPU is left alone meanwhile."""
+
+    @functools.wraps(call)
+    async def made(self: Gpus, uuid: str, *args: P.args, **kwargs: P.kwargs) -> T:
+        if uuid in self._silent:
+            raise NvmlHung(self._silent[uuid], 30.0, f"{uuid} is left alone until it does")
+        returns = self._hangs.pop((call.__name__, uuid), None)
+        if returns is None:
+            return await call(self, uuid, *args, **kwargs)
+
+        async def ends() -> T:
+            await returns.wait()
+            del self._silent[uuid]
+            return await call(self, uuid, *args, **kwargs)
+
+        self._silent[uuid] = call.__name__
+        raise NvmlHung(call.__name__, 30.0, f"{uuid} is left alone until it does", asyncio.ensure_future(ends()))
+
+    return made
+
+
 class Gpus:
-    """What the executor needs of NVML, with state.
+    """What the MIG actor needs of NVML, with state.
 
     calls   (verb, minor) of every call that changes something, in the order they began
     met     verb to barrier: a call of it goes on only when all parties are in one
@@ -39,6 +68,8 @@ class Gpus:
         }
         self._minors = {scan.uuid: scan.minor for scan in seen}
         self._refused: dict[tuple[str, str], list[Exception]] = {}
+        self._hangs: dict[tuple[str, str], asyncio.Event] = {}
+        self._silent: dict[str, str] = {}  # UUID to the verb that hangs
         self._made = 0
         self.calls: list[tuple[str, int]] = []
         self.met: dict[str, asyncio.Barrier] = {}
@@ -50,6 +81,11 @@ class Gpus:
         """The calls of this verb that come after so many others fail so many times."""
         waiting: list[Exception] = [_Fine() for _ in range(after)]
         self._refused[verb, uuid] = [*waiting, *[error] * times]
+
+    def hang(self, verb: str, uuid: str) -> asyncio.Event:
+        """The next call of this verb hangs until the event is set; then it does its work."""
+        returns = self._hangs[verb, uuid] = asyncio.Event()
+        return returns
 
     def relent(self) -> None:
         """Refuse nothing any more."""
@@ -76,17 +112,20 @@ class Gpus:
 
     # ── the calls ──────────────────────────────────────────────────────────────────────────────────────────────
 
+    @_may_hang
     async def mig(self, uuid: str) -> tuple[bool, tuple[GpuInstanceScan, ...]]:
         async with self._call("mig", uuid, changes=False):
             seen = self.partitions(uuid)
             return seen.is_on, seen.instances
 
+    @_may_hang
     async def set_mig_mode(self, uuid: str, on: bool) -> None:
         async with self._call("set_mig_mode", uuid) as gpu:
             if gpu.instances:
                 raise refusal(IN_USE)
             gpu.is_on = on
 
+    @_may_hang
     async def create_gpu_instance(self, uuid: str, profile_id: int, start: int, size: int) -> int:
         async with self._call("create_gpu_instance", uuid) as gpu:
             if not gpu.is_on:
@@ -98,6 +137,7 @@ class Gpus:
             gpu.instances[gi_id] = GpuInstanceScan(gi_id, profile_id, start, size)
             return gi_id
 
+    @_may_hang
     async def create_compute_instance(self, uuid: str, gi_id: int, profiles: Sequence[int]) -> ComputeInstanceScan:
         async with self._call("create_compute_instance", uuid) as gpu:
             self._made += 1
@@ -106,6 +146,7 @@ class Gpus:
             gpu.instances[gi_id] = GpuInstanceScan(gi_id, old.profile_id, old.start, old.size, (made,))
             return made
 
+    @_may_hang
     async def destroy_compute_instance(self, uuid: str, gi_id: int, ci_id: int) -> None:
         async with self._call("destroy_compute_instance", uuid) as gpu:
             if gpu.processes.get(gi_id):
@@ -113,6 +154,7 @@ class Gpus:
             old = gpu.instances[gi_id]
             gpu.instances[gi_id] = GpuInstanceScan(gi_id, old.profile_id, old.start, old.size)
 
+    @_may_hang
     async def destroy_gpu_instance(self, uuid: str, gi_id: int) -> None:
         async with self._call("destroy_gpu_instance", uuid) as gpu:
             if gi_id not in gpu.instances:
@@ -121,6 +163,7 @@ class Gpus:
                 raise refusal(IN_USE)
             del gpu.instances[gi_id]
 
+    @_may_hang
     async def processes(self, uuid: str, gi_id: int) -> tuple[int, ...]:
         async with self._call("processes", uuid, changes=False) as gpu:
             return gpu.processes.get(gi_id, ())

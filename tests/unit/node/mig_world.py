@@ -17,6 +17,7 @@ from tests.unit.node.world import CLAIMS, P, World
 
 CAPABILITIES = "/proc/driver/nvidia/capabilities"
 ZERO, ONE = h200_scan(0).uuid, h200_scan(1).uuid
+AT_ZERO, AT_ONE = "0000:00:06.0", "0000:01:06.0"
 
 
 def card(minor: int, *instances, **changes) -> GpuScan:  # type: ignore[no-untyped-def]
@@ -89,9 +90,12 @@ class MigWorld(World):
 
     def is_rid_of(self, ref: ClaimRef) -> bool:
         """Whether record, CDI folder and lock files say nothing of the claim, nor of any other in work."""
-        return not self.state(ref) and not self.has_file(ref) and self.lines(ZERO) == self.lines(ONE) == []
+        return not self.state(ref) and not self.has_file(ref) and self.lines(AT_ZERO) == self.lines(AT_ONE) == []
 
-    def lines(self, uuid: str) -> list[str]:
+    def lines(self, address: str) -> list[str]:
         """What the GPU's lock file says."""
-        path = self.folder / f"{P}/{FOLDER}/{uuid}".strip("/")
+        path = self.lock_path(address)
         return path.read_text().splitlines() if path.exists() else []
+
+    def lock_path(self, name: str) -> Path:
+        return self.folder / f"{P}/{FOLDER}/{name}".strip("/")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from nvdra import claims
 from nvdra.checkpoint import Record
 from nvdra.gpu import GpuInstanceScan, Inventory, LeftOut, NodeScan, Partitions
+from nvdra.gpu.withheld import withdrawn
 from nvdra.node.gpu.discovery import LOOK_EVERY_S, REFUSED_AGAIN_S, UNREAD_AGAIN_S, Discovery
 from nvdra.nvml import DriverAbsent, DriverChanged, NvmlHung
 from nvdra.testing.clock import VirtualClock
@@ -193,16 +193,17 @@ async def test_a_device_whose_uuid_changed_is_withdrawn_and_refused_until_its_cl
     await node.discovery.scan()
     world.inventory = node.discovery.inventory
     record: Record = world.record()
-    assert claims.withdrawn(world.inventory, record) == {"gpu-0"}
+    assert withdrawn(world.inventory, record) == {"gpu-0"}
     assert "was prepared as" in await world.refused(ref)
     await world.released(ref)
-    assert claims.withdrawn(world.inventory, world.record()) == frozenset()
+    assert withdrawn(world.inventory, world.record()) == frozenset()
     assert await world.prepared(ref) == ["gpu-0"]
 
 
 # --- GPUs that are partitioned on demand ---
 
 ZERO, ONE = h200_scan(0).uuid, h200_scan(1).uuid
+AT_ZERO, AT_ONE = "0000:00:06.0", "0000:01:06.0"
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ async def test_partitions_are_read_again_at_every_look_without_a_scan(parted: No
     assert len(parted.changed) == 1  # nothing new, nobody told
     gpus_of(parted).put(ONE, instance(19, 3, 1))
     await parted.passes(LOOK_EVERY_S)
-    assert parted.discovery.inventory.partitions[ONE] == gpus_of(parted).partitions(ONE)
+    assert parted.discovery.inventory.partitions[AT_ONE] == gpus_of(parted).partitions(ONE)
     assert len(parted.changed) == 2
     assert parted.scans == 1
 
@@ -239,12 +240,12 @@ async def test_what_a_claim_changes_meanwhile_is_not_taken_for_somebody_else_s_w
     looking = asyncio.create_task(parted.passes(LOOK_EVERY_S))
     while not parted.reads:  # noqa: ASYNC110  the look is under way
         await asyncio.sleep(0.001)
-    parted.discovery.note(ONE, MADE)
+    parted.discovery.note(AT_ONE, MADE)
     gpus_of(parted).put(ONE, *MADE.instances)
     gate.set()
     await looking
     assert len(parted.changed) == 1  # the first scan: who made it tells what there is to tell
-    assert parted.discovery.inventory.partitions[ONE] == MADE
+    assert parted.discovery.inventory.partitions[AT_ONE] == MADE
 
 
 async def test_a_gpu_whose_partitions_cannot_be_read_keeps_no_other_from_being_looked_at(parted: Node) -> None:
@@ -253,9 +254,9 @@ async def test_a_gpu_whose_partitions_cannot_be_read_keeps_no_other_from_being_l
     gpus_of(parted).refuse("mig", ZERO, refusal(15, "GPU is lost"))
     await parted.passes(LOOK_EVERY_S)
     seen = parted.discovery.inventory.partitions
-    assert (seen[ZERO], seen[ONE]) == (Partitions(), gpus_of(parted).partitions(ONE))
+    assert (seen[AT_ZERO], seen[AT_ONE]) == (Partitions(), gpus_of(parted).partitions(ONE))
     await parted.passes(LOOK_EVERY_S)
-    assert parted.discovery.inventory.partitions[ZERO] == gpus_of(parted).partitions(ZERO)
+    assert parted.discovery.inventory.partitions[AT_ZERO] == gpus_of(parted).partitions(ZERO)
 
 
 async def test_without_the_gate_partitions_are_looked_at_by_scans_alone(node: Node) -> None:
@@ -274,13 +275,13 @@ async def test_what_was_just_made_outlives_a_scan_that_began_before(parted: Node
     parted.gate = asyncio.Event()
     scanning = asyncio.create_task(parted.discovery.scan())
     await asyncio.sleep(0.01)
-    parted.discovery.note(ZERO, MADE)
+    parted.discovery.note(AT_ZERO, MADE)
     parted.gate.set()
     await scanning
-    assert parted.discovery.inventory.partitions == {ZERO: MADE, ONE: Partitions()}
+    assert parted.discovery.inventory.partitions == {AT_ZERO: MADE, AT_ONE: Partitions()}
     # What is known of it since an earlier time is not newer than the next scan.
     await parted.discovery.scan()
-    assert parted.discovery.inventory.partitions[ZERO] == Partitions()
+    assert parted.discovery.inventory.partitions[AT_ZERO] == Partitions()
 
 
 async def test_what_was_just_made_outlives_a_look_that_read_the_gpu_before(parted: Node) -> None:
@@ -288,10 +289,10 @@ async def test_what_was_just_made_outlives_a_look_that_read_the_gpu_before(parte
     looking = asyncio.create_task(parted.passes(LOOK_EVERY_S))
     while not parted.reads:  # noqa: ASYNC110  the look is under way
         await asyncio.sleep(0.001)
-    parted.discovery.note(ZERO, MADE)
+    parted.discovery.note(AT_ZERO, MADE)
     gate.set()
     await looking
-    assert parted.discovery.inventory.partitions[ZERO] == MADE
+    assert parted.discovery.inventory.partitions[AT_ZERO] == MADE
 
 
 async def test_a_look_during_a_scan_does_not_make_it_forget_what_was_just_made(parted: Node) -> None:
@@ -299,19 +300,19 @@ async def test_a_look_during_a_scan_does_not_make_it_forget_what_was_just_made(p
     parted.gate = asyncio.Event()
     scanning = asyncio.create_task(parted.discovery.scan())
     await asyncio.sleep(0.01)
-    parted.discovery.note(ZERO, MADE)
+    parted.discovery.note(AT_ZERO, MADE)
     await parted.passes(LOOK_EVERY_S)
     assert parted.reads
     parted.gate.set()
     await scanning
-    assert parted.discovery.inventory.partitions[ZERO] == MADE
+    assert parted.discovery.inventory.partitions[AT_ZERO] == MADE
 
 
 async def test_a_gpu_that_a_scan_does_not_find_any_more_has_no_partitions(parted: Node) -> None:
     parted.gate, parted.answer = asyncio.Event(), node_scan(h200_scan(1))
     scanning = asyncio.create_task(parted.discovery.scan())
     await asyncio.sleep(0.01)
-    parted.discovery.note(ZERO, MADE)
+    parted.discovery.note(AT_ZERO, MADE)
     parted.gate.set()
     await scanning
-    assert parted.discovery.inventory.partitions == {ONE: Partitions()}
+    assert parted.discovery.inventory.partitions == {AT_ONE: Partitions()}

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from nvdra.gpu import Partitions
-from nvdra.node.locks import ResourceLocks
 from nvdra.node.gpu.mig_upkeep import AGAIN_S, EVERY_S, MigUpkeep
+from nvdra.node.locks import ResourceLocks
 from nvdra.nvml import IN_USE, DriverAbsent
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
 from tests.unit.gpu.scans import instance
 from tests.unit.node.gpus import refusal
-from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, small
+from tests.unit.node.mig_world import AT_ONE, AT_ZERO, ONE, ZERO, MigWorld, card, small
 from tests.unit.node.world import RECORD, P
 
 
@@ -52,6 +52,15 @@ async def node(tmp_path: Path) -> AsyncIterator[MigWorld]:
     await made.stop()
 
 
+def are_free(node: MigWorld) -> bool:
+    """Whether another program would get the locks of both GPUs."""
+    other = FakeHost(node.folder)
+    try:
+        return ResourceLocks(other, P).try_take("theirs", [AT_ZERO, AT_ONE])
+    finally:
+        other.close()
+
+
 # --- leftovers ---
 
 
@@ -60,8 +69,8 @@ async def test_a_mode_left_on_goes_off_and_a_partition_of_nobody_stays(node: Mig
     await node.timely(node.upkeep().tidy())
     assert node.gpus.calls == [("set_mig_mode", 1)]
     assert node.gpus.places(ZERO) == [(19, 3)]
-    assert node.inventory.partitions == {ZERO: node.gpus.partitions(ZERO), ONE: Partitions()}
-    assert node.locks.claims == frozenset()
+    assert node.inventory.partitions == {AT_ZERO: node.gpus.partitions(ZERO), AT_ONE: Partitions()}
+    assert are_free(node)
     assert node.effects("fsync") == []
 
 
@@ -86,7 +95,7 @@ async def test_a_claim_s_half_made_partition_is_not_for_the_upkeep(node: MigWorl
     await node.refused(ref)
     await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 0)]
-    assert node.lines(ZERO) == [ref.uid, f"{ref.uid} 19@0"]
+    assert node.lines(AT_ZERO) == [ref.uid, f"{ref.uid} partition 19@0"]
 
 
 async def test_with_the_record_lost_any_partition_may_be_a_claim_s(node: MigWorld) -> None:
@@ -109,12 +118,12 @@ async def test_one_gpu_that_refuses_keeps_no_other_from_being_put_right(node: Mi
     await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 3)]
     assert node.gpus.partitions(ONE) == Partitions()
-    assert node.locks.claims == frozenset()
+    assert are_free(node)
 
 
 async def test_a_gpu_that_another_instance_works_on_is_left_to_it(node: MigWorld) -> None:
     other = FakeHost(node.folder)
-    assert ResourceLocks(other, P).try_take("theirs", [ZERO])
+    assert ResourceLocks(other, P).try_take("theirs", [AT_ZERO])
     await node.timely(node.upkeep(destroy_unknown=True).tidy())
     assert node.gpus.places(ZERO) == [(19, 3)]
     assert node.gpus.partitions(ONE) == Partitions()
@@ -122,10 +131,10 @@ async def test_a_gpu_that_another_instance_works_on_is_left_to_it(node: MigWorld
 
 
 async def test_lines_of_claims_that_are_no_more_are_dropped(node: MigWorld) -> None:
-    path = node.folder / f"{P}/.locks/{ZERO}".strip("/")
-    path.write_text("gone\ngone 19@0\n")
+    node.lock_path(AT_ZERO).write_text("gone\ngone partition 19@0\n")
+    node.lock_path(ZERO).write_text("gone\ngone 19@4\n")  # of an earlier release
     await node.timely(node.upkeep().tidy())
-    assert node.lines(ZERO) == []
+    assert node.lines(AT_ZERO) == node.lines(ZERO) == []
 
 
 async def test_gpus_that_are_not_partitioned_on_demand_are_not_touched(tmp_path: Path) -> None:
@@ -152,7 +161,7 @@ async def test_a_mode_left_on_later_goes_off_in_its_time_and_nothing_else_is_don
 
 
 async def test_a_mode_that_a_claim_is_about_to_need_stays(node: MigWorld) -> None:
-    assert node.locks.try_take("c1", [ONE])
+    assert node.locks.try_take("c1", [AT_ONE])
     await node.timely(node.upkeep().tidy())
     assert node.gpus.partitions(ONE).is_on
     node.locks.give_back("c1", is_done=True)
@@ -167,6 +176,7 @@ async def test_nvml_is_held_open_and_asked_for_again_where_there_is_none() -> No
     kept = MigUpkeep(
         lease,  # type: ignore[arg-type]
         clock,
+        None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]

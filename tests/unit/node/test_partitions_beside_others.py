@@ -10,14 +10,14 @@ import pytest
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry
 from nvdra.gpu import Partitions
-from nvdra.node.locks import ResourceLocks
-from nvdra.node.ledger import Change
 from nvdra.node.claim_service import Failure
+from nvdra.node.ledger import Change
+from nvdra.node.locks import ResourceLocks
 from nvdra.nvml import IN_USE
 from nvdra.testing.host import FakeHost
 from tests.unit.gpu.scans import instance
 from tests.unit.node.gpus import refusal
-from tests.unit.node.mig_world import ZERO, MigWorld, half, small, until
+from tests.unit.node.mig_world import AT_ZERO, ZERO, MigWorld, half, small, until
 from tests.unit.node.world import P
 
 # ── what others do meanwhile ───────────────────────────────────────────────────────────────────────────────────────
@@ -26,7 +26,7 @@ from tests.unit.node.world import P
 async def test_a_gpu_that_another_program_works_on_is_waited_for(node: MigWorld) -> None:
     other = FakeHost(node.folder)
     locks = ResourceLocks(other, P)
-    assert locks.try_take("theirs", [ZERO])
+    assert locks.try_take("theirs", [AT_ZERO])
     ref, plain = await node.claim("a", small(0)), await node.claim("b", "gpu-1")
     asked = asyncio.create_task(node.service.prepare([ref]))
     assert await node.prepared(plain) == ["gpu-1"]
@@ -54,7 +54,7 @@ async def test_what_another_driver_began_and_left_is_undone_first(node: MigWorld
 async def test_a_partition_of_somebody_else_is_found_by_a_look_and_never_touched(node: MigWorld) -> None:
     node.gpus.put(ZERO, instance(14, 0, 2))
     ref = await node.claim("a", small(1))
-    # Not known before the first call: then the executor sees it.
+    # Not known before the first call: then the actor sees it.
     assert "overlaps GPU instance 1 (profile 14 at memory slice 0)" in await node.refused(ref)
     assert node.is_rid_of(ref)
     rescans = node.rescans
@@ -104,7 +104,7 @@ async def test_allocated_anew_the_former_partition_goes_before_the_new_one_comes
     await node.allocate(ref, half(0))
     assert await node.prepared(ref) == [half(0)]
     assert node.gpus.places(ZERO) == [(9, 0)]
-    assert node.lines(ZERO) == []
+    assert node.lines(AT_ZERO) == []
 
 
 # ── shared partitions ──────────────────────────────────────────────────────────────────────────────────────────────

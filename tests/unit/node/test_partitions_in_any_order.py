@@ -18,7 +18,8 @@ from nvdra.node.claim_service import Failure
 from nvdra.nvml import IN_USE
 from nvdra.testing.host import FakeHost, Killed
 from tests.unit.node.gpus import Gpus, refusal
-from tests.unit.node.mig_world import ONE, ZERO, MigWorld, half, small
+from tests.unit.node.mig_world import AT_ONE, AT_ZERO, ONE, ZERO, MigWorld, half, small
+from tests.unit.node.world import DRIVER
 
 # A disk takes milliseconds an fsync.
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -128,7 +129,7 @@ class Story(MigWorld):
         record = self.record()
         named: set[tuple[str, int, int]] = set()
         for entry in record.entries.values():
-            for text in claims.names(entry):
+            for text in claims.names(entry, DRIVER):
                 if isinstance(name := parse_name(text), MigName):
                     named.add(((ZERO, ONE)[name.parent_minor], name.profile_id, name.start))
             if entry.state == "PrepareCompleted":
@@ -136,7 +137,7 @@ class Story(MigWorld):
                     name = parse_name(device.device)
                     if device.mig is not None and isinstance(name, MigName):
                         assert standing[device.mig.parent_uuid, name.profile_id, name.start] == [device.uuid]
-                    elif claims.allocation(entry.status).results[0].admin_access is not True:
+                    elif claims.allocation(entry.status, DRIVER).results[0].admin_access is not True:
                         assert not self.gpus.partitions(device.uuid).instances
         assert standing.keys() <= named
         for ref in self.refs:
@@ -152,8 +153,8 @@ class Story(MigWorld):
         assert not any(map(self.has_file, self.refs))
         for uuid in (ZERO, ONE):
             assert self.gpus.partitions(uuid) == Partitions()
-            assert self.lines(uuid) == []
-        assert self.locks.claims == frozenset()
+        assert self.lines(AT_ZERO) == self.lines(AT_ONE) == []
+        assert self.context.work.claims == frozenset()
         await self.stop()
 
 

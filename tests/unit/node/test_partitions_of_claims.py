@@ -10,11 +10,11 @@ import pytest
 
 from nvdra import cdi
 from nvdra.gpu import Partitions
-from nvdra.node.locks import FOLDER
 from nvdra.node.claim_service import Failure
+from nvdra.node.locks import FOLDER
 from nvdra.nvml import IN_USE
 from tests.unit.node.gpus import refusal
-from tests.unit.node.mig_world import ONE, ZERO, MigWorld, card, half, small, until
+from tests.unit.node.mig_world import AT_ZERO, ONE, ZERO, MigWorld, card, half, small, until
 from tests.unit.node.world import RECORD, C, P, cdi_path
 
 # ── there and back ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -30,8 +30,8 @@ async def test_a_claim_s_partition_is_made_and_handed_out(node: MigWorld) -> Non
     assert {"/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap3", "/dev/nvidia-caps/nvidia-cap4"} <= {
         each.path for each in device.edits.device_nodes
     }
-    assert node.inventory.partitions[ZERO] == node.gpus.partitions(ZERO)
-    assert node.lines(ZERO) == []
+    assert node.inventory.partitions[AT_ZERO] == node.gpus.partitions(ZERO)
+    assert node.lines(AT_ZERO) == []
 
 
 async def test_let_go_of_it_leaves_nothing_and_the_gpu_whole(node: MigWorld) -> None:
@@ -105,7 +105,7 @@ async def test_a_claim_is_let_go_of_with_two_writes_and_its_file_goes_last(node:
     assert node.state(ref) == "PrepareStarted"
     assert node.record().entries[ref.uid].prepared != ()
     assert node.has_file(ref)
-    assert node.lines(ZERO) == [ref.uid, f"{ref.uid} 19@0"]
+    assert node.lines(AT_ZERO) == [f"{ref.uid} partition 19@0"]
     gate.set()
     assert (await node.timely(asked))[ref.uid] is None
     assert node.effects("fsync") == [RECORD, RECORD]
@@ -206,7 +206,7 @@ async def test_what_cannot_be_taken_back_at_once_is_taken_back_at_the_next_call(
     node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
     assert "could not be taken back" in await node.refused(ref)
     assert node.state(ref) == "PrepareStarted"
-    assert node.lines(ZERO) == [ref.uid, f"{ref.uid} 19@0"]
+    assert node.lines(AT_ZERO) == [ref.uid, f"{ref.uid} partition 19@0"]
     assert await node.prepared(ref) == [small(0)]
     await node.released(ref)
     assert node.is_rid_of(ref)
@@ -281,7 +281,7 @@ async def test_a_lock_file_that_cannot_be_written_is_named(node: MigWorld, opera
     if operation == "unprepare":
         await node.prepared(ref)
     node.host.refuse("append", f"{P}/{FOLDER}", errno.ENOSPC)
-    why = f"error writing lock file ({P}/{FOLDER}/{ZERO}): No space left on device"
+    why = f"error writing lock file ({P}/{FOLDER}/{AT_ZERO}): No space left on device"
     if operation == "prepare":
         assert await node.refused(ref) == f"error preparing devices for claim {ref}: {why}"
         assert node.is_rid_of(ref)

@@ -10,7 +10,7 @@ import pytest
 
 from nvdra import cdi
 from nvdra.gpu import Gpu, MigDevice, MigProfile, MigSpec
-from nvdra.node.gpu.supply import SupplyError
+from nvdra.node.edits import EditsMissing
 from nvdra.ports import Finished
 from tests.unit.node.world import LIBRARIES, VERSION, World, lay_driver
 
@@ -153,7 +153,7 @@ async def test_who_comes_during_a_look_up_shares_it_and_its_failure(world: World
     remove(world, "/driver/dev/nvidia-uvm")
     modprobe = Modprobe(world, works=False)
     done = await asyncio.gather(*(world.supply.refresh([]) for _ in range(8)), return_exceptions=True)
-    assert {type(error) for error in done} == {SupplyError}
+    assert {type(error) for error in done} == {EditsMissing}
     assert len(modprobe.calls) == 1
 
 
@@ -168,7 +168,7 @@ async def test_a_caller_that_goes_away_does_not_take_the_look_up_with_it(world: 
 async def test_no_driver_at_all_is_told_as_such(world: World) -> None:
     for path in (world.folder / LIBRARIES.strip("/")).iterdir():
         path.unlink()
-    with pytest.raises(SupplyError, match="failed to get common CDI spec edits: neither libcuda"):
+    with pytest.raises(EditsMissing, match="failed to get common CDI spec edits: neither libcuda"):
         await world.supply.refresh([])
     # The driver comes.
     lay_driver(world.host)
@@ -224,9 +224,9 @@ async def test_a_partition_that_is_gone_is_named_and_others_stay_at_hand(world: 
     path = f"{CAPABILITIES}/gpu0/mig/gi2/ci0/access"
     remove(world, path)
     assert not world.supply.is_at_hand([there, gone])
-    with pytest.raises(SupplyError) as looking:
+    with pytest.raises(EditsMissing) as looking:
         await world.supply.refresh([there, gone])
-    with pytest.raises(SupplyError) as rendering:
+    with pytest.raises(EditsMissing) as rendering:
         world.supply.edits(gone)
     assert str(looking.value) == str(rendering.value)
     assert str(looking.value).startswith(
@@ -243,7 +243,7 @@ async def test_a_partitions_gpu_must_have_its_node(world: World) -> None:
     await world.supply.refresh([device])
     remove(world, "/driver/dev/nvidia0")
     assert not world.supply.is_at_hand([device])
-    with pytest.raises(SupplyError, match="/dev/nvidia0"):
+    with pytest.raises(EditsMissing, match="/dev/nvidia0"):
         await world.supply.refresh([device])
 
 

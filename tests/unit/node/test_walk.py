@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
-from tests.unit.gpu.scans import inventory
 
 from nvdra import cdi
-from nvdra.node.ledger import Change
 from nvdra.node.claim_service import Failure
+from nvdra.node.ledger import Change
+from tests.unit.gpu.scans import inventory
 from tests.unit.node.world import RECORD, C, World, cdi_path
 
 

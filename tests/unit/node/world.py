@@ -17,10 +17,11 @@ from nvdra.api import ClaimRef
 from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, Partitions
-from nvdra.host import DriverRoot
+from nvdra.host import DriverRoot, find_nvidia_smi
 from nvdra.kube import ResourceApi
 from nvdra.node.claim_service import Prepared, Unprepared
 from nvdra.node.gpu.actors.mig import MigActor, Partitioner
+from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.supply import Supply
 from nvdra.node.ledger import Change
@@ -93,6 +94,7 @@ class World:
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
         self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
         self.mig = MigActor(self.gpus, self.note)
+        self.time_slices = TimeSliceActor(lambda: find_nvidia_smi(self.host, ROOT), lambda: self.inventory)
         self.context, self.file = gpu_context(
             feature_gates.parse(self.gates),
             POOL,
@@ -100,6 +102,7 @@ class World:
             self.host,
             self.supply,
             self.mig,
+            self.time_slices,
             lambda: self.inventory,
             rescan=lambda: self._rescan(),
             on_record=self.records.append,

@@ -9,10 +9,11 @@ from nvdra.api.gates import Gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory
 from nvdra.gpu.driver import GpuDriver
-from nvdra.gpu.steps import CreatePartition, LeaveMigMode
+from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
 from nvdra.node.gpu.actors.mig import MigActor
+from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.parts import NodePaths, claim_context
 from nvdra.node.record_file import RecordFile
 from nvdra.ports import Host
@@ -25,6 +26,7 @@ def gpu_context(
     host: Host,
     edits: EditsProvider,
     mig: MigActor,
+    time_slices: TimeSliceActor,
     inventory: Callable[[], Inventory],
     *,
     rescan: Callable[[], Coroutine[Any, Any, None]],
@@ -43,7 +45,7 @@ def gpu_context(
         paths,
         host,
         edits,
-        {CreatePartition.kind: mig, LeaveMigMode.kind: mig},
+        {CreatePartition.kind: mig, LeaveMigMode.kind: mig, SetTimeSlice.kind: time_slices},
         inventory,
         rescan=rescan,
         on_record=on_record,

@@ -13,8 +13,10 @@ from contextlib import AsyncExitStack, suppress
 from nvdra import claims
 from nvdra.api import Gates
 from nvdra.gpu import Inventory
+from nvdra.host import find_nvidia_smi
 from nvdra.node.clock import LoopClock
 from nvdra.node.gpu.actors.mig import MigActor
+from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.supply import Supply
 from nvdra.node.ledger import LedgerError
@@ -43,6 +45,7 @@ async def fix(
             here.host,
             Supply(here.host, here.root, hook_path=here.hook, host_root=here.host_root),
             MigActor(nvml, lambda _address, _partitions: None),
+            TimeSliceActor(lambda: find_nvidia_smi(here.host, here.root), lambda: inventory),
             lambda: inventory,
             rescan=_nothing,
         )

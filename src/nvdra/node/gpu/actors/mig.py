@@ -125,6 +125,7 @@ class _Calls:
 
     async def roll_back(self, step: CreatePartition) -> None:
         if not self._journal.is_touched:
+            await self._leave_mode_left_on()
             return
         _, instances = await self._done("error deleting MIG device", self._nvml.mig(self._gpu.uuid))
         try:
@@ -138,6 +139,13 @@ class _Calls:
                 telemetry.info(4, "Could not read a GPU after a failed rollback", cause=str(unread))
             raise
         await self.leave_empty_mode()
+
+    async def _leave_mode_left_on(self) -> None:
+        """Turn MIG mode off if another claim left it on for this step; the upkeep does if that fails."""
+        try:
+            await self.leave_empty_mode()
+        except StepFailed as failed:
+            telemetry.info(4, "Could not look whether MIG mode is needed", cause=str(failed))
 
     async def destroy_unmanaged(self, partition: UnmanagedPartition) -> None:
         _, instances = await self._done(f"error deleting MIG device {partition}", self._nvml.mig(self._gpu.uuid))

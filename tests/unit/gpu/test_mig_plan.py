@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from nvdra import claims
 from nvdra.api.configs import MigDeviceConfig
 from nvdra.checkpoint import PreparedMig, Record
-from nvdra.claims import Await, CreateMig, Done, LeaveMig, Needs, Ready, Refuse, Repair, RollBackFirst
+from nvdra.claims import AlreadyPrepared, NeedsSteps, Ready, Refuse, Repair, RollBackFirst, Steps, WaitForClaim
 from nvdra.gpu import Gpu, Inventory, LeftOut, MigDevice
+from nvdra.gpu.driver import GpuDriver
+from nvdra.gpu.partitions import unmanaged_partitions
+from nvdra.gpu.steps import CreatePartition, LeaveMigMode
+from nvdra.gpu.withheld import withdrawn
 from tests.unit.claims import world
 from tests.unit.claims.world import (
     DYNAMIC,
@@ -36,6 +40,7 @@ ONE, TWO, THREE, FOUR, WHOLE = (
     partition("7g141gb", 0, 0),
 )
 UUID = h200_scan().uuid
+ADDRESS = "0000:00:06.0"
 
 
 def reason(outcome) -> str:
@@ -47,9 +52,10 @@ def held_by(device: str, other: str) -> str:
     return f"unable to prepare claim new: requested device {device} is already allocated to different claim {other}"
 
 
-def names(found: Needs) -> list[str]:
-    assert isinstance(found, Needs), found
-    return [step.spec.name if isinstance(step, CreateMig) else f"whole {step.gpu.name}" for step in found.steps]
+def names(found: NeedsSteps) -> list[str]:
+    assert isinstance(found, NeedsSteps), found
+    steps = found.steps.apply
+    return [step.spec.name if isinstance(step, CreatePartition) else f"whole {step.gpu.name}" for step in steps]
 
 
 # --- steps ---
@@ -58,11 +64,11 @@ def names(found: Needs) -> list[str]:
 def test_a_partition_is_made_for_its_claim():
     found = mig_plan(claim("c1", ONE))
     spec = h200s().devices[ONE]
-    assert found == Needs(claim("c1", ONE), found.groups, (CreateMig(spec),))
+    assert found == NeedsSteps(claim("c1", ONE), found.groups, Steps((CreatePartition(spec.parent, ONE, 19, 0, spec),)))
     assert [(group.config, [device for _, device in group.members]) for group in found.groups] == [
         (MigDeviceConfig(), [spec])
     ]
-    assert found.gpus == {UUID}
+    assert found.steps.resources == {ADDRESS}
 
 
 def test_while_its_steps_are_under_way_the_record_holds_its_allocation_and_name():
@@ -75,7 +81,7 @@ def test_each_device_of_a_claim_takes_its_own_step_in_the_allocation_s_order():
     node = h200s(h200_scan(0), h200_scan(1), h200_scan(2))
     found = mig_plan(claim("c1", THREE, "gpu-2", other, ONE), inventory=node)
     assert names(found) == [THREE, other, ONE]
-    assert found.gpus == {h200_scan(0).uuid, h200_scan(1).uuid}
+    assert found.steps.resources == {ADDRESS, "0000:01:06.0"}
 
 
 def test_two_results_on_one_partition_make_it_once():
@@ -92,7 +98,10 @@ def test_a_gpu_in_one_piece_takes_no_step():
 
 def test_a_gpu_whose_mode_was_left_on_is_made_whole_first():
     left_on = h200s(h200_scan(mig_mode=(1, 1)))
-    assert mig_plan(claim("c1", "gpu-0"), inventory=left_on).steps == (LeaveMig(left_on.devices["gpu-0"]),)
+    found = mig_plan(claim("c1", "gpu-0"), inventory=left_on)
+    assert isinstance(found, NeedsSteps)
+    assert found.steps == Steps((LeaveMigMode(left_on.devices["gpu-0"]),))
+    assert found.steps.resources == {ADDRESS}
 
 
 def test_without_the_gate_a_gpu_is_never_repartitioned():
@@ -127,7 +136,7 @@ def test_gpus_and_partitions_of_one_claim_are_sealed_together():
     sealed = carried_out(mig_plan(claim("c1", "gpu-1", ONE), inventory=node))
     assert [answer.device for answer in sealed.answers] == ["gpu-1", ONE]
     assert [answer.mig is None for answer in sealed.answers] == [True, False]
-    assert {name: type(device) for name, device in sealed.cdi_devices.items()} == {
+    assert {name: type(held.device) for name, held in sealed.cdi_devices.items()} == {
         f"c1-{ONE}": MigDevice,
         "c1-gpu-1": Gpu,
     }
@@ -155,7 +164,7 @@ def test_devices_keep_each_other_away_exactly_if_they_share_a_slice(one, other):
     if slices(one) & slices(other):
         assert reason(found) == held_by(other, "c1")
     else:
-        assert isinstance(found, Needs)
+        assert isinstance(found, NeedsSteps)
 
 
 @given(DEVICES, DEVICES)
@@ -163,7 +172,7 @@ def test_of_another_gpu_they_never_do(one, other):
     node = h200s(h200_scan(0), h200_scan(1))
     record = mig_prepared(claim("c1", one), inventory=node)
     elsewhere = other.replace("gpu-0", "gpu-1", 1)
-    assert isinstance(mig_plan(claim("new", elsewhere), record, inventory=node), Needs | Ready)
+    assert isinstance(mig_plan(claim("new", elsewhere), record, inventory=node), NeedsSteps | Ready)
 
 
 def test_a_place_is_held_whatever_text_the_profile_has():
@@ -190,15 +199,15 @@ def test_a_partition_is_held_on_the_gpu_that_the_record_says_whatever_its_number
     there = partition("1g18gb", 19, 1, minor=minor)
     assert reason(mig_plan(claim("new", there), record, inventory=renumbered)) == held_by(there, "c1")
     assert isinstance(
-        mig_plan(claim("new", partition("1g18gb", 19, 2, minor=minor)), record, inventory=renumbered), Needs
+        mig_plan(claim("new", partition("1g18gb", 19, 2, minor=minor)), record, inventory=renumbered), NeedsSteps
     )
-    assert claims.unknown_partitions(renumbered, record) == ()
+    assert unmanaged_partitions(renumbered, record) == ()
 
 
 def test_what_another_release_holds_by_mig_keeps_the_whole_gpu():
     record = Record("boot", {"c1": world.foreign(claim("c1", ONE), "mig")})
     assert reason(mig_plan(claim("new", THREE), record)) == held_by(THREE, "c1")
-    assert claims.withdrawn(h200s(), record) == {"gpu-0"}
+    assert withdrawn(h200s(), record) == {"gpu-0"}
 
 
 @pytest.mark.parametrize("lost", ["gpu-0", TWO])
@@ -207,8 +216,8 @@ def test_the_place_of_a_file_whose_record_was_lost_is_refused_under_every_name(l
         f"unable to prepare claim new: requested device {ONE} may still be in use by claim c1: "
         "the checkpoint was lost and the API server has not said yet what became of that claim"
     )
-    assert isinstance(mig_plan(claim("new", THREE), unsettled={TWO: "c1"}), Needs)
-    assert isinstance(mig_plan(claim("c1", ONE), unsettled={lost: "c1"}), Needs)
+    assert isinstance(mig_plan(claim("new", THREE), unsettled={TWO: "c1"}), NeedsSteps)
+    assert isinstance(mig_plan(claim("c1", ONE), unsettled={lost: "c1"}), NeedsSteps)
 
 
 # --- administrators ---
@@ -222,14 +231,16 @@ def test_a_partition_that_another_claim_has_is_given_again_and_not_made_again(fi
     record = mig_prepared(claim("c1", first))
     found = mig_plan(claim("new", second), record)
     assert isinstance(found, Ready)
-    assert claims.seal(found).answers[0].mig == claims.answers(record.entries["c1"])[0].mig
+    assert claims.seal(GpuDriver(DYNAMIC), found).answers[0].mig == claims.answers(record.entries["c1"])[0].mig
 
 
 def test_beside_a_partition_that_is_there_only_the_other_is_made():
     record = mig_prepared(claim("c1", ADMIN))
     found = mig_plan(claim("new", ONE, THREE), record)
     assert names(found) == [THREE]
-    assert list(found.shared) == [ONE]
+    assert list(found.steps.facts) == [step.device for step in found.steps.shared] == [ONE]
+    assert [step.uuid for step in found.steps.shared] == ["MIG-19-0"]
+    assert found.steps.resources == {ADDRESS}
     assert [answer.uuid for answer in carried_out(found).answers] == ["MIG-19-0", "MIG-9-4"]
 
 
@@ -239,18 +250,18 @@ def test_beside_a_partition_that_is_there_only_the_other_is_made():
 @pytest.mark.parametrize("wanted", [ONE, TWO, "gpu-0"])
 def test_a_claim_in_work_on_the_place_is_waited_for(wanted):
     record = Record("boot", {"c1": started(claim("c1", ONE))})
-    assert mig_plan(claim("new", wanted), record, in_work={"c1"}) == Await("c1")
-    assert isinstance(mig_plan(claim("new", THREE), record, in_work={"c1"}), Needs)
+    assert mig_plan(claim("new", wanted), record, in_work={"c1"}) == WaitForClaim("c1")
+    assert isinstance(mig_plan(claim("new", THREE), record, in_work={"c1"}), NeedsSteps)
 
 
 @pytest.mark.parametrize("wanted", [ONE, TWO, "gpu-0"])
-def test_a_claim_that_was_begun_and_that_nobody_works_on_is_undone_first(wanted):
+def test_a_claim_that_was_begun_and_that_nobody_works_on_is_rolled_back_first(wanted):
     begun = claim("c1", ONE)
     record = Record("boot", {"c1": started(begun)})
     assert mig_plan(claim("new", wanted), record) == RollBackFirst(begun.ref, record.entries["c1"])
 
 
-def test_a_claim_that_is_being_let_go_of_is_undone_first_where_the_record_says_it_lies():
+def test_a_claim_that_is_being_let_go_of_is_rolled_back_first_where_the_record_says_it_lies():
     record = mig_prepared(claim("c1", ONE))
     let_go = replace(record.entries["c1"], state="PrepareStarted")
     renumbered = h200s(h200_scan(5, uuid=UUID))
@@ -259,7 +270,7 @@ def test_a_claim_that_is_being_let_go_of_is_undone_first_where_the_record_says_i
     assert found == RollBackFirst(claim("c1").ref, let_go)
 
 
-def test_its_own_entry_that_was_begun_is_undone_first():
+def test_its_own_entry_that_was_begun_is_rolled_back_first():
     one = claim("c1", ONE)
     record = Record("boot", {"c1": started(one)})
     assert mig_plan(one, record) == RollBackFirst(one.ref, record.entries["c1"])
@@ -271,14 +282,14 @@ def test_allocated_anew_under_the_same_uid_the_former_partition_goes_first():
     assert mig_plan(after, record) == RollBackFirst(after.ref, record.entries["c1"])
 
 
-def test_what_cannot_be_undone_is_refused_with_the_reason():
+def test_what_cannot_be_rolled_back_is_refused_with_the_reason():
     record = Record("boot", {"c1": started(claim("c1", "gpu-0", "gpu-vfio-0"))})
     assert "a GPU passed through to a virtual machine (gpu-vfio-0)" in reason(mig_plan(claim("new", ONE), record))
 
 
 def test_a_begun_claim_that_changed_nothing_is_not_in_the_way():
     record = Record("boot", {"c1": started(claim("c1", "gpu-0"))})
-    assert isinstance(mig_plan(claim("new", ONE), record), Needs)
+    assert isinstance(mig_plan(claim("new", ONE), record), NeedsSteps)
 
 
 # --- partitions nobody here made ---
@@ -298,7 +309,7 @@ def test_what_overlaps_a_partition_of_somebody_else_is_refused_with_what_to_do()
     assert reason(mig_plan(claim("new", "gpu-0"), inventory=node)).startswith(
         "unable to prepare claim new: requested device gpu-0 overlaps a partition"
     )
-    assert isinstance(mig_plan(claim("new", THREE), inventory=node), Needs)
+    assert isinstance(mig_plan(claim("new", THREE), inventory=node), NeedsSteps)
 
 
 # --- asked again ---
@@ -312,8 +323,9 @@ def test_asked_again_it_answers_the_same_while_the_partition_stands():
     one = claim("c1", ONE)
     record = mig_prepared(one)
     node = standing(instance(19, 0, 1))
-    assert mig_plan(one, record, inventory=node) == Done(claims.answers(record.entries["c1"]))
-    assert claims.recall(one.ref, node, record, has_file=True) == Done(claims.answers(record.entries["c1"]))
+    done = AlreadyPrepared(claims.answers(record.entries["c1"]))
+    assert mig_plan(one, record, inventory=node) == done
+    assert claims.answer_from_checkpoint(GpuDriver(DYNAMIC), one.ref, node, record, has_file=True) == done
 
 
 def test_a_lost_file_of_a_partition_is_written_again():
@@ -321,8 +333,22 @@ def test_a_lost_file_of_a_partition_is_written_again():
     record = mig_prepared(one)
     found = mig_plan(one, record, inventory=standing(instance(19, 0, 1)), has_file=False)
     assert isinstance(found, Repair)
-    (device,) = found.sealed.cdi_devices.values()
+    (held,) = found.sealed.cdi_devices.values()
+    device = held.device
     assert (device.name, device.uuid, device.gi_id) == (ONE, "MIG-19-0", 1)
+
+
+@pytest.mark.parametrize("minor", [0, 5])
+def test_a_file_that_is_written_again_names_its_devices_as_kubelet_was_told(minor):
+    one = claim("c1", ONE)
+    record = mig_prepared(one)
+    # The GPU has another minor number since a driver reload.
+    node = h200s(h200_scan(minor, instance(19, 0, 1), uuid=UUID))
+    found = mig_plan(one, record, inventory=node, has_file=False)
+    assert isinstance(found, Repair)
+    ((name, held),) = found.sealed.cdi_devices.items()
+    assert found.sealed.answers[0].cdi_ids == (f"k8s.gpu.nvidia.com/claim={name}",)
+    assert held.device.parent.minor == minor
 
 
 def test_a_partition_that_somebody_destroyed_is_looked_for_once_more_and_refused():
@@ -338,7 +364,7 @@ def test_a_partition_that_somebody_destroyed_is_looked_for_once_more_and_refused
 def test_while_its_gpu_cannot_be_read_it_is_answered_from_the_record():
     one = claim("c1", ONE)
     record = mig_prepared(one)
-    done = Done(claims.answers(record.entries["c1"]))
+    done = AlreadyPrepared(claims.answers(record.entries["c1"]))
     assert mig_plan(one, record, inventory=Inventory(unread="no driver is loaded")) == done
     lost = LeftOut(0, 0, UUID, "nvmlDeviceGetName", 15, "GPU is lost")
     gone = h200s(h200_scan(1), left_out=(lost,))

@@ -10,21 +10,24 @@ from hypothesis import strategies as st
 
 from nvdra import claims
 from nvdra.checkpoint import Record
-from nvdra.claims import DestroyMig, Leave, Needs, Refuse, Undo, RollBackFirst
+from nvdra.claims import Forget, NeedsSteps, Refuse, RollBackFirst, Teardown, TearDownFirst
 from nvdra.gpu import Inventory, LeftOut
+from nvdra.gpu.partitions import unmanaged_partitions
+from nvdra.gpu.steps import CreatePartition
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, h200s, mig_plan, mig_prepared, mig_release, partition, release, started
 from tests.unit.gpu.scans import h200_scan, instance
 
 ONE, THREE = partition("1g18gb", 19, 0), partition("3g71gb", 9, 4)
 UUID = h200_scan().uuid
-GPU = h200s().gpus[0]
+ADDRESS = "0000:00:06.0"
+GPU = h200s().gpus[ADDRESS]
 PREFIX = "unprepare devices failed for claim ns/claim-c1:c1"
 
 
-def steps(outcome) -> tuple[DestroyMig, ...]:
-    assert isinstance(outcome, Undo), outcome
-    return outcome.steps
+def steps(outcome) -> tuple[CreatePartition, ...]:
+    assert isinstance(outcome, TearDownFirst), outcome
+    return outcome.teardown.steps
 
 
 # --- completed claims ---
@@ -33,25 +36,25 @@ def steps(outcome) -> tuple[DestroyMig, ...]:
 def test_a_partition_goes_with_its_claim():
     record = mig_prepared(claim("c1", ONE))
     entry = record.entries["c1"]
-    assert mig_release(claim("c1", ONE), record) == Undo(
-        (DestroyMig(GPU, ONE, 19, 0, "MIG-19-0"),), replace(entry, state="PrepareStarted")
-    )
+    step = CreatePartition(GPU, ONE, 19, 0, uuid="MIG-19-0")
+    begun = replace(entry, state="PrepareStarted")
+    assert mig_release(claim("c1", ONE), record) == TearDownFirst(Teardown((step,), holds=True), begun)
 
 
 def test_while_it_goes_the_record_keeps_what_there_is_to_undo():
     record = mig_prepared(claim("c1", ONE, name="train"))
-    undo = mig_release(claim("c1", ONE, name="train"), record)
-    assert isinstance(undo, Undo)
-    assert (undo.started.name, undo.started.namespace) == ("train", "ns")
-    again = Record("boot", {"c1": undo.started})
-    assert mig_release(claim("c1", ONE, name="train"), again) == undo
+    found = mig_release(claim("c1", ONE, name="train"), record)
+    assert isinstance(found, TearDownFirst)
+    assert (found.started.name, found.started.namespace) == ("train", "ns")
+    again = Record("boot", {"c1": found.started})
+    assert mig_release(claim("c1", ONE, name="train"), again) == found
 
 
 def test_an_entry_of_the_go_driver_gets_the_name_that_kubelet_says():
     record = mig_prepared(claim("c1", ONE))
     nameless = replace(record.entries["c1"], name="", namespace="")
-    undo = mig_release(claim("c1", ONE), Record("boot", {"c1": nameless}))
-    assert (undo.started.name, undo.started.namespace) == ("claim-c1", "ns")
+    found = mig_release(claim("c1", ONE), Record("boot", {"c1": nameless}))
+    assert (found.started.name, found.started.namespace) == ("claim-c1", "ns")
 
 
 DEVICES = st.lists(st.sampled_from(sorted(h200s().devices)), max_size=6, unique=True)
@@ -62,11 +65,11 @@ def test_letting_go_takes_away_exactly_what_preparing_made(wanted):
     node = h200s(h200_scan(0), h200_scan(1))
     one = claim("c1", "gpu-1", *(name.replace("gpu-0-", "gpu-0-") for name in wanted if name != "gpu-0"))
     found = mig_plan(one, inventory=node)
-    made = [step.spec.name for step in found.steps] if isinstance(found, Needs) else []
+    made = [step.spec.name for step in found.steps.apply] if isinstance(found, NeedsSteps) else []
     sealed = world.carried_out(found)
     released = mig_release(one, Record("boot", {"c1": sealed.entry}), inventory=node)
     gone = {step.device: step.uuid for step in steps(released)} if made else {}
-    assert made or released == Leave()
+    assert made or released == Forget()
     assert gone == {answer.device: answer.uuid for answer in sealed.answers if answer.mig is not None}
     assert sorted(gone) == sorted(made)
 
@@ -74,15 +77,17 @@ def test_letting_go_takes_away_exactly_what_preparing_made(wanted):
 def test_a_partition_that_another_claim_has_too_stays_until_the_last():
     shared = {"device": ONE, "adminAccess": True}
     record = mig_prepared(claim("c1", ONE), claim("c2", shared))
-    assert mig_release(claim("c1", ONE), record) == Leave()
-    assert mig_release(claim("c2", shared), record) == Leave()
+    assert mig_release(claim("c1", ONE), record) == Forget(holds=True)
+    assert mig_release(claim("c2", shared), record) == Forget(holds=True)
     last = Record("boot", {"c2": record.entries["c2"]})
     assert [step.device for step in steps(mig_release(claim("c2", shared), last))] == [ONE]
 
 
 def test_only_what_is_shared_stays():
     record = mig_prepared(claim("c1", ONE, THREE), claim("c2", {"device": ONE, "adminAccess": True}))
-    assert [step.device for step in steps(mig_release(claim("c1"), record))] == [THREE]
+    found = mig_release(claim("c1"), record)
+    assert [step.device for step in steps(found)] == [THREE]
+    assert [step.device for step in found.teardown.shared] == [ONE]
 
 
 def test_a_device_of_another_driver_by_the_same_name_shares_nothing():
@@ -96,9 +101,9 @@ def test_a_partition_that_an_administrator_made_beforehand_stays():
     node = h200s(h200_scan(0, instance(19, 0, 1)), dynamic=False)
     one = claim("c1", ONE)
     record = world.prepared(one, inventory=node)
-    assert release(one, record, inventory=node) == Leave()
+    assert release(one, record, inventory=node) == Forget(holds=True)
     guest = h200s(h200_scan(0, instance(19, 0, 1), virtualization_mode=2))
-    assert mig_release(one, record, inventory=guest) == Leave()
+    assert mig_release(one, record, inventory=guest) == Forget(holds=True)
 
 
 # --- where the GPU is now ---
@@ -109,6 +114,16 @@ def test_the_record_says_which_gpu_whatever_its_number_is_now():
     renumbered = h200s(h200_scan(0, uuid="GPU-new"), h200_scan(5, uuid=UUID))
     (step,) = steps(mig_release(claim("c1", ONE), record, inventory=renumbered))
     assert (step.gpu.minor, step.gpu.uuid, step.profile_id, step.start) == (5, UUID, 19, 0)
+
+
+def test_where_the_record_says_no_gpu_the_partition_s_name_does():
+    record = mig_prepared(claim("c1", ONE))
+    (group,) = record.entries["c1"].prepared
+    (device,) = group.devices
+    unsaid = replace(device, mig=replace(device.mig, parent_uuid=""))
+    entry = replace(record.entries["c1"], prepared=(replace(group, devices=(unsaid,)),))
+    (step,) = steps(mig_release(claim("c1", ONE), Record("boot", {"c1": entry})))
+    assert (step.gpu, step.device) == (GPU, ONE)
 
 
 @pytest.mark.parametrize("is_begun", [False, True])
@@ -138,7 +153,7 @@ def test_a_gpu_that_is_gone_for_good_took_its_partitions_with_it():
     )
     left = h200s(h200_scan(1))
     assert [step.gpu.minor for step in steps(mig_release(claim("c1"), record, inventory=left))] == [1]
-    assert mig_release(claim("c1"), record, inventory=h200s(h200_scan(7))) == Leave()
+    assert mig_release(claim("c1"), record, inventory=h200s(h200_scan(7))) == Forget(holds=True)
 
 
 def test_a_gpu_that_is_not_offered_for_another_reason_is_not_the_one_that_is_gone():
@@ -146,7 +161,7 @@ def test_a_gpu_that_is_not_offered_for_another_reason_is_not_the_one_that_is_gon
     # A virtual GPU with MIG mode on and nothing made: read, and not offered.
     node = h200s(h200_scan(1, mig_mode=(1, 1), virtualization_mode=2))
     assert [left.device for left in node.not_offered] == ["gpu-1"]
-    assert mig_release(claim("c1", ONE), record, inventory=node) == Leave()
+    assert mig_release(claim("c1", ONE), record, inventory=node) == Forget(holds=True)
 
 
 # --- claims that were begun ---
@@ -154,16 +169,16 @@ def test_a_gpu_that_is_not_offered_for_another_reason_is_not_the_one_that_is_gon
 
 def test_of_a_claim_that_was_begun_every_partition_it_names_is_looked_for():
     one = claim("c1", THREE, ONE, "gpu-0")
-    undo = mig_release(one, Record("boot", {"c1": started(one)}))
-    assert steps(undo) == (DestroyMig(GPU, ONE, 19, 0), DestroyMig(GPU, THREE, 9, 4))
-    assert undo.started == started(one)
+    found = mig_release(one, Record("boot", {"c1": started(one)}))
+    assert steps(found) == (CreatePartition(GPU, ONE, 19, 0), CreatePartition(GPU, THREE, 9, 4))
+    assert found.started == started(one)
 
 
 def test_two_claims_that_were_begun_on_one_partition_go_one_after_the_other():
     """As the Go driver may leave them: it looks at completed claims alone."""
     one, other = claim("c1", ONE), claim("c2", ONE)
     record = Record("boot", {"c1": started(one), "c2": started(other)})
-    assert mig_release(one, record) == mig_release(other, record) == Leave()
+    assert mig_release(one, record) == mig_release(other, record) == Forget(holds=True)
     # Whichever is asked for first leaves, and then the other is undone.
     assert mig_plan(one, record) == RollBackFirst(one.ref, record.entries["c1"])
     assert mig_plan(other, record) == RollBackFirst(other.ref, record.entries["c2"])
@@ -171,7 +186,7 @@ def test_two_claims_that_were_begun_on_one_partition_go_one_after_the_other():
     assert [step.device for step in steps(mig_release(other, last))] == [ONE]
 
 
-def test_a_completed_claim_keeps_its_partition_when_another_that_was_begun_there_is_undone():
+def test_a_completed_claim_keeps_its_partition_when_another_that_was_begun_there_is_rolled_back():
     one = claim("c1", ONE)
     record = mig_prepared(one)
     begun = claim("c2", {"device": ONE, "adminAccess": True}, THREE)
@@ -184,9 +199,10 @@ def test_a_completed_claim_keeps_its_partition_when_another_that_was_begun_there
 
 def test_without_the_gate_nothing_is_destroyed():
     one = claim("c1", ONE)
-    assert release(one, mig_prepared(one), inventory=h200s()) == Leave()
-    assert release(one, Record("boot", {"c1": started(one)}), inventory=h200s()) == Leave(
-        (f"claim ns/claim-c1:c1 was begun on {ONE}: gate DynamicMIG is off, so what stands there stays",)
+    assert release(one, mig_prepared(one), inventory=h200s()) == Forget(holds=True)
+    assert release(one, Record("boot", {"c1": started(one)}), inventory=h200s()) == Forget(
+        (f"claim ns/claim-c1:c1 was begun on {ONE}: gate DynamicMIG is off, so what stands there stays",),
+        holds=True,
     )
 
 
@@ -196,17 +212,17 @@ def test_without_the_gate_nothing_is_destroyed():
 def test_a_claim_of_a_lost_record_is_taken_over_with_the_partition_that_stands():
     one = claim("c1", THREE)
     node = h200s(h200_scan(0, instance(9, 4, 4, gi_id=2)))
-    settled = claims.settle({"c1": {THREE}}, {"c1": one}, node, world.POOL)
+    settled = claims.settle(world.DRIVER, {"c1": {THREE}}, {"c1": one}, node, world.POOL)
     (answer,) = claims.answers(settled.adopted["c1"])
     assert (answer.uuid, answer.mig.gi_id, answer.mig.parent_uuid) == ("MIG-9-4", 2, UUID)
     assert (settled.orphans, settled.unsettled) == ((), {})
     record = Record("boot", dict(settled.adopted))
-    assert claims.unknown_partitions(node, record) == ()
+    assert unmanaged_partitions(node, record) == ()
     assert [step.uuid for step in steps(mig_release(one, record, inventory=node))] == ["MIG-9-4"]
 
 
 @pytest.mark.parametrize("live", [(), (instance(9, 4, 4, compute=None),), (instance(19, 4, 1),)])
 def test_a_claim_of_a_lost_record_whose_partition_is_not_there_keeps_its_place(live):
     node = h200s(h200_scan(0, *live, mig_mode=(1, 1)))
-    settled = claims.settle({"c1": {THREE}}, {"c1": claim("c1", THREE)}, node, world.POOL)
+    settled = claims.settle(world.DRIVER, {"c1": {THREE}}, {"c1": claim("c1", THREE)}, node, world.POOL)
     assert (dict(settled.adopted), settled.orphans, settled.unsettled) == ({}, (), {THREE: "c1"})

@@ -1,4 +1,4 @@
-"""The executor: steps carried out on GPUs with state, side by side and in order, and undone where they fail."""
+"""The MIG actor on GPUs with state, run by the step runner: what it makes, what is left where it fails, upkeep."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from pathlib import Path
 import pytest
 
 from nvdra.checkpoint import Record
-from nvdra.claims import CreateMig, DestroyMig, LeaveMig, unknown_partitions
-from nvdra.gpu import GpuScan, Inventory, MigScan, MigSpec, Partitions, from_scan
-from nvdra.node.executor import Executor, StepFailed, destruction
+from nvdra.gpu import Gpu, GpuScan, Inventory, MigDevice, MigSpec, Partitions, from_scan
+from nvdra.gpu.partitions import unmanaged_partitions
+from nvdra.gpu.steps import CreatePartition, LeaveMigMode, create_partition
+from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.locks import FOLDER, ResourceLocks
+from nvdra.node.steps import StepFailed, StepJournal, StepRunner
 from nvdra.nvml import IN_USE, DriverAbsent, DriverChanged, NvmlHung
 from nvdra.testing.host import FakeHost
-from tests.unit.gpu.scans import h200_profiles, h200_scan, instance, node_scan
+from tests.unit.gpu.scans import instance, node_scan
 from tests.unit.node.gpus import Gpus, refusal
+from tests.unit.node.mig_world import AT_ONE, AT_ZERO, ONE, ZERO, card, until
 
 P = "/plugins/gpu.nvidia.com"
-ZERO, ONE = h200_scan(0).uuid, h200_scan(1).uuid
-
-
-def card(minor: int, *instances, **changes) -> GpuScan:
-    """An H200 that tells which compute instances span its partitions."""
-    return h200_scan(minor, *instances, mig=MigScan(h200_profiles(spanning=True), instances), **changes)
 
 
 class Bench:
-    """Two GPUs, their locks, an executor, and what it told."""
+    """Two GPUs, their locks, the actor and its runner, and what it told."""
 
     def __init__(self, folder: Path, *scans: GpuScan, never_toggles: bool = False) -> None:
         scans = scans or (card(0), card(1))
         self.gpus = Gpus(*scans)
         self.inventory: Inventory = from_scan(node_scan(*scans), {}, dynamic_mig=True, never_toggles=never_toggles)
+        self.folder = folder
         self.host = FakeHost(folder)
         (folder / f"{P}/{FOLDER}".strip("/")).mkdir(parents=True)
         self.locks = ResourceLocks(self.host, P)
         self.told: dict[str, Partitions] = {}
-        self.executor = Executor(self.gpus, self.locks, self._changed)
+        self.actor = MigActor(self.gpus, self._changed)
+        actors = {CreatePartition.kind: self.actor, LeaveMigMode.kind: self.actor}
+        self.runner = StepRunner(self.locks, actors)
 
-    def _changed(self, uuid: str, partitions: Partitions) -> None:
-        self.told[uuid] = partitions
+    def _changed(self, address: str, partitions: Partitions) -> None:
+        self.told[address] = partitions
 
     def spec(self, profile_id: int, start: int, minor: int = 0) -> MigSpec:
         specs = (device for device in self.inventory.devices.values() if isinstance(device, MigSpec))
@@ -56,9 +56,15 @@ class Bench:
 
     async def make(self, claim: str, *specs: MigSpec) -> list[str]:
         """Take the GPUs, make the partitions; their UUIDs."""
-        self.take(claim, *{spec.parent.uuid for spec in specs})
-        made = await self.executor.make(claim, [CreateMig(spec) for spec in specs])
+        self.take(claim, *{spec.parent.pci_bus_id for spec in specs})
+        made = await self.runner.apply(claim, [create_partition(spec) for spec in specs])
         return [made[spec.name].uuid for spec in specs]
+
+    async def roll_back(self, claim: str, *steps: CreatePartition) -> None:
+        await self.runner.roll_back(claim, steps)
+
+    def journal(self, gpu: Gpu) -> StepJournal:
+        return StepJournal(self.locks, "upkeep", LeaveMigMode(gpu))
 
     async def fails(self, work: Awaitable[object]) -> StepFailed:
         with pytest.raises(StepFailed) as failed:
@@ -66,7 +72,8 @@ class Bench:
         return failed.value
 
     def state(self) -> dict[str, Partitions]:
-        return {uuid: self.gpus.partitions(uuid) for uuid in (ZERO, ONE)}
+        """What stands, by PCI address."""
+        return {AT_ZERO: self.gpus.partitions(ZERO), AT_ONE: self.gpus.partitions(ONE)}
 
 
 @pytest.fixture
@@ -83,12 +90,12 @@ def verbs(calls: Iterable[tuple[str, int]], minor: int) -> list[str]:
 
 async def test_a_partition_is_made_and_told_with_its_identity(bench: Bench) -> None:
     spec = bench.spec(9, 4)
-    bench.take("c1", ZERO)
-    made = (await bench.executor.make("c1", [CreateMig(spec)]))[spec.name]
+    bench.take("c1", AT_ZERO)
+    made = (await bench.runner.apply("c1", [create_partition(spec)]))[spec.name]
     assert (made.parent, made.start, made.size, made.gi_id, made.ci_id) == (spec.parent, 4, 4, 1, 0)
-    assert bench.told == {ZERO: bench.gpus.partitions(ZERO)}
-    assert bench.told[ZERO].is_on
-    assert [(seen.profile_id, seen.start, seen.compute[0].uuid) for seen in bench.told[ZERO].instances] == [
+    assert bench.told == {AT_ZERO: bench.gpus.partitions(ZERO)}
+    assert bench.told[AT_ZERO].is_on
+    assert [(seen.profile_id, seen.start, seen.compute[0].uuid) for seen in bench.told[AT_ZERO].instances] == [
         (9, 4, made.uuid)
     ]
     assert verbs(bench.gpus.calls, 0) == ["set_mig_mode", "create_gpu_instance", "create_compute_instance"]
@@ -119,20 +126,20 @@ async def test_claims_on_one_gpu_go_in_the_order_they_came(bench: Bench) -> None
     assert verbs(bench.gpus.calls, 0) == ["set_mig_mode", "create_gpu_instance"]
     gate.set()
     await asyncio.gather(*work)
-    assert [gi.start for gi in sorted(bench.told[ZERO].instances, key=lambda gi: gi.gi_id)] == [3, 1, 2]
+    assert [gi.start for gi in sorted(bench.told[AT_ZERO].instances, key=lambda gi: gi.gi_id)] == [3, 1, 2]
 
 
 async def test_a_gpu_wanted_whole_has_its_mode_turned_off(tmp_path: Path) -> None:
     bench = Bench(tmp_path, card(0, mig_mode=(1, 1)), card(1))
-    bench.take("c1", ZERO)
-    assert await bench.executor.make("c1", [LeaveMig(bench.inventory.gpus[0])]) == {}
-    assert bench.told == {ZERO: Partitions()}
+    bench.take("c1", AT_ZERO)
+    assert await bench.runner.apply("c1", [LeaveMigMode(bench.inventory.gpus[AT_ZERO])]) == {}
+    assert bench.told == {AT_ZERO: Partitions()}
 
 
 async def test_a_gpu_wanted_whole_that_is_partitioned_meanwhile_is_left_alone(bench: Bench) -> None:
     bench.gpus.put(ZERO, instance(14, 2, 2))
-    bench.take("c1", ZERO)
-    failed = await bench.fails(bench.executor.make("c1", [LeaveMig(bench.inventory.gpus[0])]))
+    bench.take("c1", AT_ZERO)
+    failed = await bench.fails(bench.runner.apply("c1", [LeaveMigMode(bench.inventory.gpus[AT_ZERO])]))
     assert str(failed) == (
         f"gpu-0 ({ZERO}) is wanted whole and GPU instance 3 (profile 14 at memory slice 2) is on it: "
         "nvidia-smi mig -lgi lists what is there; kubelet will ask again"
@@ -147,7 +154,7 @@ async def test_a_place_taken_meanwhile_is_not_fought_over(bench: Bench) -> None:
         "error creating MIG device: gpu-0-mig-1g18gb-19-3 overlaps GPU instance 3 (profile 14 at memory slice 2): "
         "nvidia-smi mig -lgi lists what is there; kubelet will ask again"
     )
-    assert failed.is_undone
+    assert failed.is_rolled_back
     assert bench.gpus.places(ZERO) == [(14, 2)]
 
 
@@ -162,7 +169,7 @@ async def test_whichever_call_fails_nothing_is_left_on_any_gpu(bench: Bench, ver
     before = bench.state()
     bench.gpus.refuse(verb, (ZERO, ONE)[on], refusal(3, "Not Supported"))
     failed = await bench.fails(bench.make("c1", bench.spec(19, 0), bench.spec(14, 2), bench.spec(19, 0, minor=1)))
-    assert failed.is_undone
+    assert failed.is_rolled_back
     assert str(failed).endswith(": Not Supported")
     assert bench.state() == before
     assert bench.told == before
@@ -203,11 +210,11 @@ async def test_what_stands_for_others_stays_when_a_claim_fails(bench: Bench) -> 
     before = bench.state()
     bench.gpus.refuse("create_compute_instance", ZERO, refusal(3, "Not Supported"), after=1)
     failed = await bench.fails(bench.make("c2", bench.spec(19, 1), bench.spec(19, 2)))
-    assert failed.is_undone
+    assert failed.is_rolled_back
     assert bench.state() == before
 
 
-async def test_it_is_undone_in_reverse_of_how_it_was_made(bench: Bench) -> None:
+async def test_it_is_rolled_back_in_reverse_of_how_it_was_made(bench: Bench) -> None:
     bench.gpus.refuse("create_compute_instance", ZERO, refusal(3, "Not Supported"), after=1)
     await bench.fails(bench.make("c1", bench.spec(19, 1), bench.spec(19, 0)))
     made = ["create_gpu_instance", "create_compute_instance"]
@@ -221,7 +228,7 @@ async def test_what_cannot_be_taken_back_is_said_and_left_for_later(bench: Bench
     bench.gpus.refuse("create_compute_instance", ZERO, refusal(3, "Not Supported"))
     bench.gpus.refuse("destroy_gpu_instance", ZERO, refusal(999, "Unknown Error"))
     failed = await bench.fails(bench.make("c1", bench.spec(19, 0), bench.spec(19, 0, minor=1)))
-    assert not failed.is_undone
+    assert not failed.is_rolled_back
     assert str(failed) == (
         "error creating MIG device: error creating Compute instance for '1g.18gb': Not Supported; and what was made "
         "before could not be taken back: error deleting MIG device gpu-0-mig-1g18gb-19-0: "
@@ -229,17 +236,17 @@ async def test_what_cannot_be_taken_back_is_said_and_left_for_later(bench: Bench
     )
     assert bench.gpus.places(ZERO) == [(19, 0)]
     assert bench.gpus.partitions(ONE) == Partitions()  # the other GPU's is taken back all the same
-    await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    await bench.roll_back("c1", create_partition(bench.spec(19, 0)))
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
 async def test_where_the_lock_s_file_cannot_be_written_nothing_is_made(bench: Bench) -> None:
-    bench.take("c1", ZERO)
+    bench.take("c1", AT_ZERO)
     bench.host.refuse("append", f"{P}/{FOLDER}", errno.ENOSPC)
-    failed = await bench.fails(bench.executor.make("c1", [CreateMig(bench.spec(19, 0))]))
-    assert failed.is_undone
+    failed = await bench.fails(bench.runner.apply("c1", [create_partition(bench.spec(19, 0))]))
+    assert failed.is_rolled_back
     assert str(failed) == (
-        f"error creating MIG device: error writing lock file ({P}/{FOLDER}/{ZERO}): No space left on device"
+        f"error creating MIG device: error writing lock file ({P}/{FOLDER}/{AT_ZERO}): No space left on device"
     )
     assert bench.gpus.calls == []
 
@@ -251,10 +258,10 @@ async def test_a_call_that_hangs_keeps_the_gpu_from_other_programs_until_it_retu
     await bench.fails(bench.make("c1", bench.spec(19, 0)))
     bench.locks.give_back("c1", is_done=False)
     other = ResourceLocks(bench.host.revive(), P)
-    assert not other.try_take("c1", [ZERO])
+    assert not other.try_take("c1", [AT_ZERO])
     call.set_result(None)
     await asyncio.sleep(0)
-    assert other.try_take("c1", [ZERO])
+    assert other.try_take("c1", [AT_ZERO])
     other.give_back("c1", is_done=True)
 
 
@@ -265,40 +272,40 @@ async def test_what_was_made_is_taken_away_and_the_mode_with_the_last(bench: Ben
     uuids = await bench.make("c1", bench.spec(19, 0), bench.spec(19, 1))
     bench.gpus.calls.clear()
     first, second = (
-        replace(destruction(bench.spec(19, start)), uuid=uuid) for start, uuid in zip((0, 1), uuids, strict=True)
+        replace(create_partition(bench.spec(19, start)), uuid=uuid) for start, uuid in zip((0, 1), uuids, strict=True)
     )
-    await bench.executor.undo("c1", [first])
+    await bench.roll_back("c1", first)
     assert bench.gpus.partitions(ZERO).is_on
     assert verbs(bench.gpus.calls, 0) == ["destroy_compute_instance", "destroy_gpu_instance"]
-    await bench.executor.undo("c1", [second])
-    assert bench.told[ZERO] == bench.gpus.partitions(ZERO) == Partitions()
+    await bench.roll_back("c1", second)
+    assert bench.told[AT_ZERO] == bench.gpus.partitions(ZERO) == Partitions()
 
 
 async def test_where_the_mode_cannot_be_changed_it_stays(tmp_path: Path) -> None:
     bench = Bench(tmp_path, card(0, mig_mode=(1, 1)), card(1), never_toggles=True)
     await bench.make("c1", bench.spec(19, 0))
-    await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    await bench.roll_back("c1", create_partition(bench.spec(19, 0)))
     assert "set_mig_mode" not in verbs(bench.gpus.calls, 0)
-    assert bench.told[ZERO] == Partitions(is_on=True)
+    assert bench.told[AT_ZERO] == Partitions(is_on=True)
 
 
 async def test_the_mode_stays_for_a_claim_that_is_about_to_need_it(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0))
-    bench.take("c2", ZERO)
-    await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    bench.take("c2", AT_ZERO)
+    await bench.roll_back("c1", create_partition(bench.spec(19, 0)))
     assert bench.gpus.partitions(ZERO) == Partitions(is_on=True)
-    await bench.executor.undo("c2", [destruction(bench.spec(19, 1))])
+    await bench.roll_back("c2", create_partition(bench.spec(19, 1)))
     bench.locks.give_back("c1", is_done=True)
-    await bench.executor.undo("c2", [destruction(bench.spec(19, 1))])
+    await bench.roll_back("c2", create_partition(bench.spec(19, 1)))
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
 async def test_the_mode_does_not_stay_for_a_claim_that_wanted_the_gpu_whole_and_failed(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0))
-    bench.take("c2", ZERO)
-    await bench.fails(bench.executor.make("c2", [LeaveMig(bench.inventory.gpus[0])]))
+    bench.take("c2", AT_ZERO)
+    await bench.fails(bench.runner.apply("c2", [LeaveMigMode(bench.inventory.gpus[AT_ZERO])]))
     # It is not out of work before the record says so.
-    await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+    await bench.roll_back("c1", create_partition(bench.spec(19, 0)))
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
@@ -306,81 +313,159 @@ async def test_the_mode_does_not_stay_for_a_claim_that_wanted_the_gpu_whole_and_
 async def test_half_or_whole_what_a_claim_left_is_found_by_its_place(bench: Bench, compute: int | None) -> None:
     """An entry without any line is another program's: its places alone count."""
     bench.gpus.put(ZERO, instance(19, 3, 1, compute=compute), instance(19, 4, 1))
-    assert bench.locks.try_take("c1", [ZERO])
-    await bench.executor.undo("c1", [destruction(bench.spec(19, 3)), destruction(bench.spec(19, 5))])
+    assert bench.locks.try_take("c1", [AT_ZERO])
+    await bench.roll_back("c1", create_partition(bench.spec(19, 3)), create_partition(bench.spec(19, 5)))
     assert bench.gpus.places(ZERO) == [(19, 4)]
 
 
 async def test_a_place_that_the_claim_never_came_to_is_somebody_else_s(bench: Bench) -> None:
-    bench.take("c1", ZERO)
+    bench.take("c1", AT_ZERO)
     bench.gpus.put(ZERO, instance(19, 3, 1))
-    await bench.executor.undo("c1", [destruction(bench.spec(19, 3))])
+    await bench.roll_back("c1", create_partition(bench.spec(19, 3)))
     assert bench.gpus.places(ZERO) == [(19, 3)]
-    bench.locks.touch("c1", ZERO, (19, 3))
-    await bench.executor.undo("c1", [destruction(bench.spec(19, 3))])
+    bench.locks.touch("c1", create_partition(bench.spec(19, 3)))
+    await bench.roll_back("c1", create_partition(bench.spec(19, 3)))
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
 async def test_a_partition_made_anew_in_the_claim_s_place_is_not_the_claim_s(bench: Bench) -> None:
     bench.gpus.put(ZERO, instance(19, 3, 1))
-    assert bench.locks.try_take("c1", [ZERO])
-    await bench.executor.undo("c1", [replace(destruction(bench.spec(19, 3)), uuid="MIG-former")])
+    assert bench.locks.try_take("c1", [AT_ZERO])
+    await bench.roll_back("c1", replace(create_partition(bench.spec(19, 3)), uuid="MIG-former"))
     assert bench.gpus.places(ZERO) == [(19, 3)]
-    await bench.executor.undo("c1", [replace(destruction(bench.spec(19, 3)), uuid="MIG-19-3")])
+    await bench.roll_back("c1", replace(create_partition(bench.spec(19, 3)), uuid="MIG-19-3"))
     assert bench.gpus.places(ZERO) == []
 
 
 async def test_undoing_twice_is_undoing_once(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0))
     for _ in range(2):
-        await bench.executor.undo("c1", [destruction(bench.spec(19, 0))])
+        await bench.roll_back("c1", create_partition(bench.spec(19, 0)))
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
 async def test_who_keeps_a_partition_in_use_is_named_and_it_is_taken_away_later(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0))
     bench.gpus.enter(ZERO, 1, 4711, 4712)
-    steps = [destruction(bench.spec(19, 0))]
-    assert str(await bench.fails(bench.executor.undo("c1", steps))) == (
+    steps = [create_partition(bench.spec(19, 0))]
+    assert str(await bench.fails(bench.roll_back("c1", *steps))) == (
         "error deleting MIG device gpu-0-mig-1g18gb-19-0: error destroying Compute Instance: In use by another client "
         "(process 4711, 4712 is in it)"
     )
     bench.gpus.refuse("processes", ZERO, refusal(4, "Insufficient Permissions"))
-    assert str(await bench.fails(bench.executor.undo("c1", steps))).endswith("In use by another client")
+    assert str(await bench.fails(bench.roll_back("c1", *steps))).endswith("In use by another client")
     bench.gpus.enter(ZERO, 1)
     bench.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
-    assert str(await bench.fails(bench.executor.undo("c1", steps))).endswith(
+    assert str(await bench.fails(bench.roll_back("c1", *steps))).endswith(
         "error destroying GPU Instance: In use by another client"
     )
-    assert bench.told[ZERO].instances[0].compute == ()  # told as it is now, half taken away
-    await bench.executor.undo("c1", steps)
+    assert bench.told[AT_ZERO].instances[0].compute == ()  # told as it is now, half taken away
+    await bench.roll_back("c1", *steps)
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
 async def test_one_gpu_that_refuses_keeps_no_other_from_being_undone(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0), bench.spec(19, 0, minor=1))
     bench.gpus.refuse("destroy_compute_instance", ZERO, refusal(15, "GPU is lost"))
-    steps = [destruction(bench.spec(19, 0, minor)) for minor in (0, 1)]
-    assert "gpu-0-mig" in str(await bench.fails(bench.executor.undo("c1", steps)))
+    steps = [create_partition(bench.spec(19, 0, minor)) for minor in (0, 1)]
+    assert "gpu-0-mig" in str(await bench.fails(bench.roll_back("c1", *steps)))
     assert bench.gpus.partitions(ONE) == Partitions()
 
 
 async def test_a_gpu_that_cannot_be_read_after_its_partition_went_is_tried_again(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0))
-    steps = [destruction(bench.spec(19, 0))]
+    steps = [create_partition(bench.spec(19, 0))]
     bench.gpus.refuse("mig", ZERO, refusal(15, "GPU is lost"), after=1)
-    assert str(await bench.fails(bench.executor.undo("c1", steps))) == f"gpu-0 ({ZERO}) cannot be read: GPU is lost"
-    await bench.executor.undo("c1", steps)
-    assert bench.told[ZERO] == Partitions()
+    assert str(await bench.fails(bench.roll_back("c1", *steps))) == f"gpu-0 ({ZERO}) cannot be read: GPU is lost"
+    await bench.roll_back("c1", *steps)
+    assert bench.told[AT_ZERO] == Partitions()
 
 
 async def test_a_mode_that_does_not_go_off_fails_the_undoing(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0))
     bench.gpus.refuse("set_mig_mode", ZERO, refusal(IN_USE))
-    assert str(await bench.fails(bench.executor.undo("c1", [destruction(bench.spec(19, 0))]))) == (
+    assert str(await bench.fails(bench.roll_back("c1", create_partition(bench.spec(19, 0))))) == (
         f"error disabling MIG mode for device gpu-0-{ZERO}: In use by another client"
     )
-    assert bench.told[ZERO] == Partitions(is_on=True)
+    assert bench.told[AT_ZERO] == Partitions(is_on=True)
+
+
+# --- calls that hang ---
+
+CHANGES = (
+    *("set_mig_mode", "create_gpu_instance", "create_compute_instance"),
+    *("destroy_compute_instance", "destroy_gpu_instance"),
+)
+
+
+@pytest.mark.parametrize("verb", ["mig", *CHANGES])
+async def test_a_call_that_hangs_is_waited_for_and_its_gpu_kept(bench: Bench, verb: str) -> None:
+    spec = bench.spec(19, 0)
+    is_making = not verb.startswith("destroy")
+    if not is_making:
+        await bench.make("c1", spec)
+    returns = bench.gpus.hang(verb, ZERO)
+    work = asyncio.create_task(bench.make("c1", spec) if is_making else bench.roll_back("c1", create_partition(spec)))
+    await until(lambda: bench.runner.waiting("c1"))
+    reason = bench.runner.waiting("c1")
+    assert reason.endswith(f": {verb} has not answered for 30 s: {ZERO} is left alone until it does")
+    before = list(bench.gpus.calls)
+    await asyncio.sleep(0.01)
+    assert not work.done()
+    assert bench.gpus.calls == before  # nothing is rolled back: nobody knows what the call will have done
+    returns.set()
+    await work
+    assert bench.runner.waiting("c1") == ""
+    assert bench.gpus.places(ZERO) == ([(19, 0)] if is_making else [])
+    assert bench.told[AT_ZERO] == bench.gpus.partitions(ZERO)
+
+
+@pytest.mark.parametrize("verb", CHANGES[:3])
+async def test_a_call_that_hangs_and_is_refused_then_fails_its_step(bench: Bench, verb: str) -> None:
+    before = bench.state()
+    returns = bench.gpus.hang(verb, ZERO)
+    work = asyncio.create_task(bench.make("c1", bench.spec(19, 0)))
+    await until(lambda: bench.runner.waiting("c1"))
+    bench.gpus.refuse(verb, ZERO, refusal(15, "GPU is lost"))
+    returns.set()
+    failed = await bench.fails(work)
+    assert str(failed).endswith(": GPU is lost")
+    assert failed.is_rolled_back
+    assert bench.state() == before
+    assert bench.runner.waiting("c1") == ""
+
+
+async def test_whoever_stops_waiting_for_a_call_that_hangs_the_gpu_is_kept_until_it_returns(bench: Bench) -> None:
+    returns = bench.gpus.hang("create_gpu_instance", ZERO)
+    work = asyncio.create_task(bench.make("c1", bench.spec(19, 0)))
+    await until(lambda: bench.runner.waiting("c1"))
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    bench.locks.give_back("c1", is_done=False)
+    other = FakeHost(bench.folder)
+    theirs = ResourceLocks(other, P)
+    assert not theirs.try_take("c2", [AT_ZERO])
+    returns.set()
+    await until(lambda: bench.gpus.places(ZERO))
+    await asyncio.sleep(0)
+    assert theirs.try_take("c2", [AT_ZERO])
+    # And it can be known what the call may have done.
+    assert theirs.touched("c1", create_partition(bench.spec(19, 0)))
+    other.close()
+
+
+async def test_while_another_s_call_hangs_a_call_fails_at_once(bench: Bench) -> None:
+    returns = bench.gpus.hang("mig", ZERO)
+    scan = bench.gpus.mig(ZERO)
+    with pytest.raises(NvmlHung):
+        await scan
+    failed = await bench.fails(bench.make("c1", bench.spec(19, 0)))
+    assert str(failed) == (
+        f"error creating MIG device: mig has not answered for 30 s: {ZERO} is left alone until it does"
+    )
+    assert failed.is_rolled_back
+    assert bench.gpus.calls == []
+    returns.set()
 
 
 # --- what no claim speaks of ---
@@ -388,30 +473,32 @@ async def test_a_mode_that_does_not_go_off_fails_the_undoing(bench: Bench) -> No
 
 async def test_a_partition_of_nobody_is_destroyed_if_it_is_still_the_one_that_was_seen(bench: Bench) -> None:
     seen = from_scan(node_scan(card(0, instance(19, 3, 1, gi_id=7))), {}, dynamic_mig=True)
-    (partition,) = unknown_partitions(seen, Record("boot"))
-    assert bench.locks.try_take("upkeep", [ZERO])
+    (partition,) = unmanaged_partitions(seen, Record("boot"))
+    assert bench.locks.try_take("upkeep", [AT_ZERO])
     # The number was given again to another one.
     bench.gpus.put(ZERO, instance(14, 0, 2, gi_id=7))
-    await bench.executor.destroy(partition)
+    await bench.actor.destroy(partition, bench.journal(partition.gpu))
     assert bench.gpus.places(ZERO) == [(14, 0)]
     bench.gpus.put(ZERO, instance(19, 3, 1, gi_id=7), instance(14, 0, 2))
-    await bench.executor.destroy(partition)
+    await bench.actor.destroy(partition, bench.journal(partition.gpu))
     assert bench.gpus.places(ZERO) == [(14, 0)]
-    assert bench.told[ZERO] == bench.gpus.partitions(ZERO)
+    assert bench.told[AT_ZERO] == bench.gpus.partitions(ZERO)
 
 
 async def test_a_mode_left_on_with_nothing_to_show_for_it_is_turned_off(tmp_path: Path) -> None:
     bench = Bench(tmp_path, card(0, mig_mode=(1, 1)), card(1, instance(19, 3, 1)))
-    for uuid, gpu in zip((ZERO, ONE), bench.inventory.gpus.values(), strict=True):
-        assert bench.locks.try_take("upkeep", [uuid])
-        await bench.executor.tidy("upkeep", gpu)
+    for address, gpu in bench.inventory.gpus.items():
+        assert bench.locks.try_take("upkeep", [address])
+        await bench.actor.leave_empty_mode(gpu, bench.journal(gpu))
         bench.locks.give_back("upkeep", is_done=True)
-    assert bench.state() == {ZERO: Partitions(), ONE: bench.gpus.partitions(ONE)}
+    assert bench.state() == {AT_ZERO: Partitions(), AT_ONE: bench.gpus.partitions(ONE)}
     assert bench.gpus.calls == [("set_mig_mode", 0)]
 
 
-def test_what_undoes_a_making_names_its_place() -> None:
-    device = h200_scan(0)
-    spec = from_scan(node_scan(device), {}, dynamic_mig=True).devices["gpu-0-mig-3g71gb-9-4"]
-    assert isinstance(spec, MigSpec)
-    assert destruction(spec) == DestroyMig(spec.parent, spec.name, 9, 4)
+def test_a_partition_s_step_names_its_place_whether_it_is_made_or_not(bench: Bench) -> None:
+    spec = bench.spec(9, 4)
+    made = MigDevice(spec.parent, spec.profile, spec.start, spec.size, 3, 0, "MIG-made")
+    step = create_partition(spec)
+    assert step == CreatePartition(spec.parent, spec.name, 9, 4, spec)
+    assert create_partition(made, made.uuid) == replace(step, uuid="MIG-made")
+    assert (step.kind, step.key, step.resources) == ("partition", "9@4", {AT_ZERO})

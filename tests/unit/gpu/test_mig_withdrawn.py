@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from nvdra import claims
 from nvdra.checkpoint import Record
 from nvdra.gpu import Gpu
+from nvdra.gpu.partitions import unmanaged_partitions
+from nvdra.gpu.withheld import withdrawn
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, h200s, mig_prepared, partition, started
 from tests.unit.gpu.scans import h200_scan, instance
@@ -18,17 +20,17 @@ ONE, TWO, THREE = partition("1g18gb", 19, 0), partition("2g35gb", 14, 2), partit
 NONE = Record("boot")
 
 
-def unknown(node, record) -> list[tuple[int, int]]:
-    return [(seen.profile_id, seen.start) for seen in claims.unknown_partitions(node, record)]
+def unmanaged(node, record) -> list[tuple[int, int]]:
+    return [(seen.profile_id, seen.start) for seen in unmanaged_partitions(node, record)]
 
 
 def test_what_overlaps_somebody_else_s_partition_is_held_back_until_it_goes():
     node = h200s(h200_scan(0, instance(14, 2, 2)), h200_scan(1))
-    assert unknown(node, NONE) == [(14, 2)]
-    held_back = claims.withdrawn(node, NONE)
+    assert unmanaged(node, NONE) == [(14, 2)]
+    held_back = withdrawn(node, NONE)
     assert {"gpu-0", TWO, partition("1g18gb", 19, 3), partition("4g71gb", 5, 0)} <= held_back
     assert not {ONE, THREE, "gpu-1", partition("2g35gb", 14, 2, minor=1)} & held_back
-    assert claims.withdrawn(h200s(h200_scan(0, mig_mode=(1, 1)), h200_scan(1)), NONE) == frozenset()
+    assert withdrawn(h200s(h200_scan(0, mig_mode=(1, 1)), h200_scan(1)), NONE) == frozenset()
 
 
 PLACES = st.lists(st.sampled_from([(19, start, 1) for start in range(7)]), unique=True)
@@ -42,8 +44,8 @@ def test_partitions_of_claims_in_any_state_are_known_and_all_others_hold_back_wh
     entries |= dict(mig_prepared(*named[1::2]).entries)
     record = Record("boot", entries)
     taken = {start for _, start, _ in theirs} - {start for _, start, _ in ours}
-    assert {start for _, start in unknown(node, record)} == taken
-    assert claims.withdrawn(node, record) == {
+    assert {start for _, start in unmanaged(node, record)} == taken
+    assert withdrawn(node, record) == {
         name
         for name, device in node.devices.items()
         if taken and (isinstance(device, Gpu) or taken & set(range(device.start, device.start + device.size)))
@@ -51,47 +53,47 @@ def test_partitions_of_claims_in_any_state_are_known_and_all_others_hold_back_wh
 
 
 def test_a_half_made_partition_of_nobody_is_somebody_else_s_too():
-    assert unknown(h200s(h200_scan(0, instance(14, 2, 2, compute=None))), NONE) == [(14, 2)]
+    assert unmanaged(h200s(h200_scan(0, instance(14, 2, 2, compute=None))), NONE) == [(14, 2)]
 
 
 def test_a_claim_s_place_with_another_profile_on_it_is_not_the_claim_s():
     record = mig_prepared(claim("c1", ONE))
-    assert unknown(h200s(h200_scan(0, instance(20, 0, 1))), record) == [(20, 0)]
+    assert unmanaged(h200s(h200_scan(0, instance(20, 0, 1))), record) == [(20, 0)]
 
 
 def test_a_partition_of_a_gpu_with_another_number_now_is_still_the_claim_s():
     record = mig_prepared(claim("c1", ONE))
     moved = h200s(h200_scan(0, uuid="GPU-new"), h200_scan(3, instance(19, 0, 1), uuid=h200_scan().uuid))
-    assert unknown(moved, record) == []
+    assert unmanaged(moved, record) == []
     # And the GPU that has the number now got nothing of it.
     swapped = h200s(h200_scan(0, instance(19, 0, 1), uuid="GPU-new"), h200_scan(3, uuid=h200_scan().uuid))
-    assert unknown(swapped, record) == [(19, 0)]
+    assert unmanaged(swapped, record) == [(19, 0)]
 
 
 def test_partitions_made_beforehand_are_nobody_s_business_without_the_gate():
     node = h200s(h200_scan(0, instance(19, 0, 1)), dynamic=False)
-    assert unknown(node, NONE) == []
-    assert claims.withdrawn(node, NONE) == frozenset()
+    assert unmanaged(node, NONE) == []
+    assert withdrawn(node, NONE) == frozenset()
 
 
 def test_a_partition_that_was_made_anew_under_a_claim_is_held_back():
     (seen,) = h200_scan(0, instance(19, 0, 1)).mig.instances
     node = h200s(h200_scan(0, seen, instance(19, 1, 1)), dynamic=False)
     record = world.prepared(claim("c1", ONE), inventory=node)
-    assert claims.withdrawn(node, record) == frozenset()
+    assert withdrawn(node, record) == frozenset()
     anew = replace(seen, compute=(replace(seen.compute[0], uuid="MIG-new"),))
-    assert claims.withdrawn(h200s(h200_scan(0, anew), dynamic=False), record) == {ONE}
+    assert withdrawn(h200s(h200_scan(0, anew), dynamic=False), record) == {ONE}
 
 
 def test_a_partition_made_beforehand_under_a_new_name_is_held_back_under_both():
     record = world.prepared(claim("c1", ONE), inventory=h200s(h200_scan(0, instance(19, 0, 1)), dynamic=False))
     (seen,) = h200_scan(0, instance(19, 0, 1)).mig.instances
     renumbered = h200s(h200_scan(2, seen), dynamic=False)
-    assert claims.withdrawn(renumbered, record) == {partition("1g18gb", 19, 0, minor=2)}
+    assert withdrawn(renumbered, record) == {partition("1g18gb", 19, 0, minor=2)}
 
 
 def test_a_partition_is_told_in_words_that_find_it():
-    (two, one) = claims.unknown_partitions(
+    (two, one) = unmanaged_partitions(
         h200s(h200_scan(0, instance(14, 2, 2, gi_id=7), instance(19, 5, 1, gi_id=9))), NONE
     )
     uuid = h200_scan().uuid
@@ -102,4 +104,5 @@ def test_a_partition_is_told_in_words_that_find_it():
 def test_prepared_devices_are_counted_by_type():
     record = mig_prepared(claim("c1", ONE, TWO), claim("c2", "gpu-1"), inventory=h200s(h200_scan(0), h200_scan(1)))
     begun = started(claim("c3", THREE))
-    assert claims.device_types(Record("boot", {**record.entries, "c3": begun})) == {"mig": 2, "gpu": 1}
+    record = Record("boot", {**record.entries, "c3": begun})
+    assert claims.device_types(record, world.DRIVER.device_type) == {"mig": 2, "gpu": 1}

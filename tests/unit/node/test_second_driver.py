@@ -1,0 +1,262 @@
+"""The seam's proof: a driver that `claims` and `node` never heard of is served by them whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nvdra import cdi, checkpoint
+from nvdra.api import ClaimRef
+from nvdra.kube import ResourceApi
+from nvdra.node.claim_service import ClaimService, Failure
+from nvdra.node.ledger import Change
+from nvdra.node.parts import NodePaths, claim_context, claim_parts
+from nvdra.node.publication import Publication
+from nvdra.ports import Resource
+from nvdra.slices import Pool
+from nvdra.telemetry.metrics import DriverMetrics
+from nvdra.testing.clock import VirtualClock
+from nvdra.testing.host import FakeHost
+from nvdra.testing.kube import FakeKube
+from tests.unit.node.tiny_driver import KIND, NAME, LampActor, LampDriver, LampEdits, Room, SwitchOn, published
+
+POOL, P, C = "node-a", f"/plugins/{NAME}", "/cdi"
+CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
+NODES = Resource("", "v1", "nodes", namespaced=False)
+SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
+
+
+class LampNode:
+    """The neutral parts with the tiny driver in them; `start` is a fresh program on the same disk and lamps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.room = folder, Room()
+        self.clock = VirtualClock()
+        self.kube = FakeKube(clock=self.clock)
+        self.host = FakeHost(folder)
+        for path in (P, C):
+            (folder / path.strip("/")).mkdir(parents=True)
+
+    async def start(self) -> None:
+        metrics = DriverMetrics(CollectorRegistry(), driver=NAME, node=POOL)
+        self.context, record_file = claim_context(
+            LampDriver(),
+            POOL,
+            NodePaths(P, C),
+            self.host,
+            LampEdits(),
+            {SwitchOn.kind: LampActor(self.room)},
+            lambda: tuple(self.room.lamps),
+            rescan=_nothing,
+        )
+        await self.context.locks.make_folder()
+        parts = claim_parts(self.context, record_file, self.host, self.clock, ResourceApi(self.kube), metrics)
+        self.service: ClaimService = parts.service
+        self.sweep = parts.sweep
+        self.context.ledger.start()
+        await self.context.ledger.submit(Change)
+
+    async def stop(self) -> None:
+        await self.context.ledger.stop()
+        self.host.close()
+
+    async def restart(self) -> None:
+        await self.stop()
+        self.host = self.host.revive()
+        await self.start()
+
+    async def claim(self, name: str, *lamps: str) -> ClaimRef:
+        body: dict[str, Any] = {"metadata": {"name": name, "namespace": "ns"}, "spec": {}}
+        made = json.loads(await self.kube.create(CLAIMS, json.dumps(body).encode(), "ns"))
+        made["status"] = {
+            "allocation": {
+                "devices": {
+                    "results": [{"request": "r", "driver": NAME, "pool": POOL, "device": lamp} for lamp in lamps]
+                }
+            }
+        }
+        await self.kube.update(CLAIMS, name, json.dumps(made).encode(), "ns", subresource="status")
+        return ClaimRef("ns", name, made["metadata"]["uid"])
+
+    async def call(self, work: Any) -> Any:
+        """The call's outcome; virtual time passes while it waits for nothing else."""
+        task = asyncio.ensure_future(work)
+        async with asyncio.timeout(60):
+            while not task.done():
+                done, _ = await asyncio.wait([task], timeout=0.02)
+                if not done:
+                    await self.clock.advance(1.0)
+        return task.result()
+
+    async def prepare(self, ref: ClaimRef) -> Any:
+        return (await self.call(self.service.prepare([ref])))[ref.uid]
+
+    async def unprepare(self, ref: ClaimRef) -> Failure | None:
+        answer: Failure | None = (await self.call(self.service.unprepare([ref])))[ref.uid]
+        return answer
+
+    def state(self, ref: ClaimRef) -> str:
+        entry = checkpoint.decode(self.host.read(f"{P}/checkpoint.json")).entries.get(ref.uid)
+        return "" if entry is None else entry.state
+
+    def path(self, ref: ClaimRef) -> Path:
+        return self.folder / f"{C}/{KIND.file_name(ref.uid)}".strip("/")
+
+
+async def _nothing() -> None:
+    return
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[LampNode]:
+    made = LampNode(tmp_path)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_prepare_runs_the_step_and_its_fact_reaches_answer_and_container(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0")
+    (device,) = await node.prepare(ref)
+    assert (device.uuid, device.cdi_ids) == ("colour-of-lamp-0", (f"{KIND}={ref.uid}-lamp-0",))
+    assert node.room.lamps == {"lamp-0": True, "lamp-1": False}
+    document = cdi.parse(node.path(ref).read_bytes())
+    assert document.kind == "k8s.lamps.example.com/claim"
+    assert document.devices[0].edits.env == ("COLOUR=colour-of-lamp-0",)
+    assert node.state(ref) == "PrepareCompleted"
+
+
+async def test_asked_again_nothing_is_switched_and_a_lost_file_is_written_again(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0")
+    first, before = await node.prepare(ref), node.path(ref).read_bytes()
+    node.path(ref).unlink()
+    assert await node.prepare(ref) == first
+    assert node.path(ref).read_bytes() == before
+    assert node.room.switched == ["lamp-0 on"]
+
+
+async def test_unprepare_rolls_the_step_back(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-1")
+    await node.prepare(ref)
+    assert await node.unprepare(ref) is None
+    assert node.room.lamps["lamp-1"] is False
+    assert (node.state(ref), node.path(ref).exists()) == ("", False)
+
+
+async def test_a_step_that_fails_rolls_the_others_back(node: LampNode) -> None:
+    node.room.broken.add("lamp-1")
+    ref = await node.claim("a", "lamp-0", "lamp-1")
+    answer = await node.prepare(ref)
+    assert "prepare devices failed: lamp-1 cannot be switched" in answer.error
+    assert node.room.lamps == {"lamp-0": False, "lamp-1": False}
+    assert node.state(ref) == ""
+
+
+async def test_at_the_deadline_the_answer_is_the_reason_and_the_retry_joins(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0")
+    node.room.held = asyncio.Event()
+    answer = await node.prepare(ref)
+    assert answer.error.endswith(
+        "still being prepared after 40 s: lamp-0 is slow; the work goes on, and kubelet's retry joins it"
+    )
+    assert node.state(ref) == "PrepareStarted"
+    retry = asyncio.ensure_future(node.prepare(ref))
+    await asyncio.sleep(0)
+    node.room.held.set()
+    (device,) = await retry
+    assert device.device == "lamp-0"
+    assert node.room.switched == ["lamp-0 on"]
+
+
+async def test_one_slow_claim_of_a_call_does_not_hold_the_others_back(node: LampNode) -> None:
+    slow, quick = await node.claim("slow", "lamp-0"), await node.claim("quick", "lamp-1")
+    await node.prepare(quick)
+    node.room.held = asyncio.Event()
+    answers = await node.call(node.service.prepare([slow, quick]))
+    assert "still being prepared" in answers[slow.uid].error
+    assert answers[quick.uid][0].device == "lamp-1"
+    node.room.held.set()
+
+
+async def test_an_unprepare_waits_for_a_slow_prepare_and_is_answered_at_its_deadline(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0")
+    node.room.held = asyncio.Event()
+    await node.prepare(ref)
+    failure = await node.unprepare(ref)
+    assert failure is not None and "still being unprepared" in failure.error
+    assert node.room.switched == [], "nothing is rolled back while the step runs"
+    node.room.held.set()
+    assert await node.unprepare(ref) is None
+    assert node.room.lamps["lamp-0"] is False
+
+
+@pytest.mark.parametrize("operation", ["prepare", "unprepare"])
+async def test_a_death_at_any_effect_is_recovered_by_the_next_program(tmp_path: Path, operation: str) -> None:
+    for after in range(1, 30):
+        folder = tmp_path / f"{operation}-{after}"
+        folder.mkdir()
+        node = LampNode(folder)
+        await node.start()
+        ref = await node.claim("a", "lamp-0")
+        if operation == "unprepare":
+            await node.prepare(ref)
+        node.host.kill_after(after)
+        call = node.service.prepare([ref]) if operation == "prepare" else node.service.unprepare([ref])
+        task = asyncio.ensure_future(call)
+        async with asyncio.timeout(30):
+            while not task.done() and not node.host.is_dead:
+                await asyncio.wait([task], timeout=0.001)
+        is_dead = node.host.is_dead
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await node.restart()
+        await node.sweep.half_done()
+        (device,) = await node.prepare(ref)
+        assert (device.device, node.room.lamps["lamp-0"]) == ("lamp-0", True)
+        assert await node.unprepare(ref) is None
+        assert (node.room.lamps["lamp-0"], node.state(ref)) == (False, "")
+        await node.stop()
+        if not is_dead:
+            assert after > 3
+            return
+    raise AssertionError("the work never came to its end")
+
+
+async def test_the_sweep_unprepares_a_claim_that_is_gone(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0")
+    await node.prepare(ref)
+    await node.kube.delete(CLAIMS, "a", "ns")
+    await node.call(node.sweep.stale_claims())
+    await node.call(node.sweep.stale_claims())
+    assert (node.state(ref), node.room.lamps["lamp-0"]) == ("", False)
+
+
+async def test_a_lost_checkpoint_is_restored_from_files_and_claims(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0")
+    await node.prepare(ref)
+    (node.folder / f"{P}/checkpoint.json".strip("/")).write_bytes(b"{")
+    await node.restart()
+    await node.call(node.sweep.settle())
+    assert node.state(ref) == "PrepareCompleted"
+    assert await node.unprepare(ref) is None
+    assert node.room.lamps["lamp-0"] is False
+
+
+async def test_its_devices_are_published(node: LampNode) -> None:
+    publication = Publication(ResourceApi(node.kube), node.clock, Pool(NAME, POOL), on_notice=lambda _notice: None)
+    await node.kube.create(NODES, json.dumps({"metadata": {"name": POOL}}).encode())
+    publication.publish(published(node.room))
+    publication.resume()
+    task = asyncio.create_task(publication.run())
+    await node.call(publication.published.wait())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    (stored,) = (await node.kube.list(SLICES)).items
+    spec = json.loads(stored)["spec"]
+    assert (spec["driver"], [device["name"] for device in spec["devices"]]) == (NAME, ["lamp-0", "lamp-1"])
