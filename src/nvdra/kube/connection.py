@@ -108,13 +108,18 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self) -> None:
-        self.is_new = True  # nothing was asked over it yet
+        self.answers = 0  # whole ones that came over it
         self._taker: _Whole | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._status = 0
         self._retry_after: str | None = None
         self._says_where_it_ends = False
+
+    @property
+    def is_new(self) -> bool:
+        """Nothing was answered over it yet."""
+        return not self.answers
 
     @property
     def is_usable(self) -> bool:
