@@ -75,7 +75,7 @@ class HttpKube:
     ) -> None:
         self._access = access
         self._qps, self._burst = qps, burst
-        self._headers: Headers = (("Accept", _JSON), ("User-Agent", user_agent))
+        self._headers: Headers = (("Accept", _JSON), ("User-Agent", user_agent), *access.headers)
         self._on_response = on_response
         self._warm_every_s = warm_every_s
         self._urls: dict[tuple[Resource, str], str] = {}

@@ -106,6 +106,9 @@ class Connections:
             opening.cancel()
         while (waiter := self._next_waiter()) is not None:
             waiter.set_exception(ConnectionAbortedError("no more calls are made"))
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
         for each in idle:
             each.connection.close()
@@ -122,10 +125,14 @@ class Connections:
         if self._tls is not None and (answer.status == 401 or connection.is_new):
             # A session keeps the client certificate it began with, and there may be a newer one.
             self._tls.session = None if answer.status == 401 else connection.session
+            if answer.status == 401 and self._tls.presents:
+                # So does a connection.
+                connection.close()
+                self._close_idle()
         connection.answers += 1
         if connection.answers > 1:
             self._closes_each = False
-        elif not connection.is_usable:
+        elif not connection.is_usable and answer.status != 401:
             self._closes_each = True
             self._open_others()
         self._keep(connection)
@@ -223,6 +230,8 @@ class Connections:
     async def _connected(self) -> Connection:
         loop = asyncio.get_running_loop()
         name = None if self._tls is None else self._access.server_name or self._host
+        if self._tls is not None and self._tls.before_connecting is not None:
+            self._tls.before_connecting()
         try:
             if self._access.proxy:
                 through = await tunnel(self._access.proxy, self._host, self._port)
