@@ -16,7 +16,7 @@ from itertools import islice
 from urllib.parse import urlsplit
 
 from nvdra.kube.config import Access
-from nvdra.kube.connection import Answer, Broken, Connection
+from nvdra.kube.connection import MOST_BYTES, Answer, Broken, Connection
 from nvdra.kube.proxy import tunnel
 from nvdra.kube.tls import Tls
 
@@ -64,15 +64,26 @@ class Connections:
         self._last_headers: Headers | None = None
         self._last_head = ""
 
-    async def ask(self, verb: str, target: str, headers: Headers, body: bytes | None, timeout_s: float) -> Answer:
-        """One exchange. Raises OSError (TimeoutError, ssl.SSLError, Broken) or ValueError (no proper header or URL)."""
+    async def ask(
+        self,
+        verb: str,
+        target: str,
+        headers: Headers,
+        body: bytes | None,
+        timeout_s: float,
+        most: int = MOST_BYTES,
+    ) -> Answer:
+        """One exchange, whose answer has at most so many bytes.
+
+        Raises OSError (TimeoutError, ssl.SSLError, Broken, TooLarge) or ValueError (no proper header or URL).
+        """
         request = self._request(verb, target, headers, body)
         ends = asyncio.get_running_loop().time() + timeout_s
         while True:
             connection = await self._connection(verb, ends)
             is_new = connection.is_new
             try:
-                return await self._exchange(connection, request, ends)
+                return await self._exchange(connection, request, ends, most)
             except (ConnectionError, Broken):
                 if is_new:
                     raise
@@ -113,10 +124,10 @@ class Connections:
         for each in idle:
             each.connection.close()
 
-    async def _exchange(self, connection: Connection, request: bytes, ends: float) -> Answer:
+    async def _exchange(self, connection: Connection, request: bytes, ends: float, most: int) -> Answer:
         self._under_way += 1
         try:
-            answer = await connection.ask(request, ends)
+            answer = await connection.ask(request, ends, most)
         except BaseException:
             connection.abort()
             raise
