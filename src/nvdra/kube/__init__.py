@@ -4,8 +4,9 @@ Objects travel as the bytes the server sent. Retrying is the caller's: here it i
 """
 
 from nvdra.kube.client import HttpKube, Response
-from nvdra.kube.config import Access, ConfigError, access
+from nvdra.kube.config import Access, access
 from nvdra.kube.discovery import DRA_GROUP, ResourceApi
+from nvdra.kube.kubeconfig import ConfigError
 from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
 from nvdra.kube.versions import from_wire, to_wire

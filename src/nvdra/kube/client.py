@@ -21,9 +21,11 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from nvdra.kube import connection
 from nvdra.kube.config import Access
-from nvdra.kube.connection import Answer, Broken
+from nvdra.kube.connection import Answer, Broken, TooLarge
 from nvdra.kube.connections import Connections, Headers
+from nvdra.kube.paging import MOST_BYTES, PageSize
 from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
 from nvdra.ports import ApiError, Event, Page, Resource
@@ -35,7 +37,8 @@ TIMEOUT_S = 30.0
 # The API server closes a connection after 90 idle seconds, and a new one costs a TLS handshake.
 _WARM_EVERY_S = 60.0
 
-_PAGE = 500
+# The reason of an error whose answer was cut off because of its size.
+TOO_LARGE = "TooLarge"
 _RETRIED = frozenset((429, 503))
 _EVENTS = {b"ADDED", b"MODIFIED", b"DELETED", b"BOOKMARK"}
 _JSON = "application/json"
@@ -75,7 +78,7 @@ class HttpKube:
     ) -> None:
         self._access = access
         self._qps, self._burst = qps, burst
-        self._headers: Headers = (("Accept", _JSON), ("User-Agent", user_agent))
+        self._headers: Headers = (("Accept", _JSON), ("User-Agent", user_agent), *access.headers)
         self._on_response = on_response
         self._warm_every_s = warm_every_s
         self._urls: dict[tuple[Resource, str], str] = {}
@@ -123,12 +126,20 @@ class HttpKube:
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> Page:
         query = _selectors(field_selector, label_selector)
-        query["limit"] = str(_PAGE)
+        size = PageSize()
         found: list[bytes] = []
         while True:
-            answer = await self._call("GET", self._path(resource, namespace), query)
+            query["limit"] = str(size.limit)
+            try:
+                answer = await self._call("GET", self._path(resource, namespace), query, most=MOST_BYTES)
+            except ApiError as error:
+                if error.reason != TOO_LARGE or not size.shrink():
+                    raise
+                continue
             metadata = _object(answer).get("metadata") or {}
-            found += items(answer)
+            page = items(answer)
+            size.took(len(answer), len(page))
+            found += page
             if not metadata.get("continue"):
                 return Page(tuple(found), str(metadata.get("resourceVersion", "")))
             query["continue"] = metadata["continue"]
@@ -205,10 +216,12 @@ class HttpKube:
         queued: bool = True,
         patient: bool = False,
         keeps_warm: bool = False,
+        most: int = connection.MOST_BYTES,
     ) -> bytes:
         """The body of a 2xx answer.
 
         patient   wait for what a Retry-After says, as long as `timeout_s` allows
+        most      bytes of the body: one with more is an error of the reason TOO_LARGE
         """
         if queued:
             await self._throttle.admit()
@@ -217,7 +230,7 @@ class HttpKube:
         renewed = False
         while True:
             try:
-                return await self._exchange(verb, target, body, max(ends - self._loop.time(), 0.001), keeps_warm)
+                return await self._exchange(verb, target, body, max(ends - self._loop.time(), 0.001), keeps_warm, most)
             except ApiError as error:
                 if error.status == 401 and not renewed:
                     renewed = True
@@ -228,11 +241,13 @@ class HttpKube:
                     raise
                 await asyncio.sleep(wait_s)
 
-    async def _exchange(self, verb: str, target: str, body: bytes | None, timeout_s: float, keeps_warm: bool) -> bytes:
+    async def _exchange(
+        self, verb: str, target: str, body: bytes | None, timeout_s: float, keeps_warm: bool, most: int
+    ) -> bytes:
         began = time.perf_counter()
         status = 0
         try:
-            answer = await self._connections.ask(verb, target, self._with_login(), body, timeout_s)
+            answer = await self._connections.ask(verb, target, self._with_login(), body, timeout_s, most)
             status = answer.status
             if 200 <= status < 300:
                 return answer.body
@@ -283,6 +298,8 @@ class HttpKube:
             return ApiError(0, "", f"no trusted connection to the API server at {server}: {error}")
         if isinstance(error, TimeoutError) and not error.errno:
             return ApiError(0, "Timeout", f"the API server at {server} did not answer within {timeout_s:g} s")
+        if isinstance(error, TooLarge):
+            return ApiError(0, TOO_LARGE, f"the API server at {server} sent more than is read: {error}")
         if isinstance(error, Broken):
             return ApiError(0, "", f"the connection to the API server at {server} broke: {error}")
         number = getattr(error, "errno", None) or 0

@@ -6,93 +6,19 @@ auth provider is left to the `kubernetes` library, which weighs 30 MiB and is im
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import binascii
 import contextlib
-import json
-import os
 import ssl
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
+from nvdra.kube import kubeconfig as files
+from nvdra.kube.credentials import CertificateFiles, Credentials, Fixed, LibraryLogin, TokenFile
+from nvdra.kube.kubeconfig import ConfigError, Headers, Kubeconfig
+from nvdra.kube.proxy import environment_proxy, refusal
 from nvdra.kube.tls import Tls
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-
-# kubelet rotates a service account's token file in place, long before the old one ends.
-_LOOK_AGAIN_S = 10.0
-
-
-class ConfigError(Exception):
-    """The API server's address or the credentials cannot be had; the text is for people."""
-
-
-class Credentials(Protocol):
-    """Who we are. `header` is the Authorization header, "" for none."""
-
-    def header(self) -> str: ...
-
-    async def renew(self) -> bool:
-        """Called when the server refused the header; whether there is another one now."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """Credentials that never change: a token, a password, or none but a client certificate."""
-
-    value: str = ""
-
-    def header(self) -> str:
-        return self.value
-
-    async def renew(self) -> bool:
-        return False
-
-
-class TokenFile:
-    """A bearer token in a file that is replaced now and then."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._identity: tuple[int, int, int] | None = None
-        self._looked_at = 0.0
-        self._header = ""
-        self._read()
-
-    def header(self) -> str:
-        now = time.monotonic()
-        if now - self._looked_at >= _LOOK_AGAIN_S:
-            # An unreadable file keeps the old token: it may still be good, and the server will say if not.
-            with contextlib.suppress(ConfigError):
-                self._read()
-        return self._header
-
-    async def renew(self) -> bool:
-        before = self._header
-        with contextlib.suppress(ConfigError):
-            self._identity = None
-            self._read()
-        return self._header != before
-
-    def _read(self) -> None:
-        self._looked_at = time.monotonic()
-        try:
-            seen = os.stat(self._path)
-            identity = (seen.st_dev, seen.st_ino, seen.st_mtime_ns)
-            if identity == self._identity:
-                return
-            with open(self._path, encoding="utf-8") as file:
-                token = file.read().strip()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"token file {self._path} cannot be read: {error}") from None
-        if not token:
-            raise ConfigError(f"token file {self._path} is empty")
-        self._identity = identity
-        self._header = f"Bearer {token}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +29,7 @@ class Access:
     tls      None for plain HTTP
     server_name  the name in the server's certificate, if it is not the URL's host
     authority    file with the certificates trusted; read again when a server's is not among them
+    headers      of every request: whom the server is to act as
     """
 
     server: str
@@ -111,6 +38,7 @@ class Access:
     server_name: str | None = None
     proxy: str | None = None
     authority: str | None = None
+    headers: Headers = ()
 
     def trust_anew(self) -> None:
         """A cluster's authority is replaced while programs run: trust what its file says now, too."""
@@ -121,7 +49,7 @@ class Access:
 
 def access(kubeconfig: str, env: Mapping[str, str], folder: str = SERVICE_ACCOUNT) -> Access:
     """Access by the kubeconfig file at that path, or else ("") from inside the cluster. Raises ConfigError."""
-    return _from_kubeconfig(kubeconfig) if kubeconfig else _in_cluster(env, folder)
+    return _from_kubeconfig(kubeconfig, env) if kubeconfig else _in_cluster(env, folder)
 
 
 def _in_cluster(env: Mapping[str, str], folder: str) -> Access:
@@ -134,133 +62,85 @@ def _in_cluster(env: Mapping[str, str], folder: str) -> Access:
         host = f"[{host}]"
     authority = f"{folder}/ca.crt"
     tls = _trusting(authority, None)
-    return Access(f"https://{host}:{port}", tls, TokenFile(f"{folder}/token"), authority=authority)
+    server = f"https://{host}:{port}"
+    token = TokenFile(f"{folder}/token")
+    return Access(server, tls, token, proxy=_proxy("", server, env, ""), authority=authority)
 
 
-def _parsed(text: bytes) -> Any:
-    """The value of a YAML document, or of JSON, which spares a process the YAML reader. Raises ValueError."""
-    if text.lstrip().startswith(b"{"):
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(text)
-    import yaml
-
-    try:
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
-
-
-def _from_kubeconfig(path: str) -> Access:
-    try:
-        with open(path, "rb") as file:
-            document = _parsed(file.read())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"kubeconfig {path} cannot be read: {error}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"kubeconfig {path} is not a YAML mapping")
-    folder = os.path.dirname(os.path.abspath(path))
-    name = document.get("current-context") or ""
-    context = _named(path, document, "contexts", "context", name)
-    cluster = _named(path, document, "clusters", "cluster", context.get("cluster") or "")
-    user = _named(path, document, "users", "user", context["user"]) if context.get("user") else {}
-    server = str(cluster.get("server") or "").rstrip("/")
+def _from_kubeconfig(path: str, env: Mapping[str, str]) -> Access:
+    found = files.read(path)
+    cluster = found.cluster
+    server = cluster.get("server", "").rstrip("/")
     if not server.startswith(("http://", "https://")):
-        raise ConfigError(f'kubeconfig {path}: server "{server}" is not an http or https URL')
-    tls = None
+        raise found.error(f'server "{server}" is not an http or https URL')
+    tls = authority = None
     if server.startswith("https://"):
         if cluster.get("insecure-skip-tls-verify"):
             tls = Tls(ssl.PROTOCOL_TLS_CLIENT)
             tls.check_hostname = False
             tls.verify_mode = ssl.CERT_NONE
         else:
-            authority = _content(path, cluster, "certificate-authority-data")
-            tls = _trusting(_beside(folder, cluster.get("certificate-authority")), authority)
-    credentials = _credentials(path, folder, user, tls)
-    return Access(server, tls, credentials, cluster.get("tls-server-name") or None, cluster.get("proxy-url") or None)
+            content = found.content(cluster, "certificate-authority-data")
+            authority = found.file(cluster, "certificate-authority") if content is None else None
+            tls = _trusting(authority, content)
+    return Access(
+        server,
+        tls,
+        _credentials(found, tls),
+        cluster.get("tls-server-name") or None,
+        _proxy(cluster.get("proxy-url", ""), server, env, f"kubeconfig {path}: proxy-url: "),
+        authority,
+        files.impersonation(found),
+    )
 
 
-def _credentials(path: str, folder: str, user: Mapping[str, Any], tls: Tls | None) -> Credentials:
+def _credentials(found: Kubeconfig, tls: Tls | None) -> Credentials:
+    user = found.user
     if "exec" in user or "auth-provider" in user:
-        return LibraryLogin(path, tls)
-    if tls is not None:
-        with (
-            _as_file(
-                _beside(folder, user.get("client-certificate")), _content(path, user, "client-certificate-data")
-            ) as (certificate),
-            _as_file(_beside(folder, user.get("client-key")), _content(path, user, "client-key-data")) as key,
-        ):
-            _present(tls, certificate, key)
-    if user.get("token"):
-        return Fixed(f"Bearer {user['token']}")
+        return LibraryLogin(found.path, tls)
+    login: Credentials = Fixed()
     if user.get("tokenFile"):
-        return TokenFile(_beside(folder, user["tokenFile"]) or "")
-    if user.get("username"):
-        pair = f"{user['username']}:{user.get('password') or ''}"
-        return Fixed("Basic " + base64.b64encode(pair.encode()).decode())
-    return Fixed()
+        login = TokenFile(found.file(user, "tokenFile") or "", user.get("token", ""))
+    elif user.get("token"):
+        login = Fixed(f"Bearer {user['token']}")
+    elif user.get("username"):
+        pair = f"{user['username']}:{user.get('password', '')}"
+        login = Fixed("Basic " + base64.b64encode(pair.encode()).decode())
+    return login if tls is None else _with_certificate(found, tls, login)
 
 
-class LibraryLogin:
-    """Credentials the `kubernetes` library obtains: from a program that prints them, or an auth provider."""
-
-    def __init__(self, path: str, tls: Tls | None) -> None:
-        self._path = path
-        self._tls = tls
-        self._header = ""
-        self._log_in()
-
-    def header(self) -> str:
-        return self._header
-
-    async def renew(self) -> bool:
-        before = self._header
-        with contextlib.suppress(ConfigError):
-            await asyncio.to_thread(self._log_in)
-        return self._header != before
-
-    def _log_in(self) -> None:
-        try:
-            import kubernetes
-        except ImportError:
-            raise ConfigError(
-                f"kubeconfig {self._path} logs in through a program or an auth provider, which needs the package "
-                "kubernetes: install dra-driver-nvidia-gpu[kubeconfig]"
-            ) from None
-        found = kubernetes.client.Configuration()
-        try:
-            load: Callable[..., None] = kubernetes.config.load_kube_config
-            load(config_file=self._path, client_configuration=found, persist_config=False)
-        except Exception as error:  # the library raises whatever its plugins raise
-            raise ConfigError(f"kubeconfig {self._path}: login failed: {error}") from None
-        # Where the library puts a token depends on its version.
-        self._header = str(found.api_key.get("BearerToken") or found.api_key.get("authorization") or "")
-        if not self._header and not found.cert_file:
-            # The library only logs what its login programs die of.
-            raise ConfigError(f"kubeconfig {self._path}: login gave neither a token nor a certificate")
-        if self._tls is not None and found.cert_file:
-            _present(self._tls, found.cert_file, found.key_file)
-
-
-def _named(path: str, document: Mapping[str, Any], kind: str, key: str, name: str) -> Mapping[str, Any]:
-    for entry in document.get(kind) or ():
-        if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(key), dict):
-            found: Mapping[str, Any] = entry[key]
-            return found
-    raise ConfigError(f'kubeconfig {path} has no entry "{name}" in {kind}')
-
-
-def _content(path: str, entry: Mapping[str, Any], key: str) -> bytes | None:
-    if not entry.get(key):
-        return None
+def _with_certificate(found: Kubeconfig, tls: Tls, login: Credentials) -> Credentials:
+    """The login, beside the client certificate where the user has one. Inline content goes before a file."""
+    user = found.user
+    certificate, key = found.content(user, "client-certificate-data"), found.content(user, "client-key-data")
+    certificate_file, key_file = found.file(user, "client-certificate"), found.file(user, "client-key")
+    if certificate is None and key is None:
+        return CertificateFiles(tls, certificate_file, key_file, login) if certificate_file else login
     try:
-        return base64.b64decode(str(entry[key]), validate=True)
-    except binascii.Error as error:
-        raise ConfigError(f"kubeconfig {path}: {key}: {error}") from None
+        tls.present(
+            _bytes(certificate_file) if certificate is None else certificate,
+            _bytes(key_file) if key is None and key_file else key,
+        )
+    except (OSError, ValueError) as error:
+        raise found.error(f"the client certificate cannot be used: {error}") from None
+    return login
 
 
-def _beside(folder: str, path: str | None) -> str | None:
-    """A kubeconfig's paths count from its own folder."""
-    return os.path.join(folder, path) if path else None
+def _bytes(path: str | None) -> bytes:
+    with open(path or "", "rb") as file:
+        return file.read()
+
+
+def _proxy(given: str, server: str, env: Mapping[str, str], where: str) -> str | None:
+    """The proxy that the kubeconfig names, or else the environment. Raises ConfigError."""
+    if given:
+        proxy: str | None = given
+    else:
+        proxy, name = environment_proxy(server, env)
+        where = f"{name}: "
+    if proxy is not None and (why := refusal(proxy)):
+        raise ConfigError(f"{where}{why}")
+    return proxy
 
 
 def _trusting(path: str | None, content: bytes | None) -> Tls:
@@ -277,26 +157,3 @@ def _trusting(path: str | None, content: bytes | None) -> Tls:
             f"the API server's certificate authority ({path or 'inline'}) cannot be used: {error}"
         ) from None
     return context
-
-
-def _present(context: Tls, certificate: str | None, key: str | None) -> None:
-    if certificate is None:
-        return
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the client certificate cannot be used: {error}") from None
-
-
-@contextlib.contextmanager
-def _as_file(path: str | None, content: bytes | None) -> Iterator[str | None]:
-    """A path to the content: OpenSSL takes certificates from files only. Inline ones never touch a disk."""
-    if content is None:
-        yield path
-        return
-    fd = os.memfd_create("certificate")
-    try:
-        os.write(fd, content)
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)

@@ -11,6 +11,13 @@ from typing import cast
 
 import httptools
 
+# An answer, or a line of one, beyond this is not read: no object of the API weighs as much.
+MOST_BYTES = 64 << 20
+
+
+class TooLarge(OSError):
+    """The answer has more bytes than the caller wants to hold."""
+
 
 class Broken(OSError):
     """The connection ended in the middle of an exchange."""
@@ -26,19 +33,28 @@ class Answer:
 
 
 class _Whole:
-    """Takes an answer piece by piece, and has it once all of it is there."""
+    """Takes an answer piece by piece, and has it once all of it is there.
 
-    def __init__(self) -> None:
+    most   bytes that are held; what comes beyond them is dropped, and the answer is TooLarge
+    """
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._status = 0
         self._retry_after: str | None = None
         self._pieces: list[bytes] = []
+        self._most = self._room = most
 
     def head(self, status: int, retry_after: str | None) -> None:
         self._status, self._retry_after = status, retry_after
 
     def body(self, piece: bytes) -> None:
-        self._pieces.append(piece)
+        self._room -= len(piece)
+        if self._room >= 0:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+            self.fail(TooLarge(f"its answer has more than {self._most >> 20} MiB"))
 
     def end(self) -> None:
         if not self.answer.done():
@@ -67,14 +83,15 @@ class _Lines(_Whole):
             return
         # Each byte is looked at once, however many pieces a line comes in.
         first, *others = piece.split(b"\n")
-        self._pieces.append(first)
+        super().body(first)
         for other in others:
             self._put()
-            self._pieces.append(other)
+            super().body(other)
 
     def _put(self) -> None:
         line = b"".join(self._pieces)
         self._pieces.clear()
+        self._room = self._most
         if line.strip():
             self._lines.put_nowait(line)
 
@@ -108,13 +125,18 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self) -> None:
-        self.is_new = True  # nothing was asked over it yet
+        self.answers = 0  # whole ones that came over it
         self._taker: _Whole | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._status = 0
         self._retry_after: str | None = None
         self._says_where_it_ends = False
+
+    @property
+    def is_new(self) -> bool:
+        """Nothing was answered over it yet."""
+        return not self.answers
 
     @property
     def is_usable(self) -> bool:
@@ -127,12 +149,13 @@ class Connection(asyncio.Protocol):
         tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         return tls.session if tls is not None else None
 
-    async def ask(self, request: bytes, ends: float) -> Answer:
+    async def ask(self, request: bytes, ends: float, most: int = MOST_BYTES) -> Answer:
         """One exchange, until the loop's clock says `ends`.
 
-        Raises TimeoutError, ConnectionError where the connection ended before the answer began, Broken where in it.
+        Raises TimeoutError, TooLarge, ConnectionError where the connection ended before the answer began, Broken where
+        in it.
         """
-        whole = _Whole()
+        whole = _Whole(most)
         self._send(request, whole)
         timer = asyncio.get_running_loop().call_at(ends, whole.fail, TimeoutError())
         try:

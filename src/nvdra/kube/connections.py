@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from urllib.parse import urlsplit
 
 from nvdra.kube.config import Access
-from nvdra.kube.connection import Answer, Broken, Connection
+from nvdra.kube.connection import MOST_BYTES, Answer, Broken, Connection
 from nvdra.kube.proxy import tunnel
 from nvdra.kube.tls import Tls
 
@@ -25,6 +26,8 @@ _IDLE_S = 85.0
 PATIENCE_S = 0.02
 # Calls that wait for a connection wait behind one that is being opened.
 OPEN_S = 10.0
+# Connections opened at a time where the server closes each after its answer: none comes free there.
+OPENED_AT_ONCE = 32
 _UNFIT = re.compile(r"[^\x20-\x7e\xa0-\xff]")
 
 Headers = tuple[tuple[str, str], ...]
@@ -37,7 +40,12 @@ class _Idle:
 
 
 class Connections:
-    """Connections to the server that `access` names. One event loop uses it."""
+    """Connections to the server that `access` names. One event loop uses it.
+
+    A server that keeps connections gets one handshake at a time. A server that closed a connection after its first
+    answer counts as one that closes each, until a connection gives a second answer: calls then never wait for a
+    connection in use, and up to OPENED_AT_ONCE connections are opened at a time.
+    """
 
     def __init__(self, access: Access) -> None:
         url = urlsplit(access.server)
@@ -51,23 +59,36 @@ class Connections:
         self._idle: list[_Idle] = []
         self._waiting: deque[asyncio.Future[Connection]] = deque()
         self._under_way = 0
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closes_each = False
         self._last_headers: Headers | None = None
         self._last_head = ""
 
-    async def ask(self, verb: str, target: str, headers: Headers, body: bytes | None, timeout_s: float) -> Answer:
-        """One exchange. Raises OSError (TimeoutError, ssl.SSLError, Broken) or ValueError (no proper header or URL)."""
+    async def ask(
+        self,
+        verb: str,
+        target: str,
+        headers: Headers,
+        body: bytes | None,
+        timeout_s: float,
+        most: int = MOST_BYTES,
+    ) -> Answer:
+        """One exchange, whose answer has at most so many bytes.
+
+        Raises OSError (TimeoutError, ssl.SSLError, Broken, TooLarge) or ValueError (no proper header or URL).
+        """
         request = self._request(verb, target, headers, body)
         ends = asyncio.get_running_loop().time() + timeout_s
         while True:
-            connection = self._take() or await self._next_free(ends)
+            connection = await self._connection(verb, ends)
             is_new = connection.is_new
             try:
-                return await self._exchange(connection, request, ends)
+                return await self._exchange(connection, request, ends, most)
             except (ConnectionError, Broken):
                 if is_new:
                     raise
                 # The server closed it while it lay idle. Reading again harms nothing; a write may have been done.
+                self._closes_each |= connection.answers == 1
                 if verb != "GET":
                     raise Broken("it was closed while a change was under way") from None
 
@@ -92,18 +113,21 @@ class Connections:
 
     def close(self) -> None:
         """Close what is idle; what runs ends by itself."""
-        if self._opening is not None:
-            self._opening.cancel()
+        for opening in self._opening:
+            opening.cancel()
         while (waiter := self._next_waiter()) is not None:
             waiter.set_exception(ConnectionAbortedError("no more calls are made"))
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
         for each in idle:
             each.connection.close()
 
-    async def _exchange(self, connection: Connection, request: bytes, ends: float) -> Answer:
+    async def _exchange(self, connection: Connection, request: bytes, ends: float, most: int) -> Answer:
         self._under_way += 1
         try:
-            answer = await connection.ask(request, ends)
+            answer = await connection.ask(request, ends, most)
         except BaseException:
             connection.abort()
             raise
@@ -112,17 +136,39 @@ class Connections:
         if self._tls is not None and (answer.status == 401 or connection.is_new):
             # A session keeps the client certificate it began with, and there may be a newer one.
             self._tls.session = None if answer.status == 401 else connection.session
-        connection.is_new = False
+            if answer.status == 401 and self._tls.presents:
+                # So does a connection.
+                connection.close()
+                self._close_idle()
+        connection.answers += 1
+        if connection.answers > 1:
+            self._closes_each = False
+        elif not connection.is_usable and answer.status != 401:
+            self._closes_each = True
+            self._open_others()
         self._keep(connection)
         return answer
 
     def _keep(self, connection: Connection) -> None:
         if not connection.is_usable:
             return
-        if (waiter := self._next_waiter()) is not None:
+        waiter = None if self._closes_each and not connection.is_new else self._next_waiter()
+        if waiter is not None:
             waiter.set_result(connection)
+        elif any(not waiter.done() for waiter in self._waiting):
+            connection.close()  # the server is about to
         else:
             self._idle.append(_Idle(connection, time.monotonic()))
+
+    async def _connection(self, verb: str, ends: float) -> Connection:
+        """One that was open a moment ago. Raises OSError."""
+        while True:
+            # What the server closes each time may be closed already, unseen: a write is not risked on it.
+            idle = None if self._closes_each and verb != "GET" else self._take()
+            connection = idle or await self._next_free(ends)
+            if connection.is_usable or connection.is_new:
+                return connection
+            self._closes_each |= connection.answers == 1
 
     def _take(self) -> Connection | None:
         """The connection used last that is still good."""
@@ -137,7 +183,7 @@ class Connections:
         """Whichever comes first, one that is done or a new one. Raises OSError."""
         free: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiting.append(free)
-        self._open_another()
+        self._open_others()
         try:
             async with asyncio.timeout_at(ends):
                 return await free
@@ -146,16 +192,27 @@ class Connections:
                 self._keep(free.result())
             raise
 
-    def _open_another(self) -> None:
-        """One at a time."""
-        if self._opening is None or self._opening.done():
-            self._opening = asyncio.create_task(self._open(), name="connection to the API server")
+    def _open_others(self) -> None:
+        """Open connections for the calls that wait, as many at a time as the server's habit asks for."""
+        for _ in range(len(self._opening), self._to_open()):
+            opening = asyncio.create_task(self._open(), name="connection to the API server")
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    def _to_open(self) -> int:
+        """How many calls wait for a connection, up to the number opened at a time."""
+        waiting = (waiter for waiter in self._waiting if not waiter.done())
+        return sum(1 for _ in islice(waiting, OPENED_AT_ONCE if self._closes_each else 1))
 
     async def _open(self) -> None:
+        me = asyncio.current_task()
+        assert me is not None
         while True:
-            if self._under_way:
+            if self._under_way and not self._closes_each:
                 await asyncio.sleep(PATIENCE_S)
-            if all(waiter.done() for waiter in self._waiting):
+            if len(self._opening) > self._to_open():
+                # At once: a call that comes next counts only the tasks that go on.
+                self._opening.discard(me)
                 return
             try:
                 connection = await self._connect()
@@ -184,6 +241,8 @@ class Connections:
     async def _connected(self) -> Connection:
         loop = asyncio.get_running_loop()
         name = None if self._tls is None else self._access.server_name or self._host
+        if self._tls is not None and self._tls.before_connecting is not None:
+            self._tls.before_connecting()
         try:
             if self._access.proxy:
                 through = await tunnel(self._access.proxy, self._host, self._port)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
+from collections.abc import Callable, Iterator
 
 
 class Tls(ssl.SSLContext):
     """A client's context for connections to one server.
 
-    session   of the last connection; asyncio has no place for it
+    session              of the last connection; asyncio has no place for it
+    presents             whether the server is shown a client certificate: a connection keeps the one it began with
+    before_connecting    called before each new connection
     """
 
     session: ssl.SSLSession | None = None
+    presents: bool = False
+    before_connecting: Callable[[], None] | None = None
 
     @classmethod
     def of_the_system(cls) -> Tls:
@@ -19,6 +26,18 @@ class Tls(ssl.SSLContext):
         made = cls(ssl.PROTOCOL_TLS_CLIENT)
         made.load_default_certs()
         return made
+
+    def present(self, certificate: bytes, key: bytes | None = None) -> None:
+        """Present this certificate from the next connection on; `key` None: it is in the same text.
+
+        Raises OSError where they cannot be used; what was presented before stays then.
+        """
+        with _as_file(certificate) as first, _as_file(key) as second:
+            # A context is left without a key where a certificate does not fit: the pair is tried on another one.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self):
+                # An empty password: a key that needs one is refused instead of asked for on the terminal.
+                context.load_cert_chain(first or "", second, password="")
+        self.session, self.presents = None, True
 
     def wrap_bio(
         self,
@@ -29,3 +48,17 @@ class Tls(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session or self.session)
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes | None) -> Iterator[str | None]:
+    """A path to the content: OpenSSL takes certificates from files only. Keys never touch a disk."""
+    if content is None:
+        yield None
+        return
+    fd = os.memfd_create("certificate")
+    try:
+        os.write(fd, content)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)

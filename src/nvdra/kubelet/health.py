@@ -11,7 +11,7 @@ from nvdra.kubelet.plugin import method
 from nvdra.kubelet.proto.grpc.health.v1 import health_pb2 as pb
 from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as registration_pb
 from nvdra.kubelet.registration import GET_INFO, PROBE_METADATA
-from nvdra.kubelet.transport import Client, RpcError, Server
+from nvdra.kubelet.transport import NETWORK_OPTIONS, Client, RpcError, Server
 
 CHECK = "/grpc.health.v1.Health/Check"
 SERVICES = ("", "liveness")
@@ -41,7 +41,8 @@ class HealthService:
         self._host = host or "[::]"
         self._is_standing_by = is_standing_by
         self._is_awaited = is_awaited
-        self._server = Server({CHECK: self._check})
+        self._server = Server({CHECK: self._check}, NETWORK_OPTIONS)
+        self._asking: asyncio.Task[str] | None = None
 
     async def start(self) -> None:
         """Raises SocketPathError with the address in its text."""
@@ -55,7 +56,7 @@ class HealthService:
         service = pb.HealthCheckRequest.FromString(request).service
         if service not in SERVICES:
             raise RpcError("NOT_FOUND", "unknown service")
-        reason = "" if self._is_standing_by() else await self.failure()
+        reason = "" if self._is_standing_by() else await self._shared_failure()
         is_serving = not reason and not self._is_awaited()
         if reason:
             telemetry.error("Health check failed", reason)
@@ -65,6 +66,13 @@ class HealthService:
             telemetry.info(1, "Not healthy until kubelet has registered this instance: another one still serves")
         status = pb.HealthCheckResponse.SERVING if is_serving else pb.HealthCheckResponse.NOT_SERVING
         return pb.HealthCheckResponse(status=status).SerializeToString()
+
+    async def _shared_failure(self) -> str:
+        """The answer of `failure`, asked once for all checks that wait for it: each asking opens connections."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self.failure(), name="health check")
+        # A client that leaves does not end it for the others.
+        return await asyncio.shield(self._asking)
 
     async def failure(self) -> str:
         """What keeps kubelet from being served, "" if nothing does."""

@@ -30,6 +30,18 @@ _SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
     # No age, idle or ping limits: kubelet counts every closed connection as a plugin that went away.
     ("grpc.http2.max_ping_strikes", 0),
 )
+# For a server on the network, where anybody may connect: descriptors must be left for claims. Connections beyond the
+# limit are closed at once; those that say nothing or have no call under way make room soon.
+NETWORK_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_allowed_incoming_connections", 32),
+    ("grpc.max_concurrent_streams", 16),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 5_000),
+    ("grpc.max_connection_age_ms", 30_000),
+    ("grpc.max_connection_age_grace_ms", 10_000),
+    ("grpc.max_receive_message_length", 4_096),
+)
 _CLIENT_OPTIONS: Sequence[tuple[str, Any]] = (
     # A connection of its own, without another channel's back-off: the question is whether one can connect now.
     ("grpc.use_local_subchannel_pool", 1),
@@ -65,8 +77,8 @@ def _metadata(context: Any) -> Metadata:
 class Server:
     """Methods by full path ("/package.Service/Method"), answered on the running loop."""
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+    def __init__(self, methods: Mapping[str, Method], options: Sequence[tuple[str, Any]] = _SERVER_OPTIONS) -> None:
+        self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Routes({path: _on_loop(m) for path, m in methods.items()}),))
 
     async def start(self, address: str) -> int:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from nvdra import __version__, telemetry
 from nvdra.api import gates as feature_gates
 from nvdra.api.gates import GateError, Gates
-from nvdra.programs import gpu_flags
+from nvdra.programs import descriptors, gpu_flags
 from nvdra.programs.flags import UsageError
 from nvdra.programs.gpu_flags import PROGRAM, Options
 from nvdra.programs.stop import Stop
@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{PROGRAM} version v{__version__}\ncommit: {os.environ.get('NVDRA_COMMIT', 'unknown')}")
         return 0
     stop = Stop()  # before anything heavy: this process may be number 1, which has no default for signals
+    open_files = descriptors.raise_limit()
     try:
         options = gpu_flags.options(argv, os.environ)
         gates = _gates(options)
@@ -35,6 +36,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     telemetry.info(0, _dump(options, gates))
+    if open_files < descriptors.NEEDED:
+        telemetry.warning(
+            "The hard limit of open files is low: many claims at once may be refused until some are prepared; "
+            "raise it in the container runtime's configuration",
+            limit=open_files,
+            needed=descriptors.NEEDED,
+        )
     telemetry.install_stack_dump()
 
     def run() -> int:

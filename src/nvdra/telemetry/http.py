@@ -1,11 +1,18 @@
-"""The metrics endpoint: one page over plain HTTP, for Prometheus and for curl, by the standard library on threads."""
+"""The metrics endpoint: one page over plain HTTP, for Prometheus and for curl, by the standard library on threads.
+
+Anybody on the network may connect: the number of connections is limited, so that descriptors are left for claims.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import io
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -13,7 +20,16 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 
+from nvdra.telemetry.log import error as log_error
 from nvdra.telemetry.log import info
+
+# Open connections. Where more come, the oldest is closed: a scrape takes milliseconds, so the oldest is an idle one.
+MOST = 16
+# A client that sends nothing, or takes nothing, for so long is given up.
+SILENCE_S = 10.0
+# Accepting fails at once while the process has no descriptor left; the next try waits this long.
+_PAUSE_S = 0.1
+_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class EndpointError(Exception):
@@ -69,19 +85,31 @@ class MetricsServer:
             start_response("405 Method Not Allowed", [("Content-Type", "text/plain"), ("Allow", "GET, HEAD")])
             return [b"only GET and HEAD\n"]
         with self._in_flight.track_inprogress():
-            page: Iterable[bytes] = self._page({**environ, "REQUEST_METHOD": "GET"}, start_response)
+            try:
+                page: Iterable[bytes] = self._page({**environ, "REQUEST_METHOD": "GET"}, start_response)
+            except Exception as error:  # a collector's, whatever it is
+                log_error("Could not gather the metrics", error, kind=type(error).__name__)
+                self._served.labels("500").inc()
+                start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
+                return [f"the metrics cannot be gathered: {error}\n".encode()]
         self._served.labels("200").inc()
         return [] if environ["REQUEST_METHOD"] == "HEAD" else page
 
 
 class _Quiet(WSGIRequestHandler):
-    timeout = 10  # of a client that says nothing
+    timeout = SILENCE_S
 
     def log_message(self, *_: Any) -> None:
         """Scrapes are no news."""
 
+    def get_stderr(self) -> io.StringIO:
+        """A place for the tracebacks of answers that their client did not take."""
+        return io.StringIO()
+
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, at most MOST of them."""
+
     daemon_threads = True
 
     def __init__(self, listener: socket.socket, app: Callable[..., Any]) -> None:
@@ -92,6 +120,42 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = address[0], address[1]
         self.setup_environ()
         self.set_app(app)
+        self._room = threading.BoundedSemaphore(MOST)
+        self._guard = threading.Lock()
+        self._open: dict[socket.socket, None] = {}
+
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                time.sleep(_PAUSE_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        is_free = self._room.acquire(blocking=False)
+        while not is_free:
+            self._end_oldest()
+            is_free = self._room.acquire(timeout=_PAUSE_S)
+        with self._guard:
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._guard:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+        self._room.release()
+
+    def handle_error(self, *_: Any) -> None:
+        """A connection that its client, or this server, ended early is no news."""
+
+    def _end_oldest(self) -> None:
+        """Make the thread of the oldest connection end: its next read or write fails."""
+        with self._guard, contextlib.suppress(StopIteration, OSError):
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.shutdown(socket.SHUT_RDWR)
 
 
 def _listen(endpoint: str) -> socket.socket:

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from nvdra.kube import Access, HttpKube, Response, access, connections
-from nvdra.kube.config import TokenFile
+from nvdra.kube.credentials import TokenFile
 from nvdra.ports import ApiError, Resource
 from nvdra.testing.api_server import ApiServer
 from nvdra.testing.kube import FakeKube

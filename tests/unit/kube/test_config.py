@@ -77,7 +77,7 @@ async def test_a_token_file_is_read_again_when_the_server_refuses_the_token(acco
 
 async def test_a_token_file_that_changed_is_seen_after_a_while(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("nvdra.kube.config.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nvdra.kube.credentials.time.monotonic", lambda: now[0])
     credentials = access("", INSIDE, str(account)).credentials
     (account / "new").write_text("two")
     os.replace(account / "new", account / "token")
@@ -90,6 +90,52 @@ def test_a_plain_token(tmp_path: Path) -> None:
     found = access(write(tmp_path, {"token": "secret"}), {})
     assert found.server == "https://127.0.0.1:6443"
     assert found.credentials.header() == "Bearer secret"
+
+
+async def test_a_token_file_goes_before_a_token_which_bears_until_the_file_is_there(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from-file")
+    path = write(tmp_path, {"tokenFile": "token", "token": "inline"})
+    assert access(path, {}).credentials.header() == "Bearer from-file"
+    (tmp_path / "token").unlink()
+    credentials = access(path, {}).credentials
+    assert credentials.header() == "Bearer inline"
+    (tmp_path / "token").write_text("from-file")
+    assert await credentials.renew()
+    assert credentials.header() == "Bearer from-file"
+
+
+@pytest.mark.parametrize(
+    ("variables", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ({"https_proxy": "p:1"}, "http://p:1"),
+        ({"HTTP_PROXY": "http://p:1"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "example.com, 10.96.0.0/12"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.97.0.0/16"}, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "no_proxy": "10.96.0.1"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "no_proxy": "10.96.0.1:443"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "no_proxy": "10.96.0.1:6443"}, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "KUBERNETES_SERVICE_HOST": "127.0.0.1"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "KUBERNETES_SERVICE_HOST": "localhost"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "KUBERNETES_SERVICE_HOST": "fd00::1", "NO_PROXY": "fd00::/8"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "KUBERNETES_SERVICE_HOST": "a.b.svc", "NO_PROXY": ".svc"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "KUBERNETES_SERVICE_HOST": "a.b.svc", "NO_PROXY": "b.svc"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "KUBERNETES_SERVICE_HOST": "a.b.svc", "NO_PROXY": "*.b.svc:443"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "KUBERNETES_SERVICE_HOST": "ab.svc", "NO_PROXY": "b.svc"}, "http://p:1"),
+    ],
+)
+def test_a_proxy_of_the_environment_is_taken_as_go_programs_take_it(
+    variables: dict[str, str], proxy: str | None, account: Path
+) -> None:
+    assert access("", {**INSIDE, **variables}, str(account)).proxy == proxy
+
+
+def test_a_proxy_of_the_environment_that_cannot_be_used_is_named(account: Path) -> None:
+    with pytest.raises(ConfigError, match="HTTPS_PROXY: a proxy of the kind socks5") as caught:
+        access("", {**INSIDE, "HTTPS_PROXY": "socks5://me:secret@proxy"}, str(account))
+    assert "secret" not in str(caught.value)
 
 
 def test_paths_count_from_the_files_folder(tmp_path: Path) -> None:
@@ -123,6 +169,26 @@ def test_a_password_is_basic(tmp_path: Path) -> None:
         ({}, {"certificate-authority-data": "%%%"}, "certificate-authority-data"),
         ({"client-certificate": "/nowhere/c", "client-key": "/nowhere/k"}, {}, "client certificate"),
         ({"tokenFile": "/nowhere/token"}, {}, "/nowhere/token"),
+        ({"client-certificate": str(TLS / "client.crt"), "client-key": str(TLS / "server.key")}, {}, "client.crt"),
+        ({"client-key": "k"}, {}, "a client key but no client certificate"),
+        ({"client-certificate": "c", "client-key": "k"}, {"server": "http://x"}, "needs a server with https"),
+        ({"password": "pw"}, {}, "a password but no username"),
+        ({"username": "me", "token": "t"}, {}, "a username and a token"),
+        ({"as-groups": ["g"]}, {}, "as-groups but not as"),
+        ({"as": "jane", "as-groups": "g"}, {}, "as-groups must be a list"),
+        ({"as": "jane", "as-groups": [1]}, {}, "as-groups is a list of texts"),
+        ({"as": "jane", "as-user-extra": {"scope": "a"}}, {}, "scope is a list of texts"),
+        ({"tokenfile": "t"}, {}, 'user "u" has the unknown field tokenfile'),
+        ({"impersonate": "jane"}, {}, 'user "u" has the unknown field impersonate'),
+        ({"token": 123}, {}, "token must be a text"),
+        ({}, {"insecure-skip-tls-verify": "false"}, "insecure-skip-tls-verify must be true or false"),
+        ({}, {"insecure-skip-tls-verify": True}, "exclude each other"),
+        ({}, {"api-version": "v1"}, 'cluster "c" has the unknown field api-version'),
+        ({}, {"proxy-url": "socks5://proxy:1080"}, "proxy-url: a proxy of the kind socks5 cannot be used"),
+        ({}, {"proxy-url": "https://proxy"}, "proxy-url: a proxy of the kind https cannot be used"),
+        ({}, {"proxy-url": "proxy:3128"}, "proxy-url: a proxy of the kind proxy cannot be used"),
+        ({}, {"proxy-url": "http://proxy:port"}, "proxy-url: not a URL"),
+        ({}, {"proxy-url": "http://:3128"}, "proxy-url: the URL has no host"),
     ],
 )
 def test_what_cannot_be_used_is_named(user: Any, cluster: Any, text: str, tmp_path: Path) -> None:
@@ -137,6 +203,12 @@ def test_what_cannot_be_used_is_named(user: Any, cluster: Any, text: str, tmp_pa
         ("{", "cannot be read"),
         ("[]", "not a YAML mapping"),
         ("{}", 'no entry "" in contexts'),
+        ("current-context: a\ncurrentContext: b", "the file has the unknown field currentContext"),
+        ("kind: Secret", 'kind is "Secret"'),
+        ("apiVersion: v2", 'apiVersion is "v2"'),
+        ("contexts: {a: {}}", "contexts must be a list"),
+        ("current-context: a\ncontexts: [{name: a, context: {kluster: c}}]", "the unknown field kluster"),
+        ('{"a":' * 100_000, "cannot be read"),
         ("current-context: a\ncontexts: [{name: b, context: {}}]", 'no entry "a" in contexts'),
         ("current-context: a\ncontexts: [{name: a, context: {cluster: c}}]", 'no entry "c" in clusters'),
     ],

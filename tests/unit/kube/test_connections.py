@@ -158,16 +158,17 @@ async def test_a_server_that_says_nothing_is_an_end_in_time() -> None:
 async def test_a_read_is_tried_again_where_the_server_had_closed_and_a_write_is_not() -> None:
     peer = Peer(OK)
 
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one request, and dies of the next."""
+    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers two requests, and dies of the next."""
         peer.connections += 1
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(OK)
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK)
         await reader.readuntil(b"\r\n\r\n")
 
-    async with serving(once) as port:
+    async with serving(twice) as port:
         kept = Connections(Access(f"http://127.0.0.1:{port}"))
-        assert [await get(kept), await get(kept)] == [Answer(200, b"ok"), Answer(200, b"ok")]
+        assert [await get(kept) for _ in range(4)] == [Answer(200, b"ok")] * 4
         assert peer.connections == 2
         with pytest.raises(Broken, match="closed while a change was under way"):
             await kept.ask("PUT", "/x", (), b"{}", 10)
@@ -226,6 +227,92 @@ async def test_another_connection_is_opened_where_all_are_in_use() -> None:
         peer.gate.set()
         await asyncio.gather(*calls)
     assert peer.connections == 3
+
+
+CLOSING = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize("text", [CLOSING, OK], ids=["announced", "in silence"])
+async def test_500_reads_at_once_succeed_where_each_answer_ends_its_connection(text: bytes) -> None:
+    peer = Peer(text, closes=True)
+    async with peer() as kept:
+        for _ in range(2):
+            assert await asyncio.gather(*(get(kept, timeout_s=30) for _ in range(500))) == [Answer(200, b"ok")] * 500
+    assert peer.connections == len(peer.requests) == 1000
+
+
+@pytest.mark.parametrize("text", [CLOSING, OK], ids=["announced", "in silence"])
+async def test_writes_succeed_where_each_answer_ends_its_connection(text: bytes) -> None:
+    async with Peer(text, closes=True)() as kept:
+        await asyncio.gather(*(get(kept) for _ in range(3)))
+        for _ in range(20):
+            assert await kept.ask("PUT", "/x", (), b"{}", 10) == Answer(200, b"ok")
+
+
+@asynccontextmanager
+async def handshakes(peer: Peer, together: int) -> AsyncIterator[tuple[Connections, list[int]]]:
+    """Connections through a proxy, and how many are being opened at each moment.
+
+    Each handshake after the first ends once that many are under way.
+    """
+    opening = [0]
+    enough = asyncio.Event()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65536):
+            writer.write(piece)
+        writer.close()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        opening.append(opening[-1] + 1)
+        if opening[-1] >= together:
+            enough.set()
+        if peer.connections:
+            await enough.wait()
+        there = await asyncio.open_connection("127.0.0.1", peer.port)
+        opening.append(opening[-1] - 1)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+
+    async with peer(), serving(proxy) as port:
+        kept = Connections(Access("http://api.test", proxy=f"http://127.0.0.1:{port}"))
+        yield kept, opening
+        kept.close()
+
+
+async def test_connections_open_side_by_side_where_each_answer_ends_its_connection() -> None:
+    async with handshakes(Peer(CLOSING, closes=True), together=4) as (kept, opening):
+        assert await asyncio.gather(*(get(kept) for _ in range(40))) == [Answer(200, b"ok")] * 40
+    assert 4 <= max(opening) <= connections.OPENED_AT_ONCE
+
+
+async def test_connections_open_one_at_a_time_where_the_server_keeps_them() -> None:
+    peer = Peer(OK)
+    async with handshakes(peer, together=1) as (kept, opening):
+        await get(kept)
+        peer.gate.clear()
+        calls = [asyncio.create_task(get(kept)) for _ in range(4)]
+        while len(peer.requests) < 5:  # noqa: ASYNC110  what is waited for happens at the other end
+            await asyncio.sleep(0.001)
+        peer.gate.set()
+        await asyncio.gather(*calls)
+    assert max(opening) == 1
+    assert peer.connections == 4
+
+
+async def test_a_server_that_keeps_connections_again_gets_one_handshake_at_a_time_again() -> None:
+    peer = Peer(CLOSING, OK)
+    async with handshakes(peer, together=1) as (kept, opening):
+        for _ in range(3):  # closed after its answer, kept after its first answer, and after its second
+            await get(kept)
+        peer.gate.clear()
+        calls = [asyncio.create_task(get(kept)) for _ in range(4)]
+        while len(peer.requests) < 7:  # noqa: ASYNC110  what is waited for happens at the other end
+            await asyncio.sleep(0.001)
+        peer.gate.set()
+        await asyncio.gather(*calls)
+    assert max(opening) == 1
 
 
 @pytest.mark.parametrize(("login", "header"), [("", None), ("me:p%40ss@", b"Basic bWU6cEBzcw==")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -39,6 +40,29 @@ async def test_serving_while_both_sockets_answer(
 ) -> None:
     assert await check(health, name) == pb.HealthCheckResponse.SERVING
     assert driver.prepared == []
+
+
+async def test_checks_at_once_are_answered_by_one_look(paths: SocketPaths) -> None:
+    looks = 0
+
+    class Counted(HealthService):
+        async def failure(self) -> str:
+            nonlocal looks
+            looks += 1
+            await enough.wait()
+            return ""
+
+    enough = asyncio.Event()
+    service = Counted(paths=paths, port=0, host="127.0.0.1")
+    await service.start()
+    checks = [asyncio.create_task(check(service, "")) for _ in range(8)]
+    await asyncio.wait(checks, timeout=0.5)
+    enough.set()
+    assert await asyncio.gather(*checks) == [pb.HealthCheckResponse.SERVING] * 8
+    assert looks == 1
+    assert await check(service, "") == pb.HealthCheckResponse.SERVING
+    assert looks == 2
+    await service.stop()
 
 
 async def test_other_services_are_unknown(health: HealthService, plugin: Plugin) -> None:

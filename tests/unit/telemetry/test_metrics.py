@@ -182,6 +182,39 @@ async def test_other_requests(server: MetricsServer, request_line: bytes, status
     assert answer.partition(b"\r\n\r\n")[2] == b"" if request_line.startswith(b"HEAD") else answer
 
 
+async def test_the_page_comes_while_idle_clients_hold_every_connection(server: MetricsServer) -> None:
+    idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(100)]
+    answer = await asyncio.wait_for(fetch(server.port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), 30)
+    assert answer.split(b" ")[1] == b"200"
+    # The oldest made way; the last ones are still open.
+    assert await asyncio.wait_for(idle[0][0].read(), 30) == b""
+    idle[-1][1].write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await asyncio.wait_for(idle[-1][0].read(), 30)).split(b" ")[1] == b"200"
+    for _, writer in idle:
+        writer.close()
+
+
+async def test_a_collector_that_fails_is_told_and_costs_one_page(
+    server: MetricsServer, registry: CollectorRegistry, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        def describe(self) -> list[object]:
+            return []
+
+        def collect(self) -> list[object]:
+            raise ValueError("no figures")
+
+    failing = Failing()
+    registry.register(failing)  # type: ignore[arg-type]
+    answer = await fetch(server.port, b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert answer.split(b" ")[1] == b"500"
+    assert b"no figures" in answer
+    registry.unregister(failing)  # type: ignore[arg-type]
+    answer = await fetch(server.port, b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert b'promhttp_metric_handler_requests_total{code="500"} 1.0' in answer
+    assert "Traceback" not in capfd.readouterr().err
+
+
 async def test_a_path_may_lack_its_slash(registry: CollectorRegistry) -> None:
     server = MetricsServer(registry, endpoint="127.0.0.1:0", path="deep/page")
     await server.start()
