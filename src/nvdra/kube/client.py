@@ -21,10 +21,10 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from nvdra.kube.answers import chunk, document, event, refusal, versions
 from nvdra.kube.config import Access
-from nvdra.kube.connection import Answer, Broken
+from nvdra.kube.connection import Broken
 from nvdra.kube.connections import Connections, Headers
-from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
 from nvdra.ports import ApiError, Event, Page, Resource
 
@@ -37,7 +37,6 @@ _WARM_EVERY_S = 60.0
 
 _PAGE = 500
 _RETRIED = frozenset((429, 503))
-_EVENTS = {b"ADDED", b"MODIFIED", b"DELETED", b"BOOKMARK"}
 _JSON = "application/json"
 
 
@@ -104,13 +103,10 @@ class HttpKube:
             if error.status == 404:
                 return ()
             raise
-        document = _object(answer)
-        versions = [version["version"] for version in document.get("versions") or ()]
-        preferred = (document.get("preferredVersion") or {}).get("version")
-        return tuple(sorted(versions, key=lambda version: version != preferred))
+        return versions(answer)
 
     async def server_version(self) -> str:
-        return str(_object(await self._call("GET", "/version")).get("gitVersion", ""))
+        return str(document(await self._call("GET", "/version")).get("gitVersion", ""))
 
     async def get(
         self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = TIMEOUT_S, cached: bool = False
@@ -126,12 +122,13 @@ class HttpKube:
         query["limit"] = str(_PAGE)
         found: list[bytes] = []
         while True:
-            answer = await self._call("GET", self._path(resource, namespace), query)
-            metadata = _object(answer).get("metadata") or {}
-            found += items(answer)
-            if not metadata.get("continue"):
-                return Page(tuple(found), str(metadata.get("resourceVersion", "")))
-            query["continue"] = metadata["continue"]
+            part = chunk(await self._call("GET", self._path(resource, namespace), query))
+            found += part.items
+            if not part.more:
+                return Page(tuple(found), part.resource_version)
+            if part.more == query.get("continue"):
+                raise ApiError(0, "", "the API server's answer to a LIST goes on where it began")
+            query["continue"] = part.more
 
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes:
         return await self._call("POST", self._path(resource, namespace), body=body)
@@ -179,9 +176,9 @@ class HttpKube:
                 self._last_used = self._loop.time()
                 self._report("GET", target, status, began)
                 if status != 200:
-                    raise _refusal(answer)
+                    raise refusal(answer)
                 async for line in lines:
-                    yield _event(line)
+                    yield event(line)
         except (OSError, ValueError) as error:
             # TimeoutError and TLS errors are OSErrors; ValueError is what cannot be read.
             if not status:
@@ -236,7 +233,7 @@ class HttpKube:
             status = answer.status
             if 200 <= status < 300:
                 return answer.body
-            raise _refusal(answer)
+            raise refusal(answer)
         except (OSError, ValueError) as error:
             # TimeoutError and TLS errors are OSErrors; ValueError is a text that is no header.
             raise self._silence(error, timeout_s) from None
@@ -294,50 +291,3 @@ class HttpKube:
 def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:
     pairs = {"fieldSelector": field_selector, "labelSelector": label_selector}
     return {key: value for key, value in pairs.items() if value}
-
-
-def _event(line: bytes) -> Event:
-    parts = members(line)
-    kind = parts.get("type", b"").strip(b'"')
-    if "object" not in parts:
-        raise ValueError("a watch event without an object")
-    thing = parts["object"]
-    if kind not in _EVENTS:
-        status = _object(thing)
-        raise _from_status(int(status.get("code") or 0), status, None)
-    return Event(kind.decode(), thing)  # type: ignore[arg-type]
-
-
-def _refusal(answer: Answer) -> ApiError:
-    status, body = answer.status, answer.body
-    try:
-        retry_after_s = float(answer.retry_after or "")
-    except ValueError:
-        retry_after_s = None
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        document = None
-    if not isinstance(document, dict) or document.get("kind") != "Status":
-        # Not the API server's own words: an unknown path, or something in between.
-        text = body.decode(errors="replace").strip()[:200] or "no text"
-        return ApiError(status, "", f"HTTP {status}: {text}", retry_after_s)
-    return _from_status(status, document, retry_after_s)
-
-
-def _from_status(code: int, status: Mapping[str, Any], retry_after_s: float | None) -> ApiError:
-    details = status.get("details") or {}
-    if retry_after_s is None and details.get("retryAfterSeconds"):
-        retry_after_s = float(details["retryAfterSeconds"])
-    message = str(status.get("message") or f"HTTP {code}")
-    return ApiError(code, str(status.get("reason") or ""), message, retry_after_s, bool(details.get("name")))
-
-
-def _object(answer: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(answer)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(0, "", f"the API server's answer is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ApiError(0, "", "the API server's answer is not a JSON object")
-    return document
