@@ -37,6 +37,9 @@ _WARM_EVERY_S = 60.0
 
 _PAGE = 500
 _RETRIED = frozenset((429, 503))
+_ATTEMPTS = 10
+# After a server asked for time, reads of claims wait in the queue as well, for this long after that time.
+_CALM_S = 10.0
 _JSON = "application/json"
 
 
@@ -58,7 +61,8 @@ class Response:
 class HttpKube:
     """The `Kube` port over HTTP/1.1. Use it with `async with`.
 
-    qps, burst   a queue of our own in front of the server; GETs of claims never wait in it, pods wait for those
+    qps, burst   a queue of our own in front of the server; GETs of claims, which pods wait for, only wait in it while
+                 the server asks for fewer calls
     on_response  called after each exchange
     """
 
@@ -84,6 +88,7 @@ class HttpKube:
         self._throttle = Throttle(self._qps, self._burst, self._loop.time, asyncio.sleep)
         self._connections = Connections(self._access)
         self._last_used = self._loop.time()
+        self._pressed_until = self._last_used
         self._warming = asyncio.create_task(self._keep_warm())
         return self
 
@@ -211,8 +216,11 @@ class HttpKube:
             await self._throttle.admit()
         target = f"{path}?{urlencode(query)}" if query else path
         ends = self._loop.time() + timeout_s
-        renewed = False
+        renewed, attempts = False, 0
         while True:
+            if self._loop.time() < self._pressed_until and (attempts or not queued):
+                await self._admit_until(ends)
+            attempts += 1
             try:
                 return await self._exchange(verb, target, body, max(ends - self._loop.time(), 0.001), keeps_warm)
             except ApiError as error:
@@ -221,9 +229,20 @@ class HttpKube:
                     if await self._access.credentials.renew():
                         continue
                 wait_s = error.retry_after_s
-                if not patient or error.status not in _RETRIED or wait_s is None or self._loop.time() + wait_s >= ends:
+                if error.status not in _RETRIED or wait_s is None:
+                    raise
+                now = self._loop.time()
+                self._pressed_until = max(self._pressed_until, now + wait_s + _CALM_S)
+                if not patient or attempts >= _ATTEMPTS or now + wait_s >= ends:
                     raise
                 await asyncio.sleep(wait_s)
+
+    async def _admit_until(self, ends: float) -> None:
+        try:
+            async with asyncio.timeout_at(ends):
+                await self._throttle.admit()
+        except TimeoutError:
+            raise ApiError(0, "Timeout", "the API server asked for fewer calls, and this one waited too long") from None
 
     async def _exchange(self, verb: str, target: str, body: bytes | None, timeout_s: float, keeps_warm: bool) -> bytes:
         began = time.perf_counter()
