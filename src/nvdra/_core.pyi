@@ -1,6 +1,6 @@
 """The native core: pure functions from bytes and values to bytes and tuples.
 
-Wrapped by the rooms api, claims, checkpoint and cdi; nothing else imports it. Values are read by attribute.
+Wrapped by the rooms api, claims, checkpoint, cdi and kube; nothing else imports it. Values are read by attribute.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,15 @@ __all__ = [
     "edits_yaml",
     "encode_checkpoint",
     "head_yaml",
+    "identify_claim",
     "indent_json",
     "is_same_allocation",
     "match_configs",
     "remarshal_checkpoint",
     "render_json",
     "render_yaml",
+    "split_list",
+    "split_object",
 ]
 
 class CoreError(ValueError):
@@ -45,6 +48,18 @@ def decode_claim(body: bytes) -> tuple[str, str, str, list[_Result], list[_Confi
     """Namespace, name, uid, results, configs and projected status of a ResourceClaim of any served version.
 
     Raises CoreError: syntax, truncated, malformed, unallocated.
+    """
+
+def identify_claim(body: bytes) -> tuple[str, str, str] | None:
+    """Namespace, name and uid of a ResourceClaim that `decode_claim` may refuse; None unless all three are there."""
+
+def split_object(content: bytes) -> list[tuple[str, bytes]]:
+    """An object's members in their order: name and raw value, not read. Raises CoreError: syntax, truncated."""
+
+def split_list(content: bytes) -> tuple[list[tuple[str, bytes]], list[bytes] | None]:
+    """A list object's members but `items`, and its raw items; None if it has no `items`.
+
+    Raises CoreError: syntax, truncated.
     """
 
 def decode_status(status: bytes) -> tuple[list[_Result], list[_Config]]:

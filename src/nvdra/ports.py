@@ -210,18 +210,31 @@ class ApiError(Exception):
     status         HTTP status; 0 if no answer came (refused, reset, timed out, TLS)
     reason         the Status object's reason ("NotFound", "Conflict", …), "" if none
     retry_after_s  from a Retry-After header, else None
-    has_object     the Status names an object: a 404 means *it* is missing, not the API
+    about          plural and name of the object that the Status names; ("", "") if it names none
     """
 
     def __init__(
-        self, status: int, reason: str, message: str, retry_after_s: float | None = None, has_object: bool = False
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        retry_after_s: float | None = None,
+        *,
+        about: tuple[str, str] = ("", ""),
     ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.message = message
         self.retry_after_s = retry_after_s
-        self.has_object = has_object
+        self.about = about
+
+    def is_missing(self, plural: str, name: str) -> bool:
+        """Whether the API server itself says that there is no such object.
+
+        Any other 404 speaks of a path: a load balancer without a backend, an API group that is switched off.
+        """
+        return (self.status, self.reason, self.about) == (404, "NotFound", (plural, name))
 
 
 class Kube(Protocol):

@@ -168,10 +168,10 @@ async def test_a_name_is_taken_only_once(kube: Kube) -> None:
 
 async def test_what_is_missing_is_told_from_what_is_unknown(kube: Kube) -> None:
     missing = await refused(kube.get(CLAIMS, "none", "default"))
-    assert (missing.status, missing.reason, missing.has_object) == (404, "NotFound", True)
+    assert (missing.status, missing.reason, missing.about) == (404, "NotFound", ("resourceclaims", "none"))
     assert '"none" not found' in missing.message
     unknown = await refused(kube.get(Resource("resource.k8s.io", "v9", "resourceclaims", True), "none", "default"))
-    assert (unknown.status, unknown.has_object) == (404, False)
+    assert (unknown.status, unknown.about) == (404, ("", ""))
 
 
 async def test_an_update_of_an_old_state_conflicts_and_of_the_same_state_is_no_event(kube: Kube) -> None:

@@ -1,7 +1,7 @@
 //! A ResourceClaim as the API server sends it, of any version served.
 
 use crate::error::{Error, Kind, Result};
-use crate::json::{Node, Value, parse, utf8, write_compact};
+use crate::json::{LIMIT, Node, Value, members, parse, parse_within, text, write_compact};
 use crate::shape::{CLAIM_STATUS, Style, marshal};
 
 /// One DeviceRequestAllocationResult.
@@ -42,14 +42,18 @@ pub struct Claim {
     pub status: String,
 }
 
+/// How deep a claim may be nested: what it is kept in, the checkpoint, is read down to LIMIT and lies some levels deeper.
+const DEPTH: usize = LIMIT - 100;
+
 fn malformed(text: impl Into<String>) -> Error {
     Error::new(Kind::Malformed, text)
 }
 
 /// The claim in an API object's body.
 pub fn decode(body: &[u8]) -> Result<Claim> {
-    let source = utf8(body)?;
-    let root = parse(source)?;
+    let text = text(body);
+    let source = &*text;
+    let root = parse_within(source, DEPTH)?;
     if root.members().is_none() {
         return Err(malformed(format!(
             "not a ResourceClaim: the body is {}",
@@ -61,19 +65,12 @@ pub fn decode(body: &[u8]) -> Result<Claim> {
     {
         return Err(malformed(format!("not a ResourceClaim: kind {kind:?}")));
     }
-    let identity = |key: &str| -> Result<String> {
-        match root
-            .get("metadata")
-            .and_then(|metadata| metadata.get(key))
-            .and_then(Node::text)
-        {
-            Some(text) if !text.is_empty() => Ok(text.to_owned()),
-            _ => Err(malformed(format!(
-                "not a ResourceClaim: metadata.{key} is missing"
-            ))),
-        }
+    let named = |key: &str| -> Result<String> {
+        root.get("metadata")
+            .and_then(|metadata| identity(metadata, key))
+            .ok_or_else(|| malformed(format!("not a ResourceClaim: metadata.{key} is missing")))
     };
-    let (namespace, name, uid) = (identity("namespace")?, identity("name")?, identity("uid")?);
+    let (namespace, name, uid) = (named("namespace")?, named("name")?, named("uid")?);
     let within = |mut error: Error| {
         error.text = format!("claim {namespace}/{name}: {}", error.text);
         error
@@ -100,9 +97,28 @@ pub fn decode(body: &[u8]) -> Result<Claim> {
     })
 }
 
+/// Namespace, name and UID of a claim whose rest `decode` may refuse; nothing unless all three are there.
+pub fn identify(body: &[u8]) -> Option<(String, String, String)> {
+    let text = text(body);
+    let metadata = members(&text)
+        .ok()?
+        .into_iter()
+        .rfind(|(name, _)| name == "metadata")?;
+    // The metadata alone, so that nothing else of the claim is in the way.
+    let metadata = parse(&text[metadata.1]).ok()?;
+    let named = |key: &str| identity(&metadata, key);
+    Some((named("namespace")?, named("name")?, named("uid")?))
+}
+
+fn identity(metadata: &Node<'_>, key: &str) -> Option<String> {
+    let text = metadata.get(key).and_then(Node::text)?;
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 /// The allocation in a status alone, such as the checkpoint keeps.
 pub fn decode_status(status: &[u8]) -> Result<Allocation> {
-    let source = utf8(status)?;
+    let text = text(status);
+    let source = &*text;
     let root = parse(source)?;
     marshal(&root, source, &CLAIM_STATUS, Style::RELEASED, "status")?;
     Ok(allocation(&root, source))
@@ -260,6 +276,26 @@ mod tests {
         }
         assert_eq!(decode(b"{\"a\"").unwrap_err().kind, Kind::Truncated);
         assert_eq!(decode(b"\xff").unwrap_err().kind, Kind::Syntax);
+    }
+
+    #[test]
+    fn a_claim_that_cannot_be_read_still_says_who_it_is() {
+        let body = body(&format!(
+            "{{\"allocation\":{}{}}}",
+            "[".repeat(LIMIT),
+            "]".repeat(LIMIT)
+        ));
+        assert_eq!(decode(body.as_bytes()).unwrap_err().kind, Kind::Syntax);
+        let who = Some(("ns".to_owned(), "c".to_owned(), "u".to_owned()));
+        assert_eq!(identify(body.as_bytes()), who);
+        for none in [
+            "",
+            "[]",
+            "{}",
+            r#"{"metadata":{"namespace":"ns","name":"c"}}"#,
+        ] {
+            assert_eq!(identify(none.as_bytes()), None, "{none}");
+        }
     }
 
     #[test]

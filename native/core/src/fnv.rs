@@ -94,10 +94,10 @@ impl Checksum {
 
 /// The checksum of a text that comes in pieces.
 #[must_use]
-pub fn checksum(pieces: &[&str]) -> u32 {
+pub fn checksum<T: AsRef<[u8]>>(pieces: &[T]) -> u32 {
     let mut checksum = Checksum::new();
     for piece in pieces {
-        checksum.update(piece.as_bytes());
+        checksum.update(piece.as_ref());
     }
     checksum.finish()
 }

@@ -67,6 +67,11 @@ pub fn decode_claim<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Claim<'py>> {
 }
 
 #[pyfunction]
+pub fn identify_claim(py: Python<'_>, body: &[u8]) -> Option<(String, String, String)> {
+    without_lock(py, body.len(), || claim::identify(body))
+}
+
+#[pyfunction]
 pub fn decode_status<'py>(py: Python<'py>, status: &[u8]) -> PyResult<Allocation<'py>> {
     let decoded = without_lock(py, status.len(), || claim::decode_status(status))
         .map_err(|error| to_python(py, &error))?;

@@ -4,6 +4,7 @@ mod cdi;
 mod checkpoint;
 mod claim;
 mod error;
+mod json;
 mod matching;
 
 use pyo3::prelude::*;
@@ -24,6 +25,9 @@ fn without_lock<T: Send>(py: Python<'_>, size: usize, work: impl FnOnce() -> T +
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CoreError", module.py().get_type::<error::CoreError>())?;
     module.add_function(wrap_pyfunction!(claim::decode_claim, module)?)?;
+    module.add_function(wrap_pyfunction!(claim::identify_claim, module)?)?;
+    module.add_function(wrap_pyfunction!(json::split_object, module)?)?;
+    module.add_function(wrap_pyfunction!(json::split_list, module)?)?;
     module.add_function(wrap_pyfunction!(claim::decode_status, module)?)?;
     module.add_function(wrap_pyfunction!(claim::is_same_allocation, module)?)?;
     module.add_function(wrap_pyfunction!(matching::match_configs, module)?)?;

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nvdra._core import CoreError, is_same_allocation
+from nvdra._core import CoreError, identify_claim, is_same_allocation
 from nvdra._core import decode_claim as _decode_claim
 from nvdra._core import decode_status as _decode_status
 
@@ -23,6 +23,10 @@ class ClaimRef:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}:{self.uid}"
+
+    def has_name_of(self, other: ClaimRef | None) -> bool:
+        """Whether both are the claim of one name, of whatever UID."""
+        return other is not None and (self.namespace, self.name) == (other.namespace, other.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,13 @@ class ClaimError(ValueError):
     """A claim that cannot be read.
 
     kind   "unallocated": no device was given to it yet; "malformed": the API server sent something else than a claim
+    ref    which claim it is, where the body says so all the same
     """
 
-    def __init__(self, kind: Literal["unallocated", "malformed"], text: str) -> None:
+    def __init__(self, kind: Literal["unallocated", "malformed"], text: str, ref: ClaimRef | None = None) -> None:
         super().__init__(text)
         self.kind = kind
+        self.ref = ref
 
 
 def decode_claim(body: bytes) -> Claim:
@@ -81,7 +87,8 @@ def decode_claim(body: bytes) -> Claim:
     try:
         namespace, name, uid, results, configs, status = _decode_claim(body)
     except CoreError as error:
-        raise _refusal(error) from None
+        named = identify_claim(body)
+        raise _refusal(error, None if named is None else ClaimRef(*named)) from None
     return Claim(ClaimRef(namespace, name, uid), _results(results), _configs(configs), status)
 
 
@@ -110,10 +117,10 @@ def same_allocation(one: bytes, other: bytes) -> bool:
         raise _refusal(error) from None
 
 
-def _refusal(error: CoreError) -> ClaimError:
+def _refusal(error: CoreError, ref: ClaimRef | None = None) -> ClaimError:
     if error.kind == "unallocated":
-        return ClaimError("unallocated", str(error))
-    return ClaimError("malformed", f"the claim is not readable: {error}")
+        return ClaimError("unallocated", str(error), ref)
+    return ClaimError("malformed", f"the claim is not readable: {error}", ref)
 
 
 def _results(read: list[tuple[str, str, str, str, bool, str | None]]) -> tuple[Result, ...]:

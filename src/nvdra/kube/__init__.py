@@ -3,6 +3,7 @@
 Objects travel as the bytes the server sent. Retrying is the caller's: here it is said what went wrong.
 """
 
+from nvdra.kube.answers import document
 from nvdra.kube.client import HttpKube, Response
 from nvdra.kube.config import Access, access
 from nvdra.kube.discovery import DRA_GROUP, ResourceApi
@@ -24,6 +25,7 @@ __all__ = [
     "Throttle",
     "Watcher",
     "access",
+    "document",
     "from_wire",
     "items",
     "members",

@@ -22,11 +22,11 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from nvdra.kube import connection
+from nvdra.kube.answers import chunk, document, event, refusal, versions
 from nvdra.kube.config import Access
-from nvdra.kube.connection import Answer, Broken, TooLarge
+from nvdra.kube.connection import Broken, TooLarge
 from nvdra.kube.connections import Connections, Headers
 from nvdra.kube.paging import MOST_BYTES, PageSize
-from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
 from nvdra.ports import ApiError, Event, Page, Resource
 
@@ -40,7 +40,9 @@ _WARM_EVERY_S = 60.0
 # The reason of an error whose answer was cut off because of its size.
 TOO_LARGE = "TooLarge"
 _RETRIED = frozenset((429, 503))
-_EVENTS = {b"ADDED", b"MODIFIED", b"DELETED", b"BOOKMARK"}
+_ATTEMPTS = 10
+# After a server asked for time, reads of claims wait in the queue as well, for this long after that time.
+_CALM_S = 10.0
 _JSON = "application/json"
 
 
@@ -62,7 +64,8 @@ class Response:
 class HttpKube:
     """The `Kube` port over HTTP/1.1. Use it with `async with`.
 
-    qps, burst   a queue of our own in front of the server; GETs of claims never wait in it, pods wait for those
+    qps, burst   a queue of our own in front of the server; GETs of claims, which pods wait for, only wait in it while
+                 the server asks for fewer calls
     on_response  called after each exchange
     """
 
@@ -88,6 +91,7 @@ class HttpKube:
         self._throttle = Throttle(self._qps, self._burst, self._loop.time, asyncio.sleep)
         self._connections = Connections(self._access)
         self._last_used = self._loop.time()
+        self._pressed_until = self._last_used
         self._warming = asyncio.create_task(self._keep_warm())
         return self
 
@@ -107,13 +111,10 @@ class HttpKube:
             if error.status == 404:
                 return ()
             raise
-        document = _object(answer)
-        versions = [version["version"] for version in document.get("versions") or ()]
-        preferred = (document.get("preferredVersion") or {}).get("version")
-        return tuple(sorted(versions, key=lambda version: version != preferred))
+        return versions(answer)
 
     async def server_version(self) -> str:
-        return str(_object(await self._call("GET", "/version")).get("gitVersion", ""))
+        return str(document(await self._call("GET", "/version")).get("gitVersion", ""))
 
     async def get(
         self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = TIMEOUT_S, cached: bool = False
@@ -136,13 +137,14 @@ class HttpKube:
                 if error.reason != TOO_LARGE or not size.shrink():
                     raise
                 continue
-            metadata = _object(answer).get("metadata") or {}
-            page = items(answer)
-            size.took(len(answer), len(page))
-            found += page
-            if not metadata.get("continue"):
-                return Page(tuple(found), str(metadata.get("resourceVersion", "")))
-            query["continue"] = metadata["continue"]
+            part = chunk(answer)
+            size.took(len(answer), len(part.items))
+            found += part.items
+            if not part.more:
+                return Page(tuple(found), part.resource_version)
+            if part.more == query.get("continue"):
+                raise ApiError(0, "", "the API server's answer to a LIST goes on where it began")
+            query["continue"] = part.more
 
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes:
         return await self._call("POST", self._path(resource, namespace), body=body)
@@ -190,9 +192,9 @@ class HttpKube:
                 self._last_used = self._loop.time()
                 self._report("GET", target, status, began)
                 if status != 200:
-                    raise _refusal(answer)
+                    raise refusal(answer)
                 async for line in lines:
-                    yield _event(line)
+                    yield event(line)
         except (OSError, ValueError) as error:
             # TimeoutError and TLS errors are OSErrors; ValueError is what cannot be read.
             if not status:
@@ -227,8 +229,11 @@ class HttpKube:
             await self._throttle.admit()
         target = f"{path}?{urlencode(query)}" if query else path
         ends = self._loop.time() + timeout_s
-        renewed = False
+        renewed, attempts = False, 0
         while True:
+            if self._loop.time() < self._pressed_until and (attempts or not queued):
+                await self._admit_until(ends)
+            attempts += 1
             try:
                 return await self._exchange(verb, target, body, max(ends - self._loop.time(), 0.001), keeps_warm, most)
             except ApiError as error:
@@ -237,9 +242,20 @@ class HttpKube:
                     if await self._access.credentials.renew():
                         continue
                 wait_s = error.retry_after_s
-                if not patient or error.status not in _RETRIED or wait_s is None or self._loop.time() + wait_s >= ends:
+                if error.status not in _RETRIED or wait_s is None:
+                    raise
+                now = self._loop.time()
+                self._pressed_until = max(self._pressed_until, now + wait_s + _CALM_S)
+                if not patient or attempts >= _ATTEMPTS or now + wait_s >= ends:
                     raise
                 await asyncio.sleep(wait_s)
+
+    async def _admit_until(self, ends: float) -> None:
+        try:
+            async with asyncio.timeout_at(ends):
+                await self._throttle.admit()
+        except TimeoutError:
+            raise ApiError(0, "Timeout", "the API server asked for fewer calls, and this one waited too long") from None
 
     async def _exchange(
         self, verb: str, target: str, body: bytes | None, timeout_s: float, keeps_warm: bool, most: int
@@ -251,7 +267,7 @@ class HttpKube:
             status = answer.status
             if 200 <= status < 300:
                 return answer.body
-            raise _refusal(answer)
+            raise refusal(answer)
         except (OSError, ValueError) as error:
             # TimeoutError and TLS errors are OSErrors; ValueError is a text that is no header.
             raise self._silence(error, timeout_s) from None
@@ -311,50 +327,3 @@ class HttpKube:
 def _selectors(field_selector: str, label_selector: str) -> dict[str, str]:
     pairs = {"fieldSelector": field_selector, "labelSelector": label_selector}
     return {key: value for key, value in pairs.items() if value}
-
-
-def _event(line: bytes) -> Event:
-    parts = members(line)
-    kind = parts.get("type", b"").strip(b'"')
-    if "object" not in parts:
-        raise ValueError("a watch event without an object")
-    thing = parts["object"]
-    if kind not in _EVENTS:
-        status = _object(thing)
-        raise _from_status(int(status.get("code") or 0), status, None)
-    return Event(kind.decode(), thing)  # type: ignore[arg-type]
-
-
-def _refusal(answer: Answer) -> ApiError:
-    status, body = answer.status, answer.body
-    try:
-        retry_after_s = float(answer.retry_after or "")
-    except ValueError:
-        retry_after_s = None
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        document = None
-    if not isinstance(document, dict) or document.get("kind") != "Status":
-        # Not the API server's own words: an unknown path, or something in between.
-        text = body.decode(errors="replace").strip()[:200] or "no text"
-        return ApiError(status, "", f"HTTP {status}: {text}", retry_after_s)
-    return _from_status(status, document, retry_after_s)
-
-
-def _from_status(code: int, status: Mapping[str, Any], retry_after_s: float | None) -> ApiError:
-    details = status.get("details") or {}
-    if retry_after_s is None and details.get("retryAfterSeconds"):
-        retry_after_s = float(details["retryAfterSeconds"])
-    message = str(status.get("message") or f"HTTP {code}")
-    return ApiError(code, str(status.get("reason") or ""), message, retry_after_s, bool(details.get("name")))
-
-
-def _object(answer: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(answer)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(0, "", f"the API server's answer is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ApiError(0, "", "the API server's answer is not a JSON object")
-    return document

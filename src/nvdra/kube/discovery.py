@@ -37,7 +37,7 @@ class ResourceApi:
 
         A 404 that names an object is about that object.
         """
-        if error.status != 404 or error.has_object or not self._version:
+        if error.status != 404 or error.about[1] or not self._version:
             return False
         self._version = ""
         return True

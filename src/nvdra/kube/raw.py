@@ -1,79 +1,25 @@
-"""JSON cut into pieces without being rewritten: what a list or a watch holds keeps its very bytes.
+"""JSON cut into pieces that are not read: what a list or a watch holds keeps its very bytes.
 
-A number's notation and a doubled key are part of a claim's config; a parser that builds and prints again loses both.
+A number's notation and a doubled key are part of a claim's config, and a config of another driver may hold what no
+parser takes. Neither depth nor odd bytes inside a piece matter before somebody reads that piece.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
-
-_decode = json.JSONDecoder().raw_decode
-_space = re.compile(r"[ \t\n\r]*").match
+from nvdra._core import split_list, split_object
 
 
 def members(document: bytes) -> dict[str, bytes]:
     """An object's members: name to raw value; of a doubled name the last. ValueError if it is no JSON object."""
-    text = document.decode()
-    found: dict[str, bytes] = {}
-    ends = _skip(text, 0)
-    for name, start, ends in _members(text):
-        found[name] = text[start:ends].encode()
-    if text[text.find("}", ends) + 1 :].strip():
-        raise ValueError("something follows the object")
-    return found
+    return dict(split_object(document))
 
 
 def items(document: bytes) -> tuple[bytes, ...]:
-    """The raw elements of a list object's `items`; () if it has none."""
-    text = document.decode()
-    for name, start, _ in _members(text):
-        if name == "items":
-            return tuple(text[a:b].encode() for a, b in _elements(text, start))
-    return ()
+    """The raw elements of a list object's `items`; () if it has none. ValueError if it is no such object."""
+    return parted(document)[1] or ()
 
 
-def _members(text: str) -> Iterator[tuple[str, int, int]]:
-    at = _expect(text, 0, "{")
-    if text[at : at + 1] == "}":
-        return
-    while True:
-        name, at = _decode(text, at)
-        if not isinstance(name, str):
-            raise ValueError(f"a member's name is a string, not {name!r}")
-        start = _expect(text, at, ":")
-        _, end = _decode(text, start)
-        yield name, start, end
-        at = _skip(text, end)
-        if text[at : at + 1] == "}":
-            return
-        at = _expect(text, at, ",")
-
-
-def _elements(text: str, start: int) -> Iterator[tuple[int, int]]:
-    if text.startswith("null", start):
-        return
-    at = _expect(text, start, "[")
-    if text[at : at + 1] == "]":
-        return
-    while True:
-        _, end = _decode(text, at)
-        yield at, end
-        at = _skip(text, end)
-        if text[at : at + 1] == "]":
-            return
-        at = _expect(text, at, ",")
-
-
-def _skip(text: str, at: int) -> int:
-    found = _space(text, at)
-    return found.end() if found else at
-
-
-def _expect(text: str, at: int, mark: str) -> int:
-    """The position of what follows `mark`."""
-    at = _skip(text, at)
-    if text[at : at + 1] != mark:
-        raise ValueError(f"expected {mark!r} at position {at}")
-    return _skip(text, at + 1)
+def parted(document: bytes) -> tuple[dict[str, bytes], tuple[bytes, ...] | None]:
+    """A list object's members but `items`, and its raw items; None if it has no `items`. ValueError as above."""
+    others, found = split_list(document)
+    return dict(others), None if found is None else tuple(found)

@@ -16,8 +16,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, assert_never
 
-import orjson
-
+from nvdra import telemetry
+from nvdra.kube.answers import document
 from nvdra.ports import ApiError, Clock, Event, Kube, Page, Resource
 
 T = TypeVar("T")
@@ -128,6 +128,7 @@ class _Kept(Generic[T]):
 class Store(Generic[T]):
     """The newest known state of each object, by uid.
 
+    An object that cannot be read costs itself: it is logged, and what was known of it stays.
     shape   a decoded object to what is kept of it
     """
 
@@ -146,15 +147,24 @@ class Store(Generic[T]):
 
     def put(self, raw: bytes) -> bool:
         """Whether this is news: an answer to an own write and the watch's word of it come in any order."""
-        thing = orjson.loads(raw)
-        uid, revision = thing["metadata"]["uid"], _revision(thing)
-        kept = self._objects.get(uid)
-        if uid in self._deleted or (kept is not None and 0 < revision <= kept.revision):
-            return False
-        value = self._shape(thing)
+        return self._put(raw)[1]
+
+    def _put(self, raw: bytes) -> tuple[str, bool]:
+        """The object's uid, "" if it says none, and whether it is news."""
+        uid = name = ""
+        try:
+            thing = document(raw)
+            uid, name, revision = _identity(thing)
+            kept = self._objects.get(uid)
+            if uid in self._deleted or (kept is not None and 0 < revision <= kept.revision):
+                return uid, False
+            value = self._shape(thing)
+        except Exception as error:  # of whatever kind, it is this object's
+            telemetry.warning("Skipped an API object that cannot be read", name=name, uid=uid, cause=repr(error))
+            return uid, False
         self._objects[uid] = _Kept(revision, value)
         self._on_change(Change("put", uid, value))
-        return True
+        return uid, True
 
     def drop(self, uid: str) -> bool:
         """Whether it was here. It stays out for good: uids never come again."""
@@ -167,16 +177,15 @@ class Store(Generic[T]):
         return kept is not None
 
     def replace(self, page: Page) -> None:
-        """A complete list: what it lacks is gone, unless it was written after the list was made."""
-        seen: set[str] = set()
-        for raw in page.items:
-            seen.add(orjson.loads(raw)["metadata"]["uid"])
-            self.put(raw)
+        """A complete list: what it lacks is gone, unless it was written after the list was made.
+
+        Where an item does not say its uid, nothing is gone: it may be any of them.
+        """
+        seen = {self._put(raw)[0] for raw in page.items}
         made = _number(page.resource_version)
-        for uid in [
-            uid for uid, kept in self._objects.items() if uid not in seen and (kept.revision <= made or not made)
-        ]:
-            self.drop(uid)
+        for uid, kept in list(self._objects.items()):
+            if "" not in seen and uid not in seen and (kept.revision <= made or not made):
+                self.drop(uid)
         self.is_filled = True
         self._on_change(Change("listed"))
 
@@ -265,6 +274,8 @@ class Watcher(Generic[T]):
                     resource_version = self._apply(event) or resource_version
                     is_alive = True
                     self._failures = self._losses = 0
+        except _Unusable as error:
+            return Failed(ApiError(0, "", str(error)))  # what the watch would have told, a list tells
         except ApiError as error:
             if self._clock.now() - began >= SHORT_S:
                 self._failures = self._losses = 0
@@ -275,24 +286,41 @@ class Watcher(Generic[T]):
         return Ended(resource_version, is_stale=self._clock.now() - self._listed_at >= self._relist_s)
 
     def _apply(self, event: Event) -> str:
-        """Put the event into the store; its resourceVersion."""
-        metadata = orjson.loads(event.object).get("metadata") or {}
+        """Put the event into the store; its resourceVersion, "" if it says none."""
+        try:
+            metadata = document(event.object).get("metadata")
+        except ApiError:
+            metadata = None
+        metadata = metadata if isinstance(metadata, dict) else {}
         match event.type:
             case "ADDED" | "MODIFIED":
                 self.store.put(event.object)
             case "DELETED":
-                self.store.drop(metadata["uid"])
+                if not isinstance(uid := metadata.get("uid"), str):
+                    raise _Unusable("an object was deleted, and the API server's event does not say which")
+                self.store.drop(uid)
             case "BOOKMARK":
                 pass
             case _:
                 assert_never(event.type)
-        return str(metadata.get("resourceVersion", ""))
+        version = metadata.get("resourceVersion")
+        return version if isinstance(version, str) else ""
 
 
-def _revision(thing: dict[str, Any]) -> int:
-    return _number(str(thing["metadata"].get("resourceVersion", "")))
+class _Unusable(Exception):
+    """An event that leaves open what became of an object."""
+
+
+def _identity(thing: dict[str, Any]) -> tuple[str, str, int]:
+    """UID, name and revision. Raises ValueError where there is no UID."""
+    metadata = thing.get("metadata")
+    uid = metadata.get("uid") if isinstance(metadata, dict) else None
+    if not isinstance(uid, str) or not uid or not isinstance(metadata, dict):
+        raise ValueError("metadata.uid is missing")
+    return uid, str(metadata.get("name", "")), _number(str(metadata.get("resourceVersion", "")))
 
 
 def _number(resource_version: str) -> int:
     """Resource versions of one kind grow like numbers, which Kubernetes promises since 1.35; 0 if this one is none."""
-    return int(resource_version) if resource_version.isdigit() else 0
+    is_number = resource_version.isascii() and resource_version.isdigit() and len(resource_version) <= 20
+    return int(resource_version) if is_number else 0

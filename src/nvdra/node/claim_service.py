@@ -206,7 +206,7 @@ class ClaimService:
             began = self._clock.now()
             claim = await self._fetch(ref, cached=True)
             if not isinstance(claim, Claim):
-                return claim if isinstance(claim, ApiError) and claim.status != 404 else None
+                return claim if isinstance(claim, ApiError) and not _is_gone(ref, claim) else None
             try:
                 answers = self._prepare.answer_if_prepared(claim)
             except Exception:  # one claim's, not the call's; who owns the claim meets it again, and tells it
@@ -250,10 +250,14 @@ class ClaimService:
                         continue
                 return error
             except ClaimError as error:
-                return str(error)
+                # What is no claim is no answer: a prepared claim is answered from the record.
+                is_told = error.kind == "unallocated" and ref.has_name_of(error.ref)
+                return str(error) if is_told else ApiError(0, "", str(error))
             except Exception as error:  # one claim's, not the call's
                 telemetry.error("Fetching a claim failed unexpectedly", error, claim=str(ref))
                 return f"internal error: {type(error).__name__}: {error}"
+            if not ref.has_name_of(claim.ref):
+                return ApiError(0, "", f"the API server's answer is another claim, {claim.ref}")
             if claim.ref.uid != ref.uid:
                 return f"claim {ref.namespace}/{ref.name} got replaced"
             return claim
@@ -263,7 +267,7 @@ class ClaimService:
             match fetched:
                 case Claim():
                     answer = await self._prepare.prepare(fetched)
-                case ApiError() if fetched.status != 404:
+                case ApiError() if not _is_gone(ref, fetched):
                     answer = await self._prepare.answer_from_checkpoint(ref, _not_retrieved(ref, fetched))
                     if isinstance(answer, tuple):
                         telemetry.warning(
@@ -354,6 +358,10 @@ class ClaimService:
 
 def _tell(ref: ClaimRef, answers: Answers) -> None:
     telemetry.info(1, "Prepared devices for claim", claim=str(ref), devices=[answer.device for answer in answers])
+
+
+def _is_gone(ref: ClaimRef, error: ApiError) -> bool:
+    return error.is_missing("resourceclaims", ref.name)
 
 
 def _not_retrieved(ref: ClaimRef, error: ApiError) -> str:

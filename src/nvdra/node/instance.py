@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import orjson
-
 from nvdra import telemetry
+from nvdra.kube import document
 from nvdra.kubelet import SocketPaths, keeps_two, socket_paths
 from nvdra.ports import ApiError, Kube, Resource
 
@@ -23,7 +22,7 @@ async def instance_paths(
     if not pod_uid:
         return fixed
     try:
-        node = orjson.loads(await kube.get(_NODES, node_name, timeout_s=PATIENCE_S))
+        node = document(await kube.get(_NODES, node_name, timeout_s=PATIENCE_S))
         version = str(node["status"]["nodeInfo"]["kubeletVersion"])
     except (ApiError, KeyError, TypeError) as error:
         telemetry.warning("Kubelet's version cannot be read, taking the sockets' fixed names", cause=repr(error))

@@ -270,5 +270,8 @@ def _shape(thing: dict[str, Any], resource: Resource) -> dict[str, Any]:
     """A stored slice as it is kept: v1-shaped, without the record of who wrote what."""
     named = str(thing.get("apiVersion") or "").rpartition("/")[2]
     shaped = from_wire(thing, named or resource.version)
+    spec = shaped.get("spec")
+    if not isinstance(spec, dict) or not isinstance(spec.get("pool"), dict) or not thing["metadata"].get("name"):
+        raise ValueError("it has no name, or no pool in its spec")
     shaped["metadata"] = {key: value for key, value in thing["metadata"].items() if key != "managedFields"}
     return shaped

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import orjson
 
 from nvdra import telemetry
-from nvdra.kube import ResourceApi, Store, from_wire, to_wire
+from nvdra.kube import ResourceApi, Store, document, from_wire, to_wire
 from nvdra.ports import ApiError, Resource
 from nvdra.slices import Changes, Create, Delete, Dropped, Pool, SliceSpec, Update, dropped, minor_version, owned
 
@@ -141,33 +141,35 @@ class SliceWrites:
         body = orjson.dumps(to_wire(update.body, slices.version))
         try:
             answer = await self._api.kube.update(slices, update.name, body)
+            kept = from_wire(document(answer), slices.version)
         except ApiError as error:
             raise await self._settle(slices, update.name, update.body["metadata"]["uid"], error) from None
-        self._take(slices, update.index, spec, answer)
+        self._take(update.index, spec, answer, kept)
 
     async def _create(self, slices: Resource, create: Create, spec: SliceSpec, node_uid: str) -> None:
         body = orjson.dumps(to_wire(owned(create, self._pool, node_uid), slices.version))
         try:
             answer = await self._api.kube.create(slices, body)
+            kept = from_wire(document(answer), slices.version)
         except ApiError as error:
             is_taken = error.status == 409  # the random name; the next one is another
             raise self._failure(error, "a new ResourceSlice", again=is_taken) from None
-        self._take(slices, create.index, spec, answer)
+        self._take(create.index, spec, answer, kept)
 
     async def _delete(self, slices: Resource, delete: Delete) -> None:
         self._deleting.add(delete.uid)
         try:
             await self._api.kube.delete(slices, delete.name, uid=delete.uid, resource_version=delete.resource_version)
         except ApiError as error:
-            if error.status != 404 or not error.has_object:
+            if not error.is_missing(SLICES, delete.name):
                 raise await self._settle(slices, delete.name, delete.uid, error) from None
         finally:
             self._deleting.discard(delete.uid)
         self._own(self._store().drop, delete.uid)
 
-    def _take(self, slices: Resource, index: int, spec: SliceSpec, answer: bytes) -> None:
+    def _take(self, index: int, spec: SliceSpec, answer: bytes, kept: Mapping[str, Any]) -> None:
         self._own(self._store().put, answer)
-        lost = dropped(spec, from_wire(orjson.loads(answer), slices.version))
+        lost = dropped(spec, kept)
         if lost is None:
             self.kept.pop(index, None)
             self._reported.pop(index, None)
@@ -183,7 +185,7 @@ class SliceWrites:
 
     async def _settle(self, slices: Resource, name: str, uid: str, error: ApiError) -> Unpublished:
         """What a refused write means, once the object as it is now has been taken in."""
-        if error.status == 404 and error.has_object:
+        if error.is_missing(SLICES, name):
             self._node_uid = ""
             self._own(self._store().drop, uid)
             return self._failure(error, name, again=True)
@@ -192,7 +194,7 @@ class SliceWrites:
         try:
             self._own(self._store().put, await self._api.kube.get(slices, name))
         except ApiError as second:
-            if second.status != 404 or not second.has_object:
+            if not second.is_missing(SLICES, name):
                 return self._failure(second, name)
             self._own(self._store().drop, uid)
         return self._failure(error, name, again=True)
@@ -223,11 +225,13 @@ class SliceWrites:
             if not self._node_uid:
                 name = self._pool.node_name
                 try:
-                    node = orjson.loads(await self._api.kube.get(_NODES, name))
+                    node = document(await self._api.kube.get(_NODES, name))
+                    self._node_uid = str(node["metadata"]["uid"])
                 except ApiError as error:
                     text = f'Node "{name}", which owns the slices, cannot be read: {error.message}'
                     raise Unpublished(text, retry_after_s=error.retry_after_s) from None
-                self._node_uid = str(node["metadata"]["uid"])
+                except (KeyError, TypeError):
+                    raise Unpublished(f'Node "{name}", which owns the slices, came without a UID') from None
             return self._node_uid
 
 

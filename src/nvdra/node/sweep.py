@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-import orjson
-
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Record
@@ -40,10 +38,20 @@ class ClaimLister(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Cluster:
-    """All claims: those allocated, by UID, and the UIDs of those that cannot be read."""
+    """All claims of the cluster.
+
+    allocated    by UID
+    unreadable   UIDs of those that cannot be read
+    is_complete  False where one of those does not say its UID: it may be any
+    """
 
     allocated: Mapping[str, Claim]
     unreadable: frozenset[str]
+    is_complete: bool
+
+    def says_nothing_of(self, uid: str) -> bool:
+        """Whether the claim may be there all the same."""
+        return uid in self.unreadable or (not self.is_complete and uid not in self.allocated)
 
 
 class Sweep:
@@ -120,7 +128,9 @@ class Sweep:
             except ApiError as error:
                 telemetry.info(4, "Cleanup: the API server does not list claims, asking again later", cause=str(error))
                 return answers
-            for uid in nameless - cluster.unreadable:
+            for uid in nameless:
+                if cluster.says_nothing_of(uid):
+                    continue
                 claim = cluster.allocated.get(uid)
                 ref, answer = (
                     (claim.ref, claims.Answer(uid, claim)) if claim else (ClaimRef("", "", uid), claims.NOT_FOUND)
@@ -132,16 +142,18 @@ class Sweep:
         try:
             claim = decode_claim(await self._source.claim(ref.namespace, ref.name, timeout_s=GET_TIMEOUT_S))
         except ApiError as error:
-            if error.status == 404:
+            if error.is_missing("resourceclaims", ref.name):
                 return claims.NOT_FOUND
             telemetry.info(
                 4, "Cleanup: the API server does not tell, asking again later", claim=str(ref), cause=str(error)
             )
             return None
         except ClaimError as error:
-            # An unallocated claim still has its UID in the body, but what is left to free is the same either way.
-            return claims.Answer(ref.uid, None) if error.kind == "unallocated" else None
-        return claims.Answer(claim.ref.uid, claim)
+            if error.kind == "unallocated" and error.ref is not None and ref.has_name_of(error.ref):
+                return claims.Answer(error.ref.uid, None)
+            telemetry.info(4, "Cleanup: the API server's answer is no claim", claim=str(ref), cause=str(error))
+            return None
+        return claims.Answer(claim.ref.uid, claim) if ref.has_name_of(claim.ref) else None
 
     # ── claims half prepared or half undone ────────────────────────────────────────────────────────────────────
 
@@ -225,21 +237,28 @@ class Sweep:
     async def _all_claims(self) -> _Cluster:
         allocated: dict[str, Claim] = {}
         unreadable: set[str] = set()
+        is_complete = True
         for body in await self._source.claims():
             try:
                 claim = decode_claim(body)
             except ClaimError as error:
                 if error.kind == "malformed":
-                    uid = orjson.loads(body)["metadata"]["uid"]
-                    telemetry.warning("A claim cannot be read", uid=uid, cause=str(error))
-                    unreadable.add(uid)
+                    telemetry.warning(
+                        "Skipped a claim that cannot be read",
+                        claim=str(error.ref or "of unknown name"),
+                        cause=str(error),
+                    )
+                    if error.ref is None:
+                        is_complete = False
+                    else:
+                        unreadable.add(error.ref.uid)
                 continue
             allocated[claim.ref.uid] = claim
-        return _Cluster(allocated, frozenset(unreadable))
+        return _Cluster(allocated, frozenset(unreadable), is_complete)
 
     def _decide_settled(self, record: Record, cluster: _Cluster) -> Change[claims.Settled]:
         files = {uid: names for uid, names in self._devices_of_files().items() if uid not in record.entries}
-        open_ones = {uid: files.pop(uid) for uid in cluster.unreadable & files.keys()}
+        open_ones = {uid: files.pop(uid) for uid in list(files) if cluster.says_nothing_of(uid)}
         settled = claims.settle(self._driver, files, cluster.allocated, self._context.node(), self._pool)
         if open_ones:
             unsettled = claims.settle(self._driver, open_ones, None, self._context.node(), self._pool).unsettled

@@ -19,8 +19,17 @@ claims that are already prepared are still answered and taken back.
 
 See also: nvdra doctor (what is wrong with this node), nvdra devices (what it would publish)."""
 
+
+def node_name(text: str) -> str:
+    """The name of a Kubernetes node. Raises ValueError for what cannot be one."""
+    is_name = 0 < len(text) <= 253 and text[0].isalnum() and text[-1].isalnum()
+    if not is_name or not all(letter.isascii() and (letter.isalnum() or letter in "-.") for letter in text):
+        raise ValueError("a node's name has letters, digits, '-' and '.', as `kubectl get nodes` shows it")
+    return text
+
+
 FLAGS = (
-    Flag(("node-name",), ("NODE_NAME",), "", "name of this node, also of its pool", required=True),
+    Flag(("node-name",), ("NODE_NAME",), "", "name of this node, also of its pool", node_name, required=True),
     Flag(("namespace",), ("NAMESPACE",), "default", "namespace the driver runs in"),
     Flag(("cdi-root",), ("CDI_ROOT",), "/etc/cdi", "folder for CDI files, one a claim"),
     Flag(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import traceback
 from collections.abc import Coroutine
 from typing import Any
 
@@ -31,7 +33,9 @@ class Tasks:
             if done.cancelled() or (may_end and done.exception() is None):
                 return
             # A part that died would leave a plugin that looks alive.
-            telemetry.error(f"The {name} task ended, so the program stops", done.exception() or "it should never end")
+            error = done.exception()
+            cause = "it should never end" if error is None else "; ".join(map(_told, _causes(error)))
+            telemetry.error(f"The {name} task ended, so the program stops", cause)
             self.failed = True
             self._stop.ask()
 
@@ -43,3 +47,17 @@ class Tasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """What went wrong in the parts of a part, whose group says nothing of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return [cause for each in error.exceptions for cause in _causes(each)]
+    return [error]
+
+
+def _told(error: BaseException) -> str:
+    """The error, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}: {error}"

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import signal
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -231,22 +232,16 @@ def _unknown() -> web.Response:
 
 
 def _refusal(error: ApiError) -> web.Response:
-    headers = {} if error.retry_after_s is None else {"Retry-After": f"{error.retry_after_s:g}"}
+    headers = {} if error.retry_after_s is None else {"Retry-After": f"{math.ceil(error.retry_after_s)}"}
     return web.Response(body=_status(error), status=error.status, headers=headers, content_type=_JSON)
 
 
 def _status(error: ApiError) -> bytes:
     status: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
     status |= {"message": error.message, "reason": error.reason, "code": error.status}
-    if error.has_object:
-        status["details"] = {"name": _quoted(error.message)}
+    if error.about[1]:
+        status["details"] = dict(zip(("kind", "name"), error.about, strict=True))
     return orjson.dumps(status)
-
-
-def _quoted(message: str) -> str:
-    """The object's name, which the server's texts put in quotes."""
-    parts = message.split('"')
-    return parts[1] if len(parts) > 2 else "unknown"
 
 
 def _cut_off(request: web.BaseRequest) -> web.StreamResponse:

@@ -88,7 +88,7 @@ def qualified(kind: Kind) -> str:
 
 def invalid(kind: Kind, name: str, text: str) -> ApiError:
     named = f"{kind.kind}.{kind.group}" if kind.group else kind.kind
-    return ApiError(422, "Invalid", f'{named} "{name}" is invalid: {text}', has_object=bool(name))
+    return ApiError(422, "Invalid", f'{named} "{name}" is invalid: {text}', about=(kind.plural, name))
 
 
 def expired(asked: int, oldest: int) -> ApiError:

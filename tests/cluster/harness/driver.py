@@ -141,16 +141,18 @@ class Process(Plugin):
     """Path of another program than ours."""
     flags: tuple[str, ...] = ()
     """Further flags."""
+    kubeconfig: Path = field(init=False)
+    """How the program finds the API server; read at its start."""
     _child: Child = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         node, plane, root = self.cluster.node, self.cluster.plane, self.root
         # Another program may need other rights than ours.
         token = None if self.program else self.release.token()
-        kubeconfig = plane.kubeconfig("gpu-kubelet-plugin", token) if token else plane.kubeconfig("admin")
+        self.kubeconfig = plane.kubeconfig("gpu-kubelet-plugin", token) if token else plane.kubeconfig("admin")
         program = self.program or str(Path(sys.executable).parent / "gpu-kubelet-plugin")
         command = [program, f"--node-name={node.name}"]
-        command += [f"--namespace={NAMESPACE}", f"--kubeconfig={kubeconfig}", "--image-name=nvdra.test/none:1"]
+        command += [f"--namespace={NAMESPACE}", f"--kubeconfig={self.kubeconfig}", "--image-name=nvdra.test/none:1"]
         command += [f"--cdi-root={node.cdi}", f"--nvidia-driver-root={root.root}"]
         command += [f"--container-driver-root={root.root}", f"--nvidia-cdi-hook-path={self.cluster.cdi_hook}"]
         command += [f"--kubelet-registrar-directory-path={node.registry}"]
@@ -162,8 +164,12 @@ class Process(Plugin):
         self._child = Child(Path(program).name, command, log, environment)
 
     def start(self) -> None:
-        self._child.start()
+        self.launch()
         self.wait_published()
+
+    def launch(self) -> None:
+        """The plugin is started; what it can do is not waited for."""
+        self._child.start()
 
     def stop(self) -> None:
         assert self._child.stop() == 0, self.tail()

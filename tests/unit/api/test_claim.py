@@ -99,7 +99,7 @@ def test_a_claim_without_devices_is_unallocated(status: Any) -> None:
         (body({"allocation": {"devices": {"results": [{"adminAccess": "x"}]}}}), r"adminAccess: a boolean"),
         (body({"allocation": {"allocationTimestamp": "today"}}), 'allocationTimestamp: "today" is no RFC 3339 time'),
         (body({"allocation": {"devices": {"results": [{"consumedCapacity": {"m": "x"}}]}}}), '"x" is no quantity'),
-        (body(STATUS).replace(b"node-a", b"\xff"), "not UTF-8"),
+        (b"\xff", "at byte 0: a value was expected"),
     ],
 )
 def test_what_is_no_claim_is_malformed(content: bytes, text: str) -> None:
@@ -185,3 +185,28 @@ def test_other_configs_are_another_allocation() -> None:
     status = json.loads(json.dumps(STATUS))
     status["allocation"]["devices"]["config"][0]["opaque"]["parameters"]["kind"] = "MigDeviceConfig"
     assert not same_allocation(decode_claim(body(STATUS)).status, json.dumps(status).encode())
+
+
+ODD = [
+    rb'{"a":"\ud800"}',
+    b'{"a":"\xff\xfe\xe2\x82"}',
+    *(b"[" * depth + b"]" * depth for depth in (190, 193, 990, 1_030, 9_800)),
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_the_config_of_another_driver_may_hold_anything(odd: bytes) -> None:
+    opaque = {"source": "FromClaim", "opaque": {"driver": "other.example.com", "parameters": "ODD"}}
+    status = {"allocation": {"devices": {"results": STATUS["allocation"]["devices"]["results"], "config": [opaque]}}}
+    claim = decode_claim(body(status).replace(b'"ODD"', odd))
+    results, configs = decode_status(claim.status)
+    assert (results, configs) == (claim.results, claim.configs)
+    assert configs[0].parameters == bytes(byte if byte < 128 else ord("?") for byte in odd)
+    assert same_allocation(claim.status, claim.status)
+
+
+def test_a_claim_nested_deeper_than_a_checkpoint_may_be_is_refused_by_its_name() -> None:
+    deep = body(STATUS).replace(b'"node-a"', b"[" * 9_901 + b"]" * 9_901)
+    with pytest.raises(ClaimError, match="nested too deep") as caught:
+        decode_claim(deep)
+    assert caught.value.ref == ClaimRef("ns", "c", "u")

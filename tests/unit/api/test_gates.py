@@ -165,7 +165,9 @@ def test_gates_that_are_not_built_are_refused_only_if_on():
         "turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for it"
     )
     with pytest.raises(GateError, match="feature gates MPSSupport, PassthroughSupport yet: turn them off"):
-        gates.refuse_unbuilt(gates.parse("PassthroughSupport=true,MPSSupport=true,TimeSlicingSettings=true"), "gpu-kubelet-plugin")
+        gates.refuse_unbuilt(
+            gates.parse("PassthroughSupport=true,MPSSupport=true,TimeSlicingSettings=true"), "gpu-kubelet-plugin"
+        )
 
 
 def test_gates_of_other_programs_are_ignored():

@@ -29,7 +29,9 @@ def test_it_adds_what_its_gpu_does_and_the_nodes_of_its_instances() -> None:
 
 def test_the_nodes_are_not_looked_for_below_the_driver_root() -> None:
     """They come from their numbers, so that the host's path says nothing but the container's."""
-    document = cdi.claim_document(cdi.GPU_CLAIMS, "c", [("gpu-0-mig-1g5gb-19-0", mig_edits(PARENT, INSTANCES))], Edits())
+    document = cdi.claim_document(
+        cdi.GPU_CLAIMS, "c", [("gpu-0-mig-1g5gb-19-0", mig_edits(PARENT, INSTANCES))], Edits()
+    )
     [device] = cdi.transform_root(document, "/driver-root", "/run/nvidia/driver").devices
     assert [node.host_path for node in device.edits.device_nodes[2:]] == [
         "/dev/nvidia-caps/nvidia-cap84",

@@ -31,7 +31,9 @@ def test_a_recorded_document_is_rendered_byte_for_byte(path: Path) -> None:
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.parent.name)
 def test_a_recorded_document_is_spliced_byte_for_byte_but_for_repetitions(path: Path) -> None:
     recorded = cdi.parse(path.read_bytes())
-    spliced = cdi.render_claim(cdi.GPU_CLAIMS, cdi.Common(recorded.edits), [(device.name, device.edits) for device in recorded.devices])
+    spliced = cdi.render_claim(
+        cdi.GPU_CLAIMS, cdi.Common(recorded.edits), [(device.name, device.edits) for device in recorded.devices]
+    )
     assert spliced == cdi.render(cdi.simplify(recorded))
 
 

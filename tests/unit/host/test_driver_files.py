@@ -381,7 +381,9 @@ def test_the_recorded_node_as_the_mock_lays_it_out_gives_the_recorded_edits(tmp_
     node = Node()
     root = driver_root(node, str(laid.root), {"NVDRA_SYSFS": str(laid.sysfs), "NVDRA_PROCFS": str(laid.procfs)})
     files = look_up(node, root, environ={}, kernel_release="6.1.0")
-    document = cdi.simplify(cdi.claim_document(cdi.GPU_CLAIMS, "c", [("gpu-0", Edits(env=("A=1",)))], common_edits(files, HOOK)))
+    document = cdi.simplify(
+        cdi.claim_document(cdi.GPU_CLAIMS, "c", [("gpu-0", Edits(env=("A=1",)))], common_edits(files, HOOK))
+    )
     edits = cdi.transform_root(document, str(laid.root), "/run/nvidia/driver").edits
 
     recorded = cdi.simplify(cdi.parse(RECORDED[0].read_bytes())).edits

@@ -7,20 +7,25 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nvdra.kube import Access, HttpKube, Response, access, connections
+from nvdra.kube import Access, HttpKube, Response, access, answers, connections
+from nvdra.kube.connection import Answer
 from nvdra.kube.credentials import TokenFile
+from nvdra.kube.retry_after import CAP_S, FLOOR_S, retry_after_s
 from nvdra.ports import ApiError, Resource
 from nvdra.testing.api_server import ApiServer
 from nvdra.testing.kube import FakeKube
 
 TLS = Path(__file__).parents[2] / "contract" / "tls"
+WORDS = ("kind", "metadata", "items", "type", "object", "code", "details", "message", "name", "versions", "version")
 NODES = Resource("", "v1", "nodes", namespaced=False)
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 
@@ -205,13 +210,70 @@ async def test_gets_of_claims_never_wait_in_the_queue(server: ApiServer) -> None
 async def test_a_get_told_to_come_again_does_so_within_its_time(server: ApiServer) -> None:
     await server.kube.create(CLAIMS, b'{"metadata":{"name":"a"},"spec":{}}', "default")
     async with server.serving() as url, HttpKube(Access(url)) as kube:
-        server.kube.fail(429, verb="get", retry_after_s=0.01, times=2)
+        server.kube.fail(429, verb="get", retry_after_s=0, times=2)
         assert await kube.get(CLAIMS, "a", "default", timeout_s=5)
         server.kube.fail(429, verb="get", retry_after_s=60)
         with pytest.raises(ApiError) as caught:
             await kube.get(CLAIMS, "a", "default", timeout_s=5)
         assert caught.value.retry_after_s == 60
         assert server.kube.calls["get", "resourceclaims"] == 4
+
+
+async def test_gets_of_claims_wait_in_the_queue_once_the_server_asks_for_fewer_calls(server: ApiServer) -> None:
+    await server.kube.create(CLAIMS, b'{"metadata":{"name":"a"},"spec":{}}', "default")
+    async with server.serving() as url, HttpKube(Access(url), qps=0.001, burst=1) as kube:
+        await kube.server_version()
+        assert await kube.get(CLAIMS, "a", "default")
+        server.kube.fail(429, verb="get", retry_after_s=0)
+        with pytest.raises(ApiError, match="asked for fewer calls"):
+            await kube.get(CLAIMS, "a", "default", timeout_s=0.5)
+        assert server.kube.calls["get", "resourceclaims"] == 2
+
+
+@pytest.mark.parametrize(
+    "header", ["0", "-1", "nan", "inf", "1e10", "0.001", "9" * 5000, "Thu, 01 Jan 1970 00:00:00 GMT"]
+)
+async def test_whatever_retry_after_says_a_server_is_asked_seldom_and_again(header: str) -> None:
+    asked = 0
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response(status=429, headers={"Retry-After": header})
+
+    async with odd(answer) as kube:
+        with pytest.raises(ApiError) as caught:
+            await kube.get(CLAIMS, "a", "default", timeout_s=1)
+    assert 1 <= asked <= 5
+    assert caught.value.retry_after_s is None or 0.25 <= caught.value.retry_after_s <= 60
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("7", 7.0),
+        ("0", FLOOR_S),
+        ("3600", CAP_S),
+        ("9" * 5000, CAP_S),
+        ("-1", None),
+        ("+1", None),
+        ("1.5", None),
+        ("nan", None),
+        ("inf", None),
+        ("1e10", None),
+        ("soon", None),
+        ("²", None),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", FLOOR_S),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", FLOOR_S),
+        ("Sun Nov  6 08:49:37 1994", FLOOR_S),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", CAP_S),
+        ("Sun, 99 Nov 1994 08:49:37 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_between_a_floor_and_a_cap(header: str | None, seconds: float | None) -> None:
+    assert retry_after_s(header) == seconds
 
 
 @asynccontextmanager
@@ -284,7 +346,67 @@ async def test_a_watch_reads_lines_cut_anywhere_and_of_any_length() -> None:
     assert len(json.loads(events[1].object)["text"]) == len(big)
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b'{"type":"ADDED"}x\n'])
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["APIGroup", "Status"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=12,
+)
+bodies = st.binary(max_size=8) | anything.map(lambda thing: json.dumps(thing).encode())
+READERS: tuple[Callable[[bytes], object], ...] = (
+    answers.document,
+    answers.chunk,
+    answers.event,
+    answers.versions,
+    lambda body: answers.refusal(Answer(429, body)),
+)
+
+
+@given(bodies)
+def test_only_one_error_leaves_whatever_is_answered(body: bytes) -> None:
+    for read in READERS:
+        with suppress(ApiError):
+            read(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"kind":"Status","metadata":{"resourceVersion":"1"},"items":[]}',
+        b'{"kind":"ResourceClaimList","items":[]}',
+        b'{"kind":"ResourceClaimList","metadata":{"resourceVersion":"1"}}',
+        b'{"kind":"ResourceClaimList","metadata":{"resourceVersion":1},"items":[]}',
+        b'{"kind":"ResourceClaimList","metadata":{"resourceVersion":"1"},"items":{}}',
+        b'{"kind":"ResourceClaimList","metadata":{"resourceVersion":"1","continue":7},"items":[]}',
+        b'{"kind":"ResourceClaimList","metadata":{"resourceVersion":"1","continue":"x"},"items":[]}',
+    ],
+)
+async def test_what_is_no_list_is_no_empty_list(body: bytes) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(body=body)
+
+    async with odd(answer) as kube:
+        with pytest.raises(ApiError, match="the API server's answer"):
+            await kube.list(CLAIMS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense\n",
+        b"<html>\n",
+        b'{"type":"ADDED"}x\n',
+        b'{"type":"BOOKMARK","object":null}\n',
+        b'{"type":"NEW","object":{}}\n',
+        b'{"type":"ERROR","object":{"code":"odd","details":[]}}\n',
+        b'{"type":"ERROR","object":{"code":[],"details":{"retryAfterSeconds":{}}}}\n',
+    ],
+)
 async def test_a_watch_of_nonsense_is_an_error(line: bytes) -> None:
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(body=line)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nvdra.kube import Change, Store, Watcher, pause_s
 from nvdra.kube.watch import Ended, Failed, Listed, Listing, Outcome, Pausing, State, Watching, after
-from nvdra.ports import ApiError, Page, Resource
+from nvdra.ports import ApiError, Event, Page, Resource
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.kube import FakeKube
 
@@ -264,3 +264,44 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for() -> None:
     assert watcher.store.is_filled
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+ODD_EVENTS = [
+    Event("DELETED", b'{"metadata":{"name":"a"}}'),
+    Event("DELETED", b"null"),
+    Event("BOOKMARK", b"null"),
+    Event("ADDED", b'{"metadata":{"resourceVersion":"9"}}'),
+    Event("ADDED", b'{"metadata":{"uid":"u"}}'),
+    Event("MODIFIED", b"[]"),
+    Event("MODIFIED", b"<html>"),
+]
+
+
+@pytest.mark.parametrize("event", ODD_EVENTS, ids=lambda event: f"{event.type} {event.object.decode()}")
+async def test_an_odd_event_costs_itself(world: World, event: Event) -> None:
+    await world.add("a", "b")
+    (watch,) = world.kube._watches
+    watch.put(event)
+    await world.clock.advance(40)
+    await world.kube.delete(NODES, "a")
+    await world.add("c")
+    assert world.names == ["b", "c"]
+    assert not world.task.done()
+
+
+@pytest.mark.parametrize("item", [b"null", b"{}", b'{"metadata":[]}', b'{"metadata":{"uid":7}}', b"["])
+def test_where_an_item_says_no_uid_nothing_is_gone(item: bytes) -> None:
+    store: Store[str] = Store(lambda thing: str(thing["metadata"]["name"]), lambda _: None)
+    kept = b'{"metadata":{"uid":"1","name":"a","resourceVersion":"5"}}'
+    store.replace(Page((kept,), "6"))
+    store.replace(Page((item,), "7"))
+    assert store.values() == ["a"]
+    store.replace(Page((), "8"))
+    assert store.values() == []
+
+
+def test_an_item_that_cannot_be_read_keeps_what_was_known_of_it() -> None:
+    store: Store[str] = Store(lambda thing: str(thing["metadata"]["name"]), lambda _: None)
+    store.replace(Page((b'{"metadata":{"uid":"1","name":"a","resourceVersion":"5"}}',), "6"))
+    store.replace(Page((b'{"metadata":{"uid":"1","resourceVersion":"7"}}',), "8"))
+    assert store.values() == ["a"]

@@ -143,7 +143,9 @@ async def test_no_claim_waits_for_another_s_gpu(node: MigWorld) -> None:
 
 async def test_claims_of_one_gpu_are_made_before_and_after_each_other_and_never_at_once(node: MigWorld) -> None:
     refs = [await node.claim(f"c{start}", small(start)) for start in range(6)]
-    answers = await node.timely(asyncio.gather(*(node.service.prepare([ref]) for ref in refs)))  # Gpus sees to "at once"
+    answers = await node.timely(
+        asyncio.gather(*(node.service.prepare([ref]) for ref in refs))
+    )  # Gpus sees to "at once"
     assert all(isinstance(answer, tuple) for given in answers for answer in given.values())
     assert [verb for verb, _ in node.gpus.calls].count("set_mig_mode") == 1
     node.gpus.calls.clear()

@@ -48,6 +48,16 @@ def test_help() -> None:
     ("argv", "environ", "text"),
     [
         ([], {}, 'Required flags "node-name, image-name" not set'),
+        ([], {**REQUIRED, "NODE_NAME": ""}, 'Required flag "node-name" not set'),
+        *(
+            (
+                ["--node-name", name],
+                REQUIRED,
+                f'invalid value "{name}" for flag -node-name: '
+                "a node's name has letters, digits, '-' and '.', as `kubectl get nodes` shows it",
+            )
+            for name in ("", "a/b", "a b", "a-")
+        ),
         (["a", "b"], REQUIRED, "arguments not supported: [a b]"),
         (
             ["--log-json-split-stream=true"],

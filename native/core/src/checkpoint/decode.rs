@@ -6,12 +6,13 @@ use super::prepared::decode_prepared;
 use super::verify::verify;
 use super::{Entry, Prepared, Record};
 use crate::error::{Error, Kind, Result};
-use crate::json::{self, Node, Value, parse, utf8, write_compact, write_text};
+use crate::json::{self, Node, Value, parse, text, write_compact, write_text};
 use crate::shape::{CHECKPOINT, Style, marshal};
 
 /// The record in a file of any release. Kinds of error: syntax, truncated, checksum, future.
 pub fn decode(content: &[u8]) -> Result<Record> {
-    let source = utf8(content)?;
+    let text = text(content);
+    let source = &*text;
     let root = parse(source)?;
     let Some(members) = root.members() else {
         return Err(Error::new(
@@ -32,7 +33,7 @@ pub fn decode(content: &[u8]) -> Result<Record> {
             format!("v2 is not there, but {found} is: written by a later release?"),
         ));
     }
-    verify(&root, source)?;
+    verify(&root, source, content)?;
     let mut record = Record::default();
     let (section, name) = match (v1, v2) {
         (_, Some(v2)) => (v2, "v2"),
@@ -71,10 +72,10 @@ pub fn decode(content: &[u8]) -> Result<Record> {
 
 /// The file as the releases would write it, checksums as they are stored: the other side of the diff for people.
 pub fn remarshal(content: &[u8]) -> Result<String> {
-    let source = utf8(content)?;
+    let source = text(content);
     marshal(
-        &parse(source)?,
-        source,
+        &parse(&source)?,
+        &source,
         &CHECKPOINT,
         Style::RELEASED,
         "checkpoint",
@@ -160,5 +161,5 @@ fn decode_entry(uid: &str, node: &Node<'_>, source: &str, section: &str) -> Resu
 
 /// A JSON text indented for people.
 pub fn indent(content: &[u8]) -> Result<String> {
-    json::indent(utf8(content)?)
+    json::indent(&text(content))
 }

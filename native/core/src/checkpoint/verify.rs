@@ -6,7 +6,9 @@ use crate::json::{Node, Value};
 use crate::shape::{Style, V1, V2, marshal};
 
 /// Whether the stored checksums agree with the file, taken as it stands or as the releases would write it.
-pub(super) fn verify(root: &Node<'_>, source: &str) -> Result<()> {
+///
+/// `source` is the text of `content`, byte for byte but where that is no UTF-8.
+pub(super) fn verify(root: &Node<'_>, source: &str, content: &[u8]) -> Result<()> {
     let stored = |node: &Node<'_>| match node.get("checksum").map(|node| &node.value) {
         Some(Value::Number(token)) => token.parse::<u32>().ok(),
         _ => None,
@@ -24,26 +26,25 @@ pub(super) fn verify(root: &Node<'_>, source: &str) -> Result<()> {
         )
         .ok()
     };
-    let outer = |v1: &str| checksum(&["{\"checksum\":0,\"v1\":", v1, "}"]);
+    let outer = |v1: &[u8]| checksum(&[&b"{\"checksum\":0,\"v1\":"[..], v1, b"}"]);
     let is_outer_true = match (root.get("v1"), stored(root)) {
         (_, None) => false,
         (None, Some(stored)) => stored == checksum(&["{\"checksum\":0}"]),
         (Some(v1), Some(stored)) => {
-            stored == outer(v1.source(source))
+            stored == outer(&content[v1.start..v1.end])
                 || [true, false].iter().any(|always| {
-                    rewritten(v1, &V1, *always).is_some_and(|v1| stored == outer(&v1))
+                    rewritten(v1, &V1, *always).is_some_and(|v1| stored == outer(v1.as_bytes()))
                 })
         }
     };
     let is_inner_true = match root.get("v2") {
         None => true,
         Some(v2) => stored(v2).is_some_and(|stored| {
-            let text = v2.source(source);
             let as_it_stands = v2.get("checksum").map(|node| {
                 checksum(&[
-                    &text[..node.start - v2.start],
-                    "0",
-                    &text[node.end - v2.start..],
+                    &content[v2.start..node.start],
+                    b"0",
+                    &content[node.end..v2.end],
                 ])
             });
             as_it_stands == Some(stored)

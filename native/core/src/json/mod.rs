@@ -3,13 +3,13 @@
 //! Checksums are taken over text, and opaque parameters must survive as text, so a parser of values alone will not do.
 
 mod parser;
+mod split;
 mod writer;
 
 use std::borrow::Cow;
 
-use crate::error::{Error, Kind, Result};
-
-pub use parser::parse;
+pub use parser::{LIMIT, parse, parse_within};
+pub use split::{List, elements, list, members};
 pub use writer::{indent, write_compact, write_text};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,8 @@ pub enum Value<'a> {
     List(Vec<Node<'a>>),
     /// Members in their order, duplicates included.
     Object(Vec<(Cow<'a, str>, Node<'a>)>),
+    /// A list or an object that lies deeper than any field of ours. Only its text is known.
+    Deep,
 }
 
 /// A value and where it stands: `source[start..end]` is its text.
@@ -87,16 +89,38 @@ impl<'a> Node<'a> {
             Value::Text(_) => "a string",
             Value::List(_) => "a list",
             Value::Object(_) => "an object",
+            Value::Deep => "a value nested too deep",
         }
     }
 }
 
-/// The bytes as text, or what is wrong with them.
-pub fn utf8(content: &[u8]) -> Result<&str> {
-    std::str::from_utf8(content).map_err(|error| {
-        Error::new(
-            Kind::Syntax,
-            format!("not UTF-8 at byte {}", error.valid_up_to()),
-        )
-    })
+/// The bytes as text of the same length. A byte that is no UTF-8 becomes a question mark: the API server stores opaque
+/// parameters as they were sent, and one odd byte in the config of another driver must not hide a whole claim.
+#[must_use]
+pub fn text(content: &[u8]) -> Cow<'_, str> {
+    let mut chunks = content.utf8_chunks().peekable();
+    let is_whole = chunks
+        .peek()
+        .is_none_or(|chunk| chunk.valid().len() == content.len());
+    if is_whole {
+        return Cow::Borrowed(chunks.next().map_or("", |chunk| chunk.valid()));
+    }
+    let mut out = String::with_capacity(content.len());
+    for chunk in chunks {
+        out.push_str(chunk.valid());
+        out.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_utf8_become_question_marks_in_place() {
+        assert!(matches!(text("é".as_bytes()), Cow::Borrowed("é")));
+        assert_eq!(text(b""), "");
+        assert_eq!(text(b"a\xff\xe2\x82b\xc3"), "a???b?");
+    }
 }

@@ -5,16 +5,20 @@ use std::borrow::Cow;
 use super::{Node, Value};
 use crate::error::{Error, Kind, Result};
 
-/// Deeper nesting than any object of ours has; a limit, because the parser recurses.
-const DEPTH: usize = 200;
+/// Deeper nesting than any field of ours has. What lies deeper is kept as text: only down to here the parser recurses.
+const DEPTH: usize = 64;
+
+/// How deep the API server, and the Go driver that may read the checkpoint again, let a text be nested.
+pub const LIMIT: usize = 10_000;
 
 /// The tree of one JSON text; whitespace around it is allowed, anything else is not.
 pub fn parse(source: &str) -> Result<Node<'_>> {
-    let mut parser = Parser {
-        source,
-        bytes: source.as_bytes(),
-        at: 0,
-    };
+    parse_within(source, LIMIT)
+}
+
+/// `parse` with another limit for the nesting.
+pub fn parse_within(source: &str, limit: usize) -> Result<Node<'_>> {
+    let mut parser = Parser::new(source, limit);
     parser.skip();
     let node = parser.value(0)?;
     parser.skip();
@@ -24,14 +28,24 @@ pub fn parse(source: &str) -> Result<Node<'_>> {
     Ok(node)
 }
 
-struct Parser<'a> {
-    source: &'a str,
-    bytes: &'a [u8],
-    at: usize,
+pub(super) struct Parser<'a> {
+    pub(super) source: &'a str,
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
+    limit: usize,
 }
 
 impl<'a> Parser<'a> {
-    fn wrong(&self, what: &str) -> Error {
+    pub(super) fn new(source: &'a str, limit: usize) -> Self {
+        Parser {
+            source,
+            bytes: source.as_bytes(),
+            at: 0,
+            limit,
+        }
+    }
+
+    pub(super) fn wrong(&self, what: &str) -> Error {
         if self.at >= self.bytes.len() {
             Error::new(
                 Kind::Truncated,
@@ -42,22 +56,23 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn peek(&self) -> Option<u8> {
+    pub(super) fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
-    fn skip(&mut self) {
+    pub(super) fn skip(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
         }
     }
 
     fn value(&mut self, depth: usize) -> Result<Node<'a>> {
-        if depth > DEPTH {
-            return Err(self.wrong("nested too deep"));
-        }
         let start = self.at;
         let value = match self.peek() {
+            Some(b'{' | b'[') if depth >= DEPTH => {
+                self.pass(depth)?;
+                Value::Deep
+            }
             Some(b'{') => self.object(depth)?,
             Some(b'[') => self.list(depth)?,
             Some(b'"') => Value::Text(self.string()?),
@@ -116,17 +131,7 @@ impl<'a> Parser<'a> {
             return Ok(Value::Object(members));
         }
         loop {
-            self.skip();
-            if self.peek() != Some(b'"') {
-                return Err(self.wrong("a key was expected"));
-            }
-            let key = self.string()?;
-            self.skip();
-            if self.peek() != Some(b':') {
-                return Err(self.wrong("':' was expected"));
-            }
-            self.at += 1;
-            self.skip();
+            let key = self.key()?;
             members.push((key, self.value(depth + 1)?));
             self.skip();
             match self.peek() {
@@ -136,6 +141,69 @@ impl<'a> Parser<'a> {
                     return Ok(Value::Object(members));
                 }
                 _ => return Err(self.wrong("',' or '}' was expected")),
+            }
+        }
+    }
+
+    /// A member's name, up to where its value begins.
+    pub(super) fn key(&mut self) -> Result<Cow<'a, str>> {
+        self.skip();
+        if self.peek() != Some(b'"') {
+            return Err(self.wrong("a key was expected"));
+        }
+        let key = self.string()?;
+        self.skip();
+        if self.peek() != Some(b':') {
+            return Err(self.wrong("':' was expected"));
+        }
+        self.at += 1;
+        self.skip();
+        Ok(key)
+    }
+
+    /// Goes past one value, which begins here at `depth`. However deep it is nested, nothing recurses.
+    pub(super) fn pass(&mut self, depth: usize) -> Result<()> {
+        let mut open: Vec<u8> = Vec::new(); // how each list and object around will close
+        loop {
+            if let Some(opening @ (b'{' | b'[')) = self.peek() {
+                let closing = opening + 2; // as ASCII has them
+                if depth + open.len() >= self.limit {
+                    return Err(self.wrong("nested too deep"));
+                }
+                self.at += 1;
+                self.skip();
+                if self.peek() != Some(closing) {
+                    open.push(closing);
+                    if closing == b'}' {
+                        self.key()?;
+                    }
+                    continue;
+                }
+                self.at += 1;
+            } else {
+                self.value(depth)?; // has no values inside
+            }
+            loop {
+                let Some(closing) = open.last().copied() else {
+                    return Ok(());
+                };
+                self.skip();
+                match self.peek() {
+                    Some(byte) if byte == closing => {
+                        self.at += 1;
+                        open.pop();
+                    }
+                    Some(b',') => {
+                        self.at += 1;
+                        self.skip();
+                        if closing == b'}' {
+                            self.key()?;
+                        }
+                        break;
+                    }
+                    _ if closing == b'}' => return Err(self.wrong("',' or '}' was expected")),
+                    _ => return Err(self.wrong("',' or ']' was expected")),
+                }
             }
         }
     }
@@ -174,7 +242,7 @@ impl<'a> Parser<'a> {
         Ok(Value::Number(&self.source[start..self.at]))
     }
 
-    fn string(&mut self) -> Result<Cow<'a, str>> {
+    pub(super) fn string(&mut self) -> Result<Cow<'a, str>> {
         self.at += 1;
         let mut start = self.at;
         let mut owned: Option<String> = None;
@@ -314,6 +382,33 @@ mod tests {
             assert_eq!(parse(wrong).unwrap_err().kind, Kind::Syntax, "{wrong}");
         }
         assert!(parse(&"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn what_lies_deep_is_kept_as_text_and_checked_all_the_same() {
+        let nested =
+            |levels: usize| format!("{}[1 ,{{}}]{}", "[".repeat(levels), "]".repeat(levels));
+        let source = nested(LIMIT - 2);
+        let root = parse(&source).unwrap();
+        let mut node = &root;
+        for _ in 0..DEPTH {
+            node = &node.list().unwrap()[0];
+        }
+        assert_eq!(node.value, Value::Deep);
+        assert_eq!(node.source(&source), nested(LIMIT - 2 - DEPTH));
+        assert_eq!(
+            parse(&nested(LIMIT - 1)).unwrap_err().kind,
+            Kind::Syntax,
+            "deeper than the limit"
+        );
+        let whole = nested(100);
+        for end in 0..whole.len() {
+            assert_eq!(parse(&whole[..end]).unwrap_err().kind, Kind::Truncated);
+        }
+        for (right, wrong) in [("1 ,", "1 "), ("{}", "{1}"), ("{}]", "{}}"), ("[1", "[+1")] {
+            let text = whole.replacen(right, wrong, 1);
+            assert_eq!(parse(&text).unwrap_err().kind, Kind::Syntax, "{text}");
+        }
     }
 
     #[test]

@@ -1,0 +1,115 @@
+"""What the API server's answers say. Whatever comes in place of an answer leaves here as ApiError and as nothing else.
+
+Between a node and the API server stand load balancers, proxies and aggregators: each answers in its own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from nvdra.kube.connection import Answer
+from nvdra.kube.raw import members, parted
+from nvdra.kube.retry_after import bounded, retry_after_s
+from nvdra.ports import ApiError, Event
+
+_EVENTS = {b"ADDED", b"MODIFIED", b"DELETED", b"BOOKMARK"}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One answer to a LIST: raw items, the list's resourceVersion, and where the next chunk begins ("" at the end)."""
+
+    items: tuple[bytes, ...]
+    resource_version: str
+    more: str
+
+
+def document(body: bytes) -> dict[str, Any]:
+    """The object that an answer holds. Raises ApiError."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _odd(f"is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise _odd("is not a JSON object")
+    return found
+
+
+def chunk(body: bytes) -> Chunk:
+    """An answer to a LIST; its items are not read. Raises ApiError for anything but a list, an object for instance."""
+    try:
+        others, items = parted(body)
+    except ValueError as error:
+        raise _odd(f"is not JSON: {error}") from None
+    metadata = document(others.get("metadata", b"null"))
+    version, more = metadata.get("resourceVersion"), metadata.get("continue") or ""
+    kind = others.get("kind", b"")
+    if items is None or not kind.endswith(b'List"') or not isinstance(version, str) or not isinstance(more, str):
+        raise _odd(f"to a LIST is no list (kind {kind.decode(errors='replace')[:40] or 'absent'})")
+    return Chunk(items, version, more)
+
+
+def event(line: bytes) -> Event:
+    """One line of a watch. Raises ApiError, also for an ERROR event."""
+    try:
+        parts = members(line)
+    except ValueError as error:
+        raise _odd(f"to a watch is not JSON: {error}") from None
+    kind, thing = parts.get("type", b"").strip(b'"'), parts.get("object", b"null")
+    if kind == b"ERROR":
+        status = document(thing)
+        code = status.get("code")
+        raise _from_status(code if isinstance(code, int) and 400 <= code < 600 else 0, status, None)
+    if kind not in _EVENTS or not thing.startswith(b"{"):
+        raise _odd(f"to a watch is an event of type {kind.decode(errors='replace')[:40] or 'none'} without an object")
+    return Event(kind.decode(), thing)  # type: ignore[arg-type]
+
+
+def versions(body: bytes) -> tuple[str, ...]:
+    """The versions in an APIGroup, the preferred one first. Raises ApiError."""
+    group = document(body)
+    listed = group.get("versions")
+    if group.get("kind") != "APIGroup" or not isinstance(listed, list):
+        raise _odd("is no APIGroup")
+    served = [name for each in listed if isinstance(each, dict) and isinstance(name := each.get("version"), str)]
+    preferred = group.get("preferredVersion")
+    first = preferred.get("version") if isinstance(preferred, dict) else None
+    return tuple(sorted(served, key=lambda version: version != first))
+
+
+def refusal(answer: Answer) -> ApiError:
+    """What an answer says whose status is no success."""
+    status, body, wait_s = answer.status, answer.body, retry_after_s(answer.retry_after)
+    try:
+        found = document(body)
+    except ApiError:
+        found = {}
+    if found.get("kind") != "Status":
+        # Not the API server's own words: an unknown path, or something in between.
+        text = body.decode(errors="replace").strip()[:200] or "no text"
+        return ApiError(status, "", f"HTTP {status}: {text}", wait_s)
+    return _from_status(status, found, wait_s)
+
+
+def _from_status(code: int, status: Mapping[str, Any], wait_s: float | None) -> ApiError:
+    said = status.get("details")
+    details: Mapping[str, Any] = said if isinstance(said, dict) else {}
+    seconds = details.get("retryAfterSeconds")
+    if wait_s is None and isinstance(seconds, int) and seconds > 0:
+        wait_s = bounded(float(min(seconds, 10**9)))
+    about = (_text(details, "kind"), _text(details, "name"))
+    message = _text(status, "message") or f"HTTP {code}"
+    return ApiError(code, _text(status, "reason"), message, wait_s, about=about)
+
+
+def _text(thing: Mapping[str, Any], key: str) -> str:
+    found = thing.get(key)
+    return found if isinstance(found, str) else ""
+
+
+def _odd(what: str) -> ApiError:
+    return ApiError(0, "", f"the API server's answer {what}")
