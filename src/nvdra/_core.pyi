@@ -36,8 +36,8 @@ class CoreError(ValueError):
 
     kind: str
 
-# request, driver, pool, device, admin access, share id
-_Result = tuple[str, str, str, str, bool, str | None]
+# request, driver, pool, device, admin access, share id, consumed capacity by name
+_Result = tuple[str, str, str, str, bool, str | None, list[tuple[str, str]]]
 # source, requests, driver (None: not opaque), parameters as they stand in the claim
 _Config = tuple[str, list[str], str | None, bytes]
 
