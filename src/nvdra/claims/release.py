@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from nvdra.api.claim import ClaimRef
 from nvdra.api.gates import DYNAMIC_MIG, Gates
-from nvdra.checkpoint import Entry, Foreign, Record
+from nvdra.checkpoint import Entry, Foreign, PreparedGroup, Record
 from nvdra.claims.entries import allocation, answers, names
 from nvdra.claims.outcome import DestroyMig, Leave, NotPrepared, Refuse, Release, Undo
 from nvdra.claims.place import gpu_of, partitions
@@ -71,7 +71,7 @@ def _not_ours(claim: ClaimRef, entry: Entry) -> Refuse | None:
         held = tuple(r.device for r in allocation(entry.status).results if isinstance(parse_name(r.device), VfioName))
         kinds = frozenset(("vfio",)) if held else frozenset()
     else:
-        daemons = [group for group in entry.prepared if group.mps_daemon_id]
+        daemons = [group for group in entry.prepared if isinstance(group, PreparedGroup) and group.mps_daemon_id]
         held = tuple(device.device for group in daemons for device in group.devices)
         kinds = frozenset(("mps",)) if daemons else frozenset()
     if not kinds:
@@ -86,7 +86,7 @@ def _not_ours(claim: ClaimRef, entry: Entry) -> Refuse | None:
 def _notes(claim: ClaimRef, entry: Entry, on_gpus: tuple[tuple[MigName, str], ...], gates: Gates) -> tuple[str, ...]:
     notes: list[str] = []
     for group in entry.prepared if not isinstance(entry.prepared, Foreign) else ():
-        if group.time_slice_applied:
+        if isinstance(group, PreparedGroup) and group.time_slice_applied:
             gpus = ", ".join(device.uuid for device in group.devices)
             notes.append(
                 f"claim {claim} leaves a time slice set on {gpus}: gate TimeSlicingSettings is off, so it stays"

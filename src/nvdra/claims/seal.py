@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from nvdra.api.claim import Result
-from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, PreparedMig
+from nvdra.checkpoint import Entry, Info, PreparedDevice, PreparedGpu, PreparedGroup, PreparedMig
 from nvdra.claims.entries import answers
 from nvdra.claims.outcome import Concrete, Group, Needs, Ready, Sealed
 from nvdra.devices import Device, MigDevice, MigSpec
@@ -56,17 +56,16 @@ def complete(needs: Needs, created: Mapping[str, MigDevice]) -> Ready:
 
 
 def _prepared(uid: str, result: Result, device: Concrete) -> PreparedDevice:
-    mig = None
+    info: Info = PreparedGpu(device.uuid)
     if isinstance(device, MigDevice):
-        mig = PreparedMig(device.parent.minor, device.parent.uuid, device.gi_id, device.ci_id)
+        info = PreparedMig(device.uuid, device.parent.minor, device.parent.uuid, device.gi_id, device.ci_id)
     return PreparedDevice(
-        uuid=device.uuid,
+        info=info,
         requests=(result.request,),
         pool=result.pool,
         device=result.device,
         cdi_ids=(f"{CDI_KIND}={cdi_name(uid, result.device)}",),
         share_id=result.share_id,
-        mig=mig,
     )
 
 

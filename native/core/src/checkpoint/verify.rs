@@ -1,12 +1,14 @@
 //! The two checksums.
 
+use super::Driver;
 use crate::error::{Error, Kind, Result};
 use crate::fnv::checksum;
 use crate::json::{Node, Value};
-use crate::shape::{Style, V1, V2, marshal};
+use crate::shape::{Style, marshal};
 
 /// Whether the stored checksums agree with the file, taken as it stands or as the releases would write it.
-pub(super) fn verify(root: &Node<'_>, source: &str) -> Result<()> {
+pub(super) fn verify(root: &Node<'_>, source: &str, driver: Driver) -> Result<()> {
+    let shapes = driver.sections();
     let stored = |node: &Node<'_>| match node.get("checksum").map(|node| &node.value) {
         Some(Value::Number(token)) => token.parse::<u32>().ok(),
         _ => None,
@@ -31,7 +33,7 @@ pub(super) fn verify(root: &Node<'_>, source: &str) -> Result<()> {
         (Some(v1), Some(stored)) => {
             stored == outer(v1.source(source))
                 || [true, false].iter().any(|always| {
-                    rewritten(v1, &V1, *always).is_some_and(|v1| stored == outer(&v1))
+                    rewritten(v1, &shapes.v1, *always).is_some_and(|v1| stored == outer(&v1))
                 })
         }
     };
@@ -48,7 +50,7 @@ pub(super) fn verify(root: &Node<'_>, source: &str) -> Result<()> {
             });
             as_it_stands == Some(stored)
                 || [true, false].iter().any(|always| {
-                    rewritten(v2, &V2, *always).is_some_and(|v2| stored == checksum(&[&v2]))
+                    rewritten(v2, &shapes.v2, *always).is_some_and(|v2| stored == checksum(&[&v2]))
                 })
         }),
     };
