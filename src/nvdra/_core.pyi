@@ -4,10 +4,11 @@ Wrapped by the rooms api, claims, checkpoint, cdi and kube; nothing else imports
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Literal, final
 
 from nvdra.cdi.edits import Document, Edits
-from nvdra.checkpoint.record import Foreign, PreparedGroup
+from nvdra.checkpoint.prepared import Foreign, Group
+from nvdra.checkpoint.record import State
 
 __all__ = [
     "CoreError",
@@ -39,8 +40,8 @@ class CoreError(ValueError):
 
     kind: str
 
-# request, driver, pool, device, admin access, share id
-_Result = tuple[str, str, str, str, bool, str | None]
+# request, driver, pool, device, admin access, share id, consumed capacity by name
+_Result = tuple[str, str, str, str, bool, str | None, list[tuple[str, str]]]
 # source, requests, driver (None: not opaque), parameters as they stand in the claim
 _Config = tuple[str, list[str], str | None, bytes]
 
@@ -89,35 +90,43 @@ class Fragment:
     def __new__(
         cls,
         uid: str,
-        is_completed: bool,
+        state: State,
         status: bytes,
-        prepared: Sequence[PreparedGroup] | Foreign,
+        prepared: Sequence[Group] | Foreign,
         name: str,
         namespace: str,
+        aborted_at: int | None,
         unknown: bytes,
     ) -> Fragment: ...
 
 def encode_checkpoint(fragments: Sequence[Fragment], boot_id: str) -> bytes:
     """The checkpoint file; fragments may come in any order."""
 
-# parent's minor, parent's uuid, GPU instance id, compute instance id, parent's PCI bus id
-_Mig = tuple[int, str, int, int, str]
-# uuid, requests, pool, device, CDI ids, share id, MIG
-_Device = tuple[str, list[str], str, str, list[str], str | None, _Mig | None]
-# devices, MPS daemon id, time slice applied, verbatim
-_Group = tuple[list[_Device], str, bool | None, bytes]
+# type and uuid; type, uuid, parent's minor, parent's uuid, GPU instance id, compute instance id, parent's PCI bus id;
+# type, uuid, PCI bus id; type and number
+_Info = (
+    tuple[Literal["gpu", "unplaced"], str]
+    | tuple[Literal["mig"], str, int, str, int, int, str]
+    | tuple[Literal["vfio"], str, str]
+    | tuple[Literal["channel", "daemon"], int]
+)
+# info, requests, pool, device, CDI ids, share id, metadata
+_Device = tuple[_Info, list[str], str, str, list[str], str | None, bytes]
+# devices, MPS daemon id, time slice applied, verbatim; or devices, config type, domain, verbatim
+_Group = tuple[list[_Device], str, bool | None, bytes] | tuple[list[_Device], str, str, bytes]
 # text, kinds, devices
 _Foreign = tuple[bytes, list[str], list[_Device]]
-# uid, is completed, status, prepared, name, namespace, unknown members
-_Entry = tuple[str, bool, bytes, list[_Group] | _Foreign, str, str, bytes]
+# uid, state, status, prepared, name, namespace, aborted at, unknown members
+_Entry = tuple[str, State, bytes, list[_Group] | _Foreign, str, str, int | None, bytes]
 
-def decode_checkpoint(content: bytes) -> tuple[str, list[_Entry], list[str]]:
+def decode_checkpoint(content: bytes, driver_name: str, unsupported: list[str]) -> tuple[str, list[_Entry], list[str]]:
     """Boot id, entries, and the keys outside of entries that are not understood.
 
+    unsupported   kinds of which entries are foreign: "vfio", "mps"
     Raises CoreError: syntax, truncated, checksum, future.
     """
 
-def remarshal_checkpoint(content: bytes) -> bytes:
+def remarshal_checkpoint(content: bytes, driver_name: str) -> bytes:
     """The checkpoint as the releases would write what they read of it, stored checksums kept.
 
     Raises CoreError: syntax, truncated, malformed.

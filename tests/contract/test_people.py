@@ -506,8 +506,8 @@ def test_a_claim_that_was_begun(left: Site) -> None:
 
 
 def test_a_claim_with_a_partition(left: Site) -> None:
-    place = PreparedMig(parent_minor=3, parent_uuid="GPU-3", gi_id=9, ci_id=0)
-    device = PreparedDevice("MIG-1", ("r",), "node-a", "gpu-3-mig-1g10gb-19-2", ("id",), mig=place)
+    place = PreparedMig("MIG-1", parent_minor=3, parent_uuid="GPU-3", gi_id=9, ci_id=0)
+    device = PreparedDevice(place, ("r",), "node-a", "gpu-3-mig-1g10gb-19-2", ("id",))
 
     def part(record: checkpoint.Record) -> checkpoint.Record:
         (one, whole), (two, other) = record.entries.items()

@@ -46,8 +46,8 @@ def begun(name: str, *devices: str) -> Entry:
 
 
 def held(site: Site, name: str, device: str, made: MigDevice) -> Entry:
-    mig = PreparedMig(made.minor, site.root.gpu(made.minor).uuid, made.gi, made.ci)
-    answer = PreparedDevice(made.uuid, ("gpu",), "node", device, (f"k8s.{DRIVER}/claim=x",), mig=mig)
+    mig = PreparedMig(made.uuid, made.minor, site.root.gpu(made.minor).uuid, made.gi, made.ci)
+    answer = PreparedDevice(mig, ("gpu",), "node", device, (f"k8s.{DRIVER}/claim=x",))
     group = PreparedGroup((answer,))
     return Entry("PrepareCompleted", json.dumps(status(DRIVER, "node", [device], "pod")).encode(), (group,), name, "ns")
 

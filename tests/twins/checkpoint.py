@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
-from nvdra.checkpoint import Entry, Foreign, PreparedDevice, PreparedGroup, Record
+from nvdra.checkpoint import (
+    DomainGroup,
+    Entry,
+    Foreign,
+    Group,
+    PreparedChannel,
+    PreparedDaemon,
+    PreparedDevice,
+    PreparedGpu,
+    PreparedMig,
+    PreparedVfio,
+    Record,
+)
 
 
 def text(value: Any) -> str:
@@ -33,6 +46,8 @@ def encode(record: Record) -> bytes:
         if entry.state == "PrepareCompleted":
             first[uid] = "{" + body + "}"
         tail = "".join(f',"{key}":{text(getattr(entry, key))}' for key in ("name", "namespace") if getattr(entry, key))
+        if entry.aborted_at is not None:
+            tail += f',"abortedAt":"{datetime.fromtimestamp(entry.aborted_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}"'
         tail += f",{entry.unknown.decode()}" if entry.unknown else ""
         second[uid] = f'{{"checkpointState":"{entry.state}",{body}{tail}}}'
     v1 = "{" + _claims(first) + "}"
@@ -56,12 +71,16 @@ def _prepared(entry: Entry) -> str:
     return "[" + ",".join(_group(group) for group in entry.prepared) + "]"
 
 
-def _group(group: PreparedGroup) -> str:
+def _group(group: Group) -> str:
     if group.verbatim:
         return group.verbatim.decode()
-    state: dict[str, Any] = {"mpsControlDaemonID": group.mps_daemon_id}
-    if group.time_slice_applied is not None:
-        state["timeSliceApplied"] = group.time_slice_applied
+    state: dict[str, Any]
+    if isinstance(group, DomainGroup):
+        state = {"Type": group.config_type, "ComputeDomain": group.domain}
+    else:
+        state = {"mpsControlDaemonID": group.mps_daemon_id}
+        if group.time_slice_applied is not None:
+            state["timeSliceApplied"] = group.time_slice_applied
     return text({"devices": [_device(device) for device in group.devices], "configState": state})
 
 
@@ -74,15 +93,21 @@ def _device(device: PreparedDevice) -> dict[str, Any]:
     }
     if device.share_id is not None:
         answer["ShareID"] = device.share_id
-    if device.mig is None:
-        return {"gpu": {"info": {"uuid": device.uuid}, "device": answer}, "mig": None}
-    concrete: dict[str, Any] = {
-        "parentMinor": device.mig.parent_minor,
-        "giId": device.mig.gi_id,
-        "ciId": device.mig.ci_id,
-        "migUUID": device.uuid,
-        "parentUUID": device.mig.parent_uuid,
-    }
-    if device.mig.parent_pci_bus_id:
-        concrete["parentPCIBusID"] = device.mig.parent_pci_bus_id
-    return {"gpu": None, "mig": {"concrete": concrete, "device": answer}}
+    if device.metadata:
+        answer["Metadata"] = json.loads(device.metadata)
+    match device.info:
+        case PreparedGpu(uuid):
+            return {"gpu": {"info": {"uuid": uuid}, "device": answer}, "mig": None}
+        case PreparedVfio(uuid, address):
+            info = {"uuid": uuid} | ({"pciBusID": address} if address else {})
+            return {"gpu": None, "mig": None, "vfio": {"info": info, "device": answer}}
+        case PreparedChannel(number):
+            return {"channel": {"info": {"id": number}, "device": answer}, "daemon": None}
+        case PreparedDaemon(number):
+            return {"channel": None, "daemon": {"info": {"id": number}, "device": answer}}
+        case PreparedMig(uuid, minor, parent, gi_id, ci_id, address):
+            concrete: dict[str, Any] = {"parentMinor": minor, "giId": gi_id, "ciId": ci_id}
+            concrete |= {"migUUID": uuid, "parentUUID": parent} | ({"parentPCIBusID": address} if address else {})
+            return {"gpu": None, "mig": {"concrete": concrete, "device": answer}}
+        case other:
+            raise AssertionError(f"only read, never written: {other}")

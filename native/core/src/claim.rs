@@ -1,7 +1,10 @@
 //! A ResourceClaim as the API server sends it, of any version served.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Kind, Result};
 use crate::json::{LIMIT, Node, Value, members, parse, parse_within, text, write_compact};
+use crate::quantity;
 use crate::shape::{CLAIM_STATUS, Style, marshal};
 
 /// One DeviceRequestAllocationResult.
@@ -13,6 +16,8 @@ pub struct Given {
     pub device: String,
     pub admin_access: bool,
     pub share_id: Option<String>,
+    /// Of a shared device: how much of each capacity, in canonical form, by name.
+    pub consumed_capacity: Vec<(String, String)>,
 }
 
 /// One entry of `status.allocation.devices.config`; no driver: the entry is not opaque.
@@ -144,6 +149,30 @@ pub fn is_same_allocation(one: &[u8], other: &[u8]) -> Result<bool> {
     Ok(comparable(one)? == comparable(other)?)
 }
 
+/// The capacities that a result consumes, sorted by name; of equal names the last one counts, as Go has it.
+fn capacities(result: &Node<'_>) -> Vec<(String, String)> {
+    let members = result
+        .get("consumedCapacity")
+        .and_then(Node::members)
+        .unwrap_or_default();
+    let consumed: BTreeMap<&str, String> = members
+        .iter()
+        .map(|(name, node)| {
+            let text = match &node.value {
+                Value::Text(text) => text,
+                Value::Number(token) => *token,
+                _ => "0",
+            };
+            let canonical = quantity::canonical(text.trim());
+            (&**name, canonical.unwrap_or_else(|| text.to_owned()))
+        })
+        .collect();
+    consumed
+        .into_iter()
+        .map(|(name, quantity)| (name.to_owned(), quantity))
+        .collect()
+}
+
 /// The allocation of a status whose shape was checked.
 fn allocation(status: &Node<'_>, source: &str) -> Allocation {
     let text = |node: &Node<'_>, key: &str| {
@@ -172,6 +201,7 @@ fn allocation(status: &Node<'_>, source: &str) -> Allocation {
                 .get("adminAccess")
                 .is_some_and(|node| node.value == Value::Boolean(true)),
             share_id: node.get("shareID").and_then(Node::text).map(str::to_owned),
+            consumed_capacity: capacities(node),
         })
         .collect();
     let configs = list("config")

@@ -1,8 +1,20 @@
 //! Times as Kubernetes writes them: RFC 3339, whole seconds, UTC.
 
+/// Go's zero time, 0001-01-01T00:00:00Z, which its encoder writes as null.
+pub const ZERO: i64 = -62_135_596_800;
+
+/// The last second of year 9999: later ones have no RFC 3339 text.
+pub const LAST: i64 = 253_402_300_799;
+
 /// `text`, an RFC 3339 time with any offset and fraction, in UTC with whole seconds; None if it is no such time.
 #[must_use]
 pub fn to_utc_seconds(text: &str) -> Option<String> {
+    seconds(text).map(from_seconds)
+}
+
+/// The time in `text` in whole seconds since 1970; None if it is no RFC 3339 time.
+#[must_use]
+pub fn seconds(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let number = |from: usize, to: usize| -> Option<i64> {
         let digits = bytes.get(from..to)?;
@@ -50,16 +62,20 @@ pub fn to_utc_seconds(text: &str) -> Option<String> {
         }
         _ => return None,
     };
-    let moment =
-        days_before(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset;
+    Some(days_before(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset)
+}
+
+/// The RFC 3339 text of a moment in seconds since 1970.
+#[must_use]
+pub fn from_seconds(moment: i64) -> String {
     let (year, month, day) = date_of(moment.div_euclid(86_400));
     let rest = moment.rem_euclid(86_400);
-    Some(format!(
+    format!(
         "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
         rest / 3_600,
         rest / 60 % 60,
         rest % 60
-    ))
+    )
 }
 
 fn is_leap(year: i64) -> bool {

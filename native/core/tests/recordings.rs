@@ -1,9 +1,9 @@
-//! The checkpoint codec against what real builds of the Go driver wrote.
+//! The checkpoint codec against what real builds of the Go driver, and its own code, wrote.
 
 use std::fs;
 use std::path::PathBuf;
 
-use nvdra_core::checkpoint::{Fragment, decode, encode};
+use nvdra_core::checkpoint::{Driver, Fragment, decode, encode};
 use nvdra_core::claim;
 use nvdra_core::json::parse;
 
@@ -20,8 +20,8 @@ fn recordings() -> Vec<(String, PathBuf)> {
     found
 }
 
-fn written_again(content: &[u8]) -> String {
-    let record = decode(content).unwrap();
+fn written_again(content: &[u8], driver: Driver) -> String {
+    let record = decode(content, driver, &[]).unwrap();
     let fragments: Vec<Fragment> = record.entries.iter().map(Fragment::render).collect();
     encode(&fragments.iter().rev().collect::<Vec<_>>(), &record.boot_id)
 }
@@ -30,18 +30,50 @@ fn written_again(content: &[u8]) -> String {
 fn what_a_release_wrote_is_written_again_byte_for_byte() {
     for (name, path) in recordings() {
         let content = fs::read(path.join("checkpoint.json")).unwrap();
-        let ours = written_again(&content);
+        let ours = written_again(&content, Driver::Gpu);
         if name.starts_with('v') {
             assert_eq!(ours.as_bytes(), content, "{name}");
         }
-        assert_eq!(written_again(ours.as_bytes()), ours, "{name}");
+        assert_eq!(written_again(ours.as_bytes(), Driver::Gpu), ours, "{name}");
     }
+}
+
+#[test]
+fn every_kind_of_device_is_written_again_byte_for_byte() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoint");
+    let mut seen = 0;
+    for path in fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+    {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !name.ends_with(".json") || name == "domain-v25.3.0-rc.2.json" {
+            continue;
+        }
+        let driver = match name.starts_with("domain-") {
+            true => Driver::Domain,
+            false => Driver::Gpu,
+        };
+        let content = fs::read(&path).unwrap();
+        assert_eq!(
+            written_again(&content, driver).as_bytes(),
+            content,
+            "{name}"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 9);
 }
 
 #[test]
 fn a_claims_status_is_kept_as_the_go_driver_keeps_it() {
     for (name, path) in recordings() {
-        let record = decode(&fs::read(path.join("checkpoint.json")).unwrap()).unwrap();
+        let record = decode(
+            &fs::read(path.join("checkpoint.json")).unwrap(),
+            Driver::Gpu,
+            &[],
+        )
+        .unwrap();
         let text = fs::read_to_string(path.join("claims.json")).unwrap();
         let claims = parse(&text).unwrap();
         for (_, body) in claims.members().unwrap() {

@@ -7,9 +7,17 @@ use pyo3::types::PyBytes;
 use crate::error::to_python;
 use crate::without_lock;
 
-type Result<'py> = (String, String, String, String, bool, Option<String>);
+type Given = (
+    String,
+    String,
+    String,
+    String,
+    bool,
+    Option<String>,
+    Vec<(String, String)>,
+);
 type Config<'py> = (String, Vec<String>, Option<String>, Bound<'py, PyBytes>);
-type Allocation<'py> = (Vec<Result<'py>>, Vec<Config<'py>>);
+type Allocation<'py> = (Vec<Given>, Vec<Config<'py>>);
 
 fn allocation(py: Python<'_>, allocation: claim::Allocation) -> Allocation<'_> {
     let results = allocation
@@ -23,6 +31,7 @@ fn allocation(py: Python<'_>, allocation: claim::Allocation) -> Allocation<'_> {
                 given.device,
                 given.admin_access,
                 given.share_id,
+                given.consumed_capacity,
             )
         })
         .collect();
@@ -45,7 +54,7 @@ type Claim<'py> = (
     String,
     String,
     String,
-    Vec<Result<'py>>,
+    Vec<Given>,
     Vec<Config<'py>>,
     Bound<'py, PyBytes>,
 );

@@ -39,6 +39,7 @@ class Result:
     device: str
     admin_access: bool = False
     share_id: str | None = None
+    consumed_capacity: tuple[tuple[str, str], ...] = ()  # of a shared device: canonical quantities, sorted by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,10 @@ def _refusal(error: CoreError, ref: ClaimRef | None = None) -> ClaimError:
     return ClaimError("malformed", f"the claim is not readable: {error}", ref)
 
 
-def _results(read: list[tuple[str, str, str, str, bool, str | None]]) -> tuple[Result, ...]:
-    return tuple(Result(*fields) for fields in read)
+def _results(
+    read: list[tuple[str, str, str, str, bool, str | None, list[tuple[str, str]]]],
+) -> tuple[Result, ...]:
+    return tuple(Result(*one[:6], tuple(one[6])) for one in read)
 
 
 def _configs(read: list[tuple[str, list[str], str | None, bytes]]) -> tuple[OpaqueConfig, ...]:

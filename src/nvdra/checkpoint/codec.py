@@ -6,6 +6,8 @@ and started ones that are being let go of the devices there still are to undo.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nvdra._core import (
     CoreError,
     Fragment,
@@ -14,7 +16,22 @@ from nvdra._core import (
     indent_json,
     remarshal_checkpoint,
 )
-from nvdra.checkpoint.record import Entry, Foreign, PreparedDevice, PreparedGroup, PreparedMig, Record, State
+from nvdra.checkpoint.prepared import (
+    DomainGroup,
+    Foreign,
+    Group,
+    Info,
+    PreparedChannel,
+    PreparedDaemon,
+    PreparedDevice,
+    PreparedGpu,
+    PreparedGroup,
+    PreparedMig,
+    PreparedVfio,
+    UnplacedMig,
+)
+from nvdra.checkpoint.record import Entry, Record, State
+from nvdra.checkpoint.schema import GPU, Schema
 
 
 class Unreadable(ValueError):
@@ -42,105 +59,143 @@ class Future(Unreadable):
 
 
 class Encoder:
-    """Writes records, and renders again only the entries that changed since its last write."""
+    """Writes records of one driver, and renders again only the entries that changed since its last write."""
 
-    __slots__ = ("_fragments",)
+    __slots__ = ("_fragments", "_schema")
 
-    def __init__(self) -> None:
+    def __init__(self, schema: Schema = GPU) -> None:
+        self._schema = schema
         self._fragments: dict[str, tuple[Entry, Fragment]] = {}
 
     def encode(self, record: Record) -> bytes:
-        """The file's content. An entry counts as unchanged if it is the same object as last time."""
+        """The file's content. An entry counts as unchanged if it is the same object as last time.
+
+        Raises ValueError for an entry that the schema has no place for.
+        """
         known = self._fragments
         fresh: dict[str, tuple[Entry, Fragment]] = {}
         for uid, entry in record.entries.items():
             kept = known.get(uid)
             if kept is None or kept[0] is not entry:
-                kept = (entry, _fragment(uid, entry))
+                kept = (entry, _fragment(uid, entry, self._schema))
             fresh[uid] = kept
         self._fragments = fresh
         return encode_checkpoint([fragment for _, fragment in fresh.values()], record.boot_id)
 
 
-def encode(record: Record) -> bytes:
-    """The file's content, every entry rendered anew."""
-    return Encoder().encode(record)
+def encode(record: Record, schema: Schema = GPU) -> bytes:
+    """The file's content, every entry rendered anew. Raises ValueError as `Encoder.encode` does."""
+    return Encoder(schema).encode(record)
 
 
-def _fragment(uid: str, entry: Entry) -> Fragment:
+def _fragment(uid: str, entry: Entry, schema: Schema) -> Fragment:
+    if entry.state == "PrepareAborted" and not schema.can_abort:
+        raise ValueError(f"claim {uid} is PrepareAborted, which a checkpoint of {schema.driver} cannot hold")
+    for group in () if isinstance(entry.prepared, Foreign) else entry.prepared:
+        for device in group.devices:
+            if device.type not in schema.types:
+                raise ValueError(
+                    f"claim {uid} has a device of type {device.type}, which a checkpoint of {schema.driver} cannot hold"
+                )
     return Fragment(
         uid,
-        entry.state == "PrepareCompleted",
+        entry.state,
         entry.status,
         entry.prepared,
         entry.name,
         entry.namespace,
+        entry.aborted_at,
         entry.unknown,
     )
 
 
-def decode(content: bytes) -> Record:
-    """The record in a checkpoint file of any release.
+def decode(content: bytes, schema: Schema = GPU) -> Record:
+    """The record in a checkpoint file of the schema's driver, of any release.
 
     A file with a second section is read from that one, else from the first, whose entries are all completed.
     A checksum may match the file as it stands or as the releases would write what they read of it.
     Raises Truncated, Corrupt or Future.
     """
     try:
-        boot_id, entries, left_out = decode_checkpoint(content)
+        boot_id, entries, left_out = decode_checkpoint(content, schema.driver, list(schema.unsupported))
     except CoreError as error:
-        raise _refusal(content, error) from None
+        raise _refusal(content, error, schema) from None
     return Record(boot_id, {read[0]: _entry(*read[1:]) for read in entries}, tuple(left_out))
 
 
-_Mig = tuple[int, str, int, int, str]
-_Device = tuple[str, list[str], str, str, list[str], str | None, _Mig | None]
-_Group = tuple[list[_Device], str, bool | None, bytes]
+_Info = (
+    tuple[Literal["gpu", "unplaced"], str]
+    | tuple[Literal["mig"], str, int, str, int, int, str]
+    | tuple[Literal["vfio"], str, str]
+    | tuple[Literal["channel", "daemon"], int]
+)
+_Device = tuple[_Info, list[str], str, str, list[str], str | None, bytes]
+_Group = tuple[list[_Device], str, bool | None, bytes] | tuple[list[_Device], str, str, bytes]
+
+
+def _info(read: _Info) -> Info:
+    match read:
+        case ("gpu", uuid):
+            return PreparedGpu(uuid)
+        case ("unplaced", uuid):
+            return UnplacedMig(uuid)
+        case ("mig", uuid, parent_minor, parent_uuid, gi_id, ci_id, parent_pci_bus_id):
+            return PreparedMig(uuid, parent_minor, parent_uuid, gi_id, ci_id, parent_pci_bus_id)
+        case ("vfio", uuid, pci_bus_id):
+            return PreparedVfio(uuid, pci_bus_id)
+        case ("channel", number):
+            return PreparedChannel(number)
+        case ("daemon", number):
+            return PreparedDaemon(number)
 
 
 def _device(read: _Device) -> PreparedDevice:
-    uuid, requests, pool, device, cdi_ids, share_id, mig = read
-    place = None if mig is None else PreparedMig(*mig)
-    return PreparedDevice(uuid, tuple(requests), pool, device, tuple(cdi_ids), share_id, place)
+    info, requests, pool, device, cdi_ids, share_id, metadata = read
+    return PreparedDevice(_info(info), tuple(requests), pool, device, tuple(cdi_ids), share_id, metadata)
+
+
+def _group(read: _Group) -> Group:
+    match read:
+        case (devices, config_type, str() as domain, verbatim):
+            return DomainGroup(tuple(map(_device, devices)), config_type, domain, verbatim)
+        case (devices, mps_daemon_id, is_applied, verbatim):
+            return PreparedGroup(tuple(map(_device, devices)), mps_daemon_id, is_applied, verbatim)
 
 
 def _entry(
-    is_completed: bool,
+    state: State,
     status: bytes,
     prepared: list[_Group] | tuple[bytes, list[str], list[_Device]],
     name: str,
     namespace: str,
+    aborted_at: int | None,
     unknown: bytes,
 ) -> Entry:
-    held: tuple[PreparedGroup, ...] | Foreign
+    held: tuple[Group, ...] | Foreign
     if isinstance(prepared, tuple):
         text, kinds, read = prepared
-        devices = tuple(_device(device) for device in read)
+        devices = tuple(map(_device, read))
         held = Foreign(text, frozenset(kinds), tuple(device.device for device in devices), devices)
     else:
-        held = tuple(
-            PreparedGroup(tuple(_device(device) for device in devices), mps_daemon_id, is_applied, verbatim)
-            for devices, mps_daemon_id, is_applied, verbatim in prepared
-        )
-    state: State = "PrepareCompleted" if is_completed else "PrepareStarted"
-    return Entry(state, status, held, name, namespace, unknown)
+        held = tuple(map(_group, prepared))
+    return Entry(state, status, held, name, namespace, unknown, aborted_at)
 
 
-def _refusal(content: bytes, error: CoreError) -> Unreadable:
+def _refusal(content: bytes, error: CoreError, schema: Schema) -> Unreadable:
     match error.kind:
         case "checksum":
-            return Corrupt(str(error), _diff(content))
+            return Corrupt(str(error), _diff(content, schema))
         case "future":
             return Future(str(error))
         case _:
             return Truncated(f"checkpoint is not readable: {error}")
 
 
-def _diff(content: bytes) -> str:
+def _diff(content: bytes, schema: Schema) -> str:
     import difflib  # needed once in a bad day; its regular expressions are not worth a start's memory
 
     try:
-        rewritten = indent_json(remarshal_checkpoint(content))
+        rewritten = indent_json(remarshal_checkpoint(content, schema.driver))
     except CoreError as error:
         return f"no difference can be shown, the file cannot be read as a checkpoint: {error}\n"
     stored, written = (text.splitlines(keepends=True) for text in (indent_json(content) + "\n", rewritten + "\n"))

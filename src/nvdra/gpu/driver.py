@@ -10,7 +10,7 @@ from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
 from nvdra.api.configs import GpuConfig
 from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
-from nvdra.checkpoint import Entry, Foreign, PreparedDevice, PreparedGroup, PreparedMig, Record
+from nvdra.checkpoint import Entry, Foreign, Info, PreparedDevice, PreparedGpu, PreparedGroup, PreparedMig, Record
 from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers
 from nvdra.gpu.extents import DRIVER, extent, half_prepared_extents, holds
 from nvdra.gpu.gpu import Gpu
@@ -142,17 +142,16 @@ class GpuDriver:
 
     def _prepared(self, uid: str, result: Result, device: Device, facts: Facts) -> PreparedDevice:
         made = self.concrete(device, facts)
-        mig = None
+        info: Info = PreparedGpu(made.uuid)
         if isinstance(made, MigDevice):
-            mig = PreparedMig(made.parent.minor, made.parent.uuid, made.gi_id, made.ci_id)
+            info = PreparedMig(made.uuid, made.parent.minor, made.parent.uuid, made.gi_id, made.ci_id)
         return PreparedDevice(
-            uuid=made.uuid,
+            info=info,
             requests=(result.request,),
             pool=result.pool,
             device=result.device,
             cdi_ids=(self.cdi.device_id(uid, result.device),),
             share_id=result.share_id,
-            mig=mig,
         )
 
     def _time_slice_applied(self, group: Group, facts: Facts) -> bool | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from nvdra.api.claim import ClaimRef
 from nvdra.api.configs import TIME_SLICING, ConfigError, GpuConfig, decode
 from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
-from nvdra.checkpoint import Entry, Foreign, Record
+from nvdra.checkpoint import Entry, Foreign, PreparedGroup, Record
 from nvdra.claims import Refuse, Teardown, allocation, answers
 from nvdra.gpu.extents import DRIVER, names, partitions
 from nvdra.gpu.inventory import Inventory
@@ -101,7 +101,7 @@ def _sliced_uuids(entry: Entry) -> Iterator[str]:
     if isinstance(entry.prepared, Foreign):
         return
     for group in entry.prepared:
-        if group.time_slice_applied is False:
+        if not isinstance(group, PreparedGroup) or group.time_slice_applied is False:
             continue
         full = [d for d in group.devices if d.mig is None and isinstance(parse_name(d.device), GpuName)]
         if group.time_slice_applied is None:
@@ -149,7 +149,7 @@ def _unsupported(claim: ClaimRef, entry: Entry) -> Refuse | None:
         held = tuple(r.device for r in results if isinstance(parse_name(r.device), VfioName))
         kinds = frozenset(("vfio",)) if held else frozenset()
     else:
-        daemons = [group for group in entry.prepared if group.mps_daemon_id]
+        daemons = [group for group in entry.prepared if isinstance(group, PreparedGroup) and group.mps_daemon_id]
         held = tuple(device.device for group in daemons for device in group.devices)
         kinds = frozenset(("mps",)) if daemons else frozenset()
     if not kinds:
@@ -164,7 +164,7 @@ def _unsupported(claim: ClaimRef, entry: Entry) -> Refuse | None:
 def _notes(claim: ClaimRef, entry: Entry, on_gpus: tuple[tuple[MigName, str], ...], gates: Gates) -> tuple[str, ...]:
     notes: list[str] = []
     for group in entry.prepared if not isinstance(entry.prepared, Foreign) else ():
-        if group.time_slice_applied and not gates.enabled(TIME_SLICING_SETTINGS):
+        if isinstance(group, PreparedGroup) and group.time_slice_applied and not gates.enabled(TIME_SLICING_SETTINGS):
             gpus = ", ".join(device.uuid for device in group.devices)
             notes.append(
                 f"claim {claim} leaves a time slice set on {gpus}: gate TimeSlicingSettings is off, so it stays"

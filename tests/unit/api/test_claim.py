@@ -175,7 +175,15 @@ def test_the_same_allocation() -> None:
 
 
 @pytest.mark.parametrize(
-    "members", [{"device": "gpu-1"}, {"pool": "x"}, {"request": "a"}, {"adminAccess": False}, {"shareID": "s"}]
+    "members",
+    [
+        {"device": "gpu-1"},
+        {"pool": "x"},
+        {"request": "a"},
+        {"adminAccess": False},
+        {"shareID": "s"},
+        {"consumedCapacity": {"m": "1"}},
+    ],
 )
 def test_another_allocation(members: dict[str, Any]) -> None:
     assert not same_allocation(decode_claim(body(STATUS)).status, edited(**members))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup
+from nvdra.checkpoint import Entry, PreparedDevice, PreparedGpu, PreparedGroup
 from tests.twins import checkpoint as twin
 
 BOOT = "11111111-2222-3333-4444-555555555555"
@@ -13,7 +13,7 @@ STATUS = (
     b'{"allocation":{"devices":{"results":[{"request":"gpu","driver":"gpu.nvidia.com","pool":"node-a","device":"gpu-0"}'
     b']}},"reservedFor":[{"resource":"pods","name":"p","uid":"u1"}]}'
 )
-DEVICE = PreparedDevice("GPU-0", ("gpu",), "node-a", "gpu-0", ("k8s.gpu.nvidia.com/claim=c1-gpu-0",))
+DEVICE = PreparedDevice(PreparedGpu("GPU-0"), ("gpu",), "node-a", "gpu-0", ("k8s.gpu.nvidia.com/claim=c1-gpu-0",))
 ENTRY = Entry("PrepareCompleted", STATUS, (PreparedGroup((DEVICE,)),))
 
 

@@ -12,14 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra.checkpoint import (
+    DOMAIN,
+    GPU,
     Corrupt,
+    DomainGroup,
     Encoder,
     Entry,
     Future,
+    Info,
+    PreparedChannel,
+    PreparedDaemon,
     PreparedDevice,
+    PreparedGpu,
     PreparedGroup,
     PreparedMig,
+    PreparedVfio,
     Record,
+    Schema,
     Truncated,
     Unreadable,
     decode,
@@ -56,23 +65,39 @@ def test_the_form_without_daemon_id_is_read() -> None:
 
 words = st.text(st.characters(codec="utf-8"), max_size=8)
 ids = st.integers(0, (1 << 32) - 1)
-places = st.builds(
-    PreparedMig, parent_minor=ids, parent_uuid=words, gi_id=ids, ci_id=ids, parent_pci_bus_id=st.just("") | words
+migs = st.builds(
+    PreparedMig,
+    uuid=words,
+    parent_minor=ids,
+    parent_uuid=words,
+    gi_id=ids,
+    ci_id=ids,
+    parent_pci_bus_id=st.just("") | words,
 )
+gpu_kinds = st.builds(PreparedGpu, words) | migs | st.builds(PreparedVfio, words, st.just("") | words)
+domain_kinds = st.builds(PreparedChannel, ids) | st.builds(PreparedDaemon, ids)
+metadata = st.dictionaries(words, st.integers() | words, max_size=2)
 devices = st.builds(
     PreparedDevice,
-    uuid=words,
+    info=gpu_kinds,
     requests=st.lists(words, max_size=2).map(tuple),
     pool=words,
     device=words,
     cdi_ids=st.lists(words, max_size=2).map(tuple),
     share_id=st.none() | words,
-    mig=st.none() | places,
+    metadata=st.just(b"") | metadata.map(lambda told: twin.text({"Attributes": told, "NetworkData": None}).encode()),
 )
 groups = st.builds(
     PreparedGroup,
     devices=st.lists(devices, max_size=3).map(tuple),
+    mps_daemon_id=words,
     time_slice_applied=st.none() | st.booleans(),
+)
+domain_groups = st.builds(
+    DomainGroup,
+    devices=st.lists(st.builds(dataclasses.replace, devices, info=domain_kinds), max_size=3).map(tuple),
+    config_type=words,
+    domain=words,
 )
 members = st.dictionaries(words, st.none() | st.booleans() | words, max_size=3)
 entries = st.builds(
@@ -84,13 +109,30 @@ entries = st.builds(
     namespace=words,
 )
 records = st.builds(Record, boot_id=words, entries=st.dictionaries(words, entries, max_size=4))
+SECONDS = st.none() | st.integers(-2_208_988_800, 253_402_300_799)  # years 1900 to 9999
+domain_entries = st.builds(
+    dataclasses.replace,
+    entries,
+    state=st.sampled_from(["PrepareStarted", "PrepareCompleted", "PrepareAborted"]),
+    prepared=st.lists(domain_groups, max_size=2).map(tuple),
+    aborted_at=SECONDS,
+)
+domain_records = st.builds(Record, boot_id=words, entries=st.dictionaries(words, domain_entries, max_size=4))
+EVERY_KIND = dataclasses.replace(GPU, unsupported=frozenset())
 
 
 @given(records)
 def test_a_record_is_written_as_the_twin_writes_it_and_read_back_whole(record: Record) -> None:
     content = encode(record)
     assert content == twin.encode(record)
-    assert decode(content) == record
+    assert decode(content, EVERY_KIND) == record
+
+
+@given(domain_records)
+def test_a_record_of_compute_domains_is_written_as_the_twin_writes_it(record: Record) -> None:
+    content = encode(record, DOMAIN)
+    assert content == twin.encode(record)
+    assert decode(content, DOMAIN) == record
 
 
 @given(records, st.integers(0, 3), entries)
@@ -126,10 +168,9 @@ def test_the_first_section_holds_completed_entries_only() -> None:
 
 MIG = dataclasses.replace(
     DEVICE,
-    uuid="MIG-1",
+    info=PreparedMig("MIG-1", parent_minor=1, parent_uuid="GPU-1", gi_id=7, ci_id=0),
     device="gpu-1-mig-1g12gb-19-0",
     cdi_ids=("k8s.gpu.nvidia.com/claim=c1-gpu-1-mig-1g12gb-19-0",),
-    mig=PreparedMig(parent_minor=1, parent_uuid="GPU-1", gi_id=7, ci_id=0),
 )
 
 
@@ -151,7 +192,7 @@ def test_gpus_and_mig_devices_go_together() -> None:
 
 def test_where_another_writer_says_the_parents_address_it_stays() -> None:
     assert MIG.mig is not None
-    told = dataclasses.replace(MIG, mig=dataclasses.replace(MIG.mig, parent_pci_bus_id="0000:3b:00.0"))
+    told = dataclasses.replace(MIG, info=dataclasses.replace(MIG.mig, parent_pci_bus_id="0000:3b:00.0"))
     record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((told,)),))})
     assert b'"parentUUID":"GPU-1","parentPCIBusID":"0000:3b:00.0"},"device":' in encode(record)
     assert decode(encode(record)) == record
@@ -169,7 +210,7 @@ def test_what_is_to_be_undone_is_kept_while_a_claim_is_let_go_of() -> None:
 @pytest.mark.parametrize("number", [-1, 1 << 32])
 def test_an_id_that_nvml_cannot_have_is_not_written(number: int) -> None:
     assert MIG.mig is not None
-    odd = dataclasses.replace(MIG, mig=dataclasses.replace(MIG.mig, gi_id=number))
+    odd = dataclasses.replace(MIG, info=dataclasses.replace(MIG.mig, gi_id=number))
     with pytest.raises((OverflowError, TypeError)):
         encode(Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((odd,)),))}))
 
@@ -227,6 +268,34 @@ def test_of_equal_keys_the_last_one_counts() -> None:
     inner = twin.checksum(f'{{"checksum":0,"preparedClaims":{claims}}}'.encode())
     content = f'{{"checksum":1083090442,"v1":{{}},"v2":{{"checksum":{inner},"preparedClaims":{claims}}}}}'
     assert decode(content.encode()) == Record("", {"c1": Entry("PrepareCompleted", b"{}")})
+
+
+# ---- each driver's schema
+
+
+def test_only_compute_domains_have_aborted_claims() -> None:
+    aborted = Record(BOOT, {"c1": Entry("PrepareAborted", STATUS, name="n", namespace="ns", aborted_at=1_780_308_059)})
+    content = encode(aborted, DOMAIN)
+    assert b'"name":"n","namespace":"ns","abortedAt":"2026-06-01T10:00:59Z"}' in content
+    assert decode(content, DOMAIN) == aborted
+    with pytest.raises(ValueError, match=r"c1 is PrepareAborted, which a checkpoint of gpu\.nvidia\.com cannot hold"):
+        encode(aborted)
+    with pytest.raises(Future, match="unknown checkpointState"):
+        decode(content)
+
+
+@pytest.mark.parametrize(("schema", "info"), [(GPU, PreparedChannel(0)), (DOMAIN, PreparedGpu("GPU-0"))])
+def test_a_device_of_the_other_driver_is_not_written(schema: Schema, info: Info) -> None:
+    device = dataclasses.replace(DEVICE, info=info)
+    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((device,)),))})
+    with pytest.raises(ValueError, match=f"c1 has a device of type {info.type}, which a checkpoint of {schema.driver}"):
+        encode(record, schema)
+
+
+@pytest.mark.parametrize("moment", [1 << 60, -(1 << 60), 253_402_300_800])
+def test_a_time_without_text_is_not_written(moment: int) -> None:
+    with pytest.raises(ValueError, match="has no RFC 3339 text"):
+        encode(Record(BOOT, {"c1": Entry("PrepareAborted", STATUS, aborted_at=moment)}), DOMAIN)
 
 
 # ---- files that are not to be trusted
@@ -290,6 +359,27 @@ def test_every_prefix_is_truncated() -> None:
             decode(content[:end])
 
 
+def channel(info: Any, **more: Any) -> dict[str, Any]:
+    return second([{"devices": [{"channel": {"info": info}, "daemon": None}]}], **more)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (signed({}, second([group(gpu())])), "none of channel and daemon"),
+        (signed({}, channel({"id": -1})), r"channel\.info\.id: an index was expected, found a number"),
+        (signed({}, channel({"id": "0"})), r"channel\.info\.id: an index"),
+        (signed({}, channel(None)), r"channel\.info\.id: an index"),
+        (signed({}, channel({"id": 0}, abortedAt="yesterday")), "abortedAt: a time was expected"),
+        (signed({}, channel({"id": 0}, abortedAt=1)), "abortedAt: a time was expected"),
+        (signed({}, second([{"configState": {"Type": 1}}])), r"configState\.Type: a string"),
+    ],
+)
+def test_a_domain_file_of_unknown_shape_is_of_the_future(content: bytes, what: str) -> None:
+    with pytest.raises(Future, match=what):
+        decode(content, DOMAIN)
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -336,6 +426,10 @@ KEYS = [
     "info",
     "configState",
     "Requests",
+    "channel",
+    "daemon",
+    "id",
+    "abortedAt",
 ]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | words,
@@ -353,11 +447,12 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
         signed({}, second([value])),
         signed({}, second([{"devices": [value]}])),
     ):
-        try:
-            record = decode(content)
-        except Unreadable:
-            continue
-        assert decode(encode(record)).entries == record.entries
+        for schema in (GPU, DOMAIN):
+            try:
+                record = decode(content, schema)
+            except Unreadable:
+                continue
+            assert decode(encode(record, schema), schema).entries == record.entries
 
 
 def test_damage_is_found_or_does_not_matter() -> None:

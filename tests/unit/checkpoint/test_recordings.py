@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nvdra.api.claim import decode_claim
-from nvdra.checkpoint import PreparedDevice, PreparedGroup, PreparedMig, Record, decode, encode
+from nvdra.checkpoint import PreparedDevice, PreparedGpu, PreparedGroup, PreparedMig, Record, decode, encode
 from tests.twins import checkpoint as twin
 
 RECORDINGS = Path(__file__).parents[2] / "golden" / "recordings"
@@ -118,8 +118,7 @@ def test_mig_devices_in_the_place_of_the_recorded_gpus_are_understood(folder: st
         assert migs == [
             dataclasses.replace(
                 gpu,
-                uuid=gpu.uuid.replace("GPU-", "MIG-"),
-                mig=PreparedMig(parent_minor=3, parent_uuid=gpu.uuid, gi_id=9, ci_id=1),
+                info=PreparedMig(gpu.uuid.replace("GPU-", "MIG-"), 3, parent_uuid=gpu.uuid, gi_id=9, ci_id=1),
             )
             for gpu in whole
         ]
@@ -131,7 +130,7 @@ def test_an_applied_time_slice_is_known() -> None:
         PreparedGroup(
             devices=(
                 PreparedDevice(
-                    uuid="GPU-4d4f434b-0000-0000-0000-000000000003",
+                    info=PreparedGpu("GPU-4d4f434b-0000-0000-0000-000000000003"),
                     requests=("gpu",),
                     pool="node-a",
                     device="gpu-3",

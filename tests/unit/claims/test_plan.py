@@ -163,6 +163,7 @@ def test_who_uses_the_claim_and_what_others_got_does_not_count():
         claim("c1", {"device": "gpu-0", "request": "other"}),
         claim("c1", {"device": "gpu-0", "adminAccess": True}),
         claim("c1", {"device": "gpu-0", "shareID": "11111111-2222-3333-4444-555555555555"}),
+        claim("c1", {"device": "gpu-0", "consumedCapacity": {"memory": "10Gi"}}),
         claim("c1", "gpu-0", config=[gpu_config()]),
     ],
 )

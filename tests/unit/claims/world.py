@@ -8,7 +8,7 @@ from typing import Any
 from nvdra import claims
 from nvdra.api import gates
 from nvdra.api.claim import Claim, decode_claim
-from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
+from nvdra.checkpoint import Entry, Foreign, Info, PreparedDevice, PreparedGpu, PreparedVfio, Record, UnplacedMig
 from nvdra.claims import NeedsSteps, Plan, Ready, Release, Sealed
 from nvdra.gpu import GpuScan, Inventory, MigDevice, from_scan
 from nvdra.gpu.driver import GpuDriver
@@ -86,8 +86,10 @@ def started(one: Claim) -> Entry:
 
 def foreign(one: Claim, kind: str, uuid: str = "foreign") -> Entry:
     """A completed entry that another release wrote for devices this one does not build."""
+    infos: dict[str, Info] = {"vfio": PreparedVfio(uuid), "mig": UnplacedMig(uuid)}
+    info = infos.get(kind, PreparedGpu(uuid))
     devices = tuple(
-        PreparedDevice(uuid, (r.request,), r.pool, r.device, (f"k8s.gpu.nvidia.com/claim={one.ref.uid}-{r.device}",))
+        PreparedDevice(info, (r.request,), r.pool, r.device, (f"k8s.gpu.nvidia.com/claim={one.ref.uid}-{r.device}",))
         for r in one.results
     )
     names = tuple(device.device for device in devices)

@@ -127,7 +127,7 @@ def test_a_virtual_gpu_is_never_repartitioned():
 def test_a_prepared_partition_says_where_it_lies():
     (device,) = carried_out(mig_plan(claim("c1", THREE))).answers
     assert (device.device, device.uuid) == (THREE, "MIG-9-4")
-    assert device.mig == PreparedMig(0, UUID, 5, 0)
+    assert device.mig == PreparedMig(device.uuid, 0, UUID, 5, 0)
     assert device.cdi_ids == (f"k8s.gpu.nvidia.com/claim=c1-{THREE}",)
 
 

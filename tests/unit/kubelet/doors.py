@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import PreparedDevice
+from nvdra.checkpoint import PreparedDevice, PreparedGpu
 from nvdra.kubelet import Failure, Patience, Plugin, SocketPaths
 
 DRIVER = "gpu.nvidia.com"
@@ -20,7 +20,9 @@ def claim(uid: str, name: str = "claim", namespace: str = "default") -> ClaimRef
 
 def device(uid: str, name: str = "gpu-0", requests: tuple[str, ...] = ("gpu",), **more: Any) -> PreparedDevice:
     cdi_ids = (f"k8s.{DRIVER}/claim={uid}-{name}",)
-    return PreparedDevice(uuid="GPU-0", requests=requests, pool="node-a", device=name, cdi_ids=cdi_ids, **more)
+    return PreparedDevice(
+        info=PreparedGpu("GPU-0"), requests=requests, pool="node-a", device=name, cdi_ids=cdi_ids, **more
+    )
 
 
 @dataclass

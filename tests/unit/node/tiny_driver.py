@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.api.claim import OpaqueConfig, Result
-from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, Record
+from nvdra.checkpoint import Entry, PreparedDevice, PreparedGpu, PreparedGroup, Record
 from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers, names
 from nvdra.node.steps import StepFailed, StepJournal
 
@@ -116,7 +116,7 @@ class LampDriver:
         return PreparedGroup(
             tuple(
                 PreparedDevice(
-                    facts[device.name],
+                    PreparedGpu(facts[device.name]),
                     (result.request,),
                     result.pool,
                     device.name,

@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 
-use super::prepared::decode_prepared;
 use super::verify::verify;
-use super::{Entry, Prepared, Record};
+use super::{Driver, Entry, Prepared, Record, State};
 use crate::error::{Error, Kind, Result};
 use crate::json::{self, Node, Value, parse, text, write_compact, write_text};
-use crate::shape::{CHECKPOINT, Style, marshal};
+use crate::shape::{Style, marshal};
+use crate::time;
 
-/// The record in a file of any release. Kinds of error: syntax, truncated, checksum, future.
-pub fn decode(content: &[u8]) -> Result<Record> {
+/// The record in a file of `driver`, of any release. Kinds of error: syntax, truncated, checksum, future.
+///
+/// Entries with a device of an `unsupported` kind ("vfio", or "mps" for its group) are foreign.
+pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<Record> {
     let text = text(content);
     let source = &*text;
     let root = parse(source)?;
@@ -33,7 +35,13 @@ pub fn decode(content: &[u8]) -> Result<Record> {
             format!("v2 is not there, but {found} is: written by a later release?"),
         ));
     }
-    verify(&root, source, content)?;
+    verify(&root, source, content, driver)?;
+    let reader = Reader {
+        source,
+        driver,
+        unsupported,
+        is_rc2: false,
+    };
     let mut record = Record::default();
     let (section, name) = match (v1, v2) {
         (_, Some(v2)) => (v2, "v2"),
@@ -55,7 +63,7 @@ pub fn decode(content: &[u8]) -> Result<Record> {
                     .members()
                     .ok_or_else(|| strange(&path, "an object", member))?
                 {
-                    let entry = decode_entry(uid, entry, source, name)?;
+                    let entry = reader.entry(uid, entry, name)?;
                     if !seen.insert(uid) {
                         // Of equal keys the last one counts.
                         record.entries.retain(|earlier| earlier.uid != entry.uid);
@@ -71,12 +79,12 @@ pub fn decode(content: &[u8]) -> Result<Record> {
 }
 
 /// The file as the releases would write it, checksums as they are stored: the other side of the diff for people.
-pub fn remarshal(content: &[u8]) -> Result<String> {
+pub fn remarshal(content: &[u8], driver: Driver) -> Result<String> {
     let source = text(content);
     marshal(
         &parse(&source)?,
         &source,
-        &CHECKPOINT,
+        &driver.sections().file,
         Style::RELEASED,
         "checkpoint",
     )
@@ -102,61 +110,109 @@ pub(super) fn text_of(node: Option<&Node<'_>>, path: &str) -> Result<String> {
     }
 }
 
-fn decode_entry(uid: &str, node: &Node<'_>, source: &str, section: &str) -> Result<Entry> {
-    let path = format!("{section}.preparedClaims[\"{uid}\"]");
-    let members = node
-        .members()
-        .ok_or_else(|| strange(&path, "an object", node))?;
-    let mut unknown = String::new();
-    for (key, member) in members {
-        if !matches!(
-            &**key,
-            "checkpointState" | "status" | "preparedDevices" | "name" | "namespace"
-        ) {
-            if !unknown.is_empty() {
-                unknown.push(',');
-            }
-            write_text(&mut unknown, key);
-            unknown.push(':');
-            write_compact(&mut unknown, member.source(source));
+/// How the entries of one file are read.
+///
+/// is_rc2   the claim is a list of groups, as v25.3.0-rc.2 of the compute-domain plugin wrote it
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'s> {
+    pub source: &'s str,
+    pub driver: Driver,
+    pub unsupported: &'s [String],
+    pub is_rc2: bool,
+}
+
+impl Reader<'_> {
+    fn entry(&self, uid: &str, node: &Node<'_>, section: &str) -> Result<Entry> {
+        let path = format!("{section}.preparedClaims[\"{uid}\"]");
+        if section == "v1" && self.driver == Driver::Domain && node.list().is_some() {
+            return self.rc2_entry(uid, node, &path);
         }
+        let members = node
+            .members()
+            .ok_or_else(|| strange(&path, "an object", node))?;
+        let mut unknown = String::new();
+        for (key, member) in members {
+            let is_known = match &**key {
+                "checkpointState" | "status" | "preparedDevices" | "name" | "namespace" => true,
+                "abortedAt" => self.driver.can_abort(),
+                _ => false,
+            };
+            if !is_known {
+                if !unknown.is_empty() {
+                    unknown.push(',');
+                }
+                write_text(&mut unknown, key);
+                unknown.push(':');
+                write_compact(&mut unknown, member.source(self.source));
+            }
+        }
+        let mut status = String::new();
+        match node.get("status") {
+            None => status.push_str("{}"),
+            Some(node) if node.members().is_none() => {
+                return Err(strange(&format!("{path}.status"), "an object", node));
+            }
+            Some(node) => write_compact(&mut status, node.source(self.source)),
+        }
+        let prepared = match node.get("preparedDevices") {
+            None => Prepared::Groups(Vec::new()),
+            Some(groups) => self.prepared(groups, &format!("{path}.preparedDevices"))?,
+        };
+        Ok(Entry {
+            uid: uid.to_owned(),
+            state: self.state(node, section, &path)?,
+            status,
+            prepared,
+            name: text_of(node.get("name"), &format!("{path}.name"))?,
+            namespace: text_of(node.get("namespace"), &format!("{path}.namespace"))?,
+            aborted_at: self.aborted_at(node, &path)?,
+            unknown,
+        })
     }
-    let is_completed = match (
-        section,
-        &*text_of(
+
+    /// The entry that the Go driver makes of such a list: completed, without status, name and namespace.
+    fn rc2_entry(&self, uid: &str, node: &Node<'_>, path: &str) -> Result<Entry> {
+        let reader = Reader {
+            is_rc2: true,
+            ..*self
+        };
+        Ok(Entry {
+            uid: uid.to_owned(),
+            state: State::Completed,
+            status: "{}".to_owned(),
+            prepared: reader.prepared(node, path)?,
+            name: String::new(),
+            namespace: String::new(),
+            aborted_at: None,
+            unknown: String::new(),
+        })
+    }
+
+    fn state(&self, node: &Node<'_>, section: &str, path: &str) -> Result<State> {
+        let name = text_of(
             node.get("checkpointState"),
             &format!("{path}.checkpointState"),
-        )?,
-    ) {
-        ("v1", _) | (_, "PrepareCompleted") => true,
-        (_, "PrepareStarted") => false,
-        (_, state) => {
-            let text =
-                format!("{path}: unknown checkpointState {state:?}: written by a later release?");
-            return Err(Error::new(Kind::Future, text));
+        )?;
+        match State::named(&name) {
+            _ if section == "v1" => Ok(State::Completed),
+            Some(state) if state != State::Aborted || self.driver.can_abort() => Ok(state),
+            _ => Err(Error::new(
+                Kind::Future,
+                format!("{path}: unknown checkpointState {name:?}: written by a later release?"),
+            )),
         }
-    };
-    let mut status = String::new();
-    match node.get("status") {
-        None => status.push_str("{}"),
-        Some(node) if node.members().is_none() => {
-            return Err(strange(&format!("{path}.status"), "an object", node));
-        }
-        Some(node) => write_compact(&mut status, node.source(source)),
     }
-    let prepared = match node.get("preparedDevices") {
-        None => Prepared::Groups(Vec::new()),
-        Some(groups) => decode_prepared(groups, source, &format!("{path}.preparedDevices"))?,
-    };
-    Ok(Entry {
-        uid: uid.to_owned(),
-        is_completed,
-        status,
-        prepared,
-        name: text_of(node.get("name"), &format!("{path}.name"))?,
-        namespace: text_of(node.get("namespace"), &format!("{path}.namespace"))?,
-        unknown,
-    })
+
+    fn aborted_at(&self, node: &Node<'_>, path: &str) -> Result<Option<i64>> {
+        let Some(node) = node.get("abortedAt").filter(|_| self.driver.can_abort()) else {
+            return Ok(None);
+        };
+        let moment = node
+            .text()
+            .and_then(time::seconds)
+            .ok_or_else(|| strange(&format!("{path}.abortedAt"), "a time", node))?;
+        Ok(Some(moment).filter(|moment| *moment != time::ZERO))
+    }
 }
 
 /// A JSON text indented for people.

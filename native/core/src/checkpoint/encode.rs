@@ -1,17 +1,18 @@
 //! From entries to the file, in pieces that are rendered once.
 
-use super::{Device, Entry, Group, Prepared};
+use super::{Config, Device, Entry, Group, Info, Prepared, State};
 use crate::fnv::checksum;
 use crate::json::write_text;
+use crate::time;
 
 /// An entry's text in both sections, rendered once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fragment {
     uid: String,
-    is_completed: bool,
+    state: State,
     /// `"status":…[,"preparedDevices":…]`: what both sections say.
     body: String,
-    /// `[,"name":…][,"namespace":…][,…]`: what only the second says.
+    /// `[,"name":…][,"namespace":…][,"abortedAt":…][,…]`: what only the second says.
     tail: String,
 }
 
@@ -51,13 +52,17 @@ impl Fragment {
                 write_text(&mut tail, text);
             }
         }
+        if let Some(moment) = entry.aborted_at {
+            tail.push_str(",\"abortedAt\":");
+            write_text(&mut tail, &time::from_seconds(moment));
+        }
         if !entry.unknown.is_empty() {
             tail.push(',');
             tail.push_str(&entry.unknown);
         }
         Fragment {
             uid: entry.uid.clone(),
-            is_completed: entry.is_completed,
+            state: entry.state,
             body,
             tail,
         }
@@ -92,26 +97,55 @@ pub(super) fn write_group(out: &mut String, group: &Group) {
         }
         write_device(out, device);
     }
-    out.push_str("],\"configState\":{\"mpsControlDaemonID\":");
-    write_text(out, &group.mps_daemon_id);
-    if let Some(is_applied) = group.time_slice_applied {
-        out.push_str(",\"timeSliceApplied\":");
-        out.push_str(if is_applied { "true" } else { "false" });
+    out.push_str("],\"configState\":");
+    match &group.config {
+        Config::Gpu {
+            mps_daemon_id,
+            time_slice_applied,
+        } => {
+            out.push_str("{\"mpsControlDaemonID\":");
+            write_text(out, mps_daemon_id);
+            if let Some(is_applied) = time_slice_applied {
+                out.push_str(",\"timeSliceApplied\":");
+                out.push_str(if *is_applied { "true" } else { "false" });
+            }
+        }
+        Config::Domain {
+            config_type,
+            domain,
+        } => {
+            out.push_str("{\"Type\":");
+            write_text(out, config_type);
+            out.push_str(",\"ComputeDomain\":");
+            write_text(out, domain);
+        }
     }
     out.push_str("}}");
 }
 
 fn write_device(out: &mut String, device: &Device) {
-    match &device.mig {
-        None => {
-            out.push_str("{\"gpu\":{\"info\":{\"uuid\":");
-            write_text(out, &device.uuid);
-            out.push_str("},");
-            write_answer(out, device);
-            out.push_str("},\"mig\":null}");
+    let (before, after) = match &device.info {
+        Info::Gpu { .. } => ("{\"gpu\":", ",\"mig\":null}"),
+        Info::Mig(_) | Info::UnplacedMig { .. } => ("{\"gpu\":null,\"mig\":", "}"),
+        Info::Vfio { .. } => ("{\"gpu\":null,\"mig\":null,\"vfio\":", "}"),
+        Info::Channel { .. } => ("{\"channel\":", ",\"daemon\":null}"),
+        Info::Daemon { .. } => ("{\"channel\":null,\"daemon\":", "}"),
+    };
+    out.push_str(before);
+    write_info(out, &device.info);
+    write_answer(out, device);
+    out.push('}');
+    out.push_str(after);
+}
+
+fn write_info(out: &mut String, info: &Info) {
+    match info {
+        Info::Gpu { uuid } | Info::UnplacedMig { uuid } => {
+            out.push_str("{\"info\":{\"uuid\":");
+            write_text(out, uuid);
         }
-        Some(mig) => {
-            out.push_str("{\"gpu\":null,\"mig\":{\"concrete\":{");
+        Info::Mig(mig) => {
+            out.push_str("{\"concrete\":{");
             for (key, number) in [
                 ("parentMinor", mig.parent_minor),
                 ("giId", mig.gi_id),
@@ -120,18 +154,27 @@ fn write_device(out: &mut String, device: &Device) {
                 out.push_str(&format!("\"{key}\":{number},"));
             }
             out.push_str("\"migUUID\":");
-            write_text(out, &device.uuid);
+            write_text(out, &mig.uuid);
             out.push_str(",\"parentUUID\":");
             write_text(out, &mig.parent_uuid);
             if !mig.parent_pci_bus_id.is_empty() {
                 out.push_str(",\"parentPCIBusID\":");
                 write_text(out, &mig.parent_pci_bus_id);
             }
-            out.push_str("},");
-            write_answer(out, device);
-            out.push_str("}}");
+        }
+        Info::Vfio { uuid, pci_bus_id } => {
+            out.push_str("{\"info\":{\"uuid\":");
+            write_text(out, uuid);
+            if !pci_bus_id.is_empty() {
+                out.push_str(",\"pciBusID\":");
+                write_text(out, pci_bus_id);
+            }
+        }
+        Info::Channel { id } | Info::Daemon { id } => {
+            out.push_str(&format!("{{\"info\":{{\"id\":{id}"));
         }
     }
+    out.push_str("},");
 }
 
 /// What was answered to kubelet.
@@ -147,6 +190,10 @@ fn write_answer(out: &mut String, device: &Device) {
     if let Some(share_id) = &device.share_id {
         out.push_str(",\"ShareID\":");
         write_text(out, share_id);
+    }
+    if !device.metadata.is_empty() {
+        out.push_str(",\"Metadata\":");
+        out.push_str(&device.metadata);
     }
     out.push('}');
 }
@@ -166,7 +213,7 @@ pub fn encode(fragments: &[&Fragment], boot_id: &str) -> String {
     second.push_str(",\"preparedClaims\":{");
     let (mut in_first, mut in_second) = (0, 0);
     for fragment in sorted {
-        if fragment.is_completed {
+        if fragment.state == State::Completed {
             first.push_str(if in_first == 0 {
                 "\"preparedClaims\":{"
             } else {
@@ -183,11 +230,7 @@ pub fn encode(fragments: &[&Fragment], boot_id: &str) -> String {
         }
         write_text(&mut second, &fragment.uid);
         second.push_str(":{\"checkpointState\":\"");
-        second.push_str(if fragment.is_completed {
-            "PrepareCompleted"
-        } else {
-            "PrepareStarted"
-        });
+        second.push_str(fragment.state.name());
         second.push_str("\",");
         second.push_str(&fragment.body);
         second.push_str(&fragment.tail);

@@ -1,7 +1,8 @@
 //! The checkpoint file: read from any release, verified, and written as release v0.4.1 writes it.
 //!
-//! A file is accepted if a stored checksum matches the bytes as they are, or those bytes read into the releases'
-//! structs and written again. What this driver does not build is kept as the text it was read as.
+//! Both drivers' files have one envelope; what they say of prepared devices is theirs (`Driver`). A file is accepted if
+//! a stored checksum matches the bytes as they are, or those bytes read into the releases' structs and written again.
+//! Groups of devices that the reader does not support are kept as the text they were read as.
 
 mod decode;
 mod encode;
@@ -11,9 +12,35 @@ mod verify;
 pub use decode::{decode, indent, remarshal};
 pub use encode::{Fragment, encode};
 
-/// Where a prepared MIG device lies, in NVML's ids.
+use crate::shape;
+
+/// Whose checkpoint a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// gpu.nvidia.com
+    Gpu,
+    /// compute-domain.nvidia.com
+    Domain,
+}
+
+impl Driver {
+    fn sections(self) -> &'static shape::Sections {
+        match self {
+            Driver::Gpu => &shape::GPU,
+            Driver::Domain => &shape::DOMAIN,
+        }
+    }
+
+    /// Whether the driver's entries may be `PrepareAborted`; the Go GPU plugin calls a file with one corrupt.
+    fn can_abort(self) -> bool {
+        self == Driver::Domain
+    }
+}
+
+/// A prepared MIG device, in NVML's ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mig {
+    pub uuid: String,
     pub parent_minor: u32,
     pub parent_uuid: String,
     pub gi_id: u32,
@@ -22,24 +49,61 @@ pub struct Mig {
     pub parent_pci_bus_id: String,
 }
 
-/// One allocation result as answered to kubelet; with `mig`, `uuid` is the MIG device's.
+/// What was prepared for one allocation result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Info {
+    Gpu {
+        uuid: String,
+    },
+    Mig(Mig),
+    /// A MIG device whose placement the file does not say whole: it cannot be destroyed by what is said.
+    UnplacedMig {
+        uuid: String,
+    },
+    /// A GPU bound to vfio-pci; its UUID is made from its PCI address. The address is empty if the writer kept none.
+    Vfio {
+        uuid: String,
+        pci_bus_id: String,
+    },
+    Channel {
+        id: u32,
+    },
+    Daemon {
+        id: u32,
+    },
+}
+
+/// One allocation result: what was prepared, and what was answered to kubelet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    pub uuid: String,
+    pub info: Info,
     pub requests: Vec<String>,
     pub pool: String,
     pub device: String,
     pub cdi_ids: Vec<String>,
     pub share_id: Option<String>,
-    pub mig: Option<Mig>,
+    /// Attributes for the container as compact JSON; empty if there are none.
+    pub metadata: String,
+}
+
+/// What was set up for a group of devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Config {
+    Gpu {
+        mps_daemon_id: String,
+        time_slice_applied: Option<bool>,
+    },
+    Domain {
+        config_type: String,
+        domain: String,
+    },
 }
 
 /// Devices that share one config.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub devices: Vec<Device>,
-    pub mps_daemon_id: String,
-    pub time_slice_applied: Option<bool>,
+    pub config: Config,
     /// The group's own text, where it says more than the fields above; empty otherwise.
     pub verbatim: String,
 }
@@ -47,7 +111,7 @@ pub struct Group {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
     Groups(Vec<Group>),
-    /// Groups of kinds this driver does not build.
+    /// Groups of kinds that the reader does not support.
     Foreign {
         text: String,
         kinds: Vec<&'static str>,
@@ -55,14 +119,42 @@ pub enum Prepared {
     },
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Started,
+    Completed,
+    Aborted,
+}
+
+impl State {
+    const ALL: [State; 3] = [State::Started, State::Completed, State::Aborted];
+
+    /// The state's name in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Started => "PrepareStarted",
+            State::Completed => "PrepareCompleted",
+            State::Aborted => "PrepareAborted",
+        }
+    }
+
+    #[must_use]
+    pub fn named(name: &str) -> Option<State> {
+        State::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub uid: String,
-    pub is_completed: bool,
+    pub state: State,
     pub status: String,
     pub prepared: Prepared,
     pub name: String,
     pub namespace: String,
+    /// When the claim was aborted, in seconds since 1970.
+    pub aborted_at: Option<i64>,
     /// Members this release does not know, as `"key":value,"key":value`.
     pub unknown: String,
 }

@@ -1,172 +1,260 @@
-//! What an entry says of its prepared devices: groups of this driver's kinds, or foreign text.
+//! What an entry says of its prepared devices: groups that the reader supports, or foreign text.
 
-use super::decode::{strange, text_of};
+use super::decode::{Reader, strange, text_of};
 use super::encode::write_group;
-use super::{Device, Group, Mig, Prepared};
+use super::{Config, Device, Driver, Group, Info, Mig, Prepared};
 use crate::error::{Error, Kind, Result};
 use crate::json::{Node, Value, write_compact};
 
-pub(super) fn decode_prepared(node: &Node<'_>, source: &str, path: &str) -> Result<Prepared> {
-    let mut groups = Vec::new();
-    let mut texts = Vec::new();
-    let mut kinds: Vec<&'static str> = Vec::new();
-    let mut remember = |kind| {
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
+impl Reader<'_> {
+    pub(super) fn prepared(&self, node: &Node<'_>, path: &str) -> Result<Prepared> {
+        let mut groups = Vec::new();
+        let mut texts = Vec::new();
+        let mut kinds: Vec<&'static str> = Vec::new();
+        for (index, item) in node
+            .list()
+            .ok_or_else(|| strange(path, "a list", node))?
+            .iter()
+            .enumerate()
+        {
+            let path = format!("{path}[{index}]");
+            if item.members().is_none() {
+                return Err(strange(&path, "an object", item));
+            }
+            let (mut group, has_mps) = self.group(item, &path)?;
+            let found = group.devices.iter().map(|device| match device.info {
+                // Whatever the reader supports: nobody can destroy it by what the file says.
+                Info::UnplacedMig { .. } => ("mig", true),
+                Info::Vfio { .. } => ("vfio", self.lacks("vfio")),
+                _ => ("", false),
+            });
+            for (kind, is_foreign) in found.chain([("mps", has_mps && self.lacks("mps"))]) {
+                if is_foreign && !kinds.contains(&kind) {
+                    kinds.push(kind);
+                }
+            }
+            let text = self.group_text(item);
+            let mut rendered = String::with_capacity(text.len());
+            write_group(&mut rendered, &group);
+            // The keys of v25.3.0-rc.2 are not kept: no release after it reads them.
+            if rendered != text && !self.is_rc2 {
+                group.verbatim.clone_from(&text);
+            }
+            texts.push(text);
+            groups.push(group);
         }
-    };
-    for (index, item) in node
-        .list()
-        .ok_or_else(|| strange(path, "a list", node))?
-        .iter()
-        .enumerate()
-    {
-        let path = format!("{path}[{index}]");
-        if item.members().is_none() {
-            return Err(strange(&path, "an object", item));
+        if kinds.is_empty() {
+            return Ok(Prepared::Groups(groups));
         }
-        let mut group = Group::default();
+        let devices = groups.into_iter().flat_map(|group| group.devices).collect();
+        Ok(Prepared::Foreign {
+            text: format!("[{}]", texts.join(",")),
+            kinds,
+            devices,
+        })
+    }
+
+    fn lacks(&self, kind: &str) -> bool {
+        self.unsupported.iter().any(|lacking| lacking == kind)
+    }
+
+    /// A group without its text, and whether an MPS daemon serves it.
+    fn group(&self, item: &Node<'_>, path: &str) -> Result<(Group, bool)> {
         let devices = match item.get("devices") {
             None => &[],
             Some(list) => list
                 .list()
                 .ok_or_else(|| strange(&format!("{path}.devices"), "a list", list))?,
         };
-        for (index, device) in devices.iter().enumerate() {
-            let path = format!("{path}.devices[{index}]");
-            let (kind, device) = decode_device(device, &path)?;
-            if kind != "gpu" && device.mig.is_none() {
-                remember(kind);
+        let devices = devices
+            .iter()
+            .enumerate()
+            .map(|(index, device)| self.device(device, &format!("{path}.devices[{index}]")))
+            .collect::<Result<_>>()?;
+        let state = item.get("configState");
+        let word = |key: &str| {
+            text_of(
+                state.and_then(|state| state.get(key)),
+                &format!("{path}.configState.{key}"),
+            )
+        };
+        let flag = |key: &str| match state.and_then(|state| state.get(key)) {
+            None => Ok(None),
+            Some(node) => match node.value {
+                Value::Boolean(is_set) => Ok(Some(is_set)),
+                _ => Err(strange(
+                    &format!("{path}.configState.{key}"),
+                    "a boolean",
+                    node,
+                )),
+            },
+        };
+        let (config, has_mps) = match self.driver {
+            Driver::Domain => {
+                let (config_type, domain) = (word("Type")?, word("ComputeDomain")?);
+                let config = Config::Domain {
+                    config_type,
+                    domain,
+                };
+                (config, false)
             }
-            group.devices.push(device);
-        }
-        if let Some(state) = item.get("configState") {
-            let daemon = state.get("mpsControlDaemonID");
-            group.mps_daemon_id =
-                text_of(daemon, &format!("{path}.configState.mpsControlDaemonID"))?;
-            if !group.mps_daemon_id.is_empty()
-                || state
-                    .get("mpsApplied")
-                    .is_some_and(|node| node.value == Value::Boolean(true))
-            {
-                remember("mps");
+            Driver::Gpu => {
+                let mps_daemon_id = word("mpsControlDaemonID")?;
+                let has_mps = !mps_daemon_id.is_empty() || flag("mpsApplied")? == Some(true);
+                let config = Config::Gpu {
+                    mps_daemon_id,
+                    time_slice_applied: flag("timeSliceApplied")?,
+                };
+                (config, has_mps)
             }
-            group.time_slice_applied = match state
-                .get("timeSliceApplied")
-                .map(|node| (node, &node.value))
+        };
+        let group = Group {
+            devices,
+            config,
+            verbatim: String::new(),
+        };
+        Ok((group, has_mps))
+    }
+
+    /// The group's compact text, with the `mpsControlDaemonID` that one build between two releases left out when empty:
+    /// every release writes it, and checks the file by it.
+    fn group_text(&self, group: &Node<'_>) -> String {
+        let mut text = String::with_capacity(group.end - group.start + 32);
+        match group
+            .get("configState")
+            .map(|state| (state, state.members()))
+        {
+            Some((state, Some(members)))
+                if self.driver == Driver::Gpu
+                    && !members.iter().any(|(key, _)| key == "mpsControlDaemonID") =>
             {
-                None => None,
-                Some((_, Value::Boolean(is_applied))) => Some(*is_applied),
-                Some((node, _)) => {
-                    return Err(strange(
-                        &format!("{path}.configState.timeSliceApplied"),
-                        "a boolean",
-                        node,
-                    ));
+                write_compact(&mut text, &self.source[group.start..=state.start]);
+                text.push_str("\"mpsControlDaemonID\":\"\"");
+                if !members.is_empty() {
+                    text.push(',');
                 }
+                write_compact(&mut text, &self.source[state.start + 1..group.end]);
+            }
+            _ => write_compact(&mut text, group.source(self.source)),
+        }
+        text
+    }
+
+    fn device(&self, node: &Node<'_>, path: &str) -> Result<Device> {
+        let (kind, record) = self.kind(node, path)?;
+        let path = format!("{path}.{kind}");
+        let info = match kind {
+            "channel" => Info::Channel {
+                id: role_id(record, &path)?,
+            },
+            "daemon" => Info::Daemon {
+                id: role_id(record, &path)?,
+            },
+            "mig" => mig(record, &path)?,
+            "vfio" => Info::Vfio {
+                uuid: info_text(record, "uuid", &path)?,
+                pci_bus_id: info_text(record, "pciBusID", &path)?,
+            },
+            _ => Info::Gpu {
+                uuid: info_text(record, "uuid", &path)?,
+            },
+        };
+        let device = record.get("device");
+        let member = |key: &str| {
+            let key = if self.is_rc2 { rc2_key(key) } else { key };
+            device.and_then(|device| device.get(key))
+        };
+        let texts = |key: &str| -> Result<Vec<String>> {
+            let Some(list) = member(key) else {
+                return Ok(Vec::new());
             };
+            let path = format!("{path}.device.{key}");
+            let items = list.list().ok_or_else(|| strange(&path, "a list", list))?;
+            items
+                .iter()
+                .map(|item| text_of(Some(item), &path))
+                .collect()
+        };
+        let text = |key: &str| text_of(member(key), &format!("{path}.device.{key}"));
+        let mut metadata = String::new();
+        if let Some(node) = member("Metadata") {
+            write_compact(&mut metadata, node.source(self.source));
         }
-        let text = group_text(item, source);
-        let mut rendered = String::with_capacity(text.len());
-        write_group(&mut rendered, &group);
-        if rendered != text {
-            group.verbatim.clone_from(&text);
+        Ok(Device {
+            info,
+            requests: texts("Requests")?,
+            pool: text("PoolName")?,
+            device: text("DeviceName")?,
+            cdi_ids: texts("CDIDeviceIDs")?,
+            share_id: member("ShareID")
+                .is_some()
+                .then(|| text("ShareID"))
+                .transpose()?,
+            metadata,
+        })
+    }
+
+    /// The device's kind and what is said of it: the one member that is there.
+    fn kind<'n, 'a>(&self, node: &'n Node<'a>, path: &str) -> Result<(&'static str, &'n Node<'a>)> {
+        let (known, nouns): (&[&'static str], _) = match self.driver {
+            Driver::Gpu => (&["gpu", "mig", "vfio"], "gpu, mig and vfio"),
+            Driver::Domain => (&["channel", "daemon"], "channel and daemon"),
+        };
+        let mut found = known
+            .iter()
+            .filter_map(|kind| Some((*kind, node.get(kind)?)));
+        match (found.next(), found.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err(Error::new(
+                Kind::Future,
+                format!("{path}: none of {nouns}, or several: written by a later release?"),
+            )),
         }
-        texts.push(text);
-        groups.push(group);
     }
-    if kinds.is_empty() {
-        return Ok(Prepared::Groups(groups));
+}
+
+/// What v25.3.0-rc.2 called a member of a device as answered to kubelet.
+fn rc2_key(key: &str) -> &str {
+    match key {
+        "Requests" => "request_names",
+        "PoolName" => "pool_name",
+        "DeviceName" => "device_name",
+        "CDIDeviceIDs" => "cdi_device_ids",
+        _ => key,
     }
-    let devices = groups.into_iter().flat_map(|group| group.devices).collect();
-    Ok(Prepared::Foreign {
-        text: format!("[{}]", texts.join(",")),
-        kinds,
-        devices,
+}
+
+fn info_text(record: &Node<'_>, key: &str, path: &str) -> Result<String> {
+    text_of(
+        record.get("info").and_then(|info| info.get(key)),
+        &format!("{path}.info.{key}"),
+    )
+}
+
+/// The number of a channel or of a daemon.
+fn role_id(record: &Node<'_>, path: &str) -> Result<u32> {
+    let id = record.get("info").and_then(|info| info.get("id"));
+    match id.map(|id| &id.value) {
+        Some(Value::Number(token)) => token.parse().ok(),
+        _ => None,
+    }
+    .ok_or_else(|| strange(&format!("{path}.info.id"), "an index", id.unwrap_or(record)))
+}
+
+/// A MIG device, placed only if all of it is said: it may be destroyed by these ids. Releases before v25.12 say it in
+/// another form.
+fn mig(record: &Node<'_>, path: &str) -> Result<Info> {
+    let uuid = match record.get("concrete").and_then(|mig| mig.get("migUUID")) {
+        Some(uuid) => text_of(Some(uuid), &format!("{path}.concrete.migUUID"))?,
+        None => info_text(record, "uuid", path)?,
+    };
+    Ok(match placed(record, &uuid) {
+        Some(mig) => Info::Mig(mig),
+        None => Info::UnplacedMig { uuid },
     })
 }
 
-/// The group's compact text, with the `mpsControlDaemonID` that one build between two releases left out when empty:
-/// every release writes it, and checks the file by it.
-fn group_text(group: &Node<'_>, source: &str) -> String {
-    let mut text = String::with_capacity(group.end - group.start + 32);
-    match group
-        .get("configState")
-        .map(|state| (state, state.members()))
-    {
-        Some((state, Some(members)))
-            if !members.iter().any(|(key, _)| key == "mpsControlDaemonID") =>
-        {
-            write_compact(&mut text, &source[group.start..=state.start]);
-            text.push_str("\"mpsControlDaemonID\":\"\"");
-            if !members.is_empty() {
-                text.push(',');
-            }
-            write_compact(&mut text, &source[state.start + 1..group.end]);
-        }
-        _ => write_compact(&mut text, group.source(source)),
-    }
-    text
-}
-
-/// A prepared device's kind, and what is known of it.
-fn decode_device(node: &Node<'_>, path: &str) -> Result<(&'static str, Device)> {
-    let (kind, record) = match (node.get("gpu"), node.get("mig"), node.get("vfio")) {
-        (Some(gpu), None, None) => ("gpu", gpu),
-        (None, Some(mig), None) => ("mig", mig),
-        (None, None, Some(vfio)) => ("vfio", vfio),
-        _ => {
-            let text = format!(
-                "{path}: none of gpu, mig and vfio, or several: written by a later release?"
-            );
-            return Err(Error::new(Kind::Future, text));
-        }
-    };
-    let identity = match kind {
-        "mig" => record
-            .get("concrete")
-            .and_then(|mig| mig.get("migUUID"))
-            .or_else(|| record.get("info").and_then(|mig| mig.get("uuid"))),
-        _ => record.get("info").and_then(|info| info.get("uuid")),
-    };
-    let device = record.get("device");
-    let texts = |key: &str| -> Result<Vec<String>> {
-        let Some(list) = device.and_then(|device| device.get(key)) else {
-            return Ok(Vec::new());
-        };
-        let path = format!("{path}.{kind}.device.{key}");
-        let items = list.list().ok_or_else(|| strange(&path, "a list", list))?;
-        items
-            .iter()
-            .map(|item| text_of(Some(item), &path))
-            .collect()
-    };
-    let text = |key: &str| {
-        text_of(
-            device.and_then(|device| device.get(key)),
-            &format!("{path}.{kind}.device.{key}"),
-        )
-    };
-    let share_id = device
-        .and_then(|device| device.get("ShareID"))
-        .is_some()
-        .then(|| text("ShareID"))
-        .transpose()?;
-    let prepared = Device {
-        uuid: text_of(identity, &format!("{path}.{kind}.info.uuid"))?,
-        requests: texts("Requests")?,
-        pool: text("PoolName")?,
-        device: text("DeviceName")?,
-        cdi_ids: texts("CDIDeviceIDs")?,
-        share_id,
-        mig: (kind == "mig").then(|| decode_mig(record)).flatten(),
-    };
-    Ok((kind, prepared))
-}
-
-/// Where the MIG device lies; None unless all of it is said, for it may be destroyed by these ids. Releases before
-/// v25.12 say it in another form.
-fn decode_mig(record: &Node<'_>) -> Option<Mig> {
+fn placed(record: &Node<'_>, uuid: &str) -> Option<Mig> {
     let concrete = record.get("concrete")?;
     let number = |key| match concrete.get(key)?.value {
         Value::Number(token) => token.parse().ok(),
@@ -174,6 +262,7 @@ fn decode_mig(record: &Node<'_>) -> Option<Mig> {
     };
     concrete.get("migUUID")?;
     Some(Mig {
+        uuid: uuid.to_owned(),
         parent_minor: number("parentMinor")?,
         parent_uuid: concrete.get("parentUUID")?.text()?.to_owned(),
         gi_id: number("giId")?,

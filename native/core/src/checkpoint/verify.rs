@@ -1,14 +1,16 @@
 //! The two checksums.
 
+use super::Driver;
 use crate::error::{Error, Kind, Result};
 use crate::fnv::checksum;
 use crate::json::{Node, Value};
-use crate::shape::{Style, V1, V2, marshal};
+use crate::shape::{Style, marshal};
 
 /// Whether the stored checksums agree with the file, taken as it stands or as the releases would write it.
 ///
 /// `source` is the text of `content`, byte for byte but where that is no UTF-8.
-pub(super) fn verify(root: &Node<'_>, source: &str, content: &[u8]) -> Result<()> {
+pub(super) fn verify(root: &Node<'_>, source: &str, content: &[u8], driver: Driver) -> Result<()> {
+    let shapes = driver.sections();
     let stored = |node: &Node<'_>| match node.get("checksum").map(|node| &node.value) {
         Some(Value::Number(token)) => token.parse::<u32>().ok(),
         _ => None,
@@ -33,7 +35,7 @@ pub(super) fn verify(root: &Node<'_>, source: &str, content: &[u8]) -> Result<()
         (Some(v1), Some(stored)) => {
             stored == outer(&content[v1.start..v1.end])
                 || [true, false].iter().any(|always| {
-                    rewritten(v1, &V1, *always).is_some_and(|v1| stored == outer(v1.as_bytes()))
+                    rewritten(v1, &shapes.v1, *always).is_some_and(|v1| stored == outer(v1.as_bytes()))
                 })
         }
     };
@@ -49,7 +51,7 @@ pub(super) fn verify(root: &Node<'_>, source: &str, content: &[u8]) -> Result<()
             });
             as_it_stands == Some(stored)
                 || [true, false].iter().any(|always| {
-                    rewritten(v2, &V2, *always).is_some_and(|v2| stored == checksum(&[&v2]))
+                    rewritten(v2, &shapes.v2, *always).is_some_and(|v2| stored == checksum(&[&v2]))
                 })
         }),
     };

@@ -4,11 +4,13 @@
 //! values and leaves out what `omitempty` leaves out. Claims are projected onto the checkpoint's fields this way, and
 //! old checkpoints are written again to check them.
 
+mod checkpoint;
 mod marshal;
 mod tables;
 
+pub use checkpoint::{DOMAIN, GPU, Sections};
 pub use marshal::marshal;
-pub use tables::{CHECKPOINT, CLAIM_STATUS, V1, V2};
+pub use tables::CLAIM_STATUS;
 
 /// The type of a Go field, as far as its JSON is concerned.
 pub enum Shape {
