@@ -45,7 +45,7 @@ def parse(data: bytes) -> object:
     try:
         return json.loads(
             data.decode(errors="replace"),
-            object_pairs_hook=_Object,
+            object_pairs_hook=lambda pairs: _Object((_whole(name), _whole(value)) for name, value in pairs),
             parse_int=_Number,
             parse_float=_Number,
             parse_constant=_no_constant,
@@ -149,6 +149,13 @@ def _kind(value: object) -> str:
         case _Object():
             return "object"
     return "array"
+
+
+def _whole(value: Any) -> Any:
+    """The value; half a surrogate pair in a text becomes U+FFFD as in Go: an error that quotes it must be sendable."""
+    if type(value) is not str or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _no_constant(text: str) -> object:

@@ -46,7 +46,7 @@ class Introduction:
         try:
             told = json.loads(content)
             return cls(str(told["pod"]), str(told["registration"]), int(told["registered_ns"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not an introduction: {error!r}") from None
 
 

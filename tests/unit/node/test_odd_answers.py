@@ -17,6 +17,7 @@ from nvdra import checkpoint, telemetry
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
 from nvdra.node.ledger import Change
+from nvdra.node.walk import Failure
 from nvdra.ports import ApiError, Page, Resource
 from nvdra.testing.kube import FakeKube
 from tests.unit.node.world import CLAIMS, DRIVER, MARK, POOL, RECORD, World, cdi_path
@@ -177,6 +178,28 @@ async def test_beside_an_item_without_a_uid_no_claim_is_gone(world: World, item:
     await world.timely(world.sweep.settle())
     assert world.has_file(ref)
     assert set(world.sweep.unsettled()) == {"gpu-0"}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [rb'{"\ud800":1}', rb'{"kind":"\ud800"}', b'{"\xff":1}', nested(2_000), b'{"a":' * 3_000 + b"1" + b"}" * 3_000],
+    ids=["name", "kind", "no UTF-8", "list", "object"],
+)
+async def test_such_a_config_of_this_driver_is_refused_in_words_that_can_be_sent(
+    world: World, parameters: bytes
+) -> None:
+    ref, beside = await world.claim("odd"), await world.claim("beside", "gpu-1")
+    parameters = parameters.replace(b"{", b'{"apiVersion":"resource.nvidia.com/v1beta1",', 1)
+    config = {"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": "ODD"}}
+    await world.allocate(ref, "gpu-0", config=[config])
+    claim = (await world.kube.get(CLAIMS, "odd", "ns")).replace(b'"ODD"', parameters)
+    await world.kube.update(CLAIMS, "odd", claim, "ns", subresource="status")
+    answers = await world.prepare(ref, beside)
+    assert isinstance(answers[beside.uid], tuple)
+    answer = answers[ref.uid]
+    assert isinstance(answer, Failure)
+    assert f"claim ns/odd:{ref.uid}" in answer.error.encode().decode()
+    assert "internal error" not in answer.error
 
 
 # ── answers that are none ──────────────────────────────────────────────────────────────────────────────────────────

@@ -98,15 +98,11 @@ impl<'a> Node<'a> {
 /// parameters as they were sent, and one odd byte in the config of another driver must not hide a whole claim.
 #[must_use]
 pub fn text(content: &[u8]) -> Cow<'_, str> {
-    let mut chunks = content.utf8_chunks().peekable();
-    let is_whole = chunks
-        .peek()
-        .is_none_or(|chunk| chunk.valid().len() == content.len());
-    if is_whole {
-        return Cow::Borrowed(chunks.next().map_or("", |chunk| chunk.valid()));
+    if let Ok(text) = std::str::from_utf8(content) {
+        return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(content.len());
-    for chunk in chunks {
+    for chunk in content.utf8_chunks() {
         out.push_str(chunk.valid());
         out.extend(chunk.invalid().iter().map(|_| '?'));
     }
