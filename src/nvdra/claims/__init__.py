@@ -1,6 +1,7 @@
 """A ResourceClaim against this node: match, plan, undo, seal."""
 
-from nvdra.claims.entries import DRIVER, Allocation, allocation, answers, device_types, names
+from nvdra.claims.admin import Asked, refused_config, refused_device
+from nvdra.claims.entries import DRIVER, Allocation, allocation, answers, device_types, exclusive_names, names
 from nvdra.claims.held import withdrawn
 from nvdra.claims.outcome import (
     Await,
@@ -35,6 +36,7 @@ __all__ = [
     "NOT_FOUND",
     "Allocation",
     "Answer",
+    "Asked",
     "Await",
     "Concrete",
     "CreateMig",
@@ -62,11 +64,14 @@ __all__ = [
     "complete",
     "device_types",
     "due",
+    "exclusive_names",
     "nameless",
     "names",
     "orphans",
     "plan",
     "recall",
+    "refused_config",
+    "refused_device",
     "seal",
     "settle",
     "stale",

@@ -69,6 +69,12 @@ def _device_type(device: str) -> str:
             return "unknown"
 
 
+def exclusive_names(entry: Entry) -> frozenset[str]:
+    """Device names that an entry of any state speaks of and keeps from others: not those for administrators alone."""
+    given = allocation(entry.status)
+    return names(entry) - ({result.device for result in given.results} - {result.device for result in given.exclusive})
+
+
 def names(entry: Entry) -> frozenset[str]:
     """Device names that an entry of any state speaks of."""
     prepared = entry.prepared.device_names if isinstance(entry.prepared, Foreign) else ()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from nvdra.api.claim import ClaimRef, Result
 from nvdra.checkpoint import Foreign, Record
-from nvdra.claims.entries import allocation, names
+from nvdra.claims.entries import allocation, exclusive_names
 from nvdra.claims.partitions import unknown_partitions
 from nvdra.claims.place import foreign_places, holds, place, places_begun
 from nvdra.devices import Inventory, MigSpec, overlapping
@@ -39,7 +39,7 @@ def in_the_way(result: Result, claim: ClaimRef, inventory: Inventory, record: Re
     for uid, entry in record.entries.items():
         if uid == claim.uid or entry.state != "PrepareStarted":
             continue
-        if result.device in names(entry) or any(
+        if result.device in exclusive_names(entry) or any(
             wanted is not None and wanted.meets(begun) for begun in places_begun(entry, inventory)
         ):
             yield uid
@@ -55,12 +55,15 @@ def withdrawn(inventory: Inventory, record: Record) -> frozenset[str]:
     held_back: set[str] = set()
     by_uuid = {device.uuid: name for name, device in inventory.devices.items() if not isinstance(device, MigSpec)}
     for entry in record.entries.values():
+        exclusive = exclusive_names(entry)
         if isinstance(entry.prepared, Foreign):
-            uuids = {place.gpu for place in foreign_places(entry.prepared, inventory)}
+            uuids = {place.gpu for place in foreign_places(entry, entry.prepared, inventory)}
             held_back |= {gpu.name for gpu in inventory.gpus.values() if gpu.uuid in uuids}
             continue
         for group in entry.prepared:
             for device in group.devices:
+                if device.device not in exclusive:
+                    continue
                 now = by_uuid.get(device.uuid, "")
                 if now != device.device and not isinstance(inventory.devices.get(device.device), MigSpec):
                     held_back |= {device.device, now}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nvdra.api.claim import ClaimRef
 from nvdra.checkpoint import PreparedDevice, Record
-from nvdra.claims.entries import answers
+from nvdra.claims.entries import answers, exclusive_names
 from nvdra.claims.outcome import Concrete
 from nvdra.claims.place import Place, gpu_of, partitions
 from nvdra.devices import Gpu, Inventory, MigDevice, MigName, MigSpec, Partitions, parse_name
@@ -54,13 +54,18 @@ def unknown_partitions(inventory: Inventory, record: Record) -> tuple[UnknownPar
 def partitions_of_others(
     wanted: Set[str], claim: ClaimRef, record: Record, inventory: Inventory
 ) -> dict[str, MigDevice]:
-    """Those of the devices wanted that other completed claims have, by name: one more claim for them makes nothing."""
+    """Those of the devices wanted that other completed claims have, by name: one more claim for them makes nothing.
+
+    A partition goes whatever administrator's claim has it too: such an entry counts only while its partition is seen.
+    """
     return {
         device.device: known
         for uid, entry in record.entries.items()
         if uid != claim.uid and entry.state == "PrepareCompleted"
         for device in answers(entry)
-        if device.device in wanted and isinstance(known := concrete(device, inventory), MigDevice)
+        if device.device in wanted
+        and isinstance(known := concrete(device, inventory), MigDevice)
+        and (device.device in exclusive_names(entry) or live(device.device, inventory) == known)
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nvdra.checkpoint import Entry, Foreign
-from nvdra.claims.entries import allocation, answers, names
+from nvdra.claims.entries import allocation, answers, exclusive_names, names
 from nvdra.devices import Gpu, GpuName, Inventory, MigDevice, MigName, MigSpec, Partitions, VfioName, parse_name
 
 
@@ -61,7 +61,7 @@ def partitions(entry: Entry, inventory: Inventory) -> Iterator[tuple[MigName, st
 def holds(entry: Entry, wanted: Place, inventory: Inventory) -> bool:
     """Whether a completed claim keeps others from this place."""
     if isinstance(entry.prepared, Foreign):
-        return any(wanted.meets(held) for held in foreign_places(entry.prepared, inventory))
+        return any(wanted.meets(held) for held in foreign_places(entry, entry.prepared, inventory))
     for group in entry.prepared:
         for device in group.devices:
             # The record's word for the GPU: minor numbers change with a driver reload.
@@ -81,7 +81,7 @@ def places_begun(entry: Entry, inventory: Inventory) -> Iterator[Place]:
     for name, gpu_uuid in partitions(entry, inventory):
         if gpu_uuid:
             yield _partition(name, gpu_uuid, inventory)
-    for text in names(entry):
+    for text in exclusive_names(entry):
         if isinstance(parse_name(text), GpuName) and (known := place(text, inventory)) is not None:
             yield known
 
@@ -98,11 +98,15 @@ def _partition(name: MigName, gpu_uuid: str, inventory: Inventory) -> Place:
     return Place(gpu_uuid, range(name.start, name.start + (size or 1)))
 
 
-def foreign_places(foreign: Foreign, inventory: Inventory) -> Iterator[Place]:
-    """Full GPUs of this node that a foreign entry holds, as MIG devices or passed through."""
+def foreign_places(entry: Entry, foreign: Foreign, inventory: Inventory) -> Iterator[Place]:
+    """Full GPUs of this node that a foreign entry holds, as MIG devices or passed through.
+
+    A GPU that was passed through for an administrator is away from its driver all the same.
+    """
+    exclusive = exclusive_names(entry)
     for name in foreign.device_names:
         match parse_name(name):
-            case MigName(parent_minor=minor) if minor in inventory.gpus:
+            case MigName(parent_minor=minor) if minor in inventory.gpus and name in exclusive:
                 yield Place(inventory.gpus[minor].uuid)
             case VfioName():
                 yield from (Place(gpu.uuid) for gpu in _passed_through(foreign, inventory.gpus.values()))

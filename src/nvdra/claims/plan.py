@@ -14,6 +14,7 @@ from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.api.configs import ConfigError
 from nvdra.api.gates import Gates
 from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
+from nvdra.claims.admin import refused_device
 from nvdra.claims.entries import DRIVER, allocation, answers
 from nvdra.claims.held import holder, in_the_way
 from nvdra.claims.matching import MismatchError
@@ -37,7 +38,7 @@ from nvdra.claims.outcome import (
 from nvdra.claims.partitions import concrete, partitions_of_others, unknown_partitions
 from nvdra.claims.place import partitions, place
 from nvdra.claims.release import undo
-from nvdra.claims.resolve import groups
+from nvdra.claims.resolve import asked, groups
 from nvdra.claims.seal import cdi_name, made
 from nvdra.devices import Device, Gpu, Inventory, MigSpec, Partitioning, Partitions
 
@@ -79,6 +80,8 @@ def plan(
                 f'{_unable(claim.ref)}requested device {result.device} is in pool "{result.pool}", '
                 f'not in this node\'s pool "{pool}"'
             )
+        if why := refused_device(asked(result, inventory.devices.get(result.device))):
+            return Refuse(f"prepare devices failed: {why}", permanent=True)
     if refuse := _overlap(claim.ref, ours, inventory, record, unsettled):
         return refuse
     if first := _first(claim.ref, entry, ours, inventory, record, gates, in_work):
@@ -97,7 +100,8 @@ def plan(
         return Refuse(f"prepare devices failed: {odd}", permanent=True)
     specs = {device.name for _, device in members if isinstance(device, MigSpec)}
     shared = partitions_of_others(specs, claim.ref, record, inventory) if specs else {}
-    steps = _steps(claim.ref, {device.name: device for _, device in members}.values(), shared.keys(), inventory, record)
+    used = {device.name: device for result, device in members if not result.admin_access}
+    steps = _steps(claim.ref, used.values(), shared.keys(), inventory, record)
     if isinstance(steps, Refuse):
         return steps
     return Needs(claim, grouped, steps, shared) if steps else Ready(claim, made(grouped, shared))
@@ -132,6 +136,8 @@ def _first(
     if entry is not None and (first := _undone_first(claim, entry, inventory, record, gates)):
         return first
     for result in ours:
+        if result.admin_access:
+            continue
         for uid in in_the_way(result, claim, inventory, record):
             if uid in in_work:
                 return Await(uid)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from nvdra.api.claim import ClaimRef
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Entry, Foreign, Record
-from nvdra.claims.entries import allocation, answers, names
+from nvdra.claims.entries import allocation, answers, exclusive_names
 from nvdra.claims.outcome import DestroyMig, Leave, NotPrepared, Refuse, Release, Undo
 from nvdra.claims.place import gpu_of, partitions
 from nvdra.devices import GpuName, Inventory, MigName, VfioName, parse_name
@@ -107,8 +107,8 @@ def _is_read_whole(inventory: Inventory) -> bool:
 
 
 def _is_shared(name: MigName, claim: ClaimRef, record: Record) -> bool:
-    """Whether another claim has the same device: an administrator's, or the one it was shared with."""
-    return any(str(name) in names(entry) for uid, entry in record.entries.items() if uid != claim.uid)
+    """Whether another claim uses the same device. An administrator's does not: it only looks."""
+    return any(str(name) in exclusive_names(entry) for uid, entry in record.entries.items() if uid != claim.uid)
 
 
 def _prefix(claim: ClaimRef, entry: Entry) -> str:

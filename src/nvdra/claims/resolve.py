@@ -19,10 +19,11 @@ from nvdra.api.configs import (
     validate,
 )
 from nvdra.api.gates import Gates
+from nvdra.claims.admin import Asked, refused_config
 from nvdra.claims.entries import DRIVER
 from nvdra.claims.matching import match
 from nvdra.claims.outcome import D, Group
-from nvdra.devices import Device, Gpu, MigDevice, MigSpec
+from nvdra.devices import Device, Gpu, MigDevice, MigSpec, VfioName, parse_name
 
 _SOURCES = ("FromClass", "FromClaim")
 
@@ -33,21 +34,40 @@ BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()), (MigD
 def groups(members: Sequence[tuple[Result, D]], configs: Sequence[OpaqueConfig], gates: Gates) -> tuple[Group[D], ...]:
     """The results by the config that applies to them, in the order of each group's first result.
 
-    Configs come back with defaults filled in and validated.
+    Configs come back with defaults filled in and validated. Results for administrators have groups of their own, with
+    a built-in config.
     Raises ConfigError or MismatchError.
     """
     known = _decoded(configs)
-    chosen = match(
-        [(result.request, result.device, _device_type(device)) for result, device in members],
-        [(requests, kind_of(config)) for config, requests in known],
-    )
-    together: dict[int, list[tuple[Result, D]]] = {}
+    chosen = _chosen(members, [(requests, kind_of(config)) for config, requests in known])
+    together: dict[tuple[int, bool], list[tuple[Result, D]]] = {}
     for member, index in zip(members, chosen, strict=True):
-        together.setdefault(index, []).append(member)
-    return tuple(Group(_effective(known[index][0], gates), tuple(shared)) for index, shared in together.items())
+        together.setdefault((index, member[0].admin_access), []).append(member)
+    return tuple(Group(_effective(known[index][0], gates), tuple(shared)) for (index, _), shared in together.items())
 
 
-def _device_type(device: Device) -> str:
+def _chosen(members: Sequence[tuple[Result, D]], configs: Sequence[tuple[Sequence[str], str]]) -> Sequence[int]:
+    given = [(result.request, result.device, device_type(device)) for result, device in members]
+    chosen = match(given, configs)
+    if not any(result.admin_access for result, _ in members):
+        return chosen
+    if why := refused_config([asked(result, device) for result, device in members], configs[len(BUILT_IN) :]):
+        raise ConfigError(why)
+    built_in = match(given, configs[: len(BUILT_IN)])
+    return [
+        mine if result.admin_access else its for (result, _), its, mine in zip(members, chosen, built_in, strict=True)
+    ]
+
+
+def asked(result: Result, device: Device | None) -> Asked:
+    """A result as the rules of administrative access see it; `device` is None where this node does not know it."""
+    kind = device_type(device) if device is not None else ""
+    if device is None and isinstance(parse_name(result.device), VfioName):
+        kind = "vfio"
+    return Asked(result.request, kind, result.admin_access, result.device)
+
+
+def device_type(device: Device) -> str:
     """What the Go driver's texts call it."""
     match device:
         case Gpu():

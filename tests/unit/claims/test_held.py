@@ -119,6 +119,14 @@ def test_an_administrator_s_gpu_under_a_new_name_keeps_nobody_away():
     record = prepared(claim("c1", ADMIN))
     renamed = from_scan(scans.node_scan(scans.gpu_scan(7, uuid=scans.uuid_of(0))), {})
     assert isinstance(plan(claim("new", "gpu-7"), record, inventory=renamed), Ready)
+    assert claims.withdrawn(renamed, record) == frozenset()
+
+
+def test_a_partition_of_another_release_s_administrator_keeps_nobody_away():
+    one = claim("c1", {"device": "gpu-2-mig-1g5gb-19-0", "adminAccess": True})
+    record = Record("boot", {"c1": foreign(one, "mig")})
+    assert isinstance(plan(claim("new", "gpu-2"), record), Ready)
+    assert claims.withdrawn(scans.inventory(), record) == frozenset()
 
 
 def test_nothing_is_held_back_where_nothing_moved():

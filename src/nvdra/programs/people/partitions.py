@@ -51,16 +51,17 @@ class Divided:
 
 
 def holders_of(record: Record | None) -> dict[str, list[str]]:
-    """Claims by the device they hold, each as "namespace/name" or its UID."""
+    """Claims by the device they hold, each as "namespace/name" or its UID; one that only looks is marked."""
     holders: dict[str, list[str]] = {}
     for uid, entry in record.entries.items() if record is not None else ():
         for name in sorted(claims.names(entry)):
-            holders.setdefault(name, []).append(_called_by(uid, entry))
+            holders.setdefault(name, []).append(_called_by(uid, entry, name))
     return holders
 
 
-def _called_by(uid: str, entry: Entry) -> str:
-    return f"{entry.namespace}/{entry.name}" if entry.name else uid
+def _called_by(uid: str, entry: Entry, device: str) -> str:
+    looks = "" if device in claims.exclusive_names(entry) else " (adminAccess)"
+    return f"{entry.namespace}/{entry.name}{looks}" if entry.name else f"{uid}{looks}"
 
 
 def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
@@ -101,7 +102,7 @@ def _holders_by_place(record: Record | None, inventory: Inventory) -> dict[tuple
     holders: dict[tuple[str, int, int], list[str]] = {}
     for uid, entry in record.entries.items() if record is not None else ():
         for name, gpu_uuid in partitions(entry, inventory):
-            holders.setdefault((gpu_uuid, name.profile_id, name.start), []).append(_called_by(uid, entry))
+            holders.setdefault((gpu_uuid, name.profile_id, name.start), []).append(_called_by(uid, entry, str(name)))
     return holders
 
 
