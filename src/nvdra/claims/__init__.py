@@ -25,7 +25,7 @@ from nvdra.claims.outcome import (
     UndoFirst,
 )
 from nvdra.claims.partitions import UnknownPartition, unknown_partitions
-from nvdra.claims.plan import again, plan, recall
+from nvdra.claims.plan import again, cdi_devices, plan, recall
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
 from nvdra.claims.release import undo, unprepare
 from nvdra.claims.seal import CDI_KIND, complete, seal
@@ -61,6 +61,7 @@ __all__ = [
     "again",
     "allocation",
     "answers",
+    "cdi_devices",
     "complete",
     "device_types",
     "due",

@@ -60,7 +60,7 @@ def plan(
 
     record     including the batch's earlier claims
     pool       this node's pool; a result of another pool is another node's device
-    has_file   the claim's CDI file exists
+    has_file   the claim's CDI file exists and says what it should now
     unsettled  device name to claim UID: CDI files whose claims a lost record no longer tells, and the API not yet
     in_work    UIDs of claims whose steps are under way here
     """
@@ -205,17 +205,31 @@ def _again(claim: ClaimRef, entry: Entry, inventory: Inventory, has_file: bool) 
             )
     if has_file:
         return Done(known)
-    named: dict[str, Concrete] = {}
+    if (named := cdi_devices(claim.uid, entry, inventory)) is not None:
+        return Repair(Sealed(entry, named, known))
     for device in known:
-        found = None if isinstance(entry.prepared, Foreign) else concrete(device, inventory)
-        if found is None:
+        if _rebuilt(entry, device, inventory) is None:
             return Refuse(
-                f"{_unable(claim)}its CDI file is lost and device {device.device} is not known here, "
-                f"so it cannot be written again{_because(inventory.why_absent(device.device))}",
+                f"{_unable(claim)}its CDI file is lost or names files that are gone, and device {device.device} is not "
+                f"known here, so it cannot be written again{_because(inventory.why_absent(device.device))}",
                 rescan=True,
             )
-        named[cdi_name(claim.uid, device.device)] = found
-    return Repair(Sealed(entry, dict(sorted(named.items())), known))
+    return Done(known)
+
+
+def cdi_devices(uid: str, entry: Entry, inventory: Inventory) -> dict[str, Concrete] | None:
+    """What the CDI file of a completed claim is for, by CDI device name; None if this node does not know it all now."""
+    named: dict[str, Concrete] = {}
+    for device in answers(entry):
+        found = _rebuilt(entry, device, inventory)
+        if found is None:
+            return None
+        named[cdi_name(uid, device.device)] = found
+    return dict(sorted(named.items()))
+
+
+def _rebuilt(entry: Entry, device: PreparedDevice, inventory: Inventory) -> Concrete | None:
+    return None if isinstance(entry.prepared, Foreign) else concrete(device, inventory)
 
 
 def _changed(device: PreparedDevice, inventory: Inventory) -> str:

@@ -15,6 +15,7 @@ from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Entry, PreparedDevice, Record
 from nvdra.devices import MigDevice, parent
+from nvdra.node.cdi_files import REWRITTEN, CdiFiles
 from nvdra.node.executor import StepFailed, destruction
 from nvdra.node.gpu_locks import Busy
 from nvdra.node.ledger import Change
@@ -55,6 +56,7 @@ class Preparing:
     ) -> None:
         self._means = means
         self._supply = supply
+        self._cdi_files = CdiFiles(means.files, supply, means.inventory)
         self._unsettled = unsettled
         self._releasing = releasing
         self._take_back = take_back
@@ -77,7 +79,7 @@ class Preparing:
         record = self._means.ledger.known()
         if record is None:
             return None
-        has_file = self._means.files.exists(claim.ref.uid)
+        has_file = self._cdi_files.is_whole(claim.ref.uid, record)
         known = claims.again(claim, self._means.inventory(), record, has_file=has_file)
         return known.answers if isinstance(known, claims.Done) else None
 
@@ -126,7 +128,7 @@ class Preparing:
             record,
             self._means.site.gates,
             pool=self._means.site.pool,
-            has_file=self._means.files.exists(uid),
+            has_file=self._cdi_files.is_whole(uid, record),
             unsettled=self._unsettled(),
             in_work=self._means.locks.claims,
         )
@@ -161,7 +163,7 @@ class Preparing:
         return Change(needs, entries={uid: needs.started})
 
     def _decide_recall(self, ref: ClaimRef, otherwise: str, record: Record) -> Change[_Decision]:
-        match claims.recall(ref, self._means.inventory(), record, has_file=self._means.files.exists(ref.uid)):
+        match claims.recall(ref, self._means.inventory(), record, has_file=self._cdi_files.is_whole(ref.uid, record)):
             case claims.Done(answers):
                 return Change(answers)
             case claims.Repair(sealed):
@@ -223,16 +225,17 @@ class Preparing:
     # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _repair(self, ref: ClaimRef, sealed: claims.Sealed) -> Change[_Decision]:
-        telemetry.warning("CDI file of a prepared claim was lost, writing it again", claim=str(ref))
-        return self._with_file(ref.uid, sealed, entries={})
+        change = self._with_file(ref.uid, sealed, entries={})
+        if change.write:
+            telemetry.warning(REWRITTEN, claim=str(ref))
+        return change
 
     def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Decision]:
         needed = tuple(sealed.cdi_devices.values())
         if not self._supply.is_at_hand(needed):
             return Change(_Unsupplied(needed))
         try:
-            devices = [(name, self._supply.edits(device)) for name, device in sealed.cdi_devices.items()]
-            content = cdi.render_claim(self._supply.common, devices)
+            content = self._cdi_files.content(sealed.cdi_devices)
         except SupplyError as error:
             return Change(claims.Refuse(str(error)))
         except cdi.InvalidDocument as error:

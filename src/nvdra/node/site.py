@@ -31,3 +31,7 @@ class ClaimFiles:
 
     def exists(self, uid: str) -> bool:
         return self.host.exists(self.path(uid))
+
+    def read(self, uid: str) -> bytes:
+        """Its content. Raises OSError."""
+        return self.host.read(self.path(uid))

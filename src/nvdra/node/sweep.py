@@ -20,9 +20,11 @@ from nvdra.api.gates import DYNAMIC_MIG
 from nvdra.checkpoint import Record
 from nvdra.devices import Device, Inventory
 from nvdra.host import meant_for
+from nvdra.node.cdi_files import REWRITTEN, CdiFiles
 from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.record_file import RecordFile
-from nvdra.node.site import Site
+from nvdra.node.site import ClaimFiles, Site
+from nvdra.node.supply import Supply, SupplyError
 from nvdra.node.walk import Walk
 from nvdra.ports import ApiError, Clock, Host
 
@@ -63,6 +65,7 @@ class Sweep:
         walk: Callable[[], Walk],
         inventory: Callable[[], Inventory],
         in_work: Callable[[], Set[str]],
+        supply: Supply,
     ) -> None:
         self._site = site
         self._host = host
@@ -73,6 +76,8 @@ class Sweep:
         self._walk = walk
         self._inventory = inventory
         self._in_work = in_work
+        self._supply = supply
+        self._cdi_files = CdiFiles(ClaimFiles(host, site.cdi_root), supply, inventory)
         self._stale_before: frozenset[str] = frozenset()
         self._list_pause_s = LIST_PAUSE_S
         self._list_again_at = 0.0
@@ -80,7 +85,8 @@ class Sweep:
 
     async def run(self) -> None:
         """Settle what a lost record left; look at claims and files every ten minutes, nodes apart from each other."""
-        steps = {step: self._clock.now() for step in (self.settle, self.half_done, self.leftovers, self.stale_claims)}
+        each = (self.settle, self.half_done, self.leftovers, self.files, self.stale_claims)
+        steps = {step: self._clock.now() for step in each}
         while True:
             for step, due in steps.items():
                 if due <= self._clock.now():
@@ -190,6 +196,44 @@ class Sweep:
         paths += [f"{self._site.cdi_root}/{name}" for name in self._names() if _is_our_temporary(name)]
         paths += self._file.leftovers()
         return Change(tuple(paths), remove=tuple(paths))
+
+    # ── files of completed claims ──────────────────────────────────────────────────────────────────────────────
+
+    async def files(self) -> float:
+        """Write the CDI files of completed claims that are lost or out of date. Returns when to look again, in seconds.
+
+        Kubelet asks once a container; runtimes read the file whenever a container starts.
+        """
+        record = await self._ledger.submit(Change)
+        failures: dict[str, str] = {}
+        for uid, entry in record.entries.items():
+            devices = self._not_current(uid, record)
+            if devices is None:
+                continue
+            ref = ClaimRef(entry.namespace, entry.name, uid)
+            try:
+                await self._supply.refresh(devices.values())
+                if await self._ledger.submit(partial(self._decide_file, uid)):
+                    telemetry.warning(REWRITTEN, claim=str(ref))
+            except (SupplyError, cdi.InvalidDocument) as error:
+                failures[str(ref)] = str(error)
+        for claim, cause in failures.items():
+            telemetry.info(2, "A CDI file is lost or out of date and cannot be written now", claim=claim, cause=cause)
+        return AFTER_FAILURE_S if failures else SECOND_LOOK_S
+
+    def _not_current(self, uid: str, record: Record) -> Mapping[str, claims.Concrete] | None:
+        """The devices of a completed claim whose file is to be written anew; None if it is not, or cannot be."""
+        entry = record.entries.get(uid)
+        if entry is None or entry.state != "PrepareCompleted":
+            return None
+        devices = claims.cdi_devices(uid, entry, self._inventory())
+        return None if devices is None or self._cdi_files.is_current(uid, entry, devices) else devices
+
+    def _decide_file(self, uid: str, record: Record) -> Change[bool]:
+        devices = self._not_current(uid, record)
+        if devices is None or not self._supply.is_at_hand(devices.values()):
+            return Change(False)
+        return Change(True, write={self._path(uid): self._cdi_files.content(devices)})
 
     # ── a lost record ──────────────────────────────────────────────────────────────────────────────────────────
 

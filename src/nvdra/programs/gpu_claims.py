@@ -75,6 +75,7 @@ async def claim_parts(
         lambda: walk,
         lambda: discovery.inventory,
         lambda: locks.claims,
+        supply,
     )
     means = Means(site, ClaimFiles(host, site.cdi_root), ledger, locks, executor, lambda: discovery.inventory, rescan)
     walk = Walk(means, supply, api, clock, sweep.unsettled, metrics)

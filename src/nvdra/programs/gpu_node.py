@@ -39,6 +39,7 @@ from nvdra.node.publication import Publication
 from nvdra.node.site import Site
 from nvdra.node.slice_writes import Notice, log
 from nvdra.node.supply import Supply, SupplyError
+from nvdra.node.sweep import Sweep
 from nvdra.node.walk import Walk
 from nvdra.nvml import DriverChanged, Nvml
 from nvdra.ports import Clock
@@ -69,6 +70,7 @@ class GpuNode:
         self._cdi_root = os.path.abspath(options.cdi_root)
         self._tasks = Tasks(stop)
         self._driver_changed = False
+        self._sweep: Sweep
         self._record: Record | None = None
         self._told: Record | None = None
         self._telling: asyncio.TimerHandle | None = None
@@ -160,7 +162,8 @@ class GpuNode:
             on_notice=self._noticed,
         )
         self._offer = Offer(self._publication, self._gates, self._inventory, lambda: bool(self._bus().gpus))
-        # Not before: its end is told to the offer.
+        self._sweep = parts.sweep
+        # Not before: its end is told to the offer and the sweep.
         scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
         parts.ledger.start()
         stack.push_async_callback(parts.ledger.stop)
@@ -274,6 +277,10 @@ class GpuNode:
     async def _warm_supply(self) -> None:
         try:
             await self._supply.refresh(self._inventory().gpus.values())
+            # Containers may start anew with the files of their claims, and kubelet asks nobody then.
+            await self._sweep.files()
+        except LedgerError as error:
+            telemetry.info(2, "CDI files of prepared claims are looked at later", cause=str(error))
         except SupplyError as error:
             telemetry.warning(
                 "The driver's files are incomplete; claims are refused until they are not", cause=str(error)

@@ -110,6 +110,7 @@ class World:
             lambda: self.walk,
             lambda: self.inventory,
             lambda: self.locks.claims,
+            self.supply,
         )
         means = Means(
             site,
