@@ -569,6 +569,15 @@ def test_files_that_name_a_driver_that_is_gone(left: Site) -> None:
     assert all("580.159.04" in text for text in warnings)
 
 
+def test_which_claims_hold_a_socket_that_is_gone(left: Site) -> None:
+    document = cdi.parse(next(iter(left.cdi.iterdir())).read_bytes())
+    socket = next(mount.host_path for mount in document.edits.mounts if mount.host_path.endswith("/socket"))
+    (left.root.root / socket[socket.index("run/nvidia-") :]).unlink()
+    warnings = [text for check, text in left.findings("warning") if check == "CDI folder"]
+    assert len(warnings) == 2
+    assert all(text.startswith("claim ") and text.endswith(socket) for text in warnings)
+
+
 # ── called wrongly ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
