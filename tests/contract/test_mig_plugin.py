@@ -161,18 +161,22 @@ async def test_what_lies_on_the_same_slices_is_refused_meanwhile(node: PluginNod
     assert is_bare(node)
 
 
-async def test_an_administrators_claim_shares_a_partition(node: PluginNode) -> None:
+async def test_an_administrators_claim_looks_and_changes_nothing(node: PluginNode) -> None:
     await node.start(**DYNAMIC)
-    monitor = await node.claim({"device": ONE_A, "adminAccess": True})
-    await node.prepared(monitor)
-    made = uuids(node)
+    monitor = await node.claim({"device": "gpu-0", "adminAccess": True})
     user = await node.claim(ONE_A)
     await node.prepared(user)
+    made = uuids(node)
+    await node.prepared(monitor)
     assert uuids(node) == made
-    await node.released(monitor)
+    refused = await node.claim({"device": ONE_A, "adminAccess": True})
+    assert "adminAccess: true, which never changes a GPU" in await node.refused(refused)
     assert uuids(node) == made
     await node.released(user)
-    assert is_bare(node)
+    assert not node.root.gpu_instances(0)
+    assert node.root.mig_mode(0) == (False, False)
+    await node.prepared(await node.claim("gpu-0"))
+    await node.released(monitor)
 
 
 async def test_one_write_begins_all_claims_of_a_call(node: PluginNode) -> None:

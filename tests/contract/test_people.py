@@ -565,7 +565,17 @@ def test_files_that_name_a_driver_that_is_gone(left: Site) -> None:
     site = replace(left, root=left.root.replace_driver("590.10.01"))
     warnings = [text for check, text in site.findings("warning") if check == "CDI folder"]
     assert len(warnings) == 2
-    assert all("names driver files that are gone, " in text and "580.159.04" in text for text in warnings)
+    assert all("names driver files that are gone, or device nodes made anew: " in text for text in warnings)
+    assert all("580.159.04" in text for text in warnings)
+
+
+def test_which_claims_hold_a_socket_that_is_gone(left: Site) -> None:
+    document = cdi.parse(next(iter(left.cdi.iterdir())).read_bytes())
+    socket = next(mount.host_path for mount in document.edits.mounts if mount.host_path.endswith("/socket"))
+    (left.root.root / socket[socket.index("run/nvidia-") :]).unlink()
+    warnings = [text for check, text in left.findings("warning") if check == "CDI folder"]
+    assert len(warnings) == 2
+    assert all(text.startswith("claim ") and text.endswith(socket) for text in warnings)
 
 
 # ── called wrongly ─────────────────────────────────────────────────────────────────────────────────────────────────

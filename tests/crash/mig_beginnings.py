@@ -26,9 +26,8 @@ async def shared(node: MigNode) -> None:
     await node.add("beside", node.partition(0, SMALL, 1))
     await node.add("pair", node.partition(1, SMALL, 1), node.partition(1, HALF, 4))
     await node.add("across", node.partition(0, SMALL, 2), node.partition(1, SMALL, 2))
-    monitor = {"device": node.partition(0, SMALL, 0), "adminAccess": True}
-    await node.add("monitor", monitor)
-    await node.add("monitor and more", monitor, node.partition(1, SMALL, 0))
+    await node.add("monitor", {"device": "gpu-0", "adminAccess": True})
+    await node.add("monitor and more", {"device": "gpu-0", "adminAccess": True}, node.partition(1, SMALL, 0))
 
 
 def prepared(*names: str) -> Act:
@@ -48,20 +47,19 @@ async def left_on(node: MigNode) -> None:
     await node.add("whole", "gpu-1")
 
 
+async def administered(node: MigNode, name: str, device: str) -> None:
+    """A claim that a former release made a partition for, though it is an administrator's."""
+    ref = await node.add(name, device)
+    await node.prepared(ref)
+    await node.allocate(ref, {"device": device, "adminAccess": True})
+    await enter(node, ref, replace(node.record().entries[ref.uid], status=status(node, ref)))
+
+
 async def monitored(node: MigNode) -> None:
-    """An administrator's claim made the partition, a user's shares it."""
+    """A former release made the partition for an administrator, and a user's claim has it too."""
     await shared(node)
-    await node.prepared(await node.add("first", {"device": node.partition(1, SMALL, 0), "adminAccess": True}))
+    await administered(node, "first", node.partition(1, SMALL, 0))
     await node.prepared(node.refs["one"])
-
-
-async def joined(node: MigNode) -> None:
-    """Claims for a partition that an administrator's claim made, and for one more on the same GPU or the other."""
-    await shared(node)
-    theirs = node.partition(1, SMALL, 0)
-    await node.prepared(await node.add("first", {"device": theirs, "adminAccess": True}))
-    await node.add("both", theirs, node.partition(1, SMALL, 1))
-    await node.add("apart", theirs, node.partition(0, SMALL, 1))
 
 
 async def allocated_anew(node: MigNode) -> None:
@@ -148,7 +146,8 @@ async def enter(node: MigNode, ref: ClaimRef, entry: Entry) -> None:
 
 def status(node: MigNode, ref: ClaimRef) -> bytes:
     claims = node.kube.objects("resourceclaims")
-    return json.dumps(next(claim["status"] for claim in claims if claim["metadata"]["uid"] == ref.uid)).encode()
+    found = next(claim["status"] for claim in claims if claim["metadata"]["uid"] == ref.uid)
+    return json.dumps(found, separators=(",", ":")).encode()
 
 
 def deserted(*names: str) -> Act:

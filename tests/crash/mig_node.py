@@ -256,8 +256,13 @@ class MigNode(Node):
 
     @staticmethod
     def _prepared(entries: Any) -> set[str]:
-        """UUIDs of the MIG devices of these entries."""
-        return {device.uuid for entry in entries for device in claims.answers(entry) if "-mig-" in device.device}
+        """UUIDs of the MIG devices that these entries use."""
+        return {
+            device.uuid
+            for entry in entries
+            for device in claims.answers(entry)
+            if "-mig-" in device.device and device.device in claims.exclusive_names(entry)
+        }
 
     def files(self, *, volatile: bool = False) -> dict[str, bytes]:
         return {

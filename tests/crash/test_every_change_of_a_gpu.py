@@ -19,7 +19,6 @@ from tests.crash.mig_beginnings import (
     deserted,
     forgive,
     half_a_partition,
-    joined,
     left_half_done,
     left_on,
     monitored,
@@ -79,21 +78,6 @@ STORIES = {
     ),
     "prepare a partition and a GPU": Story(whole_and_part, prepare("mixed"), prepare("mixed")),
     "prepare a partition and a GPU, then released": Story(whole_and_part, prepare("mixed"), unprepare("mixed")),
-    "prepare for an administrator": Story(shared, prepare("monitor"), prepare("monitor")),
-    "prepare what another has, and more": Story(shared, prepare("monitor and more"), prepare("monitor and more")),
-    "prepare what another has, and more, then released": Story(
-        shared, prepare("monitor and more"), unprepare("monitor and more")
-    ),
-    "unprepare what another has, and more": Story(
-        prepared("monitor and more"), unprepare("monitor and more"), unprepare("monitor and more")
-    ),
-    "prepare what another lets go of": Story(joined, prepare("both"), then(unprepare("first"), prepare("both"))),
-    "prepare what another lets go of, then released": Story(
-        joined, prepare("both"), then(unprepare("first"), unprepare("both"))
-    ),
-    "prepare what another lets go of on two GPUs, then released": Story(
-        joined, prepare("apart"), then(unprepare("first"), unprepare("apart"))
-    ),
     "prepare, then allocated anew": Story(shared, prepare("across"), then(reallocate, prepare("across"))),
     "prepare, then another has its place": Story(shared, prepare("one"), replaced("one", overlapping)),
     "unprepare, then another has its place": Story(prepared("one"), unprepare("one"), replaced("one", overlapping)),
@@ -109,10 +93,10 @@ STORIES = {
     "unprepare a partition and a GPU": Story(
         then(whole_and_part, prepare("mixed")), unprepare("mixed"), unprepare("mixed")
     ),
-    "unprepare an administrator's": Story(prepared("monitor"), unprepare("monitor"), unprepare("monitor")),
     "unprepare a shared one, then the other": Story(
         monitored, then(unprepare("first"), unprepare("one")), unprepare("one", "first")
     ),
+    "unprepare what an administrator looks at": Story(monitored, unprepare("one"), unprepare("one")),
     "allocated anew": Story(allocated_anew, prepare("across"), prepare("across")),
     "allocated anew, then released": Story(allocated_anew, prepare("across"), unprepare("across")),
     "a GPU instance is refused": Story(
@@ -144,8 +128,17 @@ STORIES = {
     "half done, unprepared": Story(left_half_done, unprepare("across"), unprepare("across")),
     "claims that are gone": Story(deserted("one", "across"), sweep_stale, sweep_stale),
 }
-# Where MIG mode is turned off for whoever wants all of a GPU.
+# Where a GPU that can be partitioned is offered whole too, and MIG mode turned off for whoever wants all of it.
 TOGGLED = {
+    "prepare for an administrator": Story(shared, prepare("monitor"), prepare("monitor")),
+    "prepare for an administrator, and more": Story(shared, prepare("monitor and more"), prepare("monitor and more")),
+    "prepare for an administrator, and more, then released": Story(
+        shared, prepare("monitor and more"), unprepare("monitor and more")
+    ),
+    "unprepare an administrator's, and more": Story(
+        prepared("monitor and more"), unprepare("monitor and more"), unprepare("monitor and more")
+    ),
+    "unprepare an administrator's": Story(prepared("monitor"), unprepare("monitor"), unprepare("monitor")),
     "a GPU whose MIG mode was left on": Story(left_on, prepare("whole"), prepare("whole")),
     "a GPU whose MIG mode was left on, then released": Story(left_on, prepare("whole"), unprepare("whole")),
     "prepare, then another has all of the GPU": Story(shared, prepare("one"), replaced("one", all_of_it)),

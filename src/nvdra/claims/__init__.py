@@ -13,7 +13,7 @@ from nvdra.claims.driver import (
     Teardown,
     resources,
 )
-from nvdra.claims.entries import Allocation, allocation, answers, device_types, names
+from nvdra.claims.entries import Allocation, allocation, answers, device_types, exclusive_names, names
 from nvdra.claims.outcome import (
     AlreadyPrepared,
     Forget,
@@ -32,7 +32,7 @@ from nvdra.claims.outcome import (
 from nvdra.claims.plan import answer_from_checkpoint, answer_if_prepared, plan, unable
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
 from nvdra.claims.release import release, unprepare
-from nvdra.claims.seal import seal, seal_entry
+from nvdra.claims.seal import restored, seal, seal_entry
 
 __all__ = [
     "NOT_FOUND",
@@ -68,12 +68,14 @@ __all__ = [
     "answers",
     "device_types",
     "due",
+    "exclusive_names",
     "nameless",
     "names",
     "orphans",
     "plan",
     "release",
     "resources",
+    "restored",
     "seal",
     "seal_entry",
     "settle",

@@ -142,6 +142,10 @@ class Driver(Protocol[V_contra]):
         """The device behind an allocation result."""
         ...
 
+    def forbids(self, result: Result, node: V_contra) -> str:
+        """Why the result can never be prepared as it is allocated; "" if it can. A retry changes nothing."""
+        ...
+
     def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
         """The results by the config that applies to them. Raises ConfigRefused."""
         ...

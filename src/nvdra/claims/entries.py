@@ -54,6 +54,13 @@ def device_types(record: Record, type_of: Callable[[str], str]) -> Counter[str]:
     return Counter(type_of(device.device) for entry in completed for device in answers(entry))
 
 
+def exclusive_names(entry: Entry, driver: str) -> frozenset[str]:
+    """Device names that an entry of any state speaks of and keeps from others: not those with admin access alone."""
+    given = allocation(entry.status, driver)
+    looked_at = {result.device for result in given.results} - {result.device for result in given.exclusive}
+    return names(entry, driver) - looked_at
+
+
 def names(entry: Entry, driver: str) -> frozenset[str]:
     """Device names that an entry of any state speaks of."""
     prepared = entry.prepared.device_names if isinstance(entry.prepared, Foreign) else ()

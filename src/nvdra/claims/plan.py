@@ -14,7 +14,7 @@ from typing import TypeVar
 from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.checkpoint import Entry, Record
 from nvdra.claims.driver import ConfigRefused, Device, Driver, Missing, Refuse
-from nvdra.claims.entries import allocation, answers, names
+from nvdra.claims.entries import allocation, answers, exclusive_names
 from nvdra.claims.outcome import (
     AlreadyPrepared,
     Forget,
@@ -49,7 +49,7 @@ def plan(
 
     record     the checkpoint, including the batch's earlier claims
     pool       this node's pool; a result of another pool is another node's device
-    has_file   the claim's CDI file exists
+    has_file   the claim's CDI file exists and says what it should now
     unsettled  device name to claim UID: CDI files whose entries were lost, while the API server is silent
     in_work    UIDs of claims that are being worked on here
     """
@@ -68,6 +68,8 @@ def plan(
                 f'{unable(claim.ref)}requested device {result.device} is in pool "{result.pool}", '
                 f'not in this node\'s pool "{pool}"'
             )
+        if why := driver.forbids(result, node):
+            return Refuse(f"prepare devices failed: {why}", permanent=True)
     if refuse := _conflict(driver, claim.ref, ours, node, record, unsettled):
         return refuse
     if first := _first(driver, claim.ref, ours, node, record, in_work):
@@ -124,6 +126,8 @@ def _first(
     if entry is not None and (first := _rolled_back_first(driver, claim, entry, node, record)):
         return first
     for result in ours:
+        if result.admin_access:
+            continue
         for uid in _overlapping(driver, result, claim, node, record):
             if uid in in_work:
                 return WaitForClaim(uid)
@@ -139,7 +143,7 @@ def _overlapping(driver: Driver[V], result: Result, claim: ClaimRef, node: V, re
     for uid, entry in record.entries.items():
         if uid == claim.uid or entry.state != "PrepareStarted":
             continue
-        if result.device in names(entry, driver.name) or driver.overlaps(result, entry, node):
+        if result.device in exclusive_names(entry, driver.name) or driver.overlaps(result, entry, node):
             yield uid
 
 
@@ -176,8 +180,8 @@ def _again(
     if isinstance(restored, Missing):
         because = f" ({restored.reason})" if restored.reason else ""
         return Refuse(
-            f"{unable(claim)}its CDI file is lost and device {restored.device} is not known here, "
-            f"so it cannot be written again{because}",
+            f"{unable(claim)}its CDI file is lost or names files that are gone, and device {restored.device} is not "
+            f"known here, so it cannot be written again{because}",
             rescan=True,
         )
     return Repair(seal_entry(driver, claim.uid, entry, *restored))

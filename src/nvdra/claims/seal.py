@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from nvdra.checkpoint import Entry
-from nvdra.claims.driver import Driver, Facts, Group
+from nvdra.claims.driver import Driver, Facts, Group, Missing
 from nvdra.claims.entries import answers
 from nvdra.claims.outcome import Ready, Sealed, SealedDevice
 
@@ -32,6 +32,12 @@ def seal(driver: Driver[V], ready: Ready) -> Sealed:
         namespace=claim.ref.namespace,
     )
     return seal_entry(driver, claim.ref.uid, entry, ready.groups, ready.facts)
+
+
+def restored(driver: Driver[V], uid: str, entry: Entry, node: V) -> Sealed | None:
+    """The outcome of a completed entry, for its CDI file; None if this node does not know all its devices now."""
+    found = driver.restore(entry, node)
+    return None if isinstance(found, Missing) else seal_entry(driver, uid, entry, *found)
 
 
 def seal_entry(driver: Driver[V], uid: str, entry: Entry, groups: Sequence[Group], facts: Facts) -> Sealed:

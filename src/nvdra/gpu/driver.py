@@ -12,9 +12,10 @@ from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import Entry, Foreign, Info, PreparedDevice, PreparedGpu, PreparedGroup, PreparedMig, Record
 from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers
+from nvdra.gpu.admin import refused_device
 from nvdra.gpu.extents import DRIVER, extent, half_prepared_extents, holds
 from nvdra.gpu.gpu import Gpu
-from nvdra.gpu.groups import groups
+from nvdra.gpu.groups import asked, groups
 from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.mig import MigDevice, MigSpec
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
@@ -54,6 +55,9 @@ class GpuDriver:
     def resolve(self, result: Result, node: Inventory) -> Device | Missing:
         device = node.devices.get(result.device)
         return Missing(result.device, node.why_absent(result.device)) if device is None else device
+
+    def forbids(self, result: Result, node: Inventory) -> str:
+        return refused_device(asked(result, node.devices.get(result.device)))
 
     def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
         return groups(members, configs, self.gates)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from nvdra.checkpoint import Entry, Foreign
 from nvdra.claims import allocation, answers
+from nvdra.claims import exclusive_names as exclusive_names_of
 from nvdra.claims import names as names_of
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.inventory import Inventory, Partitions
@@ -42,6 +43,11 @@ class GpuExtent:
 def names(entry: Entry) -> frozenset[str]:
     """Names of this driver's devices that an entry of any state speaks of."""
     return names_of(entry, DRIVER)
+
+
+def exclusive_names(entry: Entry) -> frozenset[str]:
+    """The same without devices that the claim has only with admin access."""
+    return exclusive_names_of(entry, DRIVER)
 
 
 def extent(name: str, inventory: Inventory) -> GpuExtent | None:
@@ -77,7 +83,7 @@ def partitions(entry: Entry, inventory: Inventory) -> Iterator[tuple[MigName, st
 def holds(entry: Entry, wanted: GpuExtent, inventory: Inventory) -> bool:
     """Whether a completed entry keeps others from this extent."""
     if isinstance(entry.prepared, Foreign):
-        return any(wanted.overlaps(held) for held in unsupported_extents(entry.prepared, inventory))
+        return any(wanted.overlaps(held) for held in unsupported_extents(entry, entry.prepared, inventory))
     gpu = inventory.gpus.get(wanted.gpu)
     uuid_of_gpu = wanted.gpu if gpu is None else gpu.uuid
     for group in entry.prepared:
@@ -101,7 +107,7 @@ def half_prepared_extents(entry: Entry, inventory: Inventory) -> Iterator[GpuExt
     for name, gpu in partitions(entry, inventory):
         if gpu:
             yield _placement(name, gpu, inventory)
-    for text in names(entry):
+    for text in exclusive_names(entry):
         if isinstance(parse_name(text), GpuName) and (known := extent(text, inventory)) is not None:
             yield known
 
@@ -118,11 +124,15 @@ def _placement(name: MigName, address: str, inventory: Inventory) -> GpuExtent:
     return GpuExtent(address, range(name.start, name.start + (size or 1)))
 
 
-def unsupported_extents(unsupported: Foreign, inventory: Inventory) -> Iterator[GpuExtent]:
-    """Full GPUs of this node that an unsupported entry holds, as MIG devices or passed through."""
+def unsupported_extents(entry: Entry, unsupported: Foreign, inventory: Inventory) -> Iterator[GpuExtent]:
+    """Full GPUs of this node that an unsupported entry holds, as MIG devices or passed through.
+
+    A GPU that was passed through for a claim with admin access is away from its driver all the same.
+    """
+    exclusive = exclusive_names(entry)
     for name in unsupported.device_names:
         match parse_name(name):
-            case MigName(parent_minor=minor) if (gpu := inventory.by_minor(minor)) is not None:
+            case MigName(parent_minor=minor) if name in exclusive and (gpu := inventory.by_minor(minor)) is not None:
                 yield GpuExtent(gpu.pci_bus_id)
             case VfioName():
                 # A passed-through GPU's UUID is made from its PCI address: that finds it under its full-GPU name.

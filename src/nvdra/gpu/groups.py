@@ -21,10 +21,12 @@ from nvdra.api.configs import (
 from nvdra.api.gates import Gates
 from nvdra.claims import ConfigRefused, Group
 from nvdra.claims import Device as AnyDevice
+from nvdra.gpu.admin import Asked, refused_config
 from nvdra.gpu.extents import DRIVER
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.matching import MismatchError, match
 from nvdra.gpu.mig import MigDevice, MigSpec
+from nvdra.gpu.names import VfioName, parse_name
 
 _SOURCES = ("FromClass", "FromClaim")
 
@@ -37,7 +39,8 @@ def groups(
 ) -> tuple[Group, ...]:
     """The results by the config that applies to them, in the order of each group's first result.
 
-    Configs come back with defaults filled in and validated.
+    Configs come back with defaults filled in and validated. Results with admin access have groups of their own, with a
+    built-in config.
     Raises ConfigRefused.
     """
     try:
@@ -50,14 +53,32 @@ def _groups(
     members: Sequence[tuple[Result, AnyDevice]], configs: Sequence[OpaqueConfig], gates: Gates
 ) -> tuple[Group, ...]:
     known = _decoded(configs)
-    chosen = match(
-        [(result.request, result.device, _device_type(device)) for result, device in members],
-        [(requests, kind_of(config)) for config, requests in known],
-    )
-    together: dict[int, list[tuple[Result, AnyDevice]]] = {}
+    chosen = _chosen(members, [(requests, kind_of(config)) for config, requests in known])
+    together: dict[tuple[int, bool], list[tuple[Result, AnyDevice]]] = {}
     for member, index in zip(members, chosen, strict=True):
-        together.setdefault(index, []).append(member)
-    return tuple(Group(_effective(known[index][0], gates), tuple(shared)) for index, shared in together.items())
+        together.setdefault((index, member[0].admin_access), []).append(member)
+    return tuple(Group(_effective(known[index][0], gates), tuple(shared)) for (index, _), shared in together.items())
+
+
+def _chosen(members: Sequence[tuple[Result, AnyDevice]], configs: Sequence[tuple[Sequence[str], str]]) -> Sequence[int]:
+    given = [(result.request, result.device, _device_type(device)) for result, device in members]
+    chosen = match(given, configs)
+    if not any(result.admin_access for result, _ in members):
+        return chosen
+    if why := refused_config([asked(result, device) for result, device in members], configs[len(BUILT_IN) :]):
+        raise ConfigError(why)
+    built_in = match(given, configs[: len(BUILT_IN)])
+    return [
+        mine if result.admin_access else its for (result, _), its, mine in zip(members, chosen, built_in, strict=True)
+    ]
+
+
+def asked(result: Result, device: AnyDevice | None) -> Asked:
+    """A result as the rules of admin access see it; `device` is None where this node does not know it."""
+    kind = _device_type(device) if device is not None else ""
+    if device is None and isinstance(parse_name(result.device), VfioName):
+        kind = "vfio"
+    return Asked(result.request, kind, result.admin_access, result.device)
 
 
 def _device_type(device: AnyDevice) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nvdra.api.claim import ClaimRef
 from nvdra.checkpoint import PreparedDevice, Record
 from nvdra.claims import answers
-from nvdra.gpu.extents import GpuExtent, partitions
+from nvdra.gpu.extents import GpuExtent, exclusive_names, partitions
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.inventory import Inventory, Partitions
 from nvdra.gpu.mig import MigDevice, MigSpec
@@ -56,13 +56,19 @@ def unmanaged_partitions(inventory: Inventory, record: Record) -> tuple[Unmanage
 def partitions_of_others(
     wanted: Set[str], claim: ClaimRef, record: Record, inventory: Inventory
 ) -> dict[str, MigDevice]:
-    """Those of the devices wanted that other completed claims have, by name: one more claim for them makes nothing."""
+    """Those of the devices wanted that other completed claims have, by name: one more claim for them makes nothing.
+
+    A partition is destroyed whether or not a claim with admin access has it too: such an entry counts only while its
+    partition is seen.
+    """
     return {
         device.device: known
         for uid, entry in record.entries.items()
         if uid != claim.uid and entry.state == "PrepareCompleted"
         for device in answers(entry)
-        if device.device in wanted and isinstance(known := recorded(device, inventory), MigDevice)
+        if device.device in wanted
+        and isinstance(known := recorded(device, inventory), MigDevice)
+        and (device.device in exclusive_names(entry) or live(device.device, inventory) == known)
     }
 
 

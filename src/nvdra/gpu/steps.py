@@ -99,10 +99,11 @@ def steps(
     """What must be done to GPUs before these groups' devices can be handed out."""
     # A device stands in a claim as often as it has results; its partition is made once.
     devices = {device.name: device for group in groups for _, device in group.members}
+    used = {device.name: device for group in groups for result, device in group.members if not result.admin_access}
     specs = {name for name, device in devices.items() if isinstance(device, MigSpec)}
     made = partitions_of_others(specs, claim, record, inventory) if specs else {}
     found: list[CreatePartition | LeaveMigMode] = []
-    for name, device in devices.items():
+    for name, device in used.items():
         match device:
             case MigSpec() if name not in made:
                 found.append(create_partition(device))

@@ -14,7 +14,7 @@ from nvdra.api.configs import TIME_SLICING, ConfigError, GpuConfig, decode
 from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
 from nvdra.checkpoint import Entry, Foreign, PreparedGroup, Record
 from nvdra.claims import Refuse, Teardown, allocation, answers
-from nvdra.gpu.extents import DRIVER, names, partitions
+from nvdra.gpu.extents import DRIVER, exclusive_names, partitions
 from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
 from nvdra.gpu.steps import CreatePartition, SetTimeSlice
@@ -49,7 +49,7 @@ def needs(step: object, entry: Entry) -> bool:
     """Whether an entry of any state still needs what the step did."""
     match step:
         case CreatePartition(device=device):
-            return device in names(entry)
+            return device in exclusive_names(entry)
         case SetTimeSlice(gpu=gpu):
             return gpu.uuid in set(_sliced_uuids(entry)) or (
                 entry.state == "PrepareStarted" and gpu.name in _sliced_names(entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nvdra.checkpoint import Foreign, Record
-from nvdra.gpu.extents import unsupported_extents
+from nvdra.gpu.extents import exclusive_names, unsupported_extents
 from nvdra.gpu.inventory import Inventory, overlapping
 from nvdra.gpu.mig import MigSpec
 from nvdra.gpu.partitions import unmanaged_partitions
@@ -19,12 +19,15 @@ def withdrawn(inventory: Inventory, record: Record) -> frozenset[str]:
     held_back: set[str] = set()
     by_uuid = {device.uuid: name for name, device in inventory.devices.items() if not isinstance(device, MigSpec)}
     for entry in record.entries.values():
+        exclusive = exclusive_names(entry)
         if isinstance(entry.prepared, Foreign):
-            held = {extent.gpu for extent in unsupported_extents(entry.prepared, inventory)}
+            held = {extent.gpu for extent in unsupported_extents(entry, entry.prepared, inventory)}
             held_back |= {inventory.gpus[address].name for address in held}
             continue
         for group in entry.prepared:
             for device in group.devices:
+                if device.device not in exclusive:
+                    continue
                 now = by_uuid.get(device.uuid, "")
                 if now != device.device and not isinstance(inventory.devices.get(device.device), MigSpec):
                     held_back |= {device.device, now}

@@ -2,7 +2,7 @@
 
 from nvdra.host.capabilities import CapabilityUnknown, capability_nodes
 from nvdra.host.device_nodes import make_nodes
-from nvdra.host.driver_files import DriverVersionUnknown, look_up
+from nvdra.host.driver_files import DriverVersionUnknown, is_unchanged, look_up, survey
 from nvdra.host.driver_root import (
     DriverFileMissing,
     DriverRoot,
@@ -12,11 +12,13 @@ from nvdra.host.driver_root import (
     find_program,
     module_version,
 )
+from nvdra.host.footprint import Footprint
 from nvdra.host.hints import DriverHints, Hints
 from nvdra.host.hook import HookMissing, install_hook
+from nvdra.host.named import gone
 from nvdra.host.node import Node, is_temporary, meant_for
 from nvdra.host.nvidia_smi import ComputeMode, NvidiaSmi, NvidiaSmiError, find_nvidia_smi
-from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_bus
+from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_bus, survey_gpu
 
 __all__ = [
     "BusListing",
@@ -26,6 +28,7 @@ __all__ = [
     "DriverHints",
     "DriverRoot",
     "DriverVersionUnknown",
+    "Footprint",
     "Hints",
     "HookMissing",
     "Node",
@@ -39,12 +42,16 @@ __all__ = [
     "find_library",
     "find_nvidia_smi",
     "find_program",
+    "gone",
     "gpu_files",
     "install_hook",
     "is_temporary",
+    "is_unchanged",
     "look_at_bus",
     "look_up",
     "make_nodes",
     "meant_for",
     "module_version",
+    "survey",
+    "survey_gpu",
 ]

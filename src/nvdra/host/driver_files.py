@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from glob import escape
@@ -15,6 +16,7 @@ from glob import escape
 from nvdra.gpu.edits import DriverFiles, FoundFile, FoundLibrary, FoundNode
 from nvdra.host import elf, ld_cache
 from nvdra.host.driver_root import DriverRoot, matches, module_version
+from nvdra.host.footprint import Footprint, Searched, folder_now, untold
 from nvdra.ports import Host
 
 _CONTROL_NODES = ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl")
@@ -59,6 +61,8 @@ _PROGRAMS = (
     "nvidia-imex-ctl",
 )
 _PROGRAM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_SOCKETS = ("nvidia-persistenced/socket", "nvidia-fabricmanager/socket")
+_MPS = ("nvidia-mps",)
 _XORG_FOLDERS = ("modules/drivers", "modules/extensions", "modules/updates/drivers", "modules/updates/extensions")
 _XORG_BASES = ("/usr/lib/xorg", "/usr/lib64/xorg", "/usr/X11R6/lib", "/usr/X11R6/lib64")
 
@@ -106,6 +110,36 @@ def look_up(
         binaries=_programs(search, environ),
         missing=tuple(missing),
     )
+
+
+def survey(host: Host, root: DriverRoot) -> tuple[DriverFiles, Footprint]:
+    """Everything of the driver that containers get, and what that rests on. Raises as `look_up` does."""
+    searched = Searched(host, root)
+    nodes = tuple((path, device_node(host, root, path)) for path in _CONTROL_NODES)
+    others = {place: host.exists(place) for place in _socket_places(host, root)}
+    files = look_up(searched, root)  # type: ignore[arg-type]  # the part of a host that a search needs
+    libraries = (library.file for library in files.libraries)
+    mounted = (*libraries, *files.graphics, *files.xorg, *files.configs, *files.firmware, *files.binaries)
+    named = [file.host_path for file in mounted]
+    targets = [host.resolve(root.inside(place), root.path) or place for place in named]  # links lead elsewhere
+    others |= dict.fromkeys(untold([*named, *targets], searched.folders, time.time_ns()), True)
+    return files, Footprint(searched.folders, nodes, tuple(others.items()))
+
+
+def is_unchanged(host: Host, root: DriverRoot, seen: Footprint) -> bool:
+    """Whether a survey would find the same now, as far as stat calls tell."""
+    return (
+        all(device_node(host, root, path) == node for path, node in seen.nodes)
+        and all(host.exists(path) == was_there for path, was_there in seen.others)
+        and all(folder_now(host, folder[0]) == folder for folder in seen.folders)
+    )
+
+
+def _socket_places(host: Host, root: DriverRoot) -> Iterator[str]:
+    """Where a search looks for sockets."""
+    for folder, names in (("/run", _SOCKETS), ("/var/run", _SOCKETS), ("/tmp", _MPS)):
+        if (place := host.resolve(folder, root.path)) is not None:
+            yield from (f"{place}/{name}" for name in names)
 
 
 def device_node(host: Host, root: DriverRoot, path: str) -> FoundNode | None:
@@ -226,12 +260,8 @@ def _configs(search: _Search, environ: Mapping[str, str]) -> tuple[FoundFile, ..
 
 
 def _sockets(search: _Search) -> tuple[FoundFile, ...]:
-    paths = [
-        path
-        for name in ("nvidia-persistenced/socket", "nvidia-fabricmanager/socket")
-        for path in search.paths(("/run", "/var/run"), name)[:1]
-    ]
-    return search.every([*paths, *search.paths(("/tmp",), "nvidia-mps")])
+    paths = [path for name in _SOCKETS for path in search.paths(("/run", "/var/run"), name)[:1]]
+    return search.every([*paths, *(path for name in _MPS for path in search.paths(("/tmp",), name))])
 
 
 def _firmware(search: _Search, version: str, kernel_release: str) -> tuple[FoundFile, ...]:

@@ -12,6 +12,7 @@ from nvdra.gpu import PciFacts
 from nvdra.gpu.edits import FoundNode, GpuFiles
 from nvdra.host.driver_files import device_node
 from nvdra.host.driver_root import DriverRoot
+from nvdra.host.footprint import Footprint, folder_now
 from nvdra.ports import Host
 
 _NVIDIA = "0x10de"
@@ -105,6 +106,16 @@ def gpu_files(host: Host, root: DriverRoot, minor: int, address: str) -> GpuFile
     nodes = [node for path in paths if (node := device_node(host, root, path)) is not None]
     missing = () if any(node.container_path == own for node in nodes) else (own,)
     return GpuFiles(tuple(nodes), tuple(_by_path(host, root, address, nodes)), missing)
+
+
+def survey_gpu(host: Host, root: DriverRoot, minor: int, address: str) -> tuple[GpuFiles, Footprint]:
+    """Device nodes and graphics links of one GPU, and what that rests on."""
+    dev = "" if root.dev == "/" else root.dev
+    searched = (f"{root.sysfs}/bus/pci/devices/{address}/drm", f"{dev}/dev/dri", f"{dev}/dev/dri/by-path")
+    folders = tuple(folder_now(host, path) for path in searched)
+    files = gpu_files(host, root, minor, address)
+    nodes = {f"/dev/nvidia{minor}": None, **{node.container_path: node for node in files.nodes}}
+    return files, Footprint(folders, tuple(nodes.items()))
 
 
 def _drm_names(host: Host, root: DriverRoot, address: str) -> list[str]:

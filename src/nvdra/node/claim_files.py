@@ -23,6 +23,10 @@ class ClaimFiles:
     def exists(self, uid: str) -> bool:
         return self.host.exists(self.path(uid))
 
+    def read(self, uid: str) -> bytes:
+        """The content of the claim's file. Raises OSError."""
+        return self.host.read(self.path(uid))
+
     def uids(self) -> tuple[str, ...]:
         """Claims that have a file, by UID."""
         return tuple(uid for name in self._names() if (uid := self.kind.claim_uid(name)) is not None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nvdra.claims import Driver
+from nvdra.node.cdi_files import CdiFiles
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsProvider
 from nvdra.node.ledger import Ledger
@@ -35,6 +36,10 @@ class ClaimContext:
     work: WorkRegistry
     node: Callable[[], Any]
     rescan: Callable[[], Coroutine[Any, Any, None]]
+
+    @property
+    def cdi_files(self) -> CdiFiles:
+        return CdiFiles(self.driver, self.files, self.edits, self.node)
 
     def end_work(self, claim: str, *, is_done: bool, is_prepared: bool = False) -> None:
         """The claim's steps are over: its locks are free, and claims that waited for it go on.

@@ -28,6 +28,10 @@ class EditsProvider(Protocol):
         """What every container gets; it must be at hand."""
         ...
 
+    def gone(self, document: cdi.Document) -> list[str]:
+        """Paths that a CDI document names and that are not there, device nodes with another number among them."""
+        ...
+
     def edits(self, device: Any) -> cdi.Edits:
         """The device's own edits; it must be at hand. Raises EditsMissing."""
         ...

@@ -211,6 +211,7 @@ class Ledger:
 
         In one turn of the writer; where a CDI file cannot be written, once more without the claims it is for.
         """
+        made: set[str] = set()
         while True:
             alive = _alive(batch)
             record = before
@@ -232,6 +233,12 @@ class Ledger:
                     self._file.forget()
                     await self._take_back(alive, before, error)
                     return None
+                folder = path.rpartition("/")[0]
+                if isinstance(error, FileNotFoundError) and folder not in made:
+                    made.add(folder)  # somebody removed it
+                    with contextlib.suppress(OSError):  # then the file is refused again, with its own words
+                        await self._host.mkdir(folder, mode=0o750)
+                        continue
                 for job in concerned:
                     job.fail(
                         LedgerError(f"unable to create CDI spec file for claim: {path}: {error.strerror or error}")

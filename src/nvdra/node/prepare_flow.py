@@ -14,6 +14,7 @@ from typing import Any, assert_never
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Entry, PreparedDevice, Record
+from nvdra.node.cdi_files import REWRITTEN, concrete
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsMissing
 from nvdra.node.ledger import Change
@@ -53,6 +54,7 @@ class PrepareFlow:
         roll_back: Callable[[ClaimRef, Entry], Awaitable[str]],
     ) -> None:
         self._context = context
+        self._cdi_files = context.cdi_files
         self._unsettled = unsettled
         self._unprepare = unprepare
         self._roll_back_other = roll_back
@@ -75,7 +77,7 @@ class PrepareFlow:
         record = self._context.ledger.known()
         if record is None:
             return None
-        has_file = self._context.files.exists(claim.ref.uid)
+        has_file = self._cdi_files.is_whole(claim.ref.uid, record)
         known = claims.answer_if_prepared(self._context.driver, claim, self._context.node(), record, has_file=has_file)
         return known.answers if isinstance(known, claims.AlreadyPrepared) else None
 
@@ -124,7 +126,7 @@ class PrepareFlow:
             self._context.node(),
             record,
             pool=self._context.pool,
-            has_file=self._context.files.exists(uid),
+            has_file=self._cdi_files.is_whole(uid, record),
             unsettled=self._unsettled(),
             in_work=self._context.work.claims,
         )
@@ -160,7 +162,7 @@ class PrepareFlow:
         return Change(needs, entries={uid: needs.started})
 
     def _decide_from_checkpoint(self, ref: ClaimRef, otherwise: str, record: Record) -> Change[_Decision]:
-        has_file = self._context.files.exists(ref.uid)
+        has_file = self._cdi_files.is_whole(ref.uid, record)
         match claims.answer_from_checkpoint(self._context.driver, ref, self._context.node(), record, has_file=has_file):
             case claims.AlreadyPrepared(answers):
                 return Change(answers)
@@ -235,25 +237,19 @@ class PrepareFlow:
     # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _repair(self, ref: ClaimRef, sealed: claims.Sealed) -> Change[_Decision]:
-        telemetry.warning("CDI file of a prepared claim was lost, writing it again", claim=str(ref))
-        return self._with_file(ref.uid, sealed, entries={})
+        change = self._with_file(ref.uid, sealed, entries={})
+        if change.write:
+            telemetry.warning(REWRITTEN, claim=str(ref))
+        return change
 
     def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Decision]:
-        needed = tuple(sealed_device.device for sealed_device in sealed.cdi_devices.values())
-        edits = self._context.edits
-        if not edits.is_at_hand(needed):
+        needed = concrete(sealed)
+        if not self._context.edits.is_at_hand(needed):
             return Change(_EditsNeeded(needed))
         try:
-            devices = [
-                (name, edits.edits(each.device) + each.added if each.added != _NO_EDITS else edits.edits(each.device))
-                for name, each in sealed.cdi_devices.items()
-            ]
-            content = cdi.render_claim(self._context.files.kind, edits.common, devices)
+            content = self._cdi_files.content(sealed.cdi_devices)
         except EditsMissing as error:
             return Change(claims.Refuse(str(error)))
         except cdi.InvalidDocument as error:
             return Change(claims.Refuse(f"unable to create CDI spec file for claim: {error}"))
         return Change(sealed.answers, entries=entries, write={self._context.files.path(uid): content})
-
-
-_NO_EDITS = cdi.Edits()

@@ -15,8 +15,10 @@ from typing import Any, Protocol
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Record
+from nvdra.node.cdi_files import REWRITTEN, concrete
 from nvdra.node.claim_service import ClaimService
 from nvdra.node.context import ClaimContext
+from nvdra.node.edits import EditsMissing
 from nvdra.node.ledger import Change, LedgerError
 from nvdra.node.record_file import RecordFile
 from nvdra.ports import ApiError, Clock, Host
@@ -68,6 +70,7 @@ class Sweep:
     ) -> None:
         self._context = context
         self._driver = context.driver
+        self._cdi_files = context.cdi_files
         self._pool = context.pool
         self._ledger = context.ledger
         self._host = host
@@ -82,7 +85,8 @@ class Sweep:
 
     async def run(self) -> None:
         """Settle what a lost record left; look at claims and files every ten minutes, nodes apart from each other."""
-        steps = {step: self._clock.now() for step in (self.settle, self.half_done, self.leftovers, self.stale_claims)}
+        each = (self.settle, self.half_done, self.leftovers, self.files, self.stale_claims)
+        steps = {step: self._clock.now() for step in each}
         while True:
             for step, due in steps.items():
                 if due <= self._clock.now():
@@ -195,6 +199,44 @@ class Sweep:
         paths = [self._path(uid) for uid in claims.orphans(self._context.files.uids(), record)]
         paths += [*self._context.files.temporary(), *self._file.leftovers()]
         return Change(tuple(paths), remove=tuple(paths))
+
+    # ── files of completed claims ──────────────────────────────────────────────────────────────────────────────
+
+    async def files(self) -> float:
+        """Write the CDI files of completed claims that are lost or out of date. Returns when to look again, in seconds.
+
+        Kubelet asks once a container; runtimes read the file whenever a container starts.
+        """
+        record = await self._ledger.submit(Change)
+        failures: dict[str, str] = {}
+        for uid, entry in record.entries.items():
+            sealed = self._not_current(uid, record)
+            if sealed is None:
+                continue
+            ref = ClaimRef(entry.namespace, entry.name, uid)
+            try:
+                await self._context.edits.refresh(concrete(sealed))
+                if await self._ledger.submit(partial(self._decide_file, uid)):
+                    telemetry.warning(REWRITTEN, claim=str(ref))
+            except (EditsMissing, cdi.InvalidDocument) as error:
+                failures[str(ref)] = str(error)
+        for claim, cause in failures.items():
+            telemetry.info(2, "A CDI file is lost or out of date and cannot be written now", claim=claim, cause=cause)
+        return AFTER_FAILURE_S if failures else SECOND_LOOK_S
+
+    def _not_current(self, uid: str, record: Record) -> claims.Sealed | None:
+        """The completed claim whose file is to be written anew; None if it is not, or cannot be."""
+        entry = record.entries.get(uid)
+        if entry is None or entry.state != "PrepareCompleted":
+            return None
+        sealed = self._cdi_files.sealed(uid, entry)
+        return None if sealed is None or self._cdi_files.is_current(uid, entry, sealed) else sealed
+
+    def _decide_file(self, uid: str, record: Record) -> Change[bool]:
+        sealed = self._not_current(uid, record)
+        if sealed is None or not self._context.edits.is_at_hand(concrete(sealed)):
+            return Change(False)
+        return Change(True, write={self._path(uid): self._cdi_files.content(sealed.cdi_devices)})
 
     # ── a lost record ──────────────────────────────────────────────────────────────────────────────────────────
 

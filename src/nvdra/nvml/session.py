@@ -248,4 +248,5 @@ class Nvml:
 
 def _identity(path: str) -> tuple[int, ...]:
     about = os.stat(path)
-    return about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size
+    # Not its mtime: touching a library does not make it another one.
+    return about.st_dev, about.st_ino, about.st_size

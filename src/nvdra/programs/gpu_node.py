@@ -47,6 +47,7 @@ from nvdra.node.ledger import Change, Ledger, LedgerError
 from nvdra.node.parts import NodePaths, claim_parts
 from nvdra.node.publication import Publication
 from nvdra.node.slice_writes import Notice, log
+from nvdra.node.sweep import Sweep
 from nvdra.nvml import DriverChanged, Nvml
 from nvdra.ports import Clock
 from nvdra.programs.gpu_flags import Options, never_toggles
@@ -77,6 +78,7 @@ class GpuNode:
         self._tasks = Tasks(stop)
         self._driver_changed = False
         self._was_unread = False
+        self._sweep: Sweep
         self._record: Record | None = None
         self._told: Record | None = None
         self._telling: asyncio.TimerHandle | None = None
@@ -181,7 +183,8 @@ class GpuNode:
             on_notice=self._noticed,
         )
         self._offer = Offer(self._publication, self._gates, self._inventory, lambda: bool(self._bus().gpus))
-        # Not before: its end is told to the offer.
+        self._sweep = parts.sweep
+        # Not before: its end is told to the offer and the sweep.
         scan = asyncio.create_task(self._guarded(self._discovery.scan()), name="first scan")
         context.ledger.start()
         stack.push_async_callback(context.ledger.stop)
@@ -298,6 +301,10 @@ class GpuNode:
     async def _warm_supply(self) -> None:
         try:
             await self._supply.refresh(self._inventory().gpus.values())
+            # Containers may start anew with the files of their claims, and kubelet asks nobody then.
+            await self._sweep.files()
+        except LedgerError as error:
+            telemetry.info(2, "CDI files of prepared claims are looked at later", cause=str(error))
         except EditsMissing as error:
             telemetry.warning(
                 "The driver's files are incomplete; claims are refused until they are not", cause=str(error)

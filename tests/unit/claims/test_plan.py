@@ -188,7 +188,8 @@ def test_what_another_release_prepared_is_answered_as_it_was_recorded():
     found = plan(one, Record("boot", {"c1": entry}))
     assert found == AlreadyPrepared(entry.prepared.devices)
     assert reason(plan(one, Record("boot", {"c1": entry}), has_file=False)).startswith(
-        "unable to prepare claim c1: its CDI file is lost and device gpu-0-mig-1g5gb-19-0 is not known here"
+        "unable to prepare claim c1: its CDI file is lost or names files that are gone, and device "
+        "gpu-0-mig-1g5gb-19-0 is not known here"
     )
 
 
@@ -197,8 +198,8 @@ def test_a_prepared_claim_is_answered_while_nothing_can_be_read():
     unread = Inventory(unread="no driver is loaded")
     assert plan(one, prepared(one), inventory=unread) == AlreadyPrepared(sealed(one).answers)
     assert plan(one, prepared(one), inventory=unread, has_file=False) == Refuse(
-        "unable to prepare claim c1: its CDI file is lost and device gpu-0 is not known here, "
-        "so it cannot be written again (no driver is loaded)",
+        "unable to prepare claim c1: its CDI file is lost or names files that are gone, and device gpu-0 is not known "
+        "here, so it cannot be written again (no driver is loaded)",
         rescan=True,
     )
 

@@ -74,3 +74,17 @@ def test_nothing_is_held_back_where_nothing_moved():
     record = prepared(claim("c1", "gpu-0"), claim("c2", "gpu-1"))
     assert withdrawn(scans.inventory(), record) == frozenset()
     assert withdrawn(scans.inventory(0), record) == frozenset()
+
+
+def test_a_gpu_with_admin_access_under_a_new_name_keeps_nobody_away():
+    record = prepared(claim("c1", {"device": "gpu-0", "adminAccess": True}))
+    renamed = from_scan(scans.node_scan(scans.gpu_scan(7, uuid=scans.uuid_of(0))), {})
+    assert isinstance(plan(claim("new", "gpu-7"), record, inventory=renamed), Ready)
+    assert withdrawn(renamed, record) == frozenset()
+
+
+def test_a_partition_of_another_release_with_admin_access_keeps_nobody_away():
+    one = claim("c1", {"device": "gpu-2-mig-1g5gb-19-0", "adminAccess": True})
+    record = Record("boot", {"c1": foreign(one, "mig")})
+    assert isinstance(plan(claim("new", "gpu-2"), record), Ready)
+    assert withdrawn(scans.inventory(), record) == frozenset()

@@ -224,24 +224,70 @@ def test_the_place_of_a_file_whose_record_was_lost_is_refused_under_every_name(l
 
 
 ADMIN = {"device": ONE, "adminAccess": True}
+SEES = {"device": "gpu-0", "adminAccess": True}
 
 
-@pytest.mark.parametrize(("first", "second"), [(ONE, ADMIN), (ADMIN, ONE), (ADMIN, ADMIN)])
-def test_a_partition_that_another_claim_has_is_given_again_and_not_made_again(first, second):
-    record = mig_prepared(claim("c1", first))
-    found = mig_plan(claim("new", second), record)
-    assert isinstance(found, Ready)
-    assert claims.seal(GpuDriver(DYNAMIC), found).answers[0].mig == claims.answers(record.entries["c1"])[0].mig
+def test_a_partition_is_not_made_for_an_administrator_and_asking_again_helps_nothing():
+    for record in (None, mig_prepared(claim("c1", ONE))):
+        found = mig_plan(claim("new", ADMIN, THREE), record)
+        assert found == Refuse(
+            "prepare devices failed: request r0 has adminAccess: true, which never changes a GPU and is given for full "
+            "GPUs and for MIG devices made beforehand, not for a MIG device made on demand (feature gate DynamicMIG)",
+            permanent=True,
+        )
 
 
-def test_beside_a_partition_that_is_there_only_the_other_is_made():
-    record = mig_prepared(claim("c1", ADMIN))
-    found = mig_plan(claim("new", ONE, THREE), record)
+def test_a_partition_made_beforehand_is_given_to_an_administrator_too():
+    node = h200s(h200_scan(0, instance(19, 0, 1)), dynamic=False)
+    record = world.prepared(claim("c1", ONE), inventory=node)
+    assert isinstance(plan(claim("new", ADMIN), record, inventory=node), Ready)
+
+
+def test_an_administrator_sees_a_partitioned_gpu_and_nothing_is_done_to_it():
+    divided = h200s(h200_scan(0, instance(19, 0, 1)))
+    record = mig_prepared(claim("c1", ONE))
+    assert isinstance(mig_plan(claim("new", SEES), record, inventory=divided), Ready)
+    beside = mig_plan(claim("new", SEES, THREE), record, inventory=divided)
+    assert names(beside) == [THREE]
+    left_on = h200s(h200_scan(0, mig_mode=(1, 1)))
+    assert isinstance(mig_plan(claim("new", SEES), inventory=left_on), Ready)
+    assert names(mig_plan(claim("new", "gpu-0"), inventory=left_on)) == ["whole gpu-0"]
+
+
+@pytest.mark.parametrize("wanted", [ONE, WHOLE, "gpu-0"])
+def test_an_administrator_s_claim_keeps_nobody_waiting(wanted):
+    record = mig_prepared(claim("c1", SEES))
+    alone = mig_plan(claim("new", wanted))
+    assert mig_plan(claim("new", wanted), record) == alone
+    begun = Record("boot", {"c1": started(claim("c1", SEES))})
+    assert mig_plan(claim("new", wanted), begun, in_work={"c1"}) == alone
+
+
+def test_an_administrator_waits_for_nobody():
+    begun = Record("boot", {"c1": started(claim("c1", ONE))})
+    for in_work in (frozenset[str](), frozenset({"c1"})):
+        assert isinstance(mig_plan(claim("new", SEES), begun, in_work=in_work), Ready)
+
+
+def test_a_partition_that_another_release_gave_an_administrator_is_answered_again():
+    one = claim("c1", ONE)
+    record = world.administered(mig_prepared(one), one)
+    standing = h200s(h200_scan(0, instance(19, 0, 1)))
+    assert mig_plan(world.claim_of_admin(one), record, inventory=standing) == AlreadyPrepared(claims.answers(record.entries["c1"]))
+
+
+def test_beside_a_partition_that_is_there_for_an_administrator_only_the_other_is_made():
+    one = claim("c1", ONE)
+    record = world.administered(mig_prepared(one), one)
+    standing = h200s(h200_scan(0, instance(19, 0, 1)))
+    found = mig_plan(claim("new", ONE, THREE), record, inventory=standing)
     assert names(found) == [THREE]
     assert list(found.steps.facts) == [step.device for step in found.steps.shared] == [ONE]
     assert [step.uuid for step in found.steps.shared] == ["MIG-19-0"]
     assert found.steps.resources == {ADDRESS}
     assert [answer.uuid for answer in carried_out(found).answers] == ["MIG-19-0", "MIG-9-4"]
+    # Whoever used it may have taken it away: an administrator's claim is no word for it.
+    assert names(mig_plan(claim("new", ONE), record)) == [ONE]
 
 
 # --- what stands in the way ---

@@ -74,20 +74,25 @@ def test_letting_go_takes_away_exactly_what_preparing_made(wanted):
     assert sorted(gone) == sorted(made)
 
 
-def test_a_partition_that_another_claim_has_too_stays_until_the_last():
-    shared = {"device": ONE, "adminAccess": True}
-    record = mig_prepared(claim("c1", ONE), claim("c2", shared))
-    assert mig_release(claim("c1", ONE), record) == Forget(holds=True)
-    assert mig_release(claim("c2", shared), record) == Forget(holds=True)
-    last = Record("boot", {"c2": record.entries["c2"]})
-    assert [step.device for step in steps(mig_release(claim("c2", shared), last))] == [ONE]
+def test_an_administrator_s_claim_of_another_release_leaves_a_partition_to_whoever_uses_it():
+    user, admin = claim("c1", ONE, THREE), claim("c2", ONE)
+    entries = mig_prepared(user).entries | mig_prepared(admin).entries
+    record = world.administered(Record("boot", entries), admin)
+    assert mig_release(admin, record) == Forget(holds=True)
+    alone = Record("boot", {"c2": record.entries["c2"]})
+    assert [step.device for step in steps(mig_release(admin, alone))] == [ONE]
 
 
-def test_only_what_is_shared_stays():
-    record = mig_prepared(claim("c1", ONE, THREE), claim("c2", {"device": ONE, "adminAccess": True}))
-    found = mig_release(claim("c1"), record)
-    assert [step.device for step in steps(found)] == [THREE]
-    assert [step.device for step in found.teardown.shared] == [ONE]
+def test_a_partition_goes_with_its_user_whatever_administrators_look_at_it():
+    user, admin = claim("c1", ONE, THREE), claim("c2", ONE)
+    entries = mig_prepared(user).entries | mig_prepared(admin).entries
+    record = world.administered(Record("boot", entries), admin)
+    assert [step.device for step in steps(mig_release(user, record))] == [ONE, THREE]
+
+
+def test_an_administrator_s_claim_of_a_gpu_is_let_go_of_without_touching_it():
+    sees = claim("c1", {"device": "gpu-0", "adminAccess": True})
+    assert mig_release(sees, mig_prepared(sees, claim("c2", ONE))) == Forget()
 
 
 def test_a_device_of_another_driver_by_the_same_name_shares_nothing():

@@ -110,55 +110,100 @@ async def test_allocated_anew_the_former_partition_goes_before_the_new_one_comes
 # ── shared partitions ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_shared_partition_goes_with_the_last_claim_that_has_it(node: MigWorld) -> None:
+async def given_to_an_administrator(node: MigWorld, ref: ClaimRef, *devices: str) -> None:
+    """The prepared claim as a former release left it, that made partitions for administrators."""
+    await node.allocate(ref, *({"device": device, "adminAccess": True} for device in devices))
+    entry = replace(node.record().entries[ref.uid], status=await node.status_of(ref))
+    await node.ledger.submit(lambda _: Change(None, entries={ref.uid: entry}))
+
+
+async def test_a_partition_is_not_made_for_an_administrator_nor_shared_with_one(node: MigWorld) -> None:
     one = await node.claim("a", small(0))
-    admin = await node.claim("admin", {"device": small(0), "adminAccess": True})
+    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
+    for made in ([], [(19, 0)]):
+        assert "not for a MIG device made on demand" in await node.refused(admin)
+        assert node.is_rid_of(admin)
+        assert node.gpus.places(ZERO) == made
+        await node.prepared(one)
+
+
+async def test_an_administrator_looks_at_a_gpu_beside_its_partitions_and_nothing_is_done(node: MigWorld) -> None:
+    one = await node.claim("a", small(0))
+    admin = await node.claim("admin", {"device": "gpu-0", "adminAccess": True})
     await node.prepared(one)
-    await node.prepared(admin)
-    await node.released(one)
-    assert node.gpus.places(ZERO) == [(19, 0)]
+    node.gpus.calls.clear()
+    assert await node.prepared(admin) == ["gpu-0"]
+    await node.prepared(await node.claim("b", small(1)))
     await node.released(admin)
+    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    assert not [call for call in node.gpus.calls if call[0] in ("set_mig_mode", "destroy_gpu_instance")]
+
+
+async def test_mig_mode_goes_off_under_an_administrator_who_looks(node: MigWorld) -> None:
+    one = await node.claim("a", small(0))
+    await node.prepared(one)
+    await node.prepared(await node.claim("admin", {"device": "gpu-0", "adminAccess": True}))
+    await node.released(one)
     assert node.gpus.partitions(ZERO) == Partitions()
+    node.gpus.calls.clear()
+    assert await node.prepared(await node.claim("b", "gpu-0")) == ["gpu-0"]
+    assert node.gpus.calls == []
+
+
+async def test_a_partition_of_a_former_release_s_administrator_goes_with_its_user(node: MigWorld) -> None:
+    admin = await node.claim("admin", small(0))
+    await node.prepared(admin)
+    await given_to_an_administrator(node, admin, small(0))
+    assert await node.prepared(admin) == [small(0)]
+    one = await node.claim("a", small(0), small(1))
+    await node.prepared(one)
+    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    await node.released(one)
+    assert node.gpus.partitions(ZERO) == Partitions()
+    await node.released(admin)
+    assert node.is_rid_of(admin)
+
+
+async def test_a_partition_that_a_former_release_made_for_an_administrator_goes_with_it_unless_used(
+    node: MigWorld,
+) -> None:
+    for is_used in (False, True):
+        admin, one = await node.claim(f"admin{is_used}", small(0)), await node.claim(f"a{is_used}", small(0))
+        await node.prepared(admin)
+        await given_to_an_administrator(node, admin, small(0))
+        if is_used:
+            await node.prepared(one)
+        await node.released(admin)
+        assert node.gpus.places(ZERO) == ([(19, 0)] if is_used else [])
+        await node.released(one)
+        assert node.gpus.partitions(ZERO) == Partitions()
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-async def test_a_partition_let_go_of_while_another_claim_that_shares_it_is_prepared(
+async def test_a_partition_whose_administrator_leaves_while_a_claim_that_shares_it_is_prepared(
     node: MigWorld, succeeds: bool
 ) -> None:
-    one = await node.claim("a", small(0))
-    await node.prepared(one)
-    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
+    admin = await node.claim("admin", small(0))
+    await node.prepared(admin)
+    await given_to_an_administrator(node, admin, small(0))
+    one = await node.claim("a", small(0), small(1))
     gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
     node.gpus.calls.clear()
     if not succeeds:
         node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
-    asked = asyncio.create_task(node.service.prepare([admin]))
+    asked = asyncio.create_task(node.service.prepare([one]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
-    await node.released(one)
+    await node.released(admin)
     assert (19, 0) in node.gpus.places(ZERO)
     gate.set()
-    answer = (await node.timely(asked))[admin.uid]
+    answer = (await node.timely(asked))[one.uid]
     assert isinstance(answer, tuple) == succeeds
     if succeeds:
         assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
     # Whatever came of it, when the claim is gone nothing stands.
-    await node.released(admin)
-    assert node.gpus.partitions(ZERO) == Partitions()
-    assert node.is_rid_of(admin)
-
-
-async def test_a_partition_goes_whose_other_holder_left_while_a_claim_could_not_be_let_go_of(node: MigWorld) -> None:
-    one = await node.claim("a", small(0))
-    admin = await node.claim("admin", {"device": small(0), "adminAccess": True}, small(1))
-    await node.prepared(one)
-    await node.prepared(admin)
-    node.gpus.refuse("destroy_compute_instance", ZERO, refusal(IN_USE))
-    assert (await node.unprepare(admin))[admin.uid] is not None
     await node.released(one)
-    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
-    await node.released(admin)
     assert node.gpus.partitions(ZERO) == Partitions()
-    assert node.is_rid_of(admin)
+    assert node.is_rid_of(one)
 
 
 # ── claims half done ───────────────────────────────────────────────────────────────────────────────────────────────

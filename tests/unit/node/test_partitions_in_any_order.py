@@ -29,7 +29,8 @@ WANTED: tuple[tuple[Any, ...], ...] = (
     (small(1), small(4, minor=1)),
     (half(0),),
     (half(4), half(4, minor=1)),
-    ({"device": small(0), "adminAccess": True}, small(2)),
+    ({"device": "gpu-0", "adminAccess": True}, small(2)),
+    ({"device": small(0), "adminAccess": True},),
     ("gpu-0",),
     ({"device": "gpu-1", "adminAccess": True},),
 )

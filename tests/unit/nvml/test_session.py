@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 
@@ -219,6 +220,16 @@ async def test_a_library_replaced_under_its_old_name_is_a_change(root):
     copy.replace(path)
     with pytest.raises(DriverChanged):
         await held.scan()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_library_that_is_touched_is_the_same_library(root, is_open):
+    held = session(root, LoopClock())
+    found = await held.scan()
+    if not is_open:
+        await held.close()
+    os.utime(root.library.resolve())
+    assert await held.scan() == found
 
 
 async def test_an_open_session_that_went_stale_is_opened_anew(root):

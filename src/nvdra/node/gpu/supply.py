@@ -1,5 +1,8 @@
 """The supply: what a driver puts into containers, looked up once, kept while it is whole and nothing changed.
 
+Before each use a few stat calls make sure of that: every file and device node is there with its numbers, and nothing
+came since into the folders that were searched.
+
 The files are looked up before any lock is taken. An incomplete set is never kept: what is missing is made if it can be
 (device nodes), and else named in the claim's error, and looked for again when the claim comes again.
 
@@ -19,10 +22,13 @@ from nvdra.host import (
     CapabilityUnknown,
     DriverRoot,
     DriverVersionUnknown,
+    Footprint,
     capability_nodes,
-    gpu_files,
-    look_up,
+    gone,
+    is_unchanged,
     make_nodes,
+    survey,
+    survey_gpu,
 )
 from nvdra.node.edits import EditsMissing
 from nvdra.ports import Host
@@ -41,8 +47,9 @@ class Supply:
         self._hook_path = hook_path
         self._host_root = host_root
         self._common: cdi.Common | None = None
-        self._control_nodes: tuple[str, ...] = ()
-        self._gpus: dict[tuple[int, str], cdi.Edits] = {}  # by what their files are found by
+        self._seen: Footprint | None = None
+        self._is_checked = False  # in this turn of the event loop, which no file is waited for in
+        self._gpus: dict[tuple[int, str], tuple[Footprint, cdi.Edits]] = {}  # by what their files are found by
         self._looking: asyncio.Task[None] | None = None
         self._times_forgotten = 0
 
@@ -92,8 +99,12 @@ class Supply:
 
     def edits(self, device: Gpu | MigDevice) -> cdi.Edits:
         """The device's own edits; it must be at hand. Raises EditsMissing if the partition went since."""
-        gpu = self._gpus[_place(parent(device))]
+        _, gpu = self._gpus[_place(parent(device))]
         return mig_edits(gpu, self._capabilities(device)) if isinstance(device, MigDevice) else gpu
+
+    def gone(self, document: cdi.Document) -> list[str]:
+        """Paths that a claim's document names and that are not there, device nodes with another number among them."""
+        return gone(self._host, self._root, self._host_root, document)
 
     def _capabilities(self, device: MigDevice) -> tuple[CapabilityNode, ...]:
         try:
@@ -105,10 +116,20 @@ class Supply:
             ) from None
 
     def _has_common(self) -> bool:
-        return self._common is not None and all(map(self._is_node, self._control_nodes))
+        if self._common is None or self._seen is None:
+            return False
+        if not self._is_checked:
+            # Claims of one batch are decided in one turn: for all of them the files are looked at once.
+            self._is_checked = is_unchanged(self._host, self._root, self._seen)
+            asyncio.get_running_loop().call_soon(self._uncheck)
+        return self._is_checked
+
+    def _uncheck(self) -> None:
+        self._is_checked = False
 
     def _has_gpu(self, gpu: Gpu) -> bool:
-        return _place(gpu) in self._gpus and self._is_node(f"/dev/nvidia{gpu.minor}")
+        known = self._gpus.get(_place(gpu))
+        return known is not None and is_unchanged(self._host, self._root, known[0])
 
     def _looked(self, _task: asyncio.Task[None]) -> None:
         self._looking = None
@@ -117,10 +138,10 @@ class Supply:
         self._common = None
         times_forgotten = self._times_forgotten
         try:
-            files = await asyncio.to_thread(look_up, self._host, self._root)
+            files, seen = await asyncio.to_thread(survey, self._host, self._root)
             if files.missing:
                 reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
-                files = await asyncio.to_thread(look_up, self._host, self._root)
+                files, seen = await asyncio.to_thread(survey, self._host, self._root)
                 if files.missing:
                     raise EditsMissing(self._missing(files.missing, reasons))
         except (DriverVersionUnknown, OSError) as error:
@@ -130,18 +151,17 @@ class Supply:
         except cdi.InvalidDocument as error:
             raise EditsMissing(f"failed to get common CDI spec edits: {error}") from None
         if times_forgotten == self._times_forgotten:  # else it may be the old driver's
-            self._control_nodes = tuple(node.container_path for node in files.control_nodes)
-            self._common = common
+            self._common, self._seen, self._is_checked = common, seen, False
 
     async def _look_up_gpu(self, gpu: Gpu) -> None:
         self._gpus.pop(_place(gpu), None)
-        files = gpu_files(self._host, self._root, gpu.minor, gpu.pci_bus_id)
+        files, seen = survey_gpu(self._host, self._root, gpu.minor, gpu.pci_bus_id)
         if files.missing:
             reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
-            files = gpu_files(self._host, self._root, gpu.minor, gpu.pci_bus_id)
+            files, seen = survey_gpu(self._host, self._root, gpu.minor, gpu.pci_bus_id)
             if files.missing:
                 raise EditsMissing(self._missing(files.missing, reasons))
-        self._gpus[_place(gpu)] = gpu_edits(files, self._hook_path)
+        self._gpus[_place(gpu)] = seen, gpu_edits(files, self._hook_path)
 
     def _missing(self, missing: Iterable[str], reasons: object) -> str:
         told = reasons if isinstance(reasons, dict) else {}
@@ -150,9 +170,6 @@ class Supply:
             f"the driver's {', '.join(parts)} is missing below {self._root.dev if told else self._root.path}; "
             "kubelet will ask again, nvdra doctor tells more"
         )
-
-    def _is_node(self, path: str) -> bool:
-        return self._host.exists(path if self._root.dev == "/" else self._root.dev + path)
 
 
 def _place(gpu: Gpu) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, overlapping
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.withheld import withdrawn
-from nvdra.host import is_temporary, meant_for
+from nvdra.host import gone, is_temporary, meant_for
 from nvdra.node.record_file import QUARANTINED
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.paper import counted
@@ -121,7 +121,7 @@ def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
         yield Finding("CDI folder", "warning", f"{here.cdi_root}: {error.strerror}", next_step)
         return
     files = {uid: name for name in names if (uid := cdi.GPU_CLAIMS.claim_uid(name)) is not None}
-    before = list(_file_findings(here, files))
+    before = list(_file_findings(here, files, record))
     yield from before
     wrong = bool(before)
     if record is not None:
@@ -134,7 +134,7 @@ def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
         lost = _lost(record, files) & _lost(again, files)
         for uid in sorted(lost):
             text = f"the file of claim {uid} is lost: containers that use it cannot start"
-            yield Finding("CDI folder", "problem", text, "kubelet's next prepare writes it again: delete the pod")
+            yield Finding("CDI folder", "problem", text, "the plugin writes it again within a minute")
         wrong = wrong or bool(orphans or lost)
     # The CDI folder is shared with other drivers: there only what was to become one of our files counts.
     left = [f"{here.cdi_root}/{name}" for name in names if cdi.GPU_CLAIMS.claim_uid(meant_for(name) or "") is not None]
@@ -147,31 +147,25 @@ def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
         yield Finding("CDI folder", "ok", f"{told} in {here.cdi_root}, as the record says" if record else told)
 
 
-def _file_findings(here: Place, files: Mapping[str, str]) -> Iterator[Finding]:
-    """Files that cannot be read, or name driver files that are no longer there."""
+def _file_findings(here: Place, files: Mapping[str, str], record: Record | None) -> Iterator[Finding]:
+    """Files that cannot be read, or name what is no longer there."""
     for uid, name in sorted(files.items()):
         try:
             document = cdi.parse(here.host.read(f"{here.cdi_root}/{name}"))
         except (OSError, ValueError) as error:
             yield Finding("CDI folder", "problem", f"{here.cdi_root}/{name} cannot be read: {error}", "delete its pod")
             continue
-        edits = document.edits
-        for device in document.devices:
-            edits += device.edits
-        gone = [path for mount in edits.mounts if (path := mount.host_path) and not _is_there(here, path)]
-        if gone:
-            text = f"claim {uid} names driver files that are gone, {gone[0]} first: the driver was replaced"
-            yield Finding(
-                "CDI folder", "warning", text, "its containers run on, but cannot start again: delete the pod"
-            )
+        lost = gone(here.host, here.root, here.host_root, document)
+        if lost:
+            entry = record.entries.get(uid) if record is not None else None
+            who = f"{entry.namespace}/{entry.name} ({uid})" if entry is not None and entry.name else uid
+            text = f"claim {who} names driver files that are gone, or device nodes made anew: {_some(lost)}"
+            next_step = "its containers run on with what is gone; the plugin writes the file anew: restart the pod"
+            yield Finding("CDI folder", "warning", text, next_step)
 
 
-def _is_there(here: Place, host_path: str) -> bool:
-    """Whether a file of the host's driver root is there, looked at where this process sees that root."""
-    base = here.host_root.rstrip("/")
-    if base and not host_path.startswith(f"{base}/"):
-        return True  # outside of the driver root: nothing can be said from here
-    return here.host.resolve(host_path[len(base) :], here.root.path) is not None
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _lost(record: Record, files: Mapping[str, str]) -> set[str]:

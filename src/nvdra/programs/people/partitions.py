@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nvdra.checkpoint import Entry, Record
 from nvdra.gpu import Gpu, GpuInstanceScan, Inventory, MigDevice, MigName, Partitions
-from nvdra.gpu.extents import names, partitions
+from nvdra.gpu.extents import exclusive_names, names, partitions
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.programs.people.paper import table
 
@@ -51,16 +51,17 @@ class Divided:
 
 
 def holders_of(record: Record | None) -> dict[str, list[str]]:
-    """Claims by the device they hold, each as "namespace/name" or its UID."""
+    """Claims by the device they hold, each as "namespace/name" or its UID; one that only looks is marked."""
     holders: dict[str, list[str]] = {}
     for uid, entry in record.entries.items() if record is not None else ():
         for name in sorted(names(entry)):
-            holders.setdefault(name, []).append(_called_by(uid, entry))
+            holders.setdefault(name, []).append(_called_by(uid, entry, name))
     return holders
 
 
-def _called_by(uid: str, entry: Entry) -> str:
-    return f"{entry.namespace}/{entry.name}" if entry.name else uid
+def _called_by(uid: str, entry: Entry, device: str) -> str:
+    looks = "" if device in exclusive_names(entry) else " (adminAccess)"
+    return f"{entry.namespace}/{entry.name}{looks}" if entry.name else f"{uid}{looks}"
 
 
 def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
@@ -101,7 +102,7 @@ def _holders_by_place(record: Record | None, inventory: Inventory) -> dict[tuple
     holders: dict[tuple[str, int, int], list[str]] = {}
     for uid, entry in record.entries.items() if record is not None else ():
         for name, address in partitions(entry, inventory):
-            holders.setdefault((address, name.profile_id, name.start), []).append(_called_by(uid, entry))
+            holders.setdefault((address, name.profile_id, name.start), []).append(_called_by(uid, entry, str(name)))
     return holders
 
 
