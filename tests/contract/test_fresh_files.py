@@ -22,7 +22,7 @@ async def node() -> AsyncIterator[PluginNode]:
 
 def mounts(node: PluginNode, ref: ClaimRef) -> list[str]:
     """Where the mounts of the claim's file lie below the driver root."""
-    document = cdi.parse((node.cdi / cdi.file_name(ref.uid)).read_bytes())
+    document = cdi.parse((node.cdi / cdi.GPU_CLAIMS.file_name(ref.uid)).read_bytes())
     return [mount.host_path.removeprefix("/run/nvidia/driver") for mount in document.edits.mounts]
 
 
@@ -33,12 +33,12 @@ def gone(node: PluginNode, ref: ClaimRef) -> list[str]:
 async def test_files_of_prepared_claims_are_there_again_after_a_start(node: PluginNode) -> None:
     ref = await node.claim("gpu-0")
     await node.prepared(ref)
-    before = (node.cdi / cdi.file_name(ref.uid)).read_bytes()
+    before = (node.cdi / cdi.GPU_CLAIMS.file_name(ref.uid)).read_bytes()
     await node.stop()
     shutil.rmtree(node.cdi)
     await node.start()
-    await until(lambda: (node.cdi / cdi.file_name(ref.uid)).exists())
-    assert (node.cdi / cdi.file_name(ref.uid)).read_bytes() == before
+    await until(lambda: (node.cdi / cdi.GPU_CLAIMS.file_name(ref.uid)).exists())
+    assert (node.cdi / cdi.GPU_CLAIMS.file_name(ref.uid)).read_bytes() == before
 
 
 async def test_a_cdi_folder_that_was_removed_costs_no_claim(node: PluginNode) -> None:

@@ -10,7 +10,8 @@ import pytest
 from nvdra import claims
 from nvdra.api.configs import GpuConfig
 from nvdra.checkpoint import Record
-from nvdra.claims import Asked, Ready, Refuse
+from nvdra.claims import Ready, Refuse
+from nvdra.gpu.admin import Asked, refused_config, refused_device
 from tests.unit.claims.world import claim, gpu_config, plan, prepared, release
 
 SEES = {"device": "gpu-0", "adminAccess": True}
@@ -95,10 +96,10 @@ def test_what_it_was_answered_before_is_answered_again_whatever_its_configs():
 
 def test_at_admission_requests_are_judged_by_the_same_rule():
     sees, uses = Asked("a", "gpu", True), Asked("b", "gpu", False)
-    assert claims.refused_device(sees) == claims.refused_device(uses) == ""
-    assert "not for a VFIO device" in claims.refused_device(Asked("a", "vfio", True))
-    assert claims.refused_device(Asked("a", "", True)) == claims.refused_device(Asked("b", "vfio", False)) == ""
-    assert claims.refused_config((sees, uses), [((), "GpuConfig")]) == ""
-    assert claims.refused_config((sees,), [((), "GpuConfig")]).startswith("request a has adminAccess: true, ")
-    assert claims.refused_config((sees,), [((), "MigDeviceConfig")]) == ""
-    assert claims.refused_config((Asked("a", "", True),), [((), "GpuConfig")]) == ""
+    assert refused_device(sees) == refused_device(uses) == ""
+    assert "not for a VFIO device" in refused_device(Asked("a", "vfio", True))
+    assert refused_device(Asked("a", "", True)) == refused_device(Asked("b", "vfio", False)) == ""
+    assert refused_config((sees, uses), [((), "GpuConfig")]) == ""
+    assert refused_config((sees,), [((), "GpuConfig")]).startswith("request a has adminAccess: true, ")
+    assert refused_config((sees,), [((), "MigDeviceConfig")]) == ""
+    assert refused_config((Asked("a", "", True),), [((), "GpuConfig")]) == ""

@@ -273,7 +273,9 @@ def test_a_partition_that_another_release_gave_an_administrator_is_answered_agai
     one = claim("c1", ONE)
     record = world.administered(mig_prepared(one), one)
     standing = h200s(h200_scan(0, instance(19, 0, 1)))
-    assert mig_plan(world.claim_of_admin(one), record, inventory=standing) == AlreadyPrepared(claims.answers(record.entries["c1"]))
+    assert mig_plan(world.claim_of_admin(one), record, inventory=standing) == AlreadyPrepared(
+        claims.answers(record.entries["c1"])
+    )
 
 
 def test_beside_a_partition_that_is_there_for_an_administrator_only_the_other_is_made():

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from nvdra import checkpoint, telemetry
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
-from nvdra.node.ledger import Change
 from nvdra.node.claim_service import Failure
+from nvdra.node.ledger import Change
 from nvdra.ports import ApiError, Page, Resource
 from nvdra.testing.kube import FakeKube
 from tests.unit.node.world import CLAIMS, DRIVER, MARK, POOL, RECORD, World, cdi_path
