@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nvdra.gpu.edits import FoundNode
 from nvdra.host.driver_root import DriverRoot
-from nvdra.ports import Finished, Host, Stat
+from nvdra.ports import Host, Stat
 
 # Folders where files come and go all the time. What counts there is compared by name.
 _RESTLESS = ("/run", "/var/run", "/tmp", "/dev", "/proc", "/sys")
@@ -64,9 +64,6 @@ class Searched:
         if root == self._root.path:
             self._see_folder_of(path)
         return self._host.resolve(path, root)
-
-    async def spawn(self, argv: object, **_more: object) -> Finished:
-        raise NotImplementedError(f"a search runs no program: {argv}")
 
     def _see_folder_of(self, path: str) -> None:
         folder = path.rstrip("/").rpartition("/")[0] or "/"
