@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from nvdra import cdi
 from nvdra.cdi import GPU_CLAIMS, Device, DeviceNode, Document, Edits
-
-KIND = str(GPU_CLAIMS)
 from tests.twins import cdi as twin
 from tests.unit.cdi.documents import RECORDED, any_text, documents_of, edits_of, odd_texts, paths
+
+KIND = str(GPU_CLAIMS)
 
 
 def test_there_are_recordings() -> None:

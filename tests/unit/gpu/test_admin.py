@@ -90,8 +90,8 @@ def test_what_it_was_answered_before_is_answered_again_whatever_its_configs():
     admin = claim("c1", SEES, config=[gpu_config()])
     entry = prepared(plain).entries["c1"]
     record = Record("boot", {"c1": replace(entry, status=admin.status)})
-    assert plan(admin, record) == claims.Done(claims.answers(entry))
-    assert release(admin, record) == claims.Leave()
+    assert plan(admin, record) == claims.AlreadyPrepared(claims.answers(entry))
+    assert release(admin, record) == claims.Forget()
 
 
 def test_at_admission_requests_are_judged_by_the_same_rule():

@@ -125,7 +125,7 @@ def test_where_the_record_says_no_gpu_the_partition_s_name_does():
     record = mig_prepared(claim("c1", ONE))
     (group,) = record.entries["c1"].prepared
     (device,) = group.devices
-    unsaid = replace(device, mig=replace(device.mig, parent_uuid=""))
+    unsaid = replace(device, info=replace(device.mig, parent_uuid=""))
     entry = replace(record.entries["c1"], prepared=(replace(group, devices=(unsaid,)),))
     (step,) = steps(mig_release(claim("c1", ONE), Record("boot", {"c1": entry})))
     assert (step.gpu, step.device) == (GPU, ONE)

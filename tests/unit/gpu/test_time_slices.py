@@ -10,7 +10,7 @@ import pytest
 
 from nvdra import claims
 from nvdra.api import gates
-from nvdra.api.claim import Claim
+from nvdra.api.claim import Claim, decode_status
 from nvdra.checkpoint import Entry, Record
 from nvdra.claims import (
     Facts,
@@ -84,10 +84,22 @@ def applied(entry: Entry) -> list[bool | None]:
 
 
 def of_the_go_driver(one: Claim, is_applied: bool | None) -> Entry:
-    """The completed entry that the Go driver writes: v0.4.1 says True or nothing, v0.4.0 nothing."""
-    entry = completed(one).entry
+    """The completed entry that the Go driver writes: v0.4.1 says True or nothing, v0.4.0 nothing.
+
+    Both apply configs to results with admin access as to any other.
+    """
+    status = json.loads(one.status)
+    for result in status["allocation"]["devices"]["results"]:
+        result.pop("adminAccess", None)
+    entry = replace(completed(replace(one, **_decoded(status))).entry, status=one.status)
     prepared = tuple(replace(group, time_slice_applied=is_applied) for group in entry.prepared)
     return replace(entry, prepared=prepared, name="", namespace="")
+
+
+def _decoded(status: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(status).encode()
+    results, configs = decode_status(text)
+    return {"results": results, "configs": configs, "status": text}
 
 
 def record(**entries: Entry) -> Record:
@@ -170,7 +182,8 @@ def test_a_main_request_covers_its_subrequests():
 
 
 def test_admin_access_sets_no_time_slice():
-    assert steps(sliced("c1", admin("gpu-0"))) == Steps()
+    assert isinstance(plan(sliced("c1", admin("gpu-0")), gates=ON), Refuse)
+    assert steps(claim("c1", admin("gpu-0"))) == Steps()
     assert intervals(steps(sliced("c1", admin("gpu-0"), "gpu-1"))) == [("gpu-1", 3)]
     assert intervals(steps(sliced("c1", admin("gpu-0"), "gpu-0"))) == [("gpu-0", 3)]
 
@@ -209,10 +222,9 @@ def test_with_the_gate_off_nobody_gets_a_step():
     assert isinstance(plan(sliced("c1", "gpu-0"), gates=OFF), Refuse)
 
 
-@pytest.mark.parametrize("device", ["gpu-0", admin("gpu-0")])
-def test_a_config_of_two_strategies_is_refused_with_the_go_driver_s_words(device):
+def test_a_config_of_two_strategies_is_refused_with_the_go_driver_s_words():
     sharing = {"strategy": "TimeSlicing", "mpsConfig": {"defaultActiveThreadPercentage": 10}}
-    one = claim("c1", device, "gpu-1", config=[gpu_config({"sharing": sharing})])
+    one = claim("c1", "gpu-0", "gpu-1", config=[gpu_config({"sharing": sharing})])
     assert plan(one, gates=ON) == Refuse(
         "prepare devices failed: error getting timeslice config for requests '[r0 r1]' in claim 'c1': "
         "cannot use MpsConfig with the 'TimeSlicing' strategy",
@@ -252,8 +264,8 @@ def test_claims_need_steps_only_where_a_gate_allows_some(on, has_steps):
         pytest.param(sliced("c1", "gpu-0", interval="Default"), [True], id="the default slice"),
         pytest.param(claim("c1", "gpu-0"), [False], id="no config"),
         pytest.param(claim("c1", "gpu-0", config=[gpu_config()]), [False], id="not asked for"),
-        pytest.param(sliced("c1", admin("gpu-0")), [False], id="admin access alone"),
-        pytest.param(sliced("c1", admin("gpu-0"), "gpu-1"), [True], id="admin access beside another"),
+        pytest.param(claim("c1", admin("gpu-0")), [False], id="admin access alone"),
+        pytest.param(sliced("c1", admin("gpu-0"), "gpu-1"), [False, True], id="admin access beside another"),
         pytest.param(
             claim("c1", "gpu-0", "gpu-1", config=[asking(requests=["r1"])]), [False, True], id="one of two groups"
         ),
@@ -337,9 +349,9 @@ def test_a_time_slice_is_reset_with_its_claim(one, is_applied, gpus):
 
 
 def test_what_a_claim_of_this_driver_set_is_reset():
-    one = claim("c1", admin("gpu-0"), "gpu-1", "gpu-2", config=[asking(requests=["r0", "r1"])])
+    one = claim("c1", admin("gpu-0"), "gpu-1", "gpu-2", config=[asking(requests=["r1"])])
     entry = completed(one).entry
-    assert applied(entry) == [True, False]
+    assert applied(entry) == [False, True, False]
     assert torn_down(one, record(c1=entry)) == Teardown((slice_of(1),))
 
 
@@ -414,7 +426,7 @@ def test_with_the_gate_off_a_time_slice_stays_and_the_log_says_so():
         ),
         pytest.param(completed(claim("c2", "gpu-0")).entry, False, id="the GPU without a slice"),
         pytest.param(of_the_go_driver(claim("c2", "gpu-0"), None), False, id="untold and not asked for"),
-        pytest.param(completed(sliced("c2", admin("gpu-0"))).entry, False, id="admin access"),
+        pytest.param(completed(claim("c2", admin("gpu-0"))).entry, False, id="admin access"),
         pytest.param(completed(sliced("c2", admin("gpu-0"), "gpu-2")).entry, False, id="admin access beside another"),
         pytest.param(completed(sliced("c2", "gpu-1")).entry, False, id="another GPU"),
         pytest.param(started(sliced("c2", "gpu-1")), False, id="begun on another GPU"),

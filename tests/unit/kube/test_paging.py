@@ -36,7 +36,7 @@ class Lister:
             if start + limit < len(self._items):
                 metadata["continue"] = str(start + limit)
             chunk = b",".join(self._items[start : start + limit])
-            body = b'{"metadata":%b,"items":[%b]}' % (json.dumps(metadata).encode(), chunk)
+            body = b'{"kind":"ResourceClaimList","metadata":%b,"items":[%b]}' % (json.dumps(metadata).encode(), chunk)
             self.sent.append(len(body))
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             await writer.drain()

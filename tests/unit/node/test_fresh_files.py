@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from nvdra.devices import Inventory
 from nvdra_mock_nvml.elf import shared_object
 
 from nvdra import cdi
 from nvdra.api import ClaimRef
+from nvdra.gpu import Inventory
 from tests.unit.node.world import LIBRARIES, VERSION, World, cdi_path
 
 DEV = "/driver/dev"

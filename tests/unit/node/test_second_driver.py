@@ -189,7 +189,8 @@ async def test_an_unprepare_waits_for_a_slow_prepare_and_is_answered_at_its_dead
     node.room.held = asyncio.Event()
     await node.prepare(ref)
     failure = await node.unprepare(ref)
-    assert failure is not None and "still being unprepared" in failure.error
+    assert failure is not None
+    assert "still being unprepared" in failure.error
     assert node.room.switched == [], "nothing is rolled back while the step runs"
     node.room.held.set()
     assert await node.unprepare(ref) is None

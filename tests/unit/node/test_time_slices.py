@@ -1,4 +1,4 @@
-"""Time slices of claims, from kubelet's call to `nvidia-smi` and back: set on change only, reset with the last claim."""
+"""Time slices of claims, from kubelet's call to `nvidia-smi` and back: set on change, reset with the last claim."""
 
 from __future__ import annotations
 
@@ -80,11 +80,12 @@ async def test_a_slice_is_set_with_the_claim_and_reset_after_it(node: World) -> 
     assert group.time_slice_applied is True
     await node.released(ref)
     assert slices(node) == [0, 0, 0, 0]
-    assert not node.state(ref) and not node.has_file(ref)
+    assert not node.state(ref)
+    assert not node.has_file(ref)
 
 
 async def test_the_compute_mode_is_set_first_as_the_go_driver_does(node: World) -> None:
-    uuid = list(smi(node).time_slices)[0]
+    uuid = next(iter(smi(node).time_slices))
     await node.prepared(await node.claim("a", "gpu-0", config=SHORT))
     assert sets(node) == [f"-i {uuid} -c DEFAULT", f"compute-policy -i {uuid} --set-timeslice 1"]
 
@@ -96,7 +97,7 @@ async def test_nothing_is_run_where_nothing_changes_and_slices_are_read_once(nod
     plain = await node.claim("b", "gpu-1")
     await node.prepared(plain)
     await node.released(plain)
-    assert [run for run in smi(node).runs] == [("compute-policy", "-l")]
+    assert list(smi(node).runs) == [("compute-policy", "-l")]
 
 
 async def test_a_plain_gpu_says_that_no_slice_was_set(node: World) -> None:
@@ -134,7 +135,7 @@ async def test_a_slice_that_an_administrator_set_comes_back(node: World) -> None
 
 
 async def test_a_gpu_without_time_slices_fails_only_claims_that_ask_for_one(node: World) -> None:
-    uuid = list(smi(node).time_slices)[0]
+    uuid = next(iter(smi(node).time_slices))
     smi(node).fail("time slice", uuid)
     ref, plain = await node.claim("a", "gpu-0", "gpu-1", config=SHORT), await node.claim("b", "gpu-2")
     why = await node.refused(ref)
@@ -159,7 +160,8 @@ async def test_a_reset_that_fails_is_tried_again(node: World) -> None:
     await node.prepared(ref)
     smi(node).fail("time slice", exit_code=15, said="GPU is lost")
     failure = (await node.unprepare(ref))[ref.uid]
-    assert failure is not None and "error resetting the time slice of gpu-0" in failure.error
+    assert failure is not None
+    assert "error resetting the time slice of gpu-0" in failure.error
     assert node.state(ref) == "PrepareStarted"
     smi(node).forgive()
     await node.released(ref)
@@ -171,7 +173,8 @@ async def test_mps_limits_beside_the_strategy_are_refused_for_good(node: World) 
     config[0]["opaque"]["parameters"]["sharing"]["mpsConfig"] = {}
     ref = await node.claim("a", "gpu-0", config=config)
     answer = (await node.prepare(ref))[ref.uid]
-    assert not isinstance(answer, tuple) and answer.permanent
+    assert not isinstance(answer, tuple)
+    assert answer.permanent
     assert "cannot use MpsConfig with the 'TimeSlicing' strategy" in answer.error
     assert not sets(node)
 
@@ -215,7 +218,8 @@ async def test_a_death_at_any_effect_leaves_a_slice_that_is_reset(tmp_path: Path
         await world.restart()
         await world.released(ref)
         assert list(program.time_slices.values()) == [0, 2, 0, 0], f"died after effect {after}"
-        assert not world.state(ref) and not world.has_file(ref)
+        assert not world.state(ref)
+        assert not world.has_file(ref)
         await world.stop()
         if not is_dead:
             assert after > 5, "no effect was ever the last"

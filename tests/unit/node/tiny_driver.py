@@ -89,6 +89,9 @@ class LampDriver:
     def resolve(self, result: Result, node: Sequence[str]) -> Device | Missing:
         return Lamp(result.device) if result.device in node else Missing(result.device, "no such lamp")
 
+    def forbids(self, result: Result, node: Sequence[str]) -> str:
+        return ""
+
     def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
         return (Group(None, tuple(members)),)
 
@@ -158,6 +161,9 @@ class LampEdits:
 
     async def refresh(self, devices: Iterable[Lamp]) -> None:
         return
+
+    def gone(self, document: cdi.Document) -> list[str]:
+        return []
 
     def edits(self, device: Lamp) -> cdi.Edits:
         return cdi.Edits(device_nodes=(cdi.DeviceNode(f"/dev/{device.name}"),))
