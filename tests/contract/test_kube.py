@@ -15,7 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.unit.gpu.limits import BAD_DEVICES, BAD_SLICES, GOOD_DEVICES, GOOD_SLICES, spec
+from tests.unit.slices.limits import BAD_DEVICES, BAD_SLICES, GOOD_DEVICES, GOOD_SLICES, spec
 
 from nvdra.kube import Access, HttpKube, access
 from nvdra.ports import ApiError, Event, Kube, Resource

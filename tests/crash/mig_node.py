@@ -166,9 +166,7 @@ class MigNode(Node):
         self.upkeep = MigUpkeep(
             self.nvml,
             self.clock,
-            self.ledger,
-            self.locks,
-            self.runner,
+            self.context,
             self.mig,
             lambda: self.inventory,
             is_record_lost=lambda: self.file.is_quarantined,

@@ -48,9 +48,12 @@ def main(argv: Sequence[str]) -> int:
     def run() -> int:
         import uvloop
 
-        from nvdra.programs.gpu_node import GpuNode
+        from nvdra.gpu.extents import DRIVER
+        from nvdra.programs.gpu_node import gpu_node
+        from nvdra.programs.kubelet_plugin import KubeletPlugin
 
-        return uvloop.run(GpuNode(options, gates, stop).run())
+        plugin = KubeletPlugin(DRIVER, PROGRAM, options, stop)
+        return uvloop.run(plugin.run(lambda chassis: gpu_node(chassis, options, gates)))
 
     return telemetry.run_plugin(run)
 

@@ -75,9 +75,7 @@ class MigWorld(World):
         return MigUpkeep(
             None,  # type: ignore[arg-type]
             self.clock,
-            self.ledger,
-            self.locks,
-            self.runner,
+            self.context,
             self.mig,
             lambda: self.inventory,
             is_record_lost=lambda: self.file.is_quarantined,

@@ -170,16 +170,14 @@ async def test_a_mode_that_a_claim_is_about_to_need_stays(node: MigWorld) -> Non
 # --- the lease ---
 
 
-async def test_nvml_is_held_open_and_asked_for_again_where_there_is_none() -> None:
+async def test_nvml_is_held_open_and_asked_for_again_where_there_is_none(node: MigWorld) -> None:
     lease, clock = Lease(), VirtualClock()
     lease.absences = 2
     kept = MigUpkeep(
         lease,  # type: ignore[arg-type]
         clock,
-        None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
+        node.context,
+        node.mig,
         lambda: None,  # type: ignore[arg-type,return-value]
         is_record_lost=lambda: False,
         destroy_unknown=False,

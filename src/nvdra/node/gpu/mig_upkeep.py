@@ -15,10 +15,10 @@ from nvdra.checkpoint import Record
 from nvdra.gpu import Gpu, Inventory, Partitions
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.steps import LeaveMigMode
+from nvdra.node.context import ClaimContext
 from nvdra.node.gpu.actors.mig import MigActor
-from nvdra.node.ledger import Change, Ledger, LedgerError
-from nvdra.node.locks import ResourceLocks
-from nvdra.node.steps import StepFailed, StepJournal, StepRunner
+from nvdra.node.ledger import Change, LedgerError
+from nvdra.node.steps import StepFailed, StepJournal
 from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
 from nvdra.ports import Clock, LockError
 
@@ -40,9 +40,7 @@ class MigUpkeep:
         self,
         nvml: Nvml,
         clock: Clock,
-        ledger: Ledger,
-        locks: ResourceLocks,
-        runner: StepRunner,
+        context: ClaimContext,
         actor: MigActor,
         inventory: Callable[[], Inventory],
         *,
@@ -51,9 +49,9 @@ class MigUpkeep:
     ) -> None:
         self._nvml = nvml
         self._clock = clock
-        self._ledger = ledger
-        self._locks = locks
-        self._runner = runner
+        self._ledger = context.ledger
+        self._locks = context.locks
+        self._runner = context.runner
         self._actor = actor
         self._inventory = inventory
         self._is_record_lost = is_record_lost

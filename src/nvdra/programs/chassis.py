@@ -1,0 +1,90 @@
+"""The seam between a kubelet plugin's common skeleton and one driver's hardware."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nvdra.checkpoint import Record
+from nvdra.host import Node
+from nvdra.kube import ResourceApi
+from nvdra.node.context import ClaimContext
+from nvdra.node.parts import ClaimParts, NodePaths
+from nvdra.node.publication import Publication
+from nvdra.node.record_file import RecordFile
+from nvdra.node.slice_writes import Notice
+from nvdra.ports import Clock
+from nvdra.programs.tasks import Tasks
+
+
+class PluginOptions(Protocol):
+    """Options that every kubelet plugin has."""
+
+    @property
+    def node_name(self) -> str: ...
+    @property
+    def pod_uid(self) -> str: ...
+    @property
+    def cdi_root(self) -> str: ...
+    @property
+    def kubelet_registrar_directory_path(self) -> str: ...
+    @property
+    def kubelet_plugins_directory_path(self) -> str: ...
+    @property
+    def healthcheck_port(self) -> int: ...
+    @property
+    def http_endpoint(self) -> str: ...
+    @property
+    def metrics_path(self) -> str: ...
+    @property
+    def kubeconfig(self) -> str: ...
+    @property
+    def kube_api_qps(self) -> float: ...
+    @property
+    def kube_api_burst(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chassis:
+    """What a driver is built on."""
+
+    host: Node
+    clock: Clock
+    api: ResourceApi
+    paths: NodePaths
+    tasks: Tasks
+    stack: AsyncExitStack
+    on_record: Callable[[Record], None]
+    on_notice: Callable[[Notice], None]
+    restart: Callable[[], None]
+    """End in order, then start anew in this process: the driver's libraries changed."""
+    unless_stopped: Callable[[Coroutine[Any, Any, None] | asyncio.Task[None]], Coroutine[Any, Any, None]]
+
+
+class Hardware(Protocol):
+    """One driver on the chassis."""
+
+    @property
+    def context(self) -> ClaimContext: ...
+    @property
+    def record_file(self) -> RecordFile: ...
+    @property
+    def publication(self) -> Publication: ...
+
+    async def look(self, parts: ClaimParts) -> None:
+        """The first look at the hardware; it runs while the plugin registers."""
+        ...
+
+    def recorded(self, record: Record) -> None:
+        """The checkpoint changed: other devices may be withheld."""
+        ...
+
+    async def serve(self, first_look: asyncio.Task[None]) -> None:
+        """Start the driver's own tasks, once kubelet can call."""
+        ...
+
+
+Build = Callable[[Chassis], Awaitable[Hardware]]

@@ -1,0 +1,237 @@
+"""What kubelet plugins share: start, registration, drain, gauges, publication, end. A driver comes as a `Hardware`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import traceback
+from contextlib import AsyncExitStack
+from typing import NoReturn
+
+from prometheus_client import CollectorRegistry
+
+from nvdra import claims, telemetry
+from nvdra.checkpoint import Record
+from nvdra.host import HookMissing, Node
+from nvdra.kube import ConfigError, HttpKube, ResourceApi, access
+from nvdra.kubelet import HealthService, Plugin, SocketPathError
+from nvdra.node.claim_service import ClaimService
+from nvdra.node.clock import LoopClock
+from nvdra.node.context import ClaimContext
+from nvdra.node.instance import instance_paths
+from nvdra.node.ledger import Change, LedgerError
+from nvdra.node.parts import NodePaths, claim_parts
+from nvdra.node.slice_writes import Notice, log
+from nvdra.ports import Clock
+from nvdra.programs.chassis import Build, Chassis, Hardware, PluginOptions
+from nvdra.programs.kube_log import log_response
+from nvdra.programs.stop import Stop
+from nvdra.programs.tasks import Tasks
+from nvdra.telemetry.http import EndpointError, MetricsServer
+from nvdra.telemetry.metrics import DriverMetrics, process_metrics
+
+DRAIN_S = 30.0
+RECORD_DELAY_S = 0.005  # gauges and publication follow the checkpoint at leisure
+
+
+class StartError(Exception):
+    """The plugin cannot start on this node as it is configured; the text is for people."""
+
+
+class KubeletPlugin:
+    """One driver's plugin on one node, until it is told to stop.
+
+    program   its name in API requests
+    """
+
+    def __init__(self, driver: str, program: str, options: PluginOptions, stop: Stop) -> None:
+        self._driver = driver
+        self._program = program
+        self._options = options
+        self._stop = stop
+        self._paths = NodePaths(
+            f"{os.path.abspath(options.kubelet_plugins_directory_path)}/{driver}", os.path.abspath(options.cdi_root)
+        )
+        self._tasks = Tasks(stop)
+        self._starts_anew = False
+        self._hardware: Hardware
+        self._plugin: Plugin
+        self._record: Record | None = None
+        self._counted: Record | None = None
+        self._counting: asyncio.TimerHandle | None = None
+
+    async def run(self, build: Build) -> int:
+        """Exit status; does not return where the plugin starts anew in this process."""
+        self._stop.on_loop()
+        try:
+            async with AsyncExitStack() as stack:
+                await self._start(stack, build)
+                await self._stop.wait()
+        # DROP-IN: the prefixes are the Go driver's.
+        except EndpointError as error:
+            return _give_up(f"setup metrics endpoint: {error}")
+        except ConfigError as error:
+            return _give_up(f"create client: {error}")
+        except (StartError, HookMissing, SocketPathError) as error:
+            return _give_up(str(error))
+        except Exception as error:
+            telemetry.error("Starting failed unexpectedly", traceback.format_exc())
+            return _give_up(f"error creating driver: {type(error).__name__}: {error}")
+        telemetry.info(0, "shutdown")
+        telemetry.flush()
+        if self._starts_anew:
+            os.execv(sys.executable, sys.orig_argv)
+        # A thread stuck in a driver call must not keep the process: everything durable is on disk.
+        os._exit(1 if self._tasks.failed else 0)
+
+    async def _start(self, stack: AsyncExitStack, build: Build) -> None:
+        options, clock, host = self._options, LoopClock(), Node()
+        stack.callback(host.close)
+        await self._folders(host)
+        await self._serve_metrics(stack)
+        kube = await stack.enter_async_context(
+            HttpKube(
+                access(options.kubeconfig, os.environ),
+                qps=options.kube_api_qps,
+                burst=options.kube_api_burst,
+                user_agent=self._program,
+                on_response=log_response,
+            )
+        )
+        api = ResourceApi(kube)
+        chassis = Chassis(
+            host,
+            clock,
+            api,
+            self._paths,
+            self._tasks,
+            stack,
+            self._recorded,
+            self._noticed,
+            self._restart,
+            self._stop.unless,
+        )
+        hardware = self._hardware = await build(chassis)
+        context = hardware.context
+        await context.locks.make_folder()
+        parts = claim_parts(context, hardware.record_file, host, clock, api, self._metrics)
+        look = asyncio.create_task(hardware.look(parts), name="first look")
+        context.ledger.start()
+        stack.push_async_callback(context.ledger.stop)
+        await self._first_record(context)
+        stack.push_async_callback(self._tasks.cancel)
+        await self._register(stack, kube, clock, parts.service)
+        self._tasks.start("publication", hardware.publication.run())
+        await hardware.serve(look)
+        self._tasks.start("sweep", parts.sweep.run())
+
+    async def _serve_metrics(self, stack: AsyncExitStack) -> None:
+        registry = CollectorRegistry()
+        process_metrics(registry)
+        self._metrics = DriverMetrics(registry, driver=self._driver, node=self._options.node_name)
+        if self._options.http_endpoint and self._options.metrics_path:
+            server = MetricsServer(registry, endpoint=self._options.http_endpoint, path=self._options.metrics_path)
+            await server.start()
+            stack.push_async_callback(server.stop)
+
+    async def _register(self, stack: AsyncExitStack, kube: HttpKube, clock: Clock, service: ClaimService) -> None:
+        """Serve kubelet's calls and the health service, and register."""
+        plugin = self._plugin = Plugin(
+            driver=self._driver,
+            paths=await instance_paths(
+                kube,
+                driver=self._driver,
+                node_name=self._options.node_name,
+                pod_uid=self._options.pod_uid,
+                registrar_dir=self._options.kubelet_registrar_directory_path,
+                plugins_dir=self._options.kubelet_plugins_directory_path,
+            ),
+            prepare=service.prepare,
+            unprepare=service.unprepare,
+            on_registered=self._registered,
+            on_change=self._placed,
+        )
+        if self._options.healthcheck_port >= 0:
+            health = HealthService(
+                paths=plugin.paths,
+                port=self._options.healthcheck_port,
+                is_standing_by=lambda: bool(plugin.standing_by_for),
+                is_awaited=lambda: plugin.is_awaited,
+            )
+            await health.start()
+            stack.push_async_callback(health.stop)
+        stack.push_async_callback(_drain, plugin, service, clock)
+        await self._stop.unless(plugin.start())
+        self._placed()
+
+    # ── what the parts tell each other ─────────────────────────────────────────────────────────────────────────
+
+    def _restart(self) -> None:
+        self._starts_anew = True
+        self._stop.ask()
+
+    def _recorded(self, record: Record) -> None:
+        """The checkpoint was read or written. Nothing waits for what follows; a burst of claims has it done once."""
+        if self._counting is None:
+            self._counting = asyncio.get_running_loop().call_later(RECORD_DELAY_S, self._count)
+        self._record = record
+
+    def _count(self) -> None:
+        """Gauges follow the checkpoint, and so do the devices that it withholds."""
+        self._counting = None
+        if self._record is None or self._record is self._counted:
+            return
+        if self._counted is not None:
+            self._metrics.wrote_record()
+        self._counted = self._record
+        self._metrics.prepared(claims.device_types(self._record, self._hardware.context.driver.device_type))
+        self._hardware.recorded(self._record)
+
+    def _noticed(self, notice: Notice) -> None:
+        log(notice)
+        if notice.kind == "wrote":
+            self._metrics.published()
+
+    def _placed(self) -> None:
+        """Kubelet calls this instance, or another one, or no other is left."""
+        self._metrics.registered(self._plugin.is_registered)
+        if self._plugin.is_current:
+            self._hardware.publication.resume()
+        else:
+            self._hardware.publication.hold()
+
+    def _registered(self) -> None:
+        self._placed()
+        # A kubelet that starts removes every slice of its node.
+        self._hardware.publication.nudge()
+
+    async def _first_record(self, context: ClaimContext) -> None:
+        """Read the checkpoint before kubelet calls; if another instance holds its locks, kubelet's calls read it."""
+        try:
+            self._record = await context.ledger.submit(Change)
+            self._count()
+        except LedgerError as error:
+            telemetry.warning("The record cannot be read yet", cause=str(error))
+
+    async def _folders(self, host: Node) -> None:
+        try:
+            await host.mkdir(self._paths.plugin_dir, mode=0o750)
+            await host.mkdir(self._paths.cdi_root, mode=0o750)
+        except NotADirectoryError:
+            raise StartError(f"path for cdi file generation is not a directory: '{self._paths.cdi_root}'") from None
+        except OSError as error:
+            raise StartError(f"cannot create {error.filename}: {error.strerror}") from None
+
+
+async def _drain(plugin: Plugin, service: ClaimService, clock: Clock) -> None:
+    """Kubelet's calls, then work that outlived its call; together no longer than DRAIN_S."""
+    ends = clock.now() + DRAIN_S
+    await plugin.stop(grace_s=DRAIN_S)
+    await service.finish(max(ends - clock.now(), 0.0))
+
+
+def _give_up(why: str) -> NoReturn:
+    telemetry.flush()
+    print(f"Error: {why}", file=sys.stderr, flush=True)
+    os._exit(1)
