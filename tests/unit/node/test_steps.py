@@ -213,7 +213,7 @@ async def test_a_rollback_alone_tells_its_failure_and_goes_on_elsewhere(bench: B
     bench.take("c1")
     await bench.apply("c1", mark("a", A), mark("b", B))
     bench.actor.refused["roll back", "a"] = StepFailed("it stays")
-    with pytest.raises(StepFailed, match="^it stays$"):
+    with pytest.raises(StepFailed, match=r"^it stays$"):
         await bench.runner.roll_back("c1", (mark("a", A), mark("b", B)))
     assert bench.actor.marks == {"a"}
 

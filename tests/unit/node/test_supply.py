@@ -188,7 +188,9 @@ async def test_a_claim_of_two_partitions_and_another_gpu(world: World) -> None:
     edits = [(cdi.GPU_CLAIMS.device_name("c1", device.name), world.supply.edits(device)) for device in devices]
     content = cdi.render_claim(cdi.GPU_CLAIMS, world.supply.common, edits)
     assert content == (GOLDEN / "partitions.yaml").read_bytes()
-    document = cdi.claim_document(cdi.GPU_CLAIMS, "c1", [(d.name, world.supply.edits(d)) for d in devices], cdi.Edits(env=("A=1",)))
+    document = cdi.claim_document(
+        cdi.GPU_CLAIMS, "c1", [(d.name, world.supply.edits(d)) for d in devices], cdi.Edits(env=("A=1",))
+    )
     told = cdi.transform_root(cdi.simplify(document), "/driver", "/run/driver")
     assert told.devices == cdi.parse(content).devices
 

@@ -138,7 +138,9 @@ async def test_a_gpu_without_time_slices_fails_only_claims_that_ask_for_one(node
     smi(node).fail("time slice", uuid)
     ref, plain = await node.claim("a", "gpu-0", "gpu-1", config=SHORT), await node.claim("b", "gpu-2")
     why = await node.refused(ref)
-    assert f"error setting timeslice config for requests '[r0 r1]' in claim '{ref.uid}': error setting time slice" in why
+    assert (
+        f"error setting timeslice config for requests '[r0 r1]' in claim '{ref.uid}': error setting time slice" in why
+    )
     assert slices(node) == [0, 0, 0, 0], "the other GPU of the claim is as it was"
     assert not node.state(ref)
     assert await node.prepared(plain) == ["gpu-2"]
