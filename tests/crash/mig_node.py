@@ -223,6 +223,11 @@ class MigNode(Node):
         )
         return name
 
+    def address(self, gpu: int) -> str:
+        """Its PCI address, which its lock is named by."""
+        (address,) = (address for address, device in self.inventory.gpus.items() if device.minor == gpu)
+        return address
+
     def keep(self, device: MigDevice) -> None:
         """It must stand to the end of the story."""
         self._kept.append(device)

@@ -1,12 +1,14 @@
-"""The locks of GPUs: two programs on one folder, and what the files say to whoever comes after a death."""
+"""The locks of resources: two programs on one folder, and what the journals say to whoever comes after a death."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +19,24 @@ from nvdra.ports import LockError
 from nvdra.testing.host import FakeHost
 
 P = "/plugins/gpu.nvidia.com"
-A, B, C = "GPU-a", "GPU-b", "GPU-c"
-HERE, THERE = (19, 0), (9, 4)
+A, B, C = "0000:0a:00.0", "0000:0b:00.0", "0000:0c:00.0"
+FORMER = {A: "GPU-a", B: "GPU-b"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A step as the journal knows it."""
+
+    key: str
+    resources: frozenset[str] = frozenset((A,))
+    kind: str = "partition"
+
+
+HERE, THERE = Change("19@0"), Change("9@4")
+
+
+def former(resource: str) -> Iterable[str]:
+    return (FORMER.get(resource, ""),)
 
 
 class Programs:
@@ -29,9 +47,9 @@ class Programs:
         self._hosts: list[FakeHost] = []
         (folder / f"{P}/{FOLDER}".strip("/")).mkdir(parents=True, exist_ok=True)
 
-    def start(self) -> ResourceLocks:
+    def start(self, former: Callable[[str], Iterable[str]] = lambda _: ()) -> ResourceLocks:
         self._hosts.append(FakeHost(self.folder))
-        return ResourceLocks(self.host, P)
+        return ResourceLocks(self.host, P, former)
 
     @property
     def host(self) -> FakeHost:
@@ -72,14 +90,14 @@ async def test_a_gpu_belongs_to_one_program_for_all_its_claims(programs: Program
     assert not other.try_take("c4", [A])
     one.give_back("c1", is_done=True)
     assert other.try_take("c4", [A])
-    assert (one.claims, other.claims) == (frozenset(), {"c3", "c4"})
+    assert not one.try_take("c5", [A])
+    assert not one.try_take("c5", [B])
 
 
 async def test_of_several_gpus_all_are_taken_or_none(programs: Programs) -> None:
     one, other = programs.start(), programs.start()
     assert other.try_take("c1", [B])
     assert not one.try_take("c2", [C, B, A])
-    assert one.claims == frozenset()
     third = programs.start()
     assert third.try_take("c3", [A, C])
 
@@ -90,7 +108,6 @@ async def test_a_lock_that_cannot_be_opened_leaves_none_taken(programs: Programs
     with pytest.raises(LockError, match=rf"error opening lock file \({P}/{FOLDER}/{B}\): Is a directory"):
         one.try_take("c1", [A, B])
     assert other.try_take("c2", [A])
-    assert one.claims == frozenset()
 
 
 async def test_what_a_death_frees_is_there_for_the_next(programs: Programs) -> None:
@@ -110,20 +127,6 @@ async def test_another_program_is_waited_for_until_it_is_done(programs: Programs
     await waiting
     assert other.try_take("c2", [A, B])
     await other.wait([A, B])  # its own it never waits for
-
-
-async def test_a_claim_in_work_is_waited_for_until_it_is_out_of_work(programs: Programs) -> None:
-    locks = programs.start()
-    await locks.until_done("c1")
-    assert locks.try_take("c1", [A])
-    assert locks.try_take("c2", [A])
-    waiting = asyncio.create_task(locks.until_done("c1"))
-    await asyncio.sleep(0)
-    locks.give_back("c2", is_done=True)
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    locks.give_back("c1", is_done=False)
-    await waiting
 
 
 async def test_a_claim_is_the_last_on_a_gpu_once_no_other_has_work_there(programs: Programs) -> None:
@@ -185,13 +188,13 @@ async def test_a_file_says_who_is_in_work_and_what_may_have_been_begun(programs:
     locks = programs.start()
     assert locks.try_take("c1", [A, B])
     locks.begin("c1", [A])
-    locks.touch("c1", A, HERE)
-    assert programs.lines(A) == ["c1", "c1 19@0"]
+    locks.touch("c1", HERE)
+    assert programs.lines(A) == ["c1", "c1 partition 19@0"]
     assert programs.lines(B) == []
     assert locks.try_take("c2", [A])
     locks.begin("c2", [A])
     locks.give_back("c1", is_done=True)
-    assert programs.lines(A) == ["c1", "c1 19@0", "c2", "-c1"]
+    assert programs.lines(A) == ["c1", "c1 partition 19@0", "c2", "-c1"]
     locks.give_back("c2", is_done=True)
     assert programs.lines(A) == []
 
@@ -200,25 +203,25 @@ async def test_after_a_death_what_was_begun_is_known_by_place(programs: Programs
     one = programs.start()
     assert one.try_take("c1", [A])
     one.begin("c1", [A])
-    one.touch("c1", A, HERE)
+    one.touch("c1", HERE)
     programs.die()
     other = programs.start()
     assert other.try_take("c1", [A])
-    assert other.touched("c1", A, HERE)
-    assert not other.touched("c1", A, THERE)
+    assert other.touched("c1", HERE)
+    assert not other.touched("c1", THERE)
     # Of a claim without a line the entry's word is all: another driver begun it.
-    assert other.touched("c2", A, THERE)
+    assert other.touched("c2", THERE)
 
 
 async def test_what_is_not_done_stays_said_for_whoever_undoes_it(programs: Programs) -> None:
     locks = programs.start()
     assert locks.try_take("c1", [A])
     locks.begin("c1", [A])
-    locks.touch("c1", A, HERE)
+    locks.touch("c1", HERE)
     locks.give_back("c1", is_done=False)
-    assert programs.lines(A) == ["c1", "c1 19@0"]
+    assert programs.lines(A) == ["c1", "c1 partition 19@0"]
     assert locks.try_take("c1", [A])
-    assert not locks.touched("c1", A, THERE)
+    assert not locks.touched("c1", THERE)
     locks.give_back("c1", is_done=True)
     assert programs.lines(A) == []
 
@@ -227,13 +230,13 @@ async def test_a_claim_that_begins_anew_is_not_held_to_what_was_said_before(prog
     one = programs.start()
     assert one.try_take("c1", [A])
     one.begin("c1", [A])
-    one.touch("c1", A, HERE)
+    one.touch("c1", HERE)
     one.begin("c1", [A])
-    assert not one.touched("c1", A, HERE)
+    assert not one.touched("c1", HERE)
     programs.die()
     other = programs.start()
     assert other.try_take("c1", [A])
-    assert not other.touched("c1", A, HERE)
+    assert not other.touched("c1", HERE)
 
 
 async def test_lines_of_claims_that_are_not_begun_are_dropped_but_those_in_work(programs: Programs) -> None:
@@ -241,15 +244,15 @@ async def test_lines_of_claims_that_are_not_begun_are_dropped_but_those_in_work(
     for claim in ("gone", "begun"):
         assert one.try_take(claim, [A])
         one.begin(claim, [A])
-        one.touch(claim, A, HERE)
+        one.touch(claim, HERE)
     programs.die()
     other = programs.start()
     assert other.try_take("new", [A])
     other.begin("new", [A])
-    other.forget_others(A, {"begun"})
-    assert other.touched("gone", A, THERE)  # as if it had never been
-    assert not other.touched("begun", A, THERE)
-    assert not other.touched("new", A, THERE)
+    other.forget_others(A, {"begun"}, set())
+    assert other.touched("gone", THERE)  # as if it had never been
+    assert not other.touched("begun", THERE)
+    assert not other.touched("new", THERE)
     other.give_back("new", is_done=True)
     assert other.try_take("begun", [A])
     other.give_back("begun", is_done=True)
@@ -259,29 +262,49 @@ async def test_lines_of_claims_that_are_not_begun_are_dropped_but_those_in_work(
 @pytest.mark.parametrize(
     ("content", "begun"),
     [
-        ("c1\nc1 19@0\nc1 9@", {HERE}),  # cut off in the middle
-        ("c1\nc1 19@0\nc1 9", {HERE}),
-        ("c1\nc1 19@0", set()),
-        ("c1\nc1 19@0\nc1 x@4\nc1 9@-4\nc1 9@4@4\nc1 \n", {HERE}),
-        ("hello\n\n - \nc1\nc1 19@0\n-\n-nobody\n", {HERE}),
+        ("c1\nc1 partition 19@0\nc1 partition 9@", {"19@0"}),  # cut off in the middle
+        ("c1\nc1 partition 19@0\nc1 partition", {"19@0"}),
+        ("c1\nc1 partition 19@0", set()),
+        ("c1\nc1 partition 19@0\nc1 \nc1  \nc1 other 9@4\n", {"19@0"}),
+        ("hello\n\n - \nc1\nc1 partition 19@0\n-\n-nobody\n", {"19@0"}),
+        ("c1\nc1 partition 19@0\n-c1\nc1\n", set()),
+        ("c1\nc1 19@0\n", {"19@0"}),  # as earlier releases wrote it
+        ("c1\nc1 19@0\nc1 partition 9@4\n", {"19@0", "9@4"}),
         ("c1\nc1 19@0\n-c1\nc1\n", set()),
     ],
 )
 async def test_lines_that_are_torn_or_mean_nothing_say_nothing(
-    programs: Programs, content: str, begun: set[tuple[int, int]]
+    programs: Programs, content: str, begun: set[str]
 ) -> None:
     programs.path(A).write_text(content)
     locks = programs.start()
     assert locks.try_take("c1", [A])
-    assert {place for place in (HERE, THERE, (9, -4)) if locks.touched("c1", A, place)} == begun
+    assert {step.key for step in (HERE, THERE, Change("9@-4")) if locks.touched("c1", step)} == begun
 
 
 async def test_bytes_that_are_no_text_stop_nothing(programs: Programs) -> None:
-    programs.path(A).write_bytes(b"\xff\xfe\x00\nc1\nc1 19@0\n")
+    programs.path(A).write_bytes(b"\xff\xfe\x00\nc1\nc1 partition 19@0\n")
     locks = programs.start()
     assert locks.try_take("c1", [A])
-    assert locks.touched("c1", A, HERE)
-    assert not locks.touched("c1", A, THERE)
+    assert locks.touched("c1", HERE)
+    assert not locks.touched("c1", THERE)
+
+
+async def test_a_step_is_known_by_its_kind_too_and_on_each_of_its_resources(programs: Programs) -> None:
+    locks = programs.start()
+    assert locks.try_take("c1", [A, B])
+    locks.begin("c1", [A, B])
+    both = Change("0", frozenset((A, B)), "join")
+    locks.touch("c1", both)
+    assert programs.lines(A) == programs.lines(B) == ["c1", "c1 join 0"]
+    assert locks.touched("c1", both)
+    assert not locks.touched("c1", Change("0", kind="partition"))
+    # A death between the two lines may have come after an effect on neither; one line is enough to look.
+    programs.path(B).write_text("c1\n")
+    programs.die()
+    other = programs.start()
+    assert other.try_take("c1", [A, B])
+    assert other.touched("c1", both)
 
 
 STORIES = st.lists(
@@ -294,16 +317,17 @@ async def test_whoever_comes_after_a_death_knows_what_the_dead_program_knew(stor
     with tempfile.TemporaryDirectory() as folder:
         programs = Programs(Path(folder))
         locks = programs.start()
-        begun: dict[str, set[tuple[int, int]]] = {}
-        for number, (act, claim) in enumerate(story):
+        steps = [Change(str(number)) for number in range(len(story))]
+        begun: dict[str, set[Change]] = {}
+        for step, (act, claim) in zip(steps, story, strict=True):
             assert locks.try_take(claim, [A])
             match act:
                 case "begin":
                     locks.begin(claim, [A])
                     begun[claim] = set()
                 case "touch":
-                    locks.touch(claim, A, (number, 0))
-                    begun.setdefault(claim, set()).add((number, 0))
+                    locks.touch(claim, step)
+                    begun.setdefault(claim, set()).add(step)
                 case "leave":
                     locks.give_back(claim, is_done=False)
                 case "done":
@@ -313,10 +337,181 @@ async def test_whoever_comes_after_a_death_knows_what_the_dead_program_knew(stor
         heir = programs.start()
         for claim in ("c1", "c2"):
             assert heir.try_take(claim, [A])
-            places = [(number, 0) for number in range(len(story))]
-            known = {place for place in places if heir.touched(claim, A, place)}
-            assert known == begun.get(claim, set(places))
+            known = {step for step in steps if heir.touched(claim, step)}
+            assert known == begun.get(claim, set(steps))
         programs.close()
+
+
+# --- states from before a step ---
+
+SLICE = Change("interval", kind="timeslice")
+
+
+async def test_a_state_from_before_a_step_stays_until_the_teardown(programs: Programs) -> None:
+    locks = programs.start()
+    assert locks.try_take("c1", [A])
+    locks.begin("c1", [A])
+    locks.touch("c1", HERE)
+    locks.touch("c1", SLICE, {"interval": 2})
+    assert locks.previous("c1", SLICE) == {"interval": 2}
+    assert locks.previous("c1", HERE) == locks.previous("c2", SLICE) == {}
+    locks.give_back("c1", is_done=True, is_prepared=True)
+    programs.die()  # the plugin is restarted, or dies, while the claim is prepared
+    other = programs.start()
+    assert other.try_take("c1", [A])
+    assert not other.touched("c1", HERE)  # its line went with its completion
+    # The teardown touches what it rolls back, and knows no state of its own: the earlier one stays.
+    other.touch("c1", SLICE)
+    other.touch("c1", SLICE, {"interval": 0})
+    other.touch("c1", HERE)
+    assert other.previous("c1", SLICE) == {"interval": 2}
+    other.give_back("c1", is_done=False)  # and it fails once
+    assert other.try_take("c1", [A])
+    assert other.previous("c1", SLICE) == {"interval": 2}
+    other.give_back("c1", is_done=True)
+    assert programs.lines(A) == []
+
+
+async def test_a_claim_that_is_prepared_again_keeps_the_first_state(programs: Programs) -> None:
+    """Its entry is completed and nothing is torn down: the lock is taken and given back for another look."""
+    locks = programs.start()
+    assert locks.try_take("c1", [A])
+    locks.begin("c1", [A])
+    locks.touch("c1", SLICE, {"interval": 2})
+    locks.give_back("c1", is_done=True, is_prepared=True)
+    lines = programs.lines(A)
+    assert locks.try_take("c1", [A])
+    locks.give_back("c1", is_done=True, is_prepared=True)
+    assert programs.lines(A) == lines
+    assert locks.try_take("c1", [A])
+    assert locks.previous("c1", SLICE) == {"interval": 2}
+
+
+async def test_states_of_prepared_claims_outlive_others_and_the_start_of_a_program(programs: Programs) -> None:
+    locks = programs.start()
+    for claim in ("prepared", "gone", "begun"):
+        assert locks.try_take(claim, [A])
+        locks.begin(claim, [A])
+        locks.touch(claim, SLICE, {"interval": 2})
+    locks.give_back("prepared", is_done=True, is_prepared=True)
+    programs.die()
+    other = programs.start()
+    assert other.try_take("upkeep", [A])
+    other.forget_others(A, {"begun"}, {"prepared"})
+    states = {claim: other.previous(claim, SLICE) for claim in ("prepared", "gone", "begun")}
+    assert states == {"prepared": {"interval": 2}, "gone": {}, "begun": {"interval": 2}}
+    other.give_back("upkeep", is_done=True)
+    assert other.try_take("prepared", [A])
+    other.give_back("prepared", is_done=True)
+    assert other.try_take("begun", [A])
+    other.give_back("begun", is_done=True)
+    assert programs.lines(A) == []
+
+
+async def test_a_claim_that_begins_anew_has_no_state_from_before(programs: Programs) -> None:
+    locks = programs.start()
+    assert locks.try_take("c1", [A])
+    locks.begin("c1", [A])
+    locks.touch("c1", SLICE, {"interval": 2})
+    locks.give_back("c1", is_done=True, is_prepared=True)
+    assert locks.try_take("c1", [A])
+    locks.begin("c1", [A])
+    assert not locks.touched("c1", SLICE)
+    assert locks.previous("c1", SLICE) == {}
+
+
+@pytest.mark.parametrize("state", ["{", '"text"', "[1]", "{}", "", "  "])
+async def test_a_state_that_is_torn_is_none_and_its_step_is_touched_all_the_same(
+    programs: Programs, state: str
+) -> None:
+    programs.path(A).write_text(f"c1\nc1 timeslice interval {state}\n")
+    locks = programs.start()
+    assert locks.try_take("c1", [A])
+    assert locks.touched("c1", SLICE)
+    assert locks.previous("c1", SLICE) == {}
+
+
+@pytest.mark.parametrize("state", [{"a text": "with spaces\nand more"}, {"n": 1, "deep": {"l": [1, None]}}])
+async def test_any_state_comes_back_as_it_was(programs: Programs, state: dict[str, Any]) -> None:
+    locks = programs.start()
+    assert locks.try_take("c1", [A])
+    locks.touch("c1", SLICE, state)
+    programs.die()
+    other = programs.start()
+    assert other.try_take("c1", [A])
+    assert other.previous("c1", SLICE) == state
+
+
+# --- names that locks had before ---
+
+
+async def test_lines_under_a_former_name_are_adopted_and_go_with_the_claim(programs: Programs) -> None:
+    """A program of an earlier release died in the midst of two claims."""
+    programs.path("GPU-a").write_text("c1\nc1 19@0\nc2\nc2 9@4\n-c2\nc3\nc3 9@4\n")
+    locks = programs.start(former)
+    assert locks.try_take("c1", [A])
+    assert locks.touched("c1", HERE)
+    assert not locks.touched("c1", THERE)
+    locks.give_back("c1", is_done=True)
+    # The other one's stay, for whoever comes.
+    other = programs.start(former)
+    assert other.try_take("c3", [A])
+    assert other.touched("c3", THERE)
+    assert not other.touched("c3", HERE)
+    assert other.touched("c1", THERE)  # as if it had never been
+    other.give_back("c3", is_done=True)
+    assert programs.lines("GPU-a") == programs.lines(A) == []
+
+
+async def test_a_program_of_an_earlier_release_keeps_a_resource_by_its_former_name(programs: Programs) -> None:
+    earlier = programs.start()
+    assert earlier.try_take("c1", ["GPU-a"])
+    locks = programs.start(former)
+    assert not locks.try_take("c2", [A, B])
+    assert programs.start().try_take("c3", [A, B])  # nothing of them was kept
+    waiting = asyncio.create_task(locks.wait([A]))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    earlier.give_back("c1", is_done=True)
+    programs.die()
+    async with asyncio.timeout(30):
+        await waiting
+    assert locks.try_take("c2", [A])
+    assert not earlier.try_take("c1", ["GPU-a"])
+    locks.give_back("c2", is_done=True)
+    assert earlier.try_take("c1", ["GPU-a"])
+
+
+async def test_a_former_name_without_a_file_is_not_made_one(programs: Programs) -> None:
+    locks = programs.start(former)
+    assert locks.try_take("c1", [A, B, C])
+    locks.begin("c1", [A, B, C])
+    assert not programs.path("GPU-a").exists()
+    assert not programs.path("GPU-b").exists()
+
+
+async def test_what_a_claim_begins_anew_is_not_held_to_lines_under_a_former_name(programs: Programs) -> None:
+    programs.path("GPU-a").write_text("c1\nc1 19@0\n")
+    locks = programs.start(former)
+    assert locks.try_take("c1", [A])
+    locks.begin("c1", [A])
+    assert not locks.touched("c1", HERE)
+    programs.die()
+    other = programs.start(former)
+    assert other.try_take("c1", [A])
+    assert not other.touched("c1", HERE)
+
+
+async def test_lines_under_a_former_name_are_dropped_with_those_of_other_dead_claims(programs: Programs) -> None:
+    programs.path("GPU-a").write_text("gone\ngone 19@0\nbegun\nbegun 19@0\n")
+    locks = programs.start(former)
+    assert locks.try_take("upkeep", [A])
+    locks.forget_others(A, {"begun"}, set())
+    programs.die()
+    other = programs.start(former)
+    assert other.try_take("begun", [A])
+    assert other.touched("gone", THERE)
+    assert not other.touched("begun", THERE)
 
 
 # --- a full disk ---
@@ -330,9 +525,9 @@ async def test_a_claim_that_cannot_be_written_down_does_not_begin(programs: Prog
     with pytest.raises(LockError, match=text):
         locks.begin("c1", [A])
     with pytest.raises(LockError, match=text):
-        locks.touch("c1", A, HERE)
+        locks.touch("c1", HERE)
     locks.give_back("c1", is_done=True)
-    assert locks.claims == frozenset()
+    assert programs.start().try_take("c1", [A])
 
 
 async def test_a_gpu_is_given_back_although_its_file_cannot_be_written(programs: Programs) -> None:
@@ -343,9 +538,6 @@ async def test_a_gpu_is_given_back_although_its_file_cannot_be_written(programs:
         locks.begin(claim, [A])
     for kind in ("append", "truncate"):
         host.refuse(kind, f"{P}/{FOLDER}", errno.EIO)
-    waiting = asyncio.create_task(locks.until_done("c1"))
-    await asyncio.sleep(0)
     locks.give_back("c1", is_done=True)
-    await waiting
     locks.give_back("c2", is_done=True)
     assert other.try_take("c3", [A])

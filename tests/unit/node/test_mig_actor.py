@@ -251,21 +251,7 @@ async def test_where_the_lock_s_file_cannot_be_written_nothing_is_made(bench: Be
     assert bench.gpus.calls == []
 
 
-async def test_a_call_that_hangs_keeps_the_gpu_from_other_programs_until_it_returns(bench: Bench) -> None:
-    call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    hung = NvmlHung("nvmlDeviceCreateGpuInstanceWithPlacement", 10.0, "the GPU is not used", call)
-    bench.gpus.refuse("create_gpu_instance", ZERO, hung)
-    await bench.fails(bench.make("c1", bench.spec(19, 0)))
-    bench.locks.give_back("c1", is_done=False)
-    other = ResourceLocks(bench.host.revive(), P)
-    assert not other.try_take("c1", [AT_ZERO])
-    call.set_result(None)
-    await asyncio.sleep(0)
-    assert other.try_take("c1", [AT_ZERO])
-    other.give_back("c1", is_done=True)
-
-
-# --- undoing ---
+# --- rollback ---
 
 
 async def test_what_was_made_is_taken_away_and_the_mode_with_the_last(bench: Bench) -> None:
@@ -337,7 +323,7 @@ async def test_a_partition_made_anew_in_the_claim_s_place_is_not_the_claim_s(ben
     assert bench.gpus.places(ZERO) == []
 
 
-async def test_undoing_twice_is_undoing_once(bench: Bench) -> None:
+async def test_rolled_back_twice_is_rolled_back_once(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0))
     for _ in range(2):
         await bench.roll_back("c1", create_partition(bench.spec(19, 0)))
@@ -364,7 +350,7 @@ async def test_who_keeps_a_partition_in_use_is_named_and_it_is_taken_away_later(
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
-async def test_one_gpu_that_refuses_keeps_no_other_from_being_undone(bench: Bench) -> None:
+async def test_one_gpu_that_refuses_keeps_no_other_from_being_rolled_back(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0), bench.spec(19, 0, minor=1))
     bench.gpus.refuse("destroy_compute_instance", ZERO, refusal(15, "GPU is lost"))
     steps = [create_partition(bench.spec(19, 0, minor)) for minor in (0, 1)]
@@ -381,7 +367,7 @@ async def test_a_gpu_that_cannot_be_read_after_its_partition_went_is_tried_again
     assert bench.told[AT_ZERO] == Partitions()
 
 
-async def test_a_mode_that_does_not_go_off_fails_the_undoing(bench: Bench) -> None:
+async def test_a_mode_that_does_not_go_off_fails_the_rollback(bench: Bench) -> None:
     await bench.make("c1", bench.spec(19, 0))
     bench.gpus.refuse("set_mig_mode", ZERO, refusal(IN_USE))
     assert str(await bench.fails(bench.roll_back("c1", create_partition(bench.spec(19, 0))))) == (

@@ -51,6 +51,37 @@ async def test_what_another_driver_began_and_left_is_undone_first(node: MigWorld
     assert not node.state(left)
 
 
+async def test_what_an_earlier_release_began_and_left_is_undone_first(node: MigWorld) -> None:
+    """Its locks were named by the GPU's UUID, its lines told a place alone."""
+    left = await node.claim("left", small(2), small(4))
+    status = await node.status_of(left)
+    await node.ledger.submit(
+        lambda _: Change(None, entries={left.uid: Entry("PrepareStarted", status, (), left.name, left.namespace)})
+    )
+    node.lock_path(ZERO).write_text(f"{left.uid}\n{left.uid} 19@2\n")
+    # The claim's first partition, half made; where its second was to be somebody else put one: no line speaks of it.
+    node.gpus.put(ZERO, instance(19, 2, 1, compute=None), instance(19, 4, 1))
+    node.look()
+    ref = await node.claim("a", half(0))
+    assert await node.prepared(ref) == [half(0)]
+    assert node.gpus.places(ZERO) == [(9, 0), (19, 4)]
+    assert not node.state(left)
+    assert node.lines(ZERO) == node.lines(AT_ZERO) == []
+
+
+async def test_a_gpu_that_a_program_of_an_earlier_release_works_on_is_waited_for(node: MigWorld) -> None:
+    other = FakeHost(node.folder)
+    locks = ResourceLocks(other, P)
+    assert locks.try_take("theirs", [ZERO])
+    ref = await node.claim("a", small(0))
+    asked = asyncio.create_task(node.service.prepare([ref]))
+    await asyncio.sleep(0.02)
+    assert not node.state(ref)
+    locks.give_back("theirs", is_done=True)
+    assert isinstance((await node.timely(asked))[ref.uid], tuple)
+    other.close()
+
+
 async def test_a_partition_of_somebody_else_is_found_by_a_look_and_never_touched(node: MigWorld) -> None:
     node.gpus.put(ZERO, instance(14, 0, 2))
     ref = await node.claim("a", small(1))

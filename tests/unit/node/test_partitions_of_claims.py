@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from nvdra import cdi
+from nvdra.api import ClaimRef
 from nvdra.gpu import Partitions
-from nvdra.node.claim_service import Failure
+from nvdra.node.claim_service import CALL_TIMEOUT_S, Failure, Prepared, Unprepared
 from nvdra.node.locks import FOLDER
 from nvdra.nvml import IN_USE
 from tests.unit.node.gpus import refusal
@@ -313,3 +315,107 @@ async def test_a_process_in_a_partition_keeps_it_and_is_named(node: MigWorld) ->
     node.gpus.enter(ZERO, 1)
     await node.released(ref)
     assert node.is_rid_of(ref)
+
+
+# ── calls that hang ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def still(operation: str, ref: ClaimRef, what: str, verb: str) -> str:
+    """The answer at the deadline of a call whose claim waits for NVML."""
+    return (
+        f"error {'preparing' if operation == 'prepared' else 'unpreparing'} devices for claim {ref}: still being "
+        f"{operation} after 40 s: {what}{verb} has not answered for 30 s: {ZERO} is left alone until it does; "
+        "the work goes on, and kubelet's retry joins it"
+    )
+
+
+async def at_the_deadline(node: MigWorld, asked: asyncio.Task[Mapping[str, Prepared | Unprepared]]) -> dict[str, str]:
+    """The errors that kubelet gets when the call's time is over; "" for claims that succeeded."""
+    await node.clock.advance(CALL_TIMEOUT_S - 1)
+    assert not asked.done()
+    await node.clock.advance(1)
+    async with asyncio.timeout(30):
+        answers = await asked
+    return {uid: answer.error if isinstance(answer, Failure) else "" for uid, answer in answers.items()}
+
+
+async def test_a_call_that_hangs_is_answered_at_the_deadline_and_kubelets_retry_gets_the_devices(
+    node: MigWorld,
+) -> None:
+    ref, plain = await node.claim("a", small(0), small(1)), await node.claim("b", "gpu-1")
+    returns = node.gpus.hang("create_gpu_instance", ZERO)
+    asked = asyncio.create_task(node.service.prepare([ref, plain]))
+    await until(lambda: node.runner.waiting(ref.uid))
+    creating = f"error creating MIG device: error creating GPU instance for '{small(0)}': "
+    text = still("prepared", ref, creating, "create_gpu_instance")
+    calls = list(node.gpus.calls)
+    assert await at_the_deadline(node, asked) == {ref.uid: text, plain.uid: ""}
+    again = asyncio.create_task(node.service.prepare([ref]))
+    assert await at_the_deadline(node, again) == {ref.uid: text}
+    # Nothing was rolled back under the call, nor is the claim taken for one left half way.
+    await node.timely(node.sweep.half_done())
+    assert node.gpus.calls == calls
+    assert node.state(ref) == "PrepareStarted"
+    assert node.lines(AT_ZERO) == [ref.uid, f"{ref.uid} partition 19@0"]
+    joining = asyncio.create_task(node.service.prepare([ref]))
+    await asyncio.sleep(0)
+    returns.set()
+    assert isinstance((await node.timely(joining))[ref.uid], tuple)
+    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    assert (node.state(ref), node.has_file(ref)) == ("PrepareCompleted", True)
+    await node.released(ref)
+    assert node.is_rid_of(ref)
+
+
+async def test_of_a_claim_whose_call_hangs_the_unprepare_is_answered_too_and_succeeds_once_it_returns(
+    node: MigWorld,
+) -> None:
+    ref = await node.claim("a", small(0))
+    returns = node.gpus.hang("set_mig_mode", ZERO)
+    preparing = asyncio.create_task(node.service.prepare([ref]))
+    await until(lambda: node.runner.waiting(ref.uid))
+    asked = asyncio.create_task(node.service.unprepare([ref]))
+    what = f"error enabling MIG mode for device gpu-0-{ZERO}: "
+    assert await at_the_deadline(node, asked) == {ref.uid: still("unprepared", ref, what, "set_mig_mode")}
+    assert (await preparing)[ref.uid] is not None
+    again = asyncio.create_task(node.service.unprepare([ref]))
+    await asyncio.sleep(0)
+    returns.set()
+    assert (await node.timely(again))[ref.uid] is None
+    assert node.is_rid_of(ref)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_a_rollback_whose_call_hangs_is_answered_at_the_deadline_and_joined(node: MigWorld) -> None:
+    ref = await node.claim("a", small(0))
+    await node.prepared(ref)
+    returns = node.gpus.hang("destroy_gpu_instance", ZERO)
+    asked = asyncio.create_task(node.service.unprepare([ref]))
+    await until(lambda: node.runner.waiting(ref.uid))
+    what = f"error deleting MIG device {small(0)}: error destroying GPU Instance: "
+    assert await at_the_deadline(node, asked) == {ref.uid: still("unprepared", ref, what, "destroy_gpu_instance")}
+    assert node.state(ref) == "PrepareStarted"
+    again = asyncio.create_task(node.service.unprepare([ref]))
+    await asyncio.sleep(0)
+    returns.set()
+    assert (await node.timely(again))[ref.uid] is None
+    assert node.is_rid_of(ref)
+    assert node.gpus.partitions(ZERO) == Partitions()
+
+
+async def test_a_claim_behind_a_call_that_hangs_is_answered_at_its_deadline_and_comes_after_it(node: MigWorld) -> None:
+    first, behind = await node.claim("a", small(0)), await node.claim("b", small(1))
+    returns = node.gpus.hang("create_compute_instance", ZERO)
+    asked = asyncio.create_task(node.service.prepare([first]))
+    await until(lambda: node.runner.waiting(first.uid))
+    waiting = asyncio.create_task(node.service.prepare([behind]))
+    await until(lambda: node.state(behind) == "PrepareStarted")
+    error = (await at_the_deadline(node, waiting))[behind.uid]
+    assert "still being prepared after 40 s" in error
+    await asked
+    again = asyncio.create_task(node.service.prepare([first, behind]))
+    await asyncio.sleep(0)
+    returns.set()
+    answers = await node.timely(again)
+    assert all(isinstance(answer, tuple) for answer in answers.values())
+    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]

@@ -1,4 +1,4 @@
-"""A claim's walk: what kubelet asks against what the API server, the driver and the record say."""
+"""Kubelet's calls, against what the API server, the driver and the record say."""
 
 from __future__ import annotations
 
