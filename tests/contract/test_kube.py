@@ -15,12 +15,12 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.unit.slices.limits import BAD_DEVICES, BAD_SLICES, GOOD_DEVICES, GOOD_SLICES, spec
 
 from nvdra.kube import Access, HttpKube, access
 from nvdra.ports import ApiError, Event, Kube, Resource
 from nvdra.testing.api_server import ApiServer
 from nvdra.testing.kube import FakeKube
+from tests.unit.slices.limits import BAD_DEVICES, BAD_SLICES, GOOD_DEVICES, GOOD_SLICES, spec
 
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)

@@ -15,7 +15,7 @@ from nvdra.cdi import ClaimKind, Edits
 from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, Record
 
 Facts = Mapping[str, Any]
-"""What steps found out, by `Step.key`."""
+"""What steps found out, by names of the driver's choice."""
 
 V = TypeVar("V")
 V_contra = TypeVar("V_contra", contravariant=True)
@@ -44,6 +44,11 @@ class Step(Protocol):
     @property
     def key(self) -> str:
         """What distinguishes the step from others of its kind in one claim; no spaces."""
+        ...
+
+    @property
+    def has_rollback(self) -> bool:
+        """Whether the step leaves effects that a rollback takes away."""
         ...
 
     @property

@@ -31,6 +31,7 @@ class CreatePartition:
     """
 
     kind: ClassVar[str] = "partition"
+    has_rollback: ClassVar[bool] = True
 
     gpu: Gpu
     device: str
@@ -53,6 +54,7 @@ class LeaveMigMode:
     """Turn MIG mode off: the GPU is wanted whole, and no partition is on it. Nothing is rolled back."""
 
     kind: ClassVar[str] = "mig-mode-off"
+    has_rollback: ClassVar[bool] = False
 
     gpu: Gpu
 
@@ -74,6 +76,7 @@ class SetTimeSlice:
     """
 
     kind: ClassVar[str] = "timeslice"
+    has_rollback: ClassVar[bool] = True
 
     gpu: Gpu
     interval: int

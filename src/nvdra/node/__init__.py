@@ -1,1 +1,1 @@
-"""What both kubelet plugins share: ledger, executor, sweep, publication."""
+"""What every kubelet plugin does on its node, for any driver: checkpoint, claims, steps, sweep, publication."""

@@ -153,7 +153,7 @@ class PrepareFlow:
         if not locks.try_take(uid, needs.steps.resources):
             return Change(Busy(needs.steps.resources))
         self._context.work.begin(uid)
-        changed = claims.resources(needs.steps.apply)
+        changed = claims.resources([step for step in needs.steps.apply if step.has_rollback])
         locks.begin(uid, changed)
         for step in needs.steps.shared:
             if step.resources <= changed:

@@ -29,6 +29,7 @@ class Lamp:
 @dataclass(frozen=True)
 class SwitchOn:
     kind: ClassVar[str] = "switch-on"
+    has_rollback: ClassVar[bool] = True
     lamp: str
 
     @property

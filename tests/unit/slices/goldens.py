@@ -1,6 +1,6 @@
 """Slices of made-up nodes with MIG, as files to be reviewed.
 
-`python -m tests.unit.gpu.goldens` writes them anew.
+`python -m tests.unit.slices.goldens` writes them anew.
 """
 
 from __future__ import annotations
