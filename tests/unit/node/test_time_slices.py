@@ -100,6 +100,15 @@ async def test_nothing_is_run_where_nothing_changes_and_slices_are_read_once(nod
     assert list(smi(node).runs) == [("compute-policy", "-l")]
 
 
+async def test_a_config_without_an_interval_asks_for_the_default(node: World) -> None:
+    config = slicing("Short")
+    config[0]["opaque"]["parameters"]["sharing"]["timeSlicingConfig"] = {}
+    ref = await node.claim("a", "gpu-0", config=config)
+    await node.prepared(ref)
+    assert (slices(node), sets(node)) == ([0, 0, 0, 0], [])
+    assert [group.time_slice_applied for group in _groups(node.record().entries[ref.uid])] == [True]
+
+
 async def test_a_plain_gpu_says_that_no_slice_was_set(node: World) -> None:
     ref = await node.claim("a", "gpu-0")
     await node.prepared(ref)
