@@ -262,6 +262,18 @@ def _validate_sharing(sharing: GpuSharing | MigSharing, gates: Gates) -> None:
             )
 
 
+def check_strategy(config: Config) -> None:
+    """Refuse a validated config that has settings of the strategy it did not choose. Raises ConfigError.
+
+    Not a part of `validate`: the Go driver finds this only when it applies the config, and words it so.
+    """
+    match config:
+        case GpuConfig(sharing=GpuSharing(strategy="TimeSlicing", mps=MpsConfig())):
+            raise ConfigError("cannot use MpsConfig with the 'TimeSlicing' strategy")
+        case GpuConfig(sharing=GpuSharing(strategy="MPS", time_slicing=TimeSlicingConfig())):
+            raise ConfigError("cannot use TimeSlicingConfig with the 'MPS' strategy")
+
+
 def _validate_mps(mps: MpsConfig) -> None:
     percentage = mps.active_thread_percentage
     if percentage is None:

@@ -43,13 +43,7 @@ class _Number(str):
 def parse(data: bytes) -> object:
     """The JSON value in `data`, kept as written. Raises DecodeError."""
     try:
-        return json.loads(
-            data.decode(errors="replace"),
-            object_pairs_hook=_Object,
-            parse_int=_Number,
-            parse_float=_Number,
-            parse_constant=_no_constant,
-        )
+        return _decoder.decode(data.decode())
     except (ValueError, RecursionError) as odd:
         raise DecodeError(str(odd)) from None
 
@@ -153,3 +147,9 @@ def _kind(value: object) -> str:
 
 def _no_constant(text: str) -> object:
     raise ValueError(f"invalid character {text[0]!r} looking for beginning of value")
+
+
+# Made once: that takes as long as reading a config.
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_Object, parse_int=_Number, parse_float=_Number, parse_constant=_no_constant
+)
