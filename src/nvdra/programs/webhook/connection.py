@@ -40,7 +40,7 @@ class Limits:
     request_s    from the first byte of a request, or from the connection's beginning, to the request's end
     idle_s       between an answer and the next request; longer than the 90 s of a Go client, which must not meet a
                  connection that closes while it sends
-    connections  beyond it the one that was of no use for longest is closed
+    connections  beyond it one is closed: the oldest that never asked anything, else the one that asked longest ago
     """
 
     body: int = 3 << 20
@@ -134,10 +134,7 @@ class Connection(asyncio.Protocol):
             self._refuse(Answer(400, b"this is no HTTP request"))
             self._close()
         if not self._is_head_complete and not self._is_idle:
-            self._head += len(data)
-            if self._head > self._service.limits.head:
-                self._refuse(Answer(431, b"the request's headers are too large"))
-                self._close()
+            self._read_head(len(data))  # of a line that has no end yet the parser says nothing
 
     def pause_writing(self) -> None:
         """The client does not read its answers: take no further request."""
@@ -160,9 +157,11 @@ class Connection(asyncio.Protocol):
     # What httptools calls.
 
     def on_url(self, url: bytes) -> None:
+        self._read_head(len(url))
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._read_head(len(name) + len(value))
         match name.lower():
             case b"content-type":
                 self._content_type = value.decode("latin-1")
@@ -206,6 +205,12 @@ class Connection(asyncio.Protocol):
             self._close()
 
     # Ends.
+
+    def _read_head(self, size: int) -> None:
+        self._head += size
+        if self._head > self._service.limits.head and not self._is_discarding:
+            self._refuse(Answer(431, b"the request's headers are too large"))
+            self._close()
 
     def _too_large(self) -> None:
         limit = self._service.limits.body

@@ -38,8 +38,9 @@ class WebhookServer:
         self.held = 0
         self._gates, self._metrics, self._address = gates, metrics, address
         self._server: asyncio.Server | None = None
-        # The one that was of no use for longest comes first.
-        self._connections: dict[Connection, None] = {}
+        # Of each the one that waits for longest comes first.
+        self._unused: dict[Connection, None] = {}
+        self._used: dict[Connection, None] = {}
         self._last_closed = asyncio.Event()
 
     async def start(self, context: ssl.SSLContext) -> None:
@@ -65,12 +66,12 @@ class WebhookServer:
         self.is_draining = True
         await asyncio.sleep(notice_s)
         self._server.close()
-        for connection in list(self._connections):
+        for connection in self._connections():
             connection.drain()
-        if self._connections:
+        if self._connections():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._last_closed.wait(), wait_s)
-        for connection in list(self._connections):
+        for connection in self._connections():
             connection.abort()
 
     def answer(self, request: Request) -> Answer:
@@ -105,22 +106,34 @@ class WebhookServer:
     # What connections report.
 
     def opened(self, connection: Connection) -> None:
-        self._connections[connection] = None
+        if len(self._unused) + len(self._used) >= self.limits.connections:
+            # Those that never asked anything go first: the API server asks as soon as it is connected.
+            spared = next(iter(self._unused or self._used))
+            self.closed(spared)
+            spared.abort()
+        self._unused[connection] = None
         self._last_closed.clear()
-        if len(self._connections) > self.limits.connections:
-            next(iter(self._connections)).abort()
-        self._metrics.connected(len(self._connections))
+        self._count()
 
     def used(self, connection: Connection) -> None:
-        if connection in self._connections:
-            del self._connections[connection]
-            self._connections[connection] = None
+        for among in (self._unused, self._used):
+            if connection in among:
+                del among[connection]
+                self._used[connection] = None
+                return
 
     def closed(self, connection: Connection) -> None:
-        self._connections.pop(connection, None)
-        if not self._connections:
+        self._unused.pop(connection, None)
+        self._used.pop(connection, None)
+        self._count()
+        if not self._connections():
             self._last_closed.set()
-        self._metrics.connected(len(self._connections))
+
+    def _connections(self) -> list[Connection]:
+        return [*self._unused, *self._used]
+
+    def _count(self) -> None:
+        self._metrics.connected(len(self._unused) + len(self._used))
 
 
 def _log(answer: Answer, verdict: Verdict | None, took_s: float) -> None:
