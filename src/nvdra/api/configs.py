@@ -134,7 +134,7 @@ _SHAPES: Mapping[str, strict.Struct] = {
 _NO_CONFIGS = frozenset(("ComputeDomain", "ComputeDomainClique"))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def decode(parameters: bytes) -> Config:
     """The config that opaque parameters stand for, decoded strictly: JSON, exact keys, nothing unknown, nothing twice.
 

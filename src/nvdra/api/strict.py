@@ -43,7 +43,8 @@ class _Number(str):
 def parse(data: bytes) -> object:
     """The JSON value in `data`, kept as written. Raises DecodeError."""
     try:
-        return _decoder.decode(data.decode())
+        text = data.decode()
+        return (_decoder if "\\u" not in text else _mending_decoder).decode(text)
     except (ValueError, RecursionError) as odd:
         raise DecodeError(str(odd)) from None
 
@@ -149,7 +150,19 @@ def _no_constant(text: str) -> object:
     raise ValueError(f"invalid character {text[0]!r} looking for beginning of value")
 
 
-# Made once: that takes as long as reading a config.
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_Object, parse_int=_Number, parse_float=_Number, parse_constant=_no_constant
+def _whole(value: Any) -> Any:
+    """The value; half a surrogate pair in a text becomes U+FFFD as in Go: an error that quotes it must be sendable."""
+    if type(value) is not str or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _mended(pairs: list[tuple[str, Any]]) -> _Object:
+    return _Object((_whole(name), _whole(value)) for name, value in pairs)
+
+
+# Made once: that takes as long as reading a config. Half a pair cannot come but from an escape.
+_decoder, _mending_decoder = (
+    json.JSONDecoder(object_pairs_hook=hook, parse_int=_Number, parse_float=_Number, parse_constant=_no_constant)
+    for hook in (_Object, _mended)
 )

@@ -133,6 +133,9 @@ _devices = msgspec.json.Decoder(Devices)
 # As the API server writes it: the UID is the first field of the request.
 _UID = re.compile(rb'"request":\{"uid":"([0-9A-Za-z-]{1,128})"')
 
+# Any escape in a JSON text; the group is half a surrogate pair, which Go reads as U+FFFD and msgspec not at all.
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
+
 
 def read_review(body: bytes) -> Request:
     """The request in an AdmissionReview.
@@ -148,7 +151,10 @@ def read_review(body: bytes) -> Request:
             raise ReviewError("request could not be decoded: it is nested too deeply") from None
         raise ObjectError("the object is nested too deeply", found[1].decode()) from None
     except ValueError as odd:
-        raise ReviewError(f"request could not be decoded: {odd}") from None
+        mended = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
+        if mended == body:
+            raise ReviewError(f"request could not be decoded: {odd}") from None
+        return read_review(mended)
     for name, value in (("Kind", review.kind), ("apiVersion", review.api_version)):
         if not value:
             raise ReviewError(f"request could not be decoded: Object '{name}' is missing")

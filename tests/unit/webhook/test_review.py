@@ -345,6 +345,19 @@ def test_invalid_utf8_in_parameters_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize("half", [r"\ud800", r"\udc00x", r"a\ud83d"])
+def test_half_a_surrogate_pair_is_refused_with_a_text_that_can_be_sent(half: str) -> None:
+    for odd in (parameters("HERE"), parameters(sharing={"strategy": "HERE"}), parameters(HERE=1)):
+        reason, message = refusal(review(claim(spec(entry(odd)))).replace(b"HERE", half.encode()))
+        assert reason == "Invalid"
+        assert "\N{REPLACEMENT CHARACTER}" in message
+    assert refusal(review(claim(spec())).replace(b"resourceclaims", half.encode()))[0] == "BadRequest"
+    # What only looks like one: an escaped backslash, and a whole pair.
+    for text, seen in ((r"\\ud800", r"\ud800"), (r"\ud83d\ude00", "\N{GRINNING FACE}")):
+        message = refusal(review(claim(spec(entry(parameters("HERE"))))).replace(b"HERE", f"{half}{text}".encode()))[1]
+        assert f'{seen}" is registered' in message
+
+
 VALUES = st.none() | st.booleans() | st.integers() | st.text()
 
 
