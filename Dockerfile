@@ -1,6 +1,8 @@
-# The image of the driver, for x86-64 and aarch64 alike: nothing here names an architecture.
+# The image of the driver, for x86-64 and aarch64 alike: nothing here names an architecture. Every stage runs on the
+# architecture that it builds for; all dependencies have wheels for both.
 #
 #   docker build --build-arg VERSION=v0.5.0 --build-arg GIT_COMMIT=$(git rev-parse HEAD) -t dra-driver-nvidia-gpu .
+#   docker buildx build --platform linux/amd64,linux/arm64 … for one tag with both
 #
 # Every base image is an argument, so that others (a mirror's, or ones made without any registry) can take its place.
 ARG BASE=python:3.11-slim-bookworm
