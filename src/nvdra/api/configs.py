@@ -131,6 +131,7 @@ _SHAPES: Mapping[str, strict.Struct] = {
     "ComputeDomainChannelConfig": {**_TYPE_META, "domainID": "string", "allocationMode": "string"},
     "ComputeDomainDaemonConfig": {**_TYPE_META, "domainID": "string"},
 }
+_READERS = {kind: strict.reader(shape) for kind, shape in _SHAPES.items()}
 _NO_CONFIGS = frozenset(("ComputeDomain", "ComputeDomainClique"))
 
 
@@ -150,10 +151,10 @@ def decode(parameters: bytes) -> Config:
             raise ConfigError(f"Object '{name}' is missing in '{parameters.decode(errors='replace')}'")
     if group_version == GROUP_VERSION and kind in _NO_CONFIGS:
         return NoConfig(kind)
-    if group_version != GROUP_VERSION or kind not in _SHAPES:
+    if group_version != GROUP_VERSION or kind not in _READERS:
         raise ConfigError(f'no kind "{kind}" is registered for version "{group_version}" in scheme "{_SCHEME}"')
     try:
-        return _config(kind, strict.read(_SHAPES[kind], value))
+        return _config(kind, strict.read(_READERS[kind], value))
     except strict.DecodeError as odd:
         raise ConfigError(str(odd)) from None
 
