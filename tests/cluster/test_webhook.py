@@ -190,9 +190,9 @@ def test_an_expired_certificate_and_its_renewal(beside: Beside) -> None:
     beside.register()
     wait_refused(api, "certificate has expired")
     make_pair(beside.pairs)
-    beside.register()
-    wait_refused(api, "certificate signed by unknown authority")
     beside.volume.put(beside.pairs)
+    wait_refused(api, "certificate signed by unknown authority")
+    beside.register()
     wait_refused(api, MISTAKE)
 
 
