@@ -1,6 +1,8 @@
-# The image of the driver, for x86-64 and aarch64 alike: nothing here names an architecture.
+# The image of the driver, for x86-64 and aarch64 alike: nothing here names an architecture. Every stage runs on the
+# architecture that it builds for; all dependencies have wheels for both.
 #
 #   docker build --build-arg VERSION=v0.5.0 --build-arg GIT_COMMIT=$(git rev-parse HEAD) -t dra-driver-nvidia-gpu .
+#   docker buildx build --platform linux/amd64,linux/arm64 … for one tag with both
 #
 # Every base image is an argument, so that others (a mirror's, or ones made without any registry) can take its place.
 ARG BASE=python:3.11-slim-bookworm
@@ -50,8 +52,8 @@ COPY LICENSE /LICENSE
 COPY deploy/image/slim.sh /slim.sh
 RUN sh /slim.sh && rm /slim.sh
 # What the chart's scripts, the pods' commands and people use.
-RUN for program in gpu-kubelet-plugin nvdra; do ln -s /opt/nvdra/bin/$program /usr/bin/$program; done \
-    && gpu-kubelet-plugin --version && nvidia-cdi-hook --version && bash --version \
+RUN for program in gpu-kubelet-plugin webhook nvdra; do ln -s /opt/nvdra/bin/$program /usr/bin/$program; done \
+    && gpu-kubelet-plugin --version && webhook --version && nvidia-cdi-hook --version && bash --version \
     && for tool in bash sh sed cp mount find head ls basename date env ln sleep cat kill wget tail chroot rm timeout readlink; \
        do test -x "/usr/bin/$tool" || test -x "/usr/sbin/$tool" || { echo "no $tool"; exit 1; }; done
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import announce, api, core, counts, idle, memory, mig, plugin, scan, serving, start, table
+from benchmarks import announce, api, core, counts, idle, memory, mig, plugin, reviews, scan, serving, start, table
 from benchmarks.floor import floor
 from benchmarks.row import Row
 
-QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core"}
+QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core", "reviews"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -89,6 +89,8 @@ def main() -> None:
     chosen = options()
     wanted = set(filter(None, chosen.only.split(","))) or QUESTIONS
     found = uvloop.run(run(chosen, wanted))
+    if "reviews" in wanted:
+        found += uvloop.run(reviews.rows(is_quick=chosen.quick))
     if "scan" in wanted:
         found += scan.rows()
     if "announce" in wanted:

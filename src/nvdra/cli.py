@@ -6,6 +6,7 @@ import sys
 
 PROGRAMS = {
     "gpu-kubelet-plugin": "nvdra.programs.gpu_kubelet_plugin:main",
+    "webhook": "nvdra.programs.webhook:main",
     "nvdra": "nvdra.programs.people:main",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS
+from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS, RELEASED
 from tests.cluster.harness.api import Object, Refused, wait_until
 from tests.cluster.harness.control_plane import V1_32, V1_37
 from tests.cluster.harness.helm_release import ACCOUNT, NAMESPACE, HelmRelease
@@ -99,6 +99,16 @@ def test_a_token_of_no_node_touches_none(guarded: HelmRelease) -> None:
                 "webhook": {"enabled": True, "tls": {"mode": "secret", "secret": {"name": "s", "caBundle": "Q0E="}}},
             },
             ALL_PROGRAMS,
+        ),
+        (
+            GPUS
+            | {
+                "webhook.enabled": True,
+                "webhook.replicas": 2,
+                "webhook.networkPolicy.enabled": True,
+                "webhook.tls.mode": "self-signed",
+            },
+            RELEASED,
         ),
         (GPUS | {"kubeletPlugin.updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}}, ALL_PROGRAMS[:1]),
     ],

@@ -61,6 +61,7 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def test_programs_start(root: Path) -> None:
+    assert run(root, "webhook", "--version").stdout.startswith("webhook version v")
     done = run(root, "gpu-kubelet-plugin", "--version")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("gpu-kubelet-plugin version v")

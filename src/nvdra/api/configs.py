@@ -131,10 +131,11 @@ _SHAPES: Mapping[str, strict.Struct] = {
     "ComputeDomainChannelConfig": {**_TYPE_META, "domainID": "string", "allocationMode": "string"},
     "ComputeDomainDaemonConfig": {**_TYPE_META, "domainID": "string"},
 }
+_READERS = {kind: strict.reader(shape) for kind, shape in _SHAPES.items()}
 _NO_CONFIGS = frozenset(("ComputeDomain", "ComputeDomainClique"))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def decode(parameters: bytes) -> Config:
     """The config that opaque parameters stand for, decoded strictly: JSON, exact keys, nothing unknown, nothing twice.
 
@@ -150,10 +151,10 @@ def decode(parameters: bytes) -> Config:
             raise ConfigError(f"Object '{name}' is missing in '{parameters.decode(errors='replace')}'")
     if group_version == GROUP_VERSION and kind in _NO_CONFIGS:
         return NoConfig(kind)
-    if group_version != GROUP_VERSION or kind not in _SHAPES:
+    if group_version != GROUP_VERSION or kind not in _READERS:
         raise ConfigError(f'no kind "{kind}" is registered for version "{group_version}" in scheme "{_SCHEME}"')
     try:
-        return _config(kind, strict.read(_SHAPES[kind], value))
+        return _config(kind, strict.read(_READERS[kind], value))
     except strict.DecodeError as odd:
         raise ConfigError(str(odd)) from None
 
@@ -260,6 +261,18 @@ def _validate_sharing(sharing: GpuSharing | MigSharing, gates: Gates) -> None:
             raise ConfigError(
                 f"unknown time-slice interval: {interval}, supported time-slice intervals: {', '.join(INTERVALS)}"
             )
+
+
+def check_strategy(config: Config) -> None:
+    """Refuse a validated config that has settings of the strategy it did not choose. Raises ConfigError.
+
+    Not a part of `validate`: the Go driver finds this only when it applies the config, and words it so.
+    """
+    match config:
+        case GpuConfig(sharing=GpuSharing(strategy="TimeSlicing", mps=MpsConfig())):
+            raise ConfigError("cannot use MpsConfig with the 'TimeSlicing' strategy")
+        case GpuConfig(sharing=GpuSharing(strategy="MPS", time_slicing=TimeSlicingConfig())):
+            raise ConfigError("cannot use TimeSlicingConfig with the 'MPS' strategy")
 
 
 def _validate_mps(mps: MpsConfig) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Format = Literal["decimal", "binary", "exponent"]
@@ -57,6 +58,7 @@ def binary(amount: int) -> Quantity:
     return Quantity(amount * _NANO, "binary")
 
 
+@lru_cache(maxsize=256)
 def parse(text: str) -> Quantity:
     """The quantity a text stands for. ValueError with the Go library's text if it stands for none.
 

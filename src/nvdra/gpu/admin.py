@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nvdra.api.admin_access import takes_no_config
 from nvdra.gpu.matching import match
 
 _REFUSED = {
@@ -56,10 +57,7 @@ def refused_config(asked: Sequence[Asked], configs: Sequence[tuple[Sequence[str]
     left = [(requests, kind) for requests, kind in configs if requests or not any(_fits(kind, one) for one in others)]
     for one in asked:
         if one.admin_access and (index := _applied(one, left)) is not None:
-            return (
-                f"request {one.request} has adminAccess: true, which never changes a GPU, so {left[index][1]} "
-                "cannot be applied to it: let the requests of that config name only requests without adminAccess"
-            )
+            return takes_no_config(one.request, left[index][1])
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from nvdra.api import gates
 from nvdra.api.quantity import Quantity
@@ -151,7 +152,22 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     return Options(**parse(PROGRAM, DESCRIPTION, FLAGS, argv, environ))
 
 
-def splits_stream(options: Options, on: gates.Gates) -> bool:
+class LogOptions(Protocol):
+    """Where information is logged to, of any program."""
+
+    @property
+    def logging_format(self) -> str: ...
+    @property
+    def log_text_split_stream(self) -> bool: ...
+    @property
+    def log_text_info_buffer_size(self) -> Quantity: ...
+    @property
+    def log_json_split_stream(self) -> bool: ...
+    @property
+    def log_json_info_buffer_size(self) -> Quantity: ...
+
+
+def splits_stream(options: LogOptions, on: gates.Gates) -> bool:
     """Whether information is logged to standard output. Raises UsageError where an option needs the gate that is off.
 
     Nothing is ever held back in a buffer, whatever its size.

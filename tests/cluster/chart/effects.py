@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from tests.cluster.chart.rendering import NAME, Rendered
@@ -114,14 +118,27 @@ def of_container(values: str, name: str, also: Mapping[str, Any] = {}) -> list[E
     ]
 
 
-def monitor(values: str, name: str, ports: list[str], interval: str) -> list[Effect]:
-    on = {f"{values}.podMonitor.enabled": True}
+def monitor(
+    values: str, name: str, ports: list[str], interval: str, also: Mapping[str, Any] = MappingProxyType({})
+) -> list[Effect]:
+    on = {**also, f"{values}.podMonitor.enabled": True}
     endpoints = [{"port": each, "path": "/metrics"} for each in ports]
     slow = [each | {"interval": interval} for each in endpoints]
     see = object_of("PodMonitor", "spec", "podMetricsEndpoints", name=name)
     label = object_of("PodMonitor", "metadata", "labels", "mine", name=name)
     return [
-        Effect(f"{values}.podMonitor.enabled", True, see, endpoints),
+        Effect(f"{values}.podMonitor.enabled", True, see, endpoints, also),
         Effect(f"{values}.podMonitor.labels", LABELS, label, "yes", on),
         Effect(f"{values}.podMonitor.interval", interval, see, slow, on),
     ]
+
+
+def valid_days(rendered: Rendered) -> int | None:
+    """For how long the certificate is made that helm makes, in days."""
+    secret = at(next(iter(rendered.all("Secret").values()), None), ("data", "tls.crt"))
+    if secret is None:
+        return None
+    command = ["openssl", "x509", "-noout", "-dates", "-dateopt", "iso_8601"]
+    told = subprocess.run(command, input=b64decode(secret), capture_output=True, check=True).stdout.decode()
+    begin, end = (datetime.fromisoformat(line.partition("=")[2].strip()) for line in told.split("\n")[:2])
+    return (end - begin).days

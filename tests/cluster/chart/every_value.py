@@ -20,6 +20,7 @@ from tests.cluster.chart.effects import (
     object_of,
     of_container,
     port,
+    valid_days,
     webhook,
 )
 from tests.cluster.chart.rendering import NAME
@@ -32,6 +33,8 @@ WEBHOOK = {"webhook.enabled": True}
 ISSUER = "webhook.tls.certManager"
 CLUSTER_ISSUER = {**WEBHOOK, f"{ISSUER}.issuerType": "clusterissuer", f"{ISSUER}.issuerName": "mine"}
 OWN_SECRET = {**WEBHOOK, "webhook.tls.mode": "secret", "webhook.tls.secret.name": "mine"}
+SELF_SIGNED = {**WEBHOOK, "webhook.tls.mode": "self-signed"}
+TWO = {**WEBHOOK, "webhook.replicas": 2}
 CLASS = {"priorityClass.create": True}
 HOOKS = "ValidatingWebhookConfiguration"
 
@@ -186,6 +189,29 @@ EFFECTS = [
         {"type": "Recreate"},
         WEBHOOK,
     ),
+    Effect("webhook.podDisruptionBudget.enabled", False, lambda r: len(r.all("PodDisruptionBudget")), 0, TWO),
+    Effect("webhook.metrics.enabled", False, port("metrics", "webhook"), None, WEBHOOK),
+    Effect("webhook.metrics.httpEndpoint", ":9090", env("HTTP_ENDPOINT", "webhook"), ":9090", WEBHOOK),
+    Effect("webhook.metrics.httpEndpoint", ":9090", port("metrics", "webhook"), 9090, WEBHOOK),
+    Effect("webhook.metrics.metricsPath", "/m", env("METRICS_PATH", "webhook"), "/m", WEBHOOK),
+    *monitor("webhook.metrics", f"{NAME}-webhook", ["metrics"], "30s", WEBHOOK),
+    Effect(
+        "webhook.networkPolicy.enabled",
+        True,
+        object_of("NetworkPolicy", "spec", "ingress", "0", "ports", name=f"{NAME}-webhook"),
+        [{"protocol": "TCP", "port": "webhook"}, {"protocol": "TCP", "port": "metrics"}],
+        WEBHOOK,
+    ),
+    Effect("webhook.timeoutSeconds", 9, object_of(HOOKS, "webhooks", "0", "timeoutSeconds"), 9, WEBHOOK),
+    Effect("webhook.tls.mode", "self-signed", lambda r: len(r.all("Secret")), 1, WEBHOOK),
+    Effect(
+        "webhook.tls.selfSigned.renewal",
+        "now",
+        object_of("Secret", "metadata", "annotations", f"{NAME}/renewal"),
+        "now",
+        SELF_SIGNED,
+    ),
+    Effect("webhook.tls.selfSigned.validityDays", 30, valid_days, 30, SELF_SIGNED),
     *component("webhook", webhook, WEBHOOK),
     Effect("webhook.affinity", AFFINITY, webhook(*POD, "affinity"), AFFINITY, WEBHOOK),
     *of_container("webhook.containers.webhook", "webhook", WEBHOOK),

@@ -21,6 +21,8 @@ ALL_PROGRAMS = (
     "compute-domain-kubelet-plugin",
     "webhook",
 )
+RELEASED = ("gpu-kubelet-plugin", "webhook")
+"""What the image of this release has, as the chart says."""
 NAME = "dra-driver-nvidia-gpu"
 OPENSHIFT = "security.openshift.io/v1/SecurityContextConstraints"
 GPUS = {"gpuResourcesEnabledOverride": True}
@@ -97,7 +99,7 @@ class Helm:
         self,
         values: Mapping[str, Any] | None = None,
         *,
-        programs: Iterable[str] = ALL_PROGRAMS[:1],
+        programs: Iterable[str] = RELEASED,
         api_versions: Iterable[str] = ("resource.k8s.io/v1",),
         release: str = "dra",
         namespace: str = "gpu",
@@ -121,7 +123,7 @@ class Helm:
             self._rendered[asked] = Rendered(objects)
         return self._rendered[asked]
 
-    def notes(self, values: Mapping[str, Any], programs: Iterable[str] = ALL_PROGRAMS[:1]) -> str:
+    def notes(self, values: Mapping[str, Any], programs: Iterable[str] = RELEASED) -> str:
         """What a user reads after an install. Helm renders it only for a cluster; so it is made a template here."""
         copy = self._scratch / "noted"
         shutil.rmtree(copy, ignore_errors=True)
@@ -139,7 +141,7 @@ class Helm:
     def with_programs(self, programs: Iterable[str]) -> Path:
         """The chart as it will be once the image has these programs."""
         wanted = " ".join(programs)
-        if wanted == ALL_PROGRAMS[0]:
+        if wanted == " ".join(RELEASED):
             return CHART
         copy = self._scratch / wanted.replace(" ", "+")
         if not copy.exists():
@@ -183,10 +185,12 @@ _VERSIONS = {
     "Deployment": "apps/v1",
     "Issuer": "cert-manager.io/v1",
     "NetworkPolicy": "networking.k8s.io/v1",
+    "PodDisruptionBudget": "policy/v1",
     "PodMonitor": "monitoring.coreos.com/v1",
     "PriorityClass": "scheduling.k8s.io/v1",
     "Role": "rbac.authorization.k8s.io/v1",
     "RoleBinding": "rbac.authorization.k8s.io/v1",
+    "Secret": "v1",
     "Service": "v1",
     "ServiceAccount": "v1",
     "ValidatingAdmissionPolicy": "admissionregistration.k8s.io/v1",

@@ -43,7 +43,8 @@ def refusal(helm: Helm, values: dict[str, Any], **options: Any) -> str:
         (WEBHOOK | {"webhook.tls.mode": None}, "\nWebhook TLS mode is required when webhook is enabled.\n"),
         (
             WEBHOOK | {"webhook.tls.mode": "hope"},
-            "\nInvalid webhook TLS mode: hope\nWebhook TLS mode must be either 'cert-manager' or 'secret'.",
+            "\nInvalid webhook TLS mode: hope\nWebhook TLS mode must be either 'cert-manager' or 'secret'.\n"
+            "Or 'self-signed': helm makes the certificate.",
         ),
         (
             WEBHOOK | {"webhook.tls.certManager": None},
@@ -64,6 +65,10 @@ def refusal(helm: Helm, values: dict[str, Any], **options: Any) -> str:
         (
             WEBHOOK | {"webhook.tls.mode": "secret", "webhook.tls.secret": None},
             "\nSecret configuration is required when using secret mode.\n",
+        ),
+        (
+            WEBHOOK | {"webhook.metrics": {"enabled": False, "podMonitor": {"enabled": True}}},
+            "\nwebhook.metrics.podMonitor.enabled=true, but webhook.metrics.enabled=false: ",
         ),
         (WEBHOOK | {"webhook.tls.mode": "secret"}, "\nSecret name is required when using secret mode.\n"),
         (
@@ -150,12 +155,6 @@ def test_consumable_shares_that_pass(helm: Helm, shares: str | int) -> None:
 
 def test_imex_is_not_judged_where_compute_domains_are_off(helm: Helm) -> None:
     helm.render(GPUS | {"resources.computeDomains.enabled": False, f"{IMEX}.mode": "mine"})
-
-
-def test_the_webhook_that_is_not_there(helm: Helm) -> None:
-    text = refusal(helm, WEBHOOK)
-    assert "\nwebhook.enabled=true, but this release has no webhook: its program is not in the image yet.\n" in text
-    assert "Set webhook.enabled=false." in text
 
 
 def test_compute_domains_alone_that_are_not_there(helm: Helm) -> None:

@@ -68,6 +68,7 @@ BETTER = {
     "kubeletPlugin.containers.init.resources",
     "kubeletPlugin.containers.gpus.securityContext",
     "kubeletPlugin.containers.gpus.resources",
+    "webhook.strategy",
 }
 """Where our default is another one; the README says why."""
 

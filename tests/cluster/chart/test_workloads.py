@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from base64 import b64decode
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from nvdra.programs.webhook.certificate import load
 from tests.cluster.chart.rendering import ALL_PROGRAMS, CHART, GPUS, NAME, Helm
 
 COMMON_ENV = {
@@ -283,22 +287,29 @@ def test_probes_need_a_port_that_is_known(helm: Helm, port: int | str, variable:
 
 
 def test_webhook(helm: Helm) -> None:
-    rendered = helm.render(GPUS | {"webhook.enabled": True, "featureGates.MPSSupport": True}, programs=ALL_PROGRAMS)
+    rendered = helm.render(GPUS | {"webhook.enabled": True, "featureGates.MPSSupport": True})
     deployment = rendered.all("Deployment")[f"{NAME}-webhook"]
-    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": "100%"}
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     container = rendered.container("webhook")
     assert container["command"] == ["webhook"]
     assert container["args"] == [
         "--tls-cert-file=/cert/tls.crt",
         "--tls-private-key-file=/cert/tls.key",
         "--port=443",
+        "-v=4",
     ]
-    assert rendered.env("webhook") == {"FEATURE_GATES": "MPSSupport=true,"}
+    assert rendered.env("webhook") == {
+        "FEATURE_GATES": "MPSSupport=true,",
+        "HTTP_ENDPOINT": ":8080",
+        "METRICS_PATH": "/metrics",
+    }
     ready = {"path": "/readyz", "port": "webhook", "scheme": "HTTPS"}
     assert container["livenessProbe"] == {"httpGet": ready, "failureThreshold": 5}
     assert container["readinessProbe"] == {"httpGet": ready, "failureThreshold": 3}
-    (volume,) = deployment["spec"]["template"]["spec"]["volumes"]
-    assert volume == {"name": "cert", "secret": {"secretName": f"{NAME}-webhook-cert"}}
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["volumes"] == [{"name": "cert", "secret": {"secretName": f"{NAME}-webhook-cert"}}]
+    assert pod["automountServiceAccountToken"] is False
+    assert "topologySpreadConstraints" not in pod
     service = rendered.one("Service")
     assert service["metadata"]["name"] == f"{NAME}-webhook"
     assert service["spec"]["ports"] == [{"name": "https", "port": 443, "targetPort": "webhook"}]
@@ -310,6 +321,13 @@ def test_webhook(helm: Helm) -> None:
     configuration = rendered.one("ValidatingWebhookConfiguration")
     assert configuration["metadata"]["annotations"] == {"cert-manager.io/inject-ca-from": f"gpu/{NAME}-webhook-cert"}
     (entry,) = configuration["webhooks"]
+    conditions = {each["name"]: each["expression"] for each in entry.pop("matchConditions")}
+    assert conditions["not-in-the-drivers-namespace"] == "request.namespace != 'gpu'"
+    assert list(conditions) == [
+        "not-in-the-drivers-namespace",
+        "not-being-deleted",
+        "has-parameters-of-this-driver",
+    ]
     assert entry == {
         "name": "gpu.nvidia.com",
         "clientConfig": {
@@ -332,7 +350,57 @@ def test_webhook(helm: Helm) -> None:
         "admissionReviewVersions": ["v1"],
         "sideEffects": "None",
         "failurePolicy": "Fail",
+        "timeoutSeconds": 5,
     }
+
+
+def test_several_webhooks_are_never_all_away(helm: Helm) -> None:
+    two = GPUS | {"webhook.enabled": True, "webhook.replicas": 2}
+    rendered = helm.render(two)
+    pod = rendered.all("Deployment")[f"{NAME}-webhook"]["spec"]["template"]
+    budget = rendered.one("PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (spread,) = pod["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    assert spread["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    mine = helm.render(two | {"webhook.affinity": {"podAntiAffinity": {}}})
+    assert "topologySpreadConstraints" not in mine.all("Deployment")[f"{NAME}-webhook"]["spec"]["template"]["spec"]
+    one = helm.render(GPUS | {"webhook.enabled": True})
+    assert not one.all("PodDisruptionBudget")
+
+
+def test_the_go_drivers_strategy_is_not_taken_at_its_word(helm: Helm) -> None:
+    """Its chart has the value and renders it nowhere: all pods at once would refuse claims meanwhile."""
+    upstream = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}}
+    rendered = helm.render(GPUS | {"webhook.enabled": True, "webhook.strategy": upstream})
+    strategy = rendered.all("Deployment")[f"{NAME}-webhook"]["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def test_webhook_with_a_certificate_of_helms(helm: Helm, tmp_path: Path) -> None:
+    tls = {"webhook.enabled": True, "webhook.tls.mode": "self-signed", "webhook.tls.selfSigned.validityDays": 30}
+    rendered = helm.render(GPUS | tls)
+    assert not rendered.all("Issuer")
+    assert not rendered.all("Certificate")
+    secret = rendered.one("Secret")
+    assert secret["type"] == "kubernetes.io/tls"
+    (volume,) = rendered.all("Deployment")[f"{NAME}-webhook"]["spec"]["template"]["spec"]["volumes"]
+    assert volume["secret"] == {"secretName": secret["metadata"]["name"]}
+    (entry,) = rendered.one("ValidatingWebhookConfiguration")["webhooks"]
+    assert entry["clientConfig"]["caBundle"] == secret["data"]["ca.crt"]
+    for name, data in secret["data"].items():
+        (tmp_path / name).write_bytes(b64decode(data))
+    # As the API server asks: the authority, the Service's name, the purpose.
+    verify = ["openssl", "verify", "-CAfile", "ca.crt", "-purpose", "sslserver"]
+    verify += ["-verify_hostname", f"{NAME}-webhook.gpu.svc", "tls.crt"]
+    assert subprocess.run(verify, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "tls.crt: OK\n"
+    pair = load(tmp_path / "tls.crt", tmp_path / "tls.key")
+    assert pair.names == (f"{NAME}-webhook.gpu.svc", f"{NAME}-webhook.gpu")
+    assert pair.expires is not None
+    # Renewed in the last third.
+    renew_after = int(secret["metadata"]["annotations"][f"{NAME}/renew-after"])
+    assert abs(pair.expires - renew_after - 10 * 86400) < 3600
 
 
 def test_webhook_with_a_certificate_of_the_users(helm: Helm) -> None:

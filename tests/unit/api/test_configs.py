@@ -24,6 +24,7 @@ from nvdra.api.configs import (
     NoConfig,
     TimeSlicingConfig,
     VfioDeviceConfig,
+    check_strategy,
     decode,
     normalize,
     validate,
@@ -385,3 +386,43 @@ def test_every_field_given_twice_is_named(fields, data):
     pairs.append(f"{json.dumps(twice)}:{json.dumps(fields[twice])}")
     text = f'{{"apiVersion":"{VERSION}","kind":"GpuConfig","sharing":{{{",".join(pairs)}}}}}'
     assert refusal(text.encode()) == f'strict decoding error: duplicate field "sharing.{twice}"'
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (
+            GpuConfig(GpuSharing("TimeSlicing", mps=MpsConfig())),
+            "cannot use MpsConfig with the 'TimeSlicing' strategy",
+        ),
+        (
+            GpuConfig(GpuSharing("MPS", TimeSlicingConfig("Long"))),
+            "cannot use TimeSlicingConfig with the 'MPS' strategy",
+        ),
+    ],
+)
+def test_settings_of_the_strategy_that_was_not_chosen_are_refused(config, text):
+    validate(config, SHARING)
+    with pytest.raises(ConfigError) as refused:
+        check_strategy(config)
+    assert str(refused.value) == text
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GpuConfig(),
+        GpuConfig(GpuSharing("TimeSlicing", TimeSlicingConfig("Long"))),
+        GpuConfig(GpuSharing("MPS", mps=MpsConfig())),
+        # The Go driver has nothing to apply here, and so nothing to find.
+        MigDeviceConfig(MigSharing("TimeSlicing", MpsConfig())),
+        VfioDeviceConfig(),
+        ComputeDomainDaemonConfig("d"),
+    ],
+)
+def test_settings_of_the_chosen_strategy_pass(config):
+    check_strategy(config)
+
+
+def test_parameters_that_are_no_text_are_refused():
+    assert "can't decode byte 0xff" in refusal(text_of("HERE").replace(b"HERE", b"\xff"))

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from nvdra.api.gates import GATES
 from nvdra.programs.flags import Flag
 from nvdra.programs.gpu_flags import FLAGS
+from nvdra.programs.webhook.flags import FLAGS as WEBHOOK_FLAGS
+from nvdra.programs.webhook.metrics import WebhookMetrics
 from nvdra.telemetry.metrics import DriverMetrics
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +29,7 @@ def test_a_proof_that_is_named_exists(name: str) -> None:
     assert name in TESTS
 
 
-@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.names[0])
+@pytest.mark.parametrize("flag", dict.fromkeys((*FLAGS, *WEBHOOK_FLAGS)), ids=lambda flag: flag.names[0])
 def test_every_flag_and_variable_is_listed(flag: Flag) -> None:
     for name in flag.names:
         assert f"`--{name}`" in TEXT
@@ -43,6 +45,8 @@ def test_every_gate_is_listed(gate: str) -> None:
 def test_every_metric_is_listed() -> None:
     registry = CollectorRegistry()
     DriverMetrics(registry, driver="gpu.nvidia.com", node="n")
-    names = re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE)
+    WebhookMetrics(webhook := CollectorRegistry())
+    page = (generate_latest(registry) + generate_latest(webhook)).decode()
+    names = [name for name in re.findall(r"^# TYPE (\S+)", page, re.MULTILINE) if not name.startswith("process_")]
     assert names
     assert [name for name in names if f"`{name}`" not in TEXT] == []

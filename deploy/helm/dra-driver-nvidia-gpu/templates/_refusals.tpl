@@ -48,11 +48,13 @@ Please configure webhook.tls.mode and related settings.` }}
 {{- if not $mode }}
 {{- fail `
 Webhook TLS mode is required when webhook is enabled.
-Set webhook.tls.mode to either 'cert-manager' or 'secret'.` }}
-{{- else if not (has $mode (list "cert-manager" "secret")) }}
+Set webhook.tls.mode to either 'cert-manager' or 'secret'.
+Or set it to 'self-signed': helm makes the certificate.` }}
+{{- else if not (has $mode (list "cert-manager" "secret" "self-signed")) }}
 {{- fail (printf `
 Invalid webhook TLS mode: %s
-Webhook TLS mode must be either 'cert-manager' or 'secret'.` $mode) }}
+Webhook TLS mode must be either 'cert-manager' or 'secret'.
+Or 'self-signed': helm makes the certificate.` $mode) }}
 {{- end }}
 {{- if eq $mode "cert-manager" }}
 {{- if not .tls.certManager }}
@@ -74,7 +76,7 @@ Issuer type must be 'selfsigned', 'clusterissuer', or 'issuer'.` $issuer) }}
 Cert-manager issuer name is required when issuer type is not 'selfsigned'.
 Set webhook.tls.certManager.issuerName to the name of your issuer.` }}
 {{- end }}
-{{- else }}
+{{- else if eq $mode "secret" }}
 {{- if not .tls.secret }}
 {{- fail `
 Secret configuration is required when using secret mode.
@@ -84,11 +86,6 @@ Please configure webhook.tls.secret settings.` }}
 Secret name is required when using secret mode.
 Set webhook.tls.secret.name to the name of your TLS secret.` }}
 {{- end }}
-{{- end }}
-{{- if not (include "nvdra.has" (list $ "webhook")) }}
-{{- fail `
-webhook.enabled=true, but this release has no webhook: its program is not in the image yet.
-Set webhook.enabled=false. Parameters of claims are checked by the plugin when a pod starts.` }}
 {{- end }}
 {{- end }}
 {{- end }}

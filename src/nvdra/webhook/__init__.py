@@ -1,0 +1,6 @@
+"""Admission of claims and claim templates: a review in, a verdict out. Nothing here touches the world."""
+
+from nvdra.webhook.review import Refusal, Verdict, judge
+from nvdra.webhook.wire import ReviewError
+
+__all__ = ["Refusal", "ReviewError", "Verdict", "judge"]
