@@ -10,6 +10,7 @@ from nvdra.kubelet.paths import SocketPaths, found_paths, keeps_two, socket_path
 from nvdra.kubelet.plugin import Plugin, Prepare, Unprepare
 from nvdra.kubelet.registration import Patience, Registration
 from nvdra.kubelet.sockets import SocketPathError
+from nvdra.kubelet.transport import time_left_s
 
 __all__ = [
     "AnswerDevice",
@@ -28,4 +29,5 @@ __all__ = [
     "found_paths",
     "keeps_two",
     "socket_paths",
+    "time_left_s",
 ]

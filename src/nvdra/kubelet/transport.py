@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 # Who waits for calls reads them, too, instead of having them read by one thread and another: a turn of threads less in
@@ -47,6 +48,10 @@ _CLIENT_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
+
+
+# How many seconds the caller of the running call still waits, by its own deadline; None where it gave none.
+time_left_s: ContextVar[float | None] = ContextVar("time_left_s", default=None)
 
 
 class RpcError(Exception):
@@ -119,6 +124,7 @@ class ThreadServer:
 
 def _on_loop(method: Method) -> Any:
     async def answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        time_left_s.set(context.time_remaining())
         try:
             return await method(request)
         except RpcError as error:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar, assert_never
 from nvdra import claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Entry
+from nvdra.kubelet import time_left_s
 from nvdra.node.context import ClaimContext
 from nvdra.node.ledger import LedgerError
 from nvdra.node.prepare_flow import Answers, PrepareFlow
@@ -27,8 +28,10 @@ from nvdra.telemetry.metrics import DriverMetrics, Operation
 # kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
 API_TIMEOUT_S = 2.0
 
-# All claims of a call are answered by then: kubelet's own deadline is 45 s.
+# All claims of a call are answered by then: kubelet's own deadline is 45 s. A call with a deadline of its own is
+# answered this much before it, or at its half if that is later.
 CALL_TIMEOUT_S = 40.0
+ANSWER_BEFORE_S = 5.0
 
 T = TypeVar("T")
 
@@ -125,12 +128,13 @@ class ClaimService:
         operation: Operation,
         refs: Sequence[ClaimRef],
         work: Callable[[list[ClaimRef]], Coroutine[Any, Any, None]],
-        late: Callable[[Operation, ClaimRef], Failure] | None = None,
+        late: Callable[[Operation, ClaimRef, float], Failure] | None = None,
     ) -> dict[str, Any]:
         """The answer for each claim; with `late`, that for claims whose work outlasts the call's time."""
         answers: dict[str, Any] = {}
         wanted = {ref.uid: ref for ref in refs}
-        ends = self._clock.now() + self._call_timeout_s
+        timeout_s = self._timeout_s()
+        ends = self._clock.now() + timeout_s
         while wanted:
             if free := [ref for uid, ref in wanted.items() if uid not in self._owned]:
                 self._own(operation, free, work)
@@ -147,7 +151,7 @@ class ClaimService:
                 assert late is not None
                 for uid, owned in busy.items():
                     is_answered = owned.answer.done() and owned.operation == operation
-                    answers[uid] = owned.answer.result() if is_answered else late(operation, wanted[uid])
+                    answers[uid] = owned.answer.result() if is_answered else late(operation, wanted[uid], timeout_s)
                 return answers
             for uid, owned in busy.items():
                 if owned.operation == operation:
@@ -185,10 +189,16 @@ class ClaimService:
             if owned is not None and not owned.answer.done():
                 owned.answer.set_exception(error or RuntimeError("the work on the claim ended without an answer"))
 
-    def _late(self, operation: Operation, ref: ClaimRef) -> Failure:
+    def _timeout_s(self) -> float:
+        left_s = time_left_s.get()
+        if left_s is None:
+            return self._call_timeout_s
+        return min(self._call_timeout_s, max(left_s - ANSWER_BEFORE_S, left_s / 2))
+
+    def _late(self, operation: Operation, ref: ClaimRef, timeout_s: float) -> Failure:
         """The answer at the call's deadline: the reason so far."""
         reason = self._context.runner.waiting(ref.uid)
-        text = f"still being {operation}d after {self._call_timeout_s:.0f} s{f': {reason}' if reason else ''}; "
+        text = f"still being {operation}d after {timeout_s:.0f} s{f': {reason}' if reason else ''}; "
         text += "the work goes on, and kubelet's retry joins it"
         if operation == "prepare":
             return self._failed(ref, text)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from nvdra import cdi, checkpoint
 from nvdra.api import ClaimRef
 from nvdra.kube import ResourceApi
+from nvdra.kubelet import time_left_s
 from nvdra.node.claim_service import ClaimService, Failure
 from nvdra.node.ledger import Change
 from nvdra.node.parts import NodePaths, claim_context, claim_parts
@@ -172,6 +173,16 @@ async def test_at_the_deadline_the_answer_is_the_reason_and_the_retry_joins(node
     (device,) = await retry
     assert device.device == "lamp-0"
     assert node.room.switched == ["lamp-0 on"]
+
+
+async def test_a_call_that_gives_less_time_is_answered_before_its_own_deadline(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0")
+    node.room.held = asyncio.Event()
+    time_left_s.set(20.0)
+    assert "still being prepared after 15 s" in (await node.prepare(ref)).error
+    time_left_s.set(6.0)
+    assert "still being prepared after 3 s" in (await node.prepare(ref)).error
+    node.room.held.set()
 
 
 async def test_one_slow_claim_of_a_call_does_not_hold_the_others_back(node: LampNode) -> None:
