@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
 from nvdra.cdi import ClaimKind, Edits
-from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, Record
+from nvdra.checkpoint import DomainGroup, Entry, PreparedDevice, PreparedGroup, Record, Schema
 
 Facts = Mapping[str, Any]
 """What steps found out, by names of the driver's choice."""
@@ -127,9 +127,8 @@ class ConfigRefused(ValueError):
 class Driver(Protocol[V_contra]):
     """One DRA driver's rules. Every method is pure.
 
-    name          "gpu.nvidia.com"
-    cdi           kind and names of the CDI files of claims
-    on_abandoned  what an unprepare of a half-prepared claim leaves: nothing, or an entry that says so
+    name   "gpu.nvidia.com"
+    cdi    kind and names of the CDI files of claims
     """
 
     @property
@@ -137,7 +136,10 @@ class Driver(Protocol[V_contra]):
     @property
     def cdi(self) -> ClaimKind: ...
     @property
-    def on_abandoned(self) -> Literal["forget", "abort"]: ...
+    def schema(self) -> Schema:
+        """What its checkpoint file may hold."""
+        ...
+
     @property
     def has_steps(self) -> bool:
         """Whether any claim can need a step; without, no claim is ever half prepared."""
@@ -179,7 +181,7 @@ class Driver(Protocol[V_contra]):
         """Whether an entry of any state still needs what the step did."""
         ...
 
-    def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup:
+    def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup | DomainGroup:
         """The group's part of the completed entry."""
         ...
 

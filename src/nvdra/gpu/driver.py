@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
 from nvdra.api.configs import GpuConfig
 from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
-from nvdra.checkpoint import Entry, Foreign, Info, PreparedDevice, PreparedGpu, PreparedGroup, PreparedMig, Record
+from nvdra.checkpoint import (
+    GPU,
+    Entry,
+    Foreign,
+    Info,
+    PreparedDevice,
+    PreparedGpu,
+    PreparedGroup,
+    PreparedMig,
+    Record,
+    Schema,
+)
 from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers
 from nvdra.gpu.admin import refused_device
 from nvdra.gpu.extents import DRIVER, extent, half_prepared_extents, holds
@@ -42,9 +52,8 @@ class GpuDriver:
         return GPU_CLAIMS
 
     @property
-    def on_abandoned(self) -> Literal["forget"]:
-        # The Go GPU plugin rejects a checkpoint that holds `PrepareAborted`.
-        return "forget"
+    def schema(self) -> Schema:
+        return GPU
 
     @property
     def has_steps(self) -> bool:

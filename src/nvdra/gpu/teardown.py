@@ -15,6 +15,7 @@ from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
 from nvdra.checkpoint import Entry, Foreign, PreparedGroup, Record
 from nvdra.claims import Refuse, Teardown, allocation, answers
 from nvdra.gpu.extents import DRIVER, exclusive_names, partitions
+from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
 from nvdra.gpu.steps import CreatePartition, SetTimeSlice
@@ -40,7 +41,10 @@ def teardown(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record
         for step in created:
             (shared if _is_shared(step, claim, record) else steps).append(step)
     if gates.enabled(TIME_SLICING_SETTINGS):
-        for slice_step in _sliced(entry, inventory):
+        sliced = _sliced(claim, entry, inventory)
+        if isinstance(sliced, Refuse):
+            return sliced
+        for slice_step in sliced:
             (shared if _is_shared(slice_step, claim, record) else steps).append(slice_step)
     return Teardown(tuple(steps), tuple(shared), _notes(claim, entry, on_gpus, gates), holds=bool(on_gpus))
 
@@ -84,16 +88,24 @@ def _created(
     return found
 
 
-def _sliced(entry: Entry, inventory: Inventory) -> Iterator[SetTimeSlice]:
-    """Steps that set time slices for this entry. A GPU that is gone needs no reset."""
+def _sliced(claim: ClaimRef, entry: Entry, inventory: Inventory) -> list[SetTimeSlice] | Refuse:
+    """Steps that set time slices for this entry. A GPU that is gone needs no reset; one that cannot be read does."""
     if entry.state == "PrepareStarted" and not answers(entry):
-        found = [inventory.devices.get(name) for name in sorted(_sliced_names(entry))]
-        uuids = {device.uuid for device in found if device is not None and hasattr(device, "uuid")}
+        found = {name: inventory.devices.get(name) for name in sorted(_sliced_names(entry))}
+        lost = [name for name, device in found.items() if device is None]
+        uuids = {device.uuid for device in found.values() if isinstance(device, Gpu)}
     else:
+        names_of = {device.uuid: device.device for device in answers(entry)}
         uuids = set(_sliced_uuids(entry))
-    for _, gpu in sorted(inventory.gpus.items()):
-        if gpu.uuid in uuids:
-            yield SetTimeSlice(gpu, 0)
+        lost = [names_of[uuid] for uuid in sorted(uuids) if inventory.address_of(uuid) == uuid]
+    if lost and not _is_read_whole(inventory):
+        why = inventory.why_absent(lost[0]) or "it is not on this node"
+        return Refuse(
+            f"{_prefix(claim, entry)}: {lost[0]} cannot be read now, so its time slice cannot be reset: {why}; "
+            "kubelet will ask again, nvdra doctor tells more",
+            rescan=True,
+        )
+    return [SetTimeSlice(gpu, 0) for _, gpu in sorted(inventory.gpus.items()) if gpu.uuid in uuids]
 
 
 def _sliced_uuids(entry: Entry) -> Iterator[str]:

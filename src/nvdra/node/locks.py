@@ -207,6 +207,14 @@ class ResourceLocks:
                 return found
         return {}
 
+    def first_previous(self, step: Step) -> Previous:
+        """State from before the first claim that applied the step and still needs it; empty where none wrote one."""
+        for resource in sorted(step.resources):
+            for lines in self._held[resource].journal.values():
+                if found := lines.get((step.kind, step.key)):
+                    return found
+        return {}
+
     def forget_others(self, resource: str, begun: Container[str], prepared: Container[str]) -> None:
         """Drop lines of claims that are neither half prepared nor being worked on: a crash came between two writes.
 

@@ -64,7 +64,7 @@ def claim_context(
     former_locks  names that a resource's lock had in earlier releases
     """
     files = ClaimFiles(host, paths.cdi_root, driver.cdi)
-    record_file = RecordFile(host, paths.plugin_dir, lambda: bool(files.uids()))
+    record_file = RecordFile(host, paths.plugin_dir, lambda: bool(files.uids()), driver.schema)
     locks = ResourceLocks(host, paths.plugin_dir, former_locks)
     context = ClaimContext(
         driver=driver,

@@ -1,6 +1,6 @@
 """Publication: the slices of this node, kept as wanted, whoever else writes them.
 
-What is wanted and what would have to be written is decided in `devices`; this module asks, writes and loops. It never
+What is wanted and what would have to be written is decided in `slices`; this module asks, writes and loops. It never
 writes what is stored already, never deletes devices because a driver is absent, and never ends the process: an API
 server that is away or refuses is asked again.
 """

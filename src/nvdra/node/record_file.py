@@ -24,14 +24,21 @@ class RecordFile:
     has_claim_files   whether CDI files of claims lie on the node: without a record they tell that one was lost
     """
 
-    def __init__(self, host: Host, plugin_dir: str, has_claim_files: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        plugin_dir: str,
+        has_claim_files: Callable[[], bool],
+        schema: checkpoint.Schema = checkpoint.GPU,
+    ) -> None:
         self.path = f"{plugin_dir}/{NAME}"
         self.mark_path = f"{plugin_dir}/{QUARANTINED}"
         self._dir = plugin_dir
         self._host = host
         self._has_claim_files = has_claim_files
         self._boot_id = host.boot_id()
-        self._encoder = checkpoint.Encoder()
+        self._schema = schema
+        self._encoder = checkpoint.Encoder(schema)
         self._record: Record | None = None
         self._held: Held | None = None
 
@@ -89,7 +96,7 @@ class RecordFile:
             return await self._first()
         try:
             content = held.read()
-            record = checkpoint.decode(content)
+            record = checkpoint.decode(content, self._schema)
         except checkpoint.Unreadable as error:
             held.close()
             return await self._set_aside(content, error)

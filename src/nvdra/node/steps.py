@@ -58,6 +58,11 @@ class StepJournal:
         """State from before the step; empty where it was never written."""
         return self._locks.previous(self._claim, self._step)
 
+    @property
+    def first_previous(self) -> Previous:
+        """State from before the first claim that applied the step and still needs it."""
+        return self._locks.first_previous(self._step)
+
     def is_last(self, resource: str) -> bool:
         """Whether no other claim of this program still has steps to run on the resource."""
         return self._locks.is_last(self._claim, resource)

@@ -32,6 +32,7 @@ from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.gpu.offer import Offer
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.supply import Supply
+from nvdra.node.journals import trim_journals
 from nvdra.node.ledger import LedgerError
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication
@@ -120,6 +121,8 @@ class GpuNode:
             await self._chassis.unless_stopped(self._upkeep.tidy())
             self._offer.renew()  # devices that overlapped a destroyed partition are free
             self._chassis.tasks.start("upkeep", self._upkeep.run())
+        elif self.context.driver.has_steps:
+            await self._chassis.unless_stopped(trim_journals(self.context, self._inventory().gpus))
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     def _bus(self) -> PciBus:

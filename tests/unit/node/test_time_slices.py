@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from nvdra.checkpoint import Entry
+from nvdra.gpu import Inventory
+from nvdra.node.journals import trim_journals
 from nvdra.node.ledger import Change
 from nvdra.node.locks import FOLDER
 from nvdra.testing.nvidia_smi import FakeNvidiaSmi
@@ -141,6 +143,35 @@ async def test_a_slice_that_an_administrator_set_comes_back(node: World) -> None
     assert slices(node)[2] == 1
     await node.released(ref)
     assert slices(node)[2] == 3
+
+
+async def test_a_slice_that_is_wanted_and_there_already_stays_after_the_claim(node: World) -> None:
+    uuid = list(smi(node).time_slices)[2]
+    smi(node).time_slices[uuid] = 1
+    ref = await node.claim("a", "gpu-2", config=SHORT)
+    await node.prepared(ref)
+    await node.released(ref)
+    assert (slices(node)[2], sets(node)) == (1, [])
+
+
+async def test_a_slice_on_a_gpu_that_cannot_be_read_keeps_the_claim(node: World) -> None:
+    ref = await node.claim("a", "gpu-0", config=SHORT)
+    await node.prepared(ref)
+    known, node.inventory = node.inventory, Inventory(unread="the driver is being replaced")
+    failure = (await node.unprepare(ref))[ref.uid]
+    assert failure is not None
+    assert "gpu-0 cannot be read now, so its time slice cannot be reset: the driver is being replaced" in failure.error
+    node.inventory = known
+    await node.released(ref)
+    assert slices(node)[0] == 0
+
+
+async def test_a_line_that_a_death_left_goes_at_the_next_start(node: World) -> None:
+    address = node.inventory.devices["gpu-0"].pci_bus_id  # type: ignore[union-attr]
+    path = node.folder / f"{P}/{FOLDER}/{address}".strip("/")
+    path.write_text('gone timeslice interval {"interval":2}\n')
+    await trim_journals(node.context, node.inventory.gpus)
+    assert path.read_text() == ""
 
 
 async def test_a_gpu_without_time_slices_fails_only_claims_that_ask_for_one(node: World) -> None:

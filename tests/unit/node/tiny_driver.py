@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.api.claim import OpaqueConfig, Result
-from nvdra.checkpoint import Entry, PreparedDevice, PreparedGpu, PreparedGroup, Record
+from nvdra.checkpoint import GPU, Entry, PreparedDevice, PreparedGpu, PreparedGroup, Record, Schema
 from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers, names
 from nvdra.node.steps import StepFailed, StepJournal
 
@@ -84,7 +84,7 @@ class LampDriver:
 
     name: str = NAME
     cdi: cdi.ClaimKind = KIND
-    on_abandoned: Literal["forget", "abort"] = "forget"
+    schema: Schema = GPU
     has_steps: bool = True
 
     def resolve(self, result: Result, node: Sequence[str]) -> Device | Missing:

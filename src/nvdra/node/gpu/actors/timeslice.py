@@ -43,9 +43,9 @@ class TimeSliceActor:
         try:
             known = await self._known()
             now = known.get(address)
+            journal.touch(journal.first_previous or (None if now is None else {_PREVIOUS: now}))
             if now == step.interval:
                 return {}
-            journal.touch(None if now is None else {_PREVIOUS: now})
             known[address] = None  # until it is known to be set
             # DROP-IN: the Go driver sets the compute mode first.
             await self._set_default_mode(gpu)
