@@ -49,6 +49,12 @@ async def test_reviews_are_answered_one_after_the_other(client: Client) -> None:
     two = head(PATH, len(BAD), content_type=JSON) + BAD
     await client.send(one + two + one)
     assert [(await client.reply()).review()["allowed"] for _ in range(3)] == [True, False, True]
+    # The next one's first lines come with the last one's end.
+    large = GOOD + b" " * 100_000
+    await client.send(head(PATH, len(large), content_type=JSON) + large + one[:40])
+    assert (await client.reply()).review()["allowed"]
+    await client.send(one[40:])
+    assert (await client.reply()).review()["allowed"]
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/livez", "/healthz", "/readyz?verbose"])

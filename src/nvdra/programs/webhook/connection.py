@@ -94,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._is_discarding = False
         self._is_idle = True
+        self._answered = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -123,9 +124,7 @@ class Connection(asyncio.Protocol):
         self._end_in(self._service.limits.request_s)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_idle:
-            self._is_idle = False
-            self._end_in(self._service.limits.request_s)
+        answered = self._answered
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -133,7 +132,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(Answer(400, b"this is no HTTP request"))
             self._close()
-        if not self._is_head_complete and not self._is_idle:
+        if self._answered == answered and not self._is_head_complete and not self._is_idle:
             self._read_head(len(data))  # of a line that has no end yet the parser says nothing
 
     def pause_writing(self) -> None:
@@ -155,6 +154,11 @@ class Connection(asyncio.Protocol):
         del self._parser
 
     # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        self._is_idle = False
+        if not self._is_discarding:
+            self._end_in(self._service.limits.request_s)
 
     def on_url(self, url: bytes) -> None:
         self._read_head(len(url))
@@ -197,6 +201,7 @@ class Connection(asyncio.Protocol):
         keeps = self._parser.should_keep_alive() and not self._service.is_draining
         self._write(answer, keeps=keeps, is_head=method == b"HEAD")
         self._service.used(self)
+        self._answered += 1
         self._reset()
         if keeps:
             self._is_idle = True

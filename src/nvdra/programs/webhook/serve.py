@@ -26,7 +26,7 @@ LOOK_AGAIN_S = 60.0  # at the certificate's files, where nobody connects
 
 
 class StartError(Exception):
-    """The webhook cannot start as it is told to; the text is for people."""
+    """The webhook cannot start with these options; the text is for people."""
 
 
 async def serve(options: Options, gates: Gates, stop: Stop) -> int:
