@@ -32,8 +32,10 @@ ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo PATH=/usr/local/ca
 RUN python3 -m venv /build && /build/bin/pip install -q 'pip>=25.1' && python3 -m venv --without-pip /opt/nvdra
 WORKDIR /source
 COPY . .
+# Cargo compares modification times: a cached build of another tree with older files would pass for this one's.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/native/target \
+    find native -path native/target -prune -o -type f -exec touch {} + && \
     PYO3_PYTHON=/build/bin/python3 /build/bin/pip wheel -q -c constraints.txt -w /wheels .
 # Some wheels carry debug information, which is most of their size.
 RUN /build/bin/pip --python /opt/nvdra/bin/python3 install -q --no-compile --no-index --find-links /wheels \

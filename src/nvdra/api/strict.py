@@ -45,7 +45,7 @@ class _Number(str):
 def parse(data: bytes) -> object:
     """The JSON value in `data`, kept as written. Raises DecodeError."""
     try:
-        text = data.decode(errors="replace")
+        text = data.decode()
         return (_decoder if "\\u" not in text else _mending_decoder).decode(text)
     except (ValueError, RecursionError) as odd:
         raise DecodeError(str(odd)) from None
