@@ -13,11 +13,10 @@ from pathlib import Path
 from tests.cluster.harness.api import Api, Object, wait_until
 from tests.cluster.harness.children import Child
 from tests.cluster.harness.programs import KUBERNETES, KUBERNETES_1_32, Part
-from tests.cluster.harness.seclusion import NODE_ADDRESS
+from tests.cluster.harness.seclusion import NODE_ADDRESS, SERVICES
 
 API_PORT = 6443
 ETCD = "http://127.0.0.1:2379"
-SERVICES = "10.96.0.0/16"
 PODS = "10.85.0.0/16"
 DRIVER_NAMESPACE = "gpu"
 """Where the driver is installed. What its service accounts ask for is in the API server's audit log."""

@@ -24,6 +24,7 @@ from typing import IO
 SCRATCH = "NVDRA_CLUSTER_SCRATCH"
 """Names the scratch folder to what runs inside."""
 NODE_ADDRESS = "10.90.0.1"
+SERVICES = "10.96.0.0/16"
 _CGROUPS = Path("/sys/fs/cgroup")
 # Sockets of the kubelet and of plugins lie below: a Unix socket's path has at most 107 bytes, so this one is short.
 _PARENT = Path("/tmp")
@@ -137,6 +138,8 @@ def _furnish() -> None:
         "ip link add node0 type bridge",
         f"ip address add {NODE_ADDRESS}/24 dev node0",
         "ip link set node0 up",
+        # The API server calls webhooks by the address of their Service, which kube-proxy changes on its way out.
+        f"ip route add {SERVICES} dev node0 src {NODE_ADDRESS}",
         "sysctl -qw net.ipv4.ip_forward=1",
     ):
         done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
