@@ -37,9 +37,18 @@ def test_claims_that_no_parser_takes(plugin: Plugin) -> None:
     api = plugin.cluster.api
     before = plugin.traces()
     path = f"apis/resource.k8s.io/{api.dra}/namespaces/default/resourceclaims"
-    for name, parameters in ODD.items():
-        api.send("POST", path, _odd(api, name, parameters))
-        api.create(user(name, name))
+    try:
+        for name, parameters in ODD.items():
+            api.send("POST", path, _odd(api, name, parameters))
+            api.create(user(name, name))
+        _live_through_restart_and_loss(plugin, api)
+    finally:
+        remove(api, tuple(ODD), tuple(ODD))
+    now = plugin.traces()
+    assert (now.documents, now.claims) == (before.documents, before.claims)
+
+
+def _live_through_restart_and_loss(plugin: Plugin, api: Api) -> None:
     wait_running(api, *ODD)
     lives = {name: life(api, name) for name in ODD}
     plugin.stop()
@@ -57,9 +66,6 @@ def test_claims_that_no_parser_takes(plugin: Plugin) -> None:
     for name in ODD:
         assert seen(api, name) == given(plugin, name)
         assert life(api, name) == lives[name]
-    remove(api, tuple(ODD), tuple(ODD))
-    now = plugin.traces()
-    assert (now.documents, now.claims) == (before.documents, before.claims)
 
 
 class _Page(BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -160,6 +161,10 @@ def pod_phase(pod: Mapping[str, Any]) -> str:
     if phase == "Running" and not all("running" in c.get("state", {}) for c in status.get("containerStatuses", [])):
         return "Starting"
     return phase
+
+
+# The API server stores claims nested deeper than the interpreter's limit of a thousand.
+sys.setrecursionlimit(10_000)
 
 
 def _object(text: bytes) -> Object:
