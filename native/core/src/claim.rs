@@ -80,6 +80,13 @@ pub fn decode(body: &[u8]) -> Result<Claim> {
         error.text = format!("claim {namespace}/{name}: {}", error.text);
         error
     };
+    // Anything but an object is no answer about the claim: read as "not allocated" it would free its devices.
+    if let Some(status) = root.get("status")
+        && status.members().is_none()
+        && !matches!(status.value, Value::Null)
+    {
+        return Err(within(malformed(format!("status is {}", status.noun()))));
+    }
     let Some(status) = root
         .get("status")
         .filter(|status| status.get("allocation").is_some())

@@ -3,13 +3,19 @@
 /// Go's zero time, 0001-01-01T00:00:00Z, which its encoder writes as null.
 pub const ZERO: i64 = -62_135_596_800;
 
+/// The first second of year 0: earlier ones have no RFC 3339 text.
+pub const FIRST: i64 = -62_167_219_200;
+
 /// The last second of year 9999: later ones have no RFC 3339 text.
 pub const LAST: i64 = 253_402_300_799;
 
 /// `text`, an RFC 3339 time with any offset and fraction, in UTC with whole seconds; None if it is no such time.
 #[must_use]
 pub fn to_utc_seconds(text: &str) -> Option<String> {
-    seconds(text).map(from_seconds)
+    // An offset may lead out of the years that the format can say.
+    seconds(text)
+        .filter(|at| (FIRST..=LAST).contains(at))
+        .map(from_seconds)
 }
 
 /// The time in `text` in whole seconds since 1970; None if it is no RFC 3339 time.

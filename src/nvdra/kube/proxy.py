@@ -78,6 +78,9 @@ def _tunnel(proxy: str, host: str, port: int) -> socket.socket:
         login = {"Proxy-Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
     connection = http.client.HTTPConnection(url.hostname or "", url.port or 80, timeout=30)
     connection.set_tunnel(host, port, login)
-    connection.connect()
+    try:
+        connection.connect()
+    except http.client.HTTPException as error:
+        raise OSError(f"the proxy's answer is no HTTP: {type(error).__name__}") from None
     connection.sock.setblocking(False)
     return connection.sock

@@ -196,9 +196,13 @@ class PrepareFlow:
                 self._context.end_work(uid, is_done=True, is_prepared=True)
             return answer
         finally:
-            if is_rolled_back:
-                is_rolled_back = await self._context.ledger.submit(partial(self._decide_withdrawal, needs))
-            self._context.end_work(uid, is_done=is_rolled_back)
+            is_done = False
+            try:
+                if is_rolled_back:
+                    is_done = await self._context.ledger.submit(partial(self._decide_withdrawal, needs))
+            finally:
+                # While the entry stays, so do its lines: without them the entry alone would say what to roll back.
+                self._context.end_work(uid, is_done=is_done)
 
     async def _roll_back(self, needs: claims.NeedsSteps) -> bool:
         uid = needs.claim.ref.uid

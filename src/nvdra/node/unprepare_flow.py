@@ -39,7 +39,9 @@ class UnprepareFlow:
                         has_rescanned = True
                         await self._context.rescan()
                     case claims.TearDownFirst(teardown):
-                        return _noted(ref, await self._tear_down(ref, teardown))
+                        if (released := await self._tear_down(ref, teardown)) is not None:
+                            return _noted(ref, released)
+                        self._context.end_work(ref.uid, is_done=False)
                     case answer:
                         return _noted(ref, answer)
         except LockError as error:
@@ -74,16 +76,22 @@ class UnprepareFlow:
             case _:
                 return Change(release)
 
-    async def _tear_down(self, ref: ClaimRef, teardown: claims.Teardown) -> Released:
+    async def _tear_down(self, ref: ClaimRef, teardown: claims.Teardown) -> Released | None:
+        """None: a claim that shared a step has left meanwhile, so there is more to roll back."""
         try:
             await self._context.runner.roll_back(ref.uid, teardown.steps)
         except StepFailed as failed:
             return claims.Refuse(f"unprepare devices failed for claim {ref}: {failed}")
-        await self._context.ledger.submit(
-            lambda _: Change(None, entries={ref.uid: None}, remove=(self._context.files.path(ref.uid),))
-        )
+        if not await self._context.ledger.submit(partial(self._decide_departure, ref, teardown)):
+            return None
         self._context.end_work(ref.uid, is_done=True)
         return claims.Forget(teardown.notes)
+
+    def _decide_departure(self, ref: ClaimRef, teardown: claims.Teardown, record: Record) -> Change[bool]:
+        others = [entry for uid, entry in record.entries.items() if uid != ref.uid]
+        if not all(any(self._context.driver.needs(step, other) for other in others) for step in teardown.shared):
+            return Change(False)
+        return Change(True, entries={ref.uid: None}, remove=(self._context.files.path(ref.uid),))
 
 
 def _noted(ref: ClaimRef, released: Released) -> Released:

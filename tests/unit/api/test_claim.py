@@ -218,3 +218,20 @@ def test_a_claim_nested_deeper_than_a_checkpoint_may_be_is_refused_by_its_name()
     with pytest.raises(ClaimError, match="nested too deep") as caught:
         decode_claim(deep)
     assert caught.value.ref == ClaimRef("ns", "c", "u")
+
+
+@pytest.mark.parametrize("status", [[], 5, "x", True])
+def test_a_status_that_is_no_object_is_no_answer_about_the_claim(status: object) -> None:
+    text = json.dumps({"kind": "ResourceClaim", "metadata": {"namespace": "n", "name": "c", "uid": "u"}, "status": status})
+    with pytest.raises(ClaimError) as refused:
+        decode_claim(text.encode())
+    assert refused.value.kind == "malformed"
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00+00:01"])
+def test_a_time_that_has_no_utc_form_is_refused_before_it_is_stored(time: str) -> None:
+    allocation = {"devices": {"results": []}, "allocationTimestamp": time}
+    text = json.dumps({"metadata": {"namespace": "n", "name": "c", "uid": "u"}, "status": {"allocation": allocation}})
+    with pytest.raises(ClaimError) as refused:
+        decode_claim(text.encode())
+    assert refused.value.kind == "malformed"

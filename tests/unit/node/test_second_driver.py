@@ -159,6 +159,21 @@ async def test_a_step_that_fails_rolls_the_others_back(node: LampNode) -> None:
     assert node.state(ref) == ""
 
 
+async def test_a_withdrawal_that_cannot_be_written_keeps_entry_and_journal(node: LampNode) -> None:
+    """Without its lines the entry alone would say what to roll back: a lamp that somebody else switched on."""
+    node.room.broken.add("lamp-0")
+    ref = await node.claim("a", "lamp-0")
+    failing = asyncio.ensure_future(node.prepare(ref))
+    async with asyncio.timeout(30):
+        while not (node.folder / f"{P}/.locks/lamp-0".strip("/")).exists():  # noqa: ASYNC110  on another thread
+            await asyncio.sleep(0)
+    node.host.refuse("replace", f"{P}/checkpoint.json", errno.ENOSPC)
+    answer = await failing
+    assert isinstance(answer, Failure)
+    if node.state(ref):
+        assert ref.uid in (node.folder / f"{P}/.locks/lamp-0".strip("/")).read_text()
+
+
 async def test_at_the_deadline_the_answer_is_the_reason_and_the_retry_joins(node: LampNode) -> None:
     ref = await node.claim("a", "lamp-0")
     node.room.held = asyncio.Event()

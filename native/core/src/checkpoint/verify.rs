@@ -35,7 +35,8 @@ pub(super) fn verify(root: &Node<'_>, source: &str, content: &[u8], driver: Driv
         (Some(v1), Some(stored)) => {
             stored == outer(&content[v1.start..v1.end])
                 || [true, false].iter().any(|always| {
-                    rewritten(v1, &shapes.v1, *always).is_some_and(|v1| stored == outer(v1.as_bytes()))
+                    rewritten(v1, &shapes.v1, *always)
+                        .is_some_and(|v1| stored == outer(v1.as_bytes()))
                 })
         }
     };

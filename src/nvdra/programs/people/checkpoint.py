@@ -9,6 +9,7 @@ from typing import Any
 
 from nvdra import checkpoint, claims
 from nvdra.checkpoint import Booted, Entry, Foreign, PreparedMig
+from nvdra.gpu.extents import DRIVER
 from nvdra.programs.flags import Flag
 from nvdra.programs.people.paper import as_json, counted, table
 from nvdra.programs.people.place import place
@@ -113,7 +114,7 @@ def _devices(entry: Entry) -> list[dict[str, Any]]:
     if not answers:
         return [
             {"device": result.device, "pool": result.pool, "requests": [result.request]}
-            for result in claims.allocation(entry.status).results
+            for result in claims.allocation(entry.status, DRIVER).results
         ]
     return [
         {
