@@ -222,7 +222,9 @@ def test_a_claim_nested_deeper_than_a_checkpoint_may_be_is_refused_by_its_name()
 
 @pytest.mark.parametrize("status", [[], 5, "x", True])
 def test_a_status_that_is_no_object_is_no_answer_about_the_claim(status: object) -> None:
-    text = json.dumps({"kind": "ResourceClaim", "metadata": {"namespace": "n", "name": "c", "uid": "u"}, "status": status})
+    text = json.dumps(
+        {"kind": "ResourceClaim", "metadata": {"namespace": "n", "name": "c", "uid": "u"}, "status": status}
+    )
     with pytest.raises(ClaimError) as refused:
         decode_claim(text.encode())
     assert refused.value.kind == "malformed"

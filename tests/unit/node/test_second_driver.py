@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -160,18 +161,20 @@ async def test_a_step_that_fails_rolls_the_others_back(node: LampNode) -> None:
 
 
 async def test_a_withdrawal_that_cannot_be_written_keeps_entry_and_journal(node: LampNode) -> None:
-    """Without its lines the entry alone would say what to roll back: a lamp that somebody else switched on."""
-    node.room.broken.add("lamp-0")
-    ref = await node.claim("a", "lamp-0")
-    failing = asyncio.ensure_future(node.prepare(ref))
-    async with asyncio.timeout(30):
-        while not (node.folder / f"{P}/.locks/lamp-0".strip("/")).exists():  # noqa: ASYNC110  on another thread
-            await asyncio.sleep(0)
-    node.host.refuse("replace", f"{P}/checkpoint.json", errno.ENOSPC)
-    answer = await failing
-    assert isinstance(answer, Failure)
-    if node.state(ref):
-        assert ref.uid in (node.folder / f"{P}/.locks/lamp-0".strip("/")).read_text()
+    """Without its lines the entry alone would say what to roll back, whoever switched the lamp on."""
+    node.room.broken.add("lamp-1")
+    node.room.held = asyncio.Event()
+    ref = await node.claim("a", "lamp-0", "lamp-1")
+    assert "still being prepared" in (await node.prepare(ref)).error
+    node.host.refuse("write", f"{P}/checkpoint.json", errno.ENOSPC)
+    node.room.held.set()
+    assert "No space left on device" in (await node.prepare(ref)).error
+    assert node.state(ref) == "PrepareStarted"
+    for lamp in ("lamp-0", "lamp-1"):
+        assert ref.uid in (node.folder / f"{P}/.locks/{lamp}".strip("/")).read_text()
+    node.host.forgive()
+    assert await node.unprepare(ref) is None
+    assert (node.state(ref), node.room.lamps["lamp-0"]) == ("", False)
 
 
 async def test_at_the_deadline_the_answer_is_the_reason_and_the_retry_joins(node: LampNode) -> None:
