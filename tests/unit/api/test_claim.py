@@ -44,7 +44,7 @@ def body(status: Any, version: str = "v1", **metadata: str) -> bytes:
         "spec": {"devices": {}},
         "status": status,
     }
-    return json.dumps(claim).encode()
+    return json.dumps(claim, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
