@@ -63,7 +63,11 @@ fmt: build ## format all sources
 	$(BIN)/ruff format -q .
 	cargo fmt --manifest-path native/Cargo.toml --all
 
-bench: build ## every speed and memory claim, as ratios within one run
+.make/bench-allocation: .make/oracle-1.37 $(NATIVE)
+	@cargo build -q --release --manifest-path native/Cargo.toml -p nvdra-alloc --example answers
+	@touch $@
+
+bench: build .make/bench-allocation ## every speed and memory claim, as ratios within one run
 	@$(BIN)/python -m benchmarks
 
 cluster-test: build ## a real control plane, kubelet and containerd (first time: builds them, about 20 minutes)

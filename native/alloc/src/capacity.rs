@@ -72,6 +72,11 @@ pub fn check(
             return Ok(Some(Shortage::Undefined(wanted.texts[name].clone())));
         }
     }
+    let unused = used.iter().all(|amounts| amounts.is_empty());
+    let plain = |capacity: &Capacity| capacity.policy.is_none() && capacity.value.sign() >= 0;
+    if wanted.is_none() && unused && device.capacity.iter().all(plain) {
+        return Ok(None);
+    }
     let amounts = consumed(wanted, device, fractional)?;
     for (capacity, (name, amount)) in device.capacity.iter().zip(amounts) {
         if violates(&amount, capacity.policy.as_deref(), fractional) {

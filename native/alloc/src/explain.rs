@@ -24,6 +24,9 @@ const TRIALS: usize = 24;
 /// Nodes and devices named as examples of one cause.
 const EXAMPLES: usize = 5;
 
+/// Holders named for one cause.
+const HOLDERS: usize = 64;
+
 /// Claims by the device that they hold.
 pub type Holders = HashMap<DeviceId, Vec<String>>;
 
@@ -63,6 +66,27 @@ struct Cause {
     nodes: Vec<String>,
     devices: Vec<String>,
     number_of_devices: usize,
+}
+
+impl Cause {
+    /// Keeps the first of each fact; holders add up.
+    fn learn(&mut self, detail: Map<String, Value>) {
+        for (key, value) in detail {
+            match (self.detail.get_mut(&key), value) {
+                (Some(Value::Array(known)), Value::Array(more)) if key == "holders" => {
+                    for holder in more {
+                        if known.len() < HOLDERS && !known.contains(&holder) {
+                            known.push(holder);
+                        }
+                    }
+                }
+                (Some(_), _) => {}
+                (None, value) => {
+                    self.detail.insert(key, value);
+                }
+            }
+        }
+    }
 }
 
 type Causes = BTreeMap<(String, String), Cause>;
@@ -190,7 +214,7 @@ fn collect(
     let mut add = |code: &str, text: String, device: Option<String>, detail: Map<String, Value>| {
         let cause = causes.entry((code.to_string(), text.clone())).or_default();
         cause.text = text;
-        cause.detail = detail;
+        cause.learn(detail);
         if cause.nodes.last() != Some(&node.metadata.name) {
             cause.nodes.push(node.metadata.name.clone());
         }
@@ -204,7 +228,14 @@ fn collect(
             codes.push(code.to_string());
         }
     };
-    let gathered = pools::gather(world, question.profile, node, true).unwrap_or_default();
+    let gathered = pools::gather(
+        world,
+        question.profile,
+        node,
+        true,
+        &pools::Built::default(),
+    )
+    .unwrap_or_default();
     for pool in &gathered {
         let name = world.pool_text(pool.id);
         match &pool.trouble {
@@ -308,14 +339,9 @@ fn describe(
                 .cloned()
                 .unwrap_or_default();
             detail.insert("holders".into(), json!(holders));
-            let by = if holders.is_empty() {
-                String::new()
-            } else {
-                format!(" by {}", holders.join(", "))
-            };
             (
                 "device.in-use",
-                format!("{request}: a device of {driver} is allocated{by}"),
+                format!("{request}: devices of {driver} are allocated to other claims"),
             )
         }
         Reason::TakenHere { claim } => {
@@ -594,16 +620,39 @@ fn ranked(causes: Causes) -> Vec<Value> {
 /// Single changes after which a node fits. Each was tried; none is guessed.
 fn relax(question: &Question, failing: &[&Node]) -> Vec<Value> {
     let mut found = Vec::new();
+    let mut settled: Vec<(usize, usize)> = Vec::new();
     let owned: Vec<ResourceClaim> = question.claims.iter().map(|c| (*c).clone()).collect();
-    for (text, kind, claims) in changes(question, &owned) {
-        let claims: Vec<&ResourceClaim> = claims.iter().collect();
+    for change in changes(question, &owned) {
+        // Of several numbers of devices only the largest that fits is of use.
+        if change
+            .request
+            .is_some_and(|request| settled.contains(&request))
+        {
+            continue;
+        }
+        let claims: Vec<&ResourceClaim> = change.claims.iter().collect();
         let shared = Shared::default();
         let fits = trial(question, question.world, &claims, &shared, failing);
         if !fits.is_empty() {
-            found.push(json!({"kind": kind, "change": text, "nodes": fits.len(), "exampleNodes": examples(fits)}));
+            settled.extend(change.request);
+            found.push(json!({
+                "kind": change.kind,
+                "change": change.text,
+                "nodes": fits.len(),
+                "exampleNodes": examples(fits),
+            }));
         }
     }
     found
+}
+
+/// Claims with one thing changed.
+struct Change {
+    text: String,
+    kind: &'static str,
+    /// The request whose number of devices is changed.
+    request: Option<(usize, usize)>,
+    claims: Vec<ResourceClaim>,
 }
 
 fn examples(mut nodes: Vec<String>) -> Vec<String> {
@@ -638,15 +687,20 @@ fn trial(
 }
 
 /// The claims with one thing changed, for each thing that can be.
-fn changes(
-    question: &Question,
-    claims: &[ResourceClaim],
-) -> Vec<(String, &'static str, Vec<ResourceClaim>)> {
-    let mut list: Vec<(String, &'static str, Vec<ResourceClaim>)> = Vec::new();
-    let mut push = |text: String, kind: &'static str, edit: &dyn Fn(&mut Vec<ResourceClaim>)| {
+fn changes(question: &Question, claims: &[ResourceClaim]) -> Vec<Change> {
+    let mut list: Vec<Change> = Vec::new();
+    let mut push = |text: String,
+                    kind: &'static str,
+                    request: Option<(usize, usize)>,
+                    edit: &dyn Fn(&mut Vec<ResourceClaim>)| {
         let mut changed = claims.to_vec();
         edit(&mut changed);
-        list.push((text, kind, changed));
+        list.push(Change {
+            text,
+            kind,
+            request,
+            claims: changed,
+        });
     };
     for taint in taints(question) {
         let value = if taint.value.is_empty() {
@@ -664,6 +718,7 @@ fn changes(
         push(
             format!("tolerate the taint {}{value}:{}", taint.key, taint.effect),
             "tolerate",
+            None,
             &|claims| {
                 for request in claims.iter_mut().flat_map(|c| &mut c.spec.devices.requests) {
                     if let Some(exactly) = &mut request.exactly {
@@ -687,6 +742,7 @@ fn changes(
                 push(
                     format!("drop selector #{s} of {name}: {}", shortened(expression)),
                     "drop-selector",
+                    None,
                     &|claims| {
                         if let Some(exactly) = &mut claims[c].spec.devices.requests[r].exactly {
                             exactly.selectors.remove(s);
@@ -699,7 +755,7 @@ fn changes(
                     "ask for {fewer} instead of {} devices in {name}",
                     exactly.count
                 );
-                push(text, "count", &|claims| {
+                push(text, "count", Some((c, r)), &|claims| {
                     if let Some(exactly) = &mut claims[c].spec.devices.requests[r].exactly {
                         exactly.count = fewer;
                     }
@@ -716,7 +772,7 @@ fn changes(
                 "drop constraint #{k} ({attribute}) of claim {}",
                 claim.metadata.name
             );
-            push(text, "drop-constraint", &|claims| {
+            push(text, "drop-constraint", None, &|claims| {
                 claims[c].spec.devices.constraints.remove(k);
             });
         }

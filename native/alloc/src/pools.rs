@@ -1,6 +1,7 @@
 //! The resource pools that a node can use: which slices count, and whether a pool is complete and valid.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 
 use crate::api::Node;
 use crate::nodes;
@@ -32,6 +33,26 @@ pub struct Pool {
     pub others: Vec<u32>,
     /// Slices with counter sets.
     pub counters: Vec<u32>,
+    /// Whether a device has binding conditions: such pools come last.
+    binds: bool,
+}
+
+/// Pools that were built for other nodes, with the slices of which they were.
+#[derive(Default)]
+pub struct Built(Mutex<HashMap<PoolId, FromSlices>>);
+
+type FromSlices = (Vec<u32>, Arc<Pool>);
+
+impl Built {
+    fn pool(&self, world: &World, profile: &Profile, id: PoolId, slices: Vec<u32>) -> Arc<Pool> {
+        let mut known = self.0.lock().expect("no panic while locked");
+        if let Some((_, pool)) = known.get(&id).filter(|(of, _)| *of == slices) {
+            return pool.clone();
+        }
+        let pool = Arc::new(build(world, profile, id, slices.clone()));
+        known.insert(id, (slices, pool.clone()));
+        pool
+    }
 }
 
 impl Pool {
@@ -46,7 +67,8 @@ pub fn gather(
     profile: &Profile,
     node: &Node,
     with_obsolete: bool,
-) -> Result<Vec<Pool>, String> {
+    built: &Built,
+) -> Result<Vec<Arc<Pool>>, String> {
     let all: Vec<u32>;
     let own = world
         .slices_of_node
@@ -80,13 +102,13 @@ pub fn gather(
         }
         list.push(index);
     }
-    let mut pools: Vec<(bool, Pool)> = Vec::with_capacity(order.len());
+    let mut pools: Vec<(bool, Arc<Pool>)> = Vec::with_capacity(order.len());
     for id in order {
-        let pool = build(world, profile, id, kept.remove(&id).unwrap_or_default());
+        let pool = built.pool(world, profile, id, kept.remove(&id).unwrap_or_default());
         if matches!(pool.trouble, Some(Trouble::Obsolete { .. })) && !with_obsolete {
             continue;
         }
-        pools.push((!profile.is_stable() && binds(world, &pool), pool));
+        pools.push((!profile.is_stable() && pool.binds, pool));
     }
     if profile.is_stable() {
         // Random upstream; by identity here.
@@ -154,9 +176,8 @@ pub fn device_matches(node: &Node, device: &Device) -> Result<bool, String> {
     }
 }
 
-fn binds(world: &World, pool: &Pool) -> bool {
-    let mut devices = pool
-        .slices
+fn binds(world: &World, slices: &[u32]) -> bool {
+    let mut devices = slices
         .iter()
         .flat_map(|s| &world.slices[*s as usize].devices);
     devices.any(|d| {
@@ -176,6 +197,7 @@ fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> 
         slices: Vec::new(),
         others: Vec::new(),
         counters: Vec::new(),
+        binds: false,
     };
     if slices.len() as i64 != want {
         let published = &world.slices_of_pool[id.0 as usize];
@@ -231,6 +253,7 @@ fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> 
     let pool = Pool {
         id,
         trouble: None,
+        binds: binds(world, &slices),
         slices,
         others,
         counters,

@@ -48,7 +48,7 @@ fn device(world: &World, profile: &Profile, one: &Granted, shares: &mut u32) -> 
     let device = &slice.devices[one.candidate.device as usize];
     let (driver, pool) = world.pool_name(slice.pool);
     let mut entry = Map::new();
-    entry.insert("request".into(), one.request.clone().into());
+    entry.insert("request".into(), one.request.as_ref().into());
     entry.insert("driver".into(), driver.as_ref().into());
     entry.insert("pool".into(), pool.as_ref().into());
     entry.insert(
@@ -59,7 +59,7 @@ fn device(world: &World, profile: &Profile, one: &Granted, shares: &mut u32) -> 
         entry.insert("adminAccess".into(), true.into());
     }
     if !one.tolerations.is_empty() {
-        entry.insert("tolerations".into(), json!(one.tolerations));
+        entry.insert("tolerations".into(), json!(one.tolerations[..]));
     }
     if let Some(rare) = device
         .rare

@@ -1,6 +1,5 @@
 //! The depth-first search for devices: claims, requests, alternatives and devices in order; the first full solution wins.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use crate::nodes;
 use crate::pools::{self, Pool};
 use crate::profile::Profile;
 use crate::quantity::Quantity;
-use crate::world::{Device, DeviceId, PoolId, Slice, Sym, Taint, World};
+use crate::world::{Device, DeviceId, FastMap as HashMap, PoolId, Slice, Sym, Taint, World};
 
 /// Results of a claim at most.
 const MAX_RESULTS: i64 = 32;
@@ -87,12 +86,12 @@ pub struct Candidate {
 }
 
 pub struct Granted {
-    pub request: String,
+    pub request: Arc<str>,
     pub candidate: Candidate,
     pub admin: bool,
     pub consumed: Option<Amounts>,
     pub shared: bool,
-    pub tolerations: Vec<Toleration>,
+    pub tolerations: Arc<[Toleration]>,
 }
 
 pub struct ClaimResult {
@@ -105,10 +104,11 @@ pub struct ClaimResult {
 struct Wish<'a> {
     name: &'a str,
     parent: Option<&'a str>,
+    full: Arc<str>,
     class: Arc<DeviceClass>,
     selectors: &'a [api::Selector],
     admin: bool,
-    tolerations: &'a [Toleration],
+    tolerations: Arc<[Toleration]>,
     wanted: Option<Wanted>,
     count: i64,
     all: Option<Vec<Candidate>>,
@@ -120,13 +120,6 @@ struct Wish<'a> {
 impl Wish<'_> {
     fn base(&self) -> &str {
         self.parent.unwrap_or(self.name)
-    }
-
-    fn full(&self) -> String {
-        match self.parent {
-            Some(parent) => format!("{parent}/{}", self.name),
-            None => self.name.to_string(),
-        }
     }
 }
 
@@ -148,6 +141,7 @@ type Counters = HashMap<(Sym, Sym), i128>;
 #[derive(Default)]
 pub struct Shared {
     available: Mutex<HashMap<PoolId, Arc<Counters>>>,
+    pub pools: pools::Built,
     pub programs: cel::Cache,
 }
 
@@ -163,14 +157,20 @@ pub struct Attempt<'a, O: Observer> {
 }
 
 pub struct Answer {
-    pub pools: Vec<Pool>,
+    pub pools: Vec<Arc<Pool>>,
     pub outcome: Result<Option<Vec<ClaimResult>>, Failure>,
     pub steps: u64,
 }
 
 impl<O: Observer> Attempt<'_, O> {
     pub fn run(self) -> Answer {
-        let pools = match pools::gather(self.world, self.profile, self.node, false) {
+        let pools = match pools::gather(
+            self.world,
+            self.profile,
+            self.node,
+            false,
+            &self.shared.pools,
+        ) {
             Ok(pools) => pools,
             Err(error) => {
                 let outcome = Err(Failure::Error(format!("gather pool information: {error}")));
@@ -193,7 +193,7 @@ impl<O: Observer> Attempt<'_, O> {
 
 fn run<O: Observer>(
     attempt: Attempt<'_, O>,
-    pools: &[Pool],
+    pools: &[Arc<Pool>],
     steps: &mut u64,
 ) -> Result<Option<Vec<ClaimResult>>, Failure> {
     let mut candidates = Vec::new();
@@ -226,10 +226,10 @@ fn run<O: Observer>(
         candidates,
         wishes: Vec::new(),
         constraints: Vec::new(),
-        allocating: HashMap::new(),
-        capacity: HashMap::new(),
-        consumed: HashMap::new(),
-        available: HashMap::new(),
+        allocating: HashMap::default(),
+        capacity: HashMap::default(),
+        consumed: HashMap::default(),
+        available: HashMap::default(),
         results: attempt.claims.iter().map(|_| Vec::new()).collect(),
         chosen: attempt
             .claims
@@ -280,7 +280,7 @@ struct Search<'a, O: Observer> {
     deadline: Option<Instant>,
     max_steps: Option<u64>,
     observer: &'a mut O,
-    pools: &'a [Pool],
+    pools: &'a [Arc<Pool>],
     candidates: Vec<Candidate>,
     /// By claim, request, alternative.
     wishes: Vec<Vec<Vec<Wish<'a>>>>,
@@ -434,10 +434,14 @@ impl<'a, O: Observer> Search<'a, O> {
         let wish = Wish {
             name,
             parent: spec.parent,
+            full: match spec.parent {
+                Some(parent) => format!("{parent}/{name}").into(),
+                None => name.into(),
+            },
             class,
             selectors: spec.selectors,
             admin: spec.admin_access == Some(true),
-            tolerations: spec.tolerations,
+            tolerations: spec.tolerations.into(),
             wanted: spec.capacity.map(|c| wanted(self.world, c)),
             count: spec.count,
             all: None,
@@ -782,14 +786,20 @@ impl<'a, O: Observer> Search<'a, O> {
         }
         let wish = &self.wishes[at.claim][at.request][at.alternative];
         let (_, device) = self.device(candidate);
-        let of = |map: &'_ HashMap<DeviceId, Amounts>| {
-            map.get(&candidate.id).cloned().unwrap_or_default()
-        };
-        let (used, taking) = (of(&self.world.state.aggregate), of(&self.capacity));
+        let used = self
+            .world
+            .state
+            .aggregate
+            .get(&candidate.id)
+            .map_or(&[][..], |amounts| amounts);
+        let taking = self
+            .capacity
+            .get(&candidate.id)
+            .map_or(&[][..], |amounts| amounts);
         match capacity::check(
             wish.wanted.as_ref(),
             device,
-            &[&used, &taking],
+            &[used, taking],
             features.fractional_capacity_range,
         ) {
             Ok(None) => Ok(true),
@@ -851,7 +861,7 @@ impl<'a, O: Observer> Search<'a, O> {
             && let Some(taint) = device
                 .taints
                 .iter()
-                .find(|t| blocks(&t.taint) && !tolerated(&t.taint, wish.tolerations))
+                .find(|t| blocks(&t.taint) && !tolerated(&t.taint, &wish.tolerations))
         {
             self.observer.refused(at, Some(candidate), &|| {
                 Reason::Taint(Box::new(taint.clone()))
@@ -860,9 +870,9 @@ impl<'a, O: Observer> Search<'a, O> {
             return Ok(None);
         }
         if !self.constraints[at.claim].is_empty() {
-            let (base, full) = (wish.base(), wish.full());
+            let (base, full) = (wish.base(), &wish.full);
             for (index, constraint) in self.constraints[at.claim].iter_mut().enumerate() {
-                if constraint.applies(base, &full)
+                if constraint.applies(base, full)
                     && let Err(why) = constraint.add(slice, device)
                 {
                     self.observer
@@ -918,12 +928,12 @@ impl<'a, O: Observer> Search<'a, O> {
             consumed = (!amounts.is_empty()).then_some(amounts);
         }
         self.results[at.claim].push(Granted {
-            request: wish.full(),
+            request: wish.full.clone(),
             candidate,
             admin: wish.admin,
             consumed,
             shared: shareable,
-            tolerations: wish.tolerations.to_vec(),
+            tolerations: wish.tolerations.clone(),
         });
         undo.result = true;
         Ok(Some(undo))
@@ -955,12 +965,12 @@ impl<'a, O: Observer> Search<'a, O> {
         }
         if undo.constraints > 0 {
             let wish = &self.wishes[at.claim][at.request][at.alternative];
-            let (base, full) = (wish.base(), wish.full());
+            let (base, full) = (wish.base(), &wish.full);
             for constraint in self.constraints[at.claim][..undo.constraints]
                 .iter_mut()
                 .rev()
             {
-                if constraint.applies(base, &full) {
+                if constraint.applies(base, full) {
                     constraint.remove();
                 }
             }
@@ -1035,7 +1045,7 @@ impl<'a, O: Observer> Search<'a, O> {
         {
             return known.clone();
         }
-        let mut counters = Counters::new();
+        let mut counters = Counters::default();
         for set in pool
             .counters
             .iter()

@@ -301,6 +301,21 @@ impl Parser {
         if let Token::Int(i64::MIN) = self.peek() {
             return Err((self.at(), "invalid int literal".into()));
         }
+        let at = self.at();
+        let after = self.tokens.get(self.next + 1).map(|(_, token)| token);
+        let negative = match after.filter(|_| self.is("-")) {
+            Some(Token::Int(i)) => Some(Value::Int(i.wrapping_neg())),
+            Some(Token::Double(d)) => Some(Value::Double(-d)),
+            _ => None,
+        };
+        if let Some(value) = negative {
+            self.take();
+            self.take();
+            return self.members(Expr {
+                at,
+                kind: Kind::Const(value),
+            });
+        }
         let primary = self.primary()?;
         self.members(primary)
     }

@@ -952,8 +952,15 @@ fn join(_: &Input, args: &[Value]) -> Evaluated {
         String::new()
     };
     let mut pieces = Vec::new();
-    for item in list(args)?.iter() {
-        pieces.push(text(item)?.to_string());
+    let items = list(args)?;
+    if !matches!(items.first(), None | Some(Value::Str(_))) {
+        return no_overload();
+    }
+    for item in items.iter() {
+        match item {
+            Value::Str(piece) => pieces.push(piece.to_string()),
+            other => return error(format!("join: invalid input: {}", other.type_name())),
+        }
     }
     Ok(Value::str(&pieces.join(&separator)))
 }
