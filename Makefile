@@ -10,7 +10,11 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 # maturin is called by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help build native demo test check fmt bench cluster-test proto wheels clean
+.PHONY: help build native demo test check fmt bench cluster-test oracle-test proto wheels clean
+
+# Cases of `make oracle-test`, and the seed of the first.
+N ?= 10000
+SEED ?= 1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,11 +63,24 @@ fmt: build ## format all sources
 	$(BIN)/ruff format -q .
 	cargo fmt --manifest-path native/Cargo.toml --all
 
-bench: build ## every speed and memory claim, as ratios within one run
+.make/bench-allocation: .make/oracle-1.37 $(NATIVE)
+	@cargo build -q --release --manifest-path native/Cargo.toml -p nvdra-alloc --example answers
+	@touch $@
+
+bench: build .make/bench-allocation ## every speed and memory claim, as ratios within one run
 	@$(BIN)/python -m benchmarks
 
 cluster-test: build ## a real control plane, kubelet and containerd (first time: builds them, about 20 minutes)
 	@$(BIN)/python -m tests.cluster
+
+.make/oracle-%: tests/oracle/v%/main.go tests/oracle/v%/go.mod
+	@mkdir -p .make
+	@echo "==> oracle: the allocator of Kubernetes $* (Go; minutes the first time)"
+	@cd tests/oracle/v$* && go build -o $(abspath $@) .
+
+oracle-test: build .make/oracle-1.37 ## the allocation engine against the scheduler's own allocator, N random cases from SEED
+	@cargo build -q --profile quick --manifest-path native/Cargo.toml -p nvdra-alloc --example answers
+	@$(BIN)/python -m tests.oracle --cases $(N) --seed $(SEED)
 
 proto: .make/venv ## the kubelet's gRPC stubs from proto/
 	@$(BIN)/pip install -q -c constraints.txt --group proto

@@ -10,11 +10,26 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import announce, api, core, counts, idle, memory, mig, plugin, reviews, scan, serving, start, table
+from benchmarks import (
+    allocation,
+    announce,
+    api,
+    core,
+    counts,
+    idle,
+    memory,
+    mig,
+    plugin,
+    reviews,
+    scan,
+    serving,
+    start,
+    table,
+)
 from benchmarks.floor import floor
 from benchmarks.row import Row
 
-QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core", "reviews"}
+QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core", "reviews", "allocation"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -97,6 +112,8 @@ def main() -> None:
         found += announce.rows()
     if "core" in wanted:
         found += core.rows()
+    if "allocation" in wanted:
+        found += allocation.rows()
     print(table.as_json(found) if chosen.output == "json" else f"{table.text(found)}\n\n{table.summary(found)}")
 
 

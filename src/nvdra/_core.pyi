@@ -11,8 +11,11 @@ from nvdra.checkpoint.prepared import Foreign, Group
 from nvdra.checkpoint.record import State
 
 __all__ = [
+    "AllocationError",
+    "Cluster",
     "CoreError",
     "Fragment",
+    "allocation_releases",
     "checksum",
     "decode_checkpoint",
     "decode_claim",
@@ -152,3 +155,25 @@ def device_yaml(name: str) -> bytes:
 
 def edits_yaml(edits: Edits, indent: int) -> bytes:
     """`containerEdits` as a member of the document (indent 0) or of a device (indent 6); empty for empty edits."""
+
+class AllocationError(ValueError):
+    """Objects or questions that the allocation engine refuses; the text names the object and the cause."""
+
+@final
+class Cluster:
+    """A cluster for the allocation engine: API objects in, explanations out."""
+
+    def __new__(cls, release: str, gates: Sequence[tuple[str, bool]]) -> Cluster:
+        """Returns an empty cluster of a release; gates differ from its defaults as said. Raises AllocationError."""
+
+    def add(self, document: bytes) -> dict[str, int]:
+        """Adds an object or list of objects; returns the number of each kind. Raises AllocationError."""
+
+    def pending(self) -> list[str]:
+        """Returns the claims without an allocation, as namespace/name."""
+
+    def explain(self, name: str, node: str | None = None) -> str:
+        """Returns the explanation of a claim or pod (namespace/name) as JSON. Raises AllocationError."""
+
+def allocation_releases() -> list[str]:
+    """Returns the Kubernetes releases that the engine answers for."""

@@ -1,5 +1,6 @@
-//! `nvdra._core`: a table of contents over `nvdra-core`. One module function per job, no logic of its own.
+//! `nvdra._core`: a table of contents over `nvdra-core` and `nvdra-alloc`. One module function per job, no logic of its own.
 
+mod allocation;
 mod cdi;
 mod checkpoint;
 mod claim;
@@ -24,6 +25,12 @@ fn without_lock<T: Send>(py: Python<'_>, size: usize, work: impl FnOnce() -> T +
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CoreError", module.py().get_type::<error::CoreError>())?;
+    module.add(
+        "AllocationError",
+        module.py().get_type::<allocation::AllocationError>(),
+    )?;
+    module.add_class::<allocation::Cluster>()?;
+    module.add_function(wrap_pyfunction!(allocation::allocation_releases, module)?)?;
     module.add_function(wrap_pyfunction!(claim::decode_claim, module)?)?;
     module.add_function(wrap_pyfunction!(claim::identify_claim, module)?)?;
     module.add_function(wrap_pyfunction!(json::split_object, module)?)?;

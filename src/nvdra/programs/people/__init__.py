@@ -21,6 +21,10 @@ _COMMANDS = {
         "nvdra.programs.people.checkpoint:main",
         "the claims this node has prepared, from the plugin's record",
     ),
+    "claim explain": (
+        "nvdra.programs.people.explain:main",
+        "why a claim is pending: every node's refusal, and what would help",
+    ),
     "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
 }
 

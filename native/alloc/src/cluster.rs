@@ -1,0 +1,467 @@
+//! A cluster read from API objects, and the questions that people ask about it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Value, json};
+
+use crate::api;
+use crate::explain::{self, Holders, Question};
+use crate::profile::{Features, Profile};
+use crate::search::claim_text;
+use crate::world::World;
+
+const GROUP: &str = "resource.k8s.io/";
+
+#[derive(Deserialize, Clone)]
+struct Pod {
+    metadata: api::Metadata,
+    #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+#[derive(Deserialize, Clone, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct PodSpec {
+    resource_claims: Vec<PodClaim>,
+}
+
+#[derive(Deserialize, Clone, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct PodClaim {
+    name: String,
+    resource_claim_name: Option<String>,
+}
+
+#[derive(Deserialize, Clone, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct PodStatus {
+    resource_claim_statuses: Vec<PodClaim>,
+}
+
+/// Everything that was read. Claims count as allocated once they are added.
+pub struct Cluster {
+    profile: Profile,
+    world: World,
+    claims: BTreeMap<String, api::ResourceClaim>,
+    pods: BTreeMap<String, Pod>,
+    rules: Vec<api::TaintRule>,
+    holders: Holders,
+    sealed: bool,
+}
+
+impl Cluster {
+    /// An empty cluster of a release; `gates` differ from the release's defaults.
+    pub fn new(release: &str, gates: &[(String, bool)]) -> Result<Cluster, String> {
+        let mut features: Features = Profile::defaults(release)?.features;
+        for (name, on) in gates {
+            features.set(name, *on)?;
+        }
+        Ok(Cluster {
+            profile: Profile::new(release, "auto", features)?,
+            world: World::default(),
+            claims: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            rules: Vec::new(),
+            holders: HashMap::new(),
+            sealed: false,
+        })
+    }
+
+    /// Adds an object or a list of objects; returns how many of each kind. Other kinds are not looked at.
+    pub fn add(&mut self, document: &[u8]) -> Result<BTreeMap<String, usize>, String> {
+        if self.sealed {
+            return Err("objects are added before the first question".into());
+        }
+        let mut counts = BTreeMap::new();
+        let mut source = serde_json::Deserializer::from_slice(document);
+        let mut kind = None;
+        Document {
+            cluster: self,
+            counts: &mut counts,
+            kind: &mut kind,
+        }
+        .deserialize(&mut source)
+        .and_then(|()| source.end())
+        .map_err(|e| e.to_string())?;
+        Ok(counts)
+    }
+
+    fn object(&mut self, object: Value, list: Option<&str>) -> Result<String, String> {
+        let text = |key: &str| {
+            object
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or("")
+                .to_string()
+        };
+        let (mut kind, version) = (text("kind"), text("apiVersion"));
+        if kind.is_empty() {
+            kind = list
+                .and_then(|l| l.strip_suffix("List"))
+                .unwrap_or("")
+                .to_string();
+        }
+        let name = object
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or("?")
+            .to_string();
+        if version.starts_with(GROUP)
+            && version != format!("{GROUP}v1")
+            && kind != "DeviceTaintRule"
+        {
+            return Err(format!(
+                "{kind} {name} is of {version}: this reads {GROUP}v1; write the dump with `kubectl get {}.v1.resource.k8s.io -o json`",
+                kind.to_lowercase() + "s"
+            ));
+        }
+        let failed = |error: serde_json::Error| format!("{kind} {name}: {error}");
+        match kind.as_str() {
+            "Node" => self
+                .world
+                .add_node(serde_json::from_value(object).map_err(failed)?),
+            "DeviceClass" => self
+                .world
+                .add_class(serde_json::from_value(object).map_err(failed)?),
+            "ResourceSlice" => self
+                .world
+                .add_slice(serde_json::from_value(object).map_err(failed)?)?,
+            "DeviceTaintRule" => self
+                .rules
+                .push(serde_json::from_value(object).map_err(failed)?),
+            "ResourceClaim" => {
+                let mut claim: api::ResourceClaim =
+                    serde_json::from_value(object).map_err(failed)?;
+                default(&mut claim);
+                self.claims.insert(claim_text(&claim), claim);
+            }
+            "Pod" => {
+                let pod: Pod = serde_json::from_value(object).map_err(failed)?;
+                self.pods.insert(
+                    format!("{}/{}", pod.metadata.namespace, pod.metadata.name),
+                    pod,
+                );
+            }
+            _ => {}
+        }
+        Ok(kind)
+    }
+
+    fn seal(&mut self) -> Result<(), String> {
+        if std::mem::replace(&mut self.sealed, true) {
+            return Ok(());
+        }
+        for rule in std::mem::take(&mut self.rules) {
+            self.world.add_rule(rule);
+        }
+        for (name, claim) in &self.claims {
+            let Some(allocation) = &claim.status.allocation else {
+                continue;
+            };
+            self.world
+                .add_allocation(allocation, self.profile.features.consumable_capacity)?;
+            let pods: Vec<&str> = claim
+                .status
+                .reserved_for
+                .iter()
+                .map(|c| c.name.as_str())
+                .collect();
+            let by = if pods.is_empty() {
+                name.clone()
+            } else {
+                format!("{name} (pod {})", pods.join(", "))
+            };
+            for entry in allocation
+                .devices
+                .results
+                .iter()
+                .filter(|e| e.admin_access != Some(true))
+            {
+                let id = self.world.device(&entry.driver, &entry.pool, &entry.device);
+                self.holders.entry(id).or_default().push(by.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims without an allocation, and pods that have such claims and no node.
+    pub fn pending(&self) -> Vec<String> {
+        let waiting = |claim: &api::ResourceClaim| claim.status.allocation.is_none();
+        self.claims
+            .iter()
+            .filter(|(_, claim)| waiting(claim))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Names like the one that is not there.
+    fn similar(&self, name: &str) -> Vec<&String> {
+        let wanted = name.rsplit('/').next().unwrap_or(name);
+        let mut close: Vec<(usize, &String)> = self
+            .claims
+            .keys()
+            .chain(self.pods.keys())
+            .map(|known| {
+                (
+                    distance(known.rsplit('/').next().unwrap_or(known), wanted),
+                    known,
+                )
+            })
+            .filter(|(distance, _)| *distance <= wanted.len() / 2)
+            .collect();
+        close.sort();
+        close.into_iter().take(3).map(|(_, name)| name).collect()
+    }
+
+    /// Explains a claim, or the claims of a pod, by `namespace/name`, as JSON.
+    pub fn explain(&mut self, name: &str, node: Option<&str>) -> Result<Value, String> {
+        self.seal()?;
+        let names: Vec<String> = if self.claims.contains_key(name) {
+            vec![name.to_string()]
+        } else if let Some(pod) = self.pods.get(name) {
+            claims_of(pod)
+        } else {
+            let close = self.similar(name);
+            let hint = match &close[..] {
+                [] => {
+                    "; list claims with `kubectl get resourceclaims --all-namespaces`".to_string()
+                }
+                close => format!(
+                    "; did you mean {}?",
+                    close
+                        .iter()
+                        .map(|s| s.as_str())
+                        .collect::<Vec<_>>()
+                        .join(" or ")
+                ),
+            };
+            return Err(format!("there is no claim and no pod {name}{hint}"));
+        };
+        if let Some(missing) = node.filter(|n| self.world.node(n).is_none()) {
+            return Err(format!("there is no node {missing}"));
+        }
+        let mut notes = Vec::new();
+        let mut waiting: Vec<api::ResourceClaim> = Vec::new();
+        for name in &names {
+            match self.claims.get(name) {
+                None => notes.push(json!({"code": "claim.missing", "text": format!("claim {name} does not exist yet: the pod waits for it")})),
+                Some(claim) if claim.metadata.deletion_timestamp.is_some() => {
+                    notes.push(json!({"code": "claim.deleting", "text": format!("claim {name} is being deleted: pods that use it cannot be scheduled")}));
+                }
+                Some(claim) if claim.status.allocation.is_some() => {
+                    let where_to = claim.status.allocation.as_ref().and_then(|a| a.node_selector.as_ref());
+                    let place = where_to.map_or("every node".to_string(), |s| json!(s.node_selector_terms).to_string());
+                    notes.push(json!({"code": "claim.elsewhere", "text": format!("claim {name} is already allocated, for {place}")}));
+                }
+                Some(claim) => waiting.push(claim.clone()),
+            }
+        }
+        let claims: Vec<&api::ResourceClaim> = waiting.iter().collect();
+        let question = Question {
+            world: &self.world,
+            profile: &self.profile,
+            holders: &self.holders,
+            claims: &claims,
+            node,
+        };
+        let mut answer = explain::explain(&question);
+        let wanted = holders_named(&answer);
+        if answer["fits"].as_array().is_some_and(Vec::is_empty) && !wanted.is_empty() {
+            let more = explain::release(
+                &mut self.world,
+                &self.profile,
+                &self.holders,
+                &claims,
+                &wanted,
+            );
+            if let Some(list) = answer["relaxations"].as_array_mut() {
+                list.extend(more);
+            }
+        }
+        answer["notes"] = notes.into();
+        answer["subject"] = name.into();
+        answer["counts"] = json!({
+            "nodes": self.world.nodes.len(),
+            "slices": self.world.slices.len(),
+            "devices": self.world.slices.iter().map(|s| s.devices.len()).sum::<usize>(),
+        });
+        Ok(answer)
+    }
+}
+
+/// Holders that causes name.
+fn holders_named(answer: &Value) -> Vec<String> {
+    let causes = answer["causes"].as_array().map_or(&[][..], |v| v);
+    let lists = causes.iter().filter_map(|c| c.get("holders")?.as_array());
+    lists
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(|text| match text.split_once(" (") {
+            // Counters name the device first.
+            Some((_, inner)) if !inner.starts_with("pod ") => {
+                inner.trim_end_matches(')').to_string() + if inner.contains('(') { ")" } else { "" }
+            }
+            _ => text.to_string(),
+        })
+        .collect()
+}
+
+fn claims_of(pod: &Pod) -> Vec<String> {
+    let generated = |name: &str| {
+        pod.status
+            .resource_claim_statuses
+            .iter()
+            .find(|s| s.name == name)
+            .and_then(|s| s.resource_claim_name.clone())
+    };
+    pod.spec
+        .resource_claims
+        .iter()
+        .filter_map(|one| {
+            one.resource_claim_name
+                .clone()
+                .or_else(|| generated(&one.name))
+                .or(Some(one.name.clone()))
+        })
+        .map(|name| format!("{}/{name}", pod.metadata.namespace))
+        .collect()
+}
+
+/// What the API server fills in; dumps of hand-written objects may lack it.
+fn default(claim: &mut api::ResourceClaim) {
+    for request in &mut claim.spec.devices.requests {
+        let exact = request
+            .exactly
+            .iter_mut()
+            .map(|e| (&mut e.allocation_mode, &mut e.count));
+        let subs = request
+            .first_available
+            .iter_mut()
+            .map(|s| (&mut s.allocation_mode, &mut s.count));
+        for (mode, count) in exact.chain(subs) {
+            if mode.is_empty() {
+                *mode = "ExactCount".into();
+            }
+            if mode == "ExactCount" && *count == 0 {
+                *count = 1;
+            }
+        }
+    }
+}
+
+/// Number of edits from one name to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Reads a document item by item, so that a large list is never held as a tree.
+struct Document<'a> {
+    cluster: &'a mut Cluster,
+    counts: &'a mut BTreeMap<String, usize>,
+    kind: &'a mut Option<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Document<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        source.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Document<'_> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
+        out.write_str("an object of the Kubernetes API or a list of them")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut single = serde_json::Map::new();
+        let mut was_list = false;
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "items" => {
+                    was_list = true;
+                    let cluster = &mut *self.cluster;
+                    map.next_value_seed(Items {
+                        cluster,
+                        counts: self.counts,
+                        kind: self.kind.clone(),
+                    })?;
+                }
+                "kind" => {
+                    let kind: String = map.next_value()?;
+                    *self.kind = Some(kind.clone());
+                    single.insert(key, kind.into());
+                }
+                _ if was_list => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                _ => {
+                    single.insert(key, map.next_value()?);
+                }
+            }
+        }
+        if !was_list {
+            let kind = self
+                .cluster
+                .object(single.into(), None)
+                .map_err(serde::de::Error::custom)?;
+            *self.counts.entry(kind).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+struct Items<'a> {
+    cluster: &'a mut Cluster,
+    counts: &'a mut BTreeMap<String, usize>,
+    kind: Option<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Items<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
+        out.write_str("a list of objects")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element::<Value>()? {
+            let kind = self
+                .cluster
+                .object(item, self.kind.as_deref())
+                .map_err(serde::de::Error::custom)?;
+            *self.counts.entry(kind).or_default() += 1;
+        }
+        Ok(())
+    }
+}

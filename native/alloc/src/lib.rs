@@ -1,0 +1,16 @@
+//! The structured allocator of kube-scheduler and its CEL environment: the same answers, faster, and with reasons.
+
+pub mod api;
+pub mod capacity;
+pub mod cases;
+pub mod cel;
+pub mod cluster;
+pub mod constraint;
+pub mod explain;
+pub mod nodes;
+pub mod pools;
+pub mod profile;
+pub mod quantity;
+pub mod result;
+pub mod search;
+pub mod world;

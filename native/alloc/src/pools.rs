@@ -1,0 +1,322 @@
+//! The resource pools that a node can use: which slices count, and whether a pool is complete and valid.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use crate::api::Node;
+use crate::nodes;
+use crate::profile::Profile;
+use crate::world::{Device, PoolId, Slice, Sym, World};
+
+/// Why a slice or pool offers nothing to a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// A newer generation is being published, and none of its slices is for this node.
+    Obsolete {
+        generation: i64,
+    },
+    /// Too few or too many slices.
+    Incomplete {
+        have: usize,
+        want: i64,
+        generation: i64,
+    },
+    Invalid(String),
+}
+
+pub struct Pool {
+    pub id: PoolId,
+    pub trouble: Option<Trouble>,
+    /// Slices with devices for the node, in the order in which devices are tried.
+    pub slices: Vec<u32>,
+    /// Slices whose devices are for other nodes; they only take part in counters.
+    pub others: Vec<u32>,
+    /// Slices with counter sets.
+    pub counters: Vec<u32>,
+    /// Whether a device has binding conditions: such pools come last.
+    binds: bool,
+}
+
+/// Pools that were built for other nodes, with the slices of which they were.
+#[derive(Default)]
+pub struct Built(Mutex<HashMap<PoolId, FromSlices>>);
+
+type FromSlices = (Vec<u32>, Arc<Pool>);
+
+impl Built {
+    fn pool(&self, world: &World, profile: &Profile, id: PoolId, slices: Vec<u32>) -> Arc<Pool> {
+        let mut known = self.0.lock().expect("no panic while locked");
+        if let Some((_, pool)) = known.get(&id).filter(|(of, _)| *of == slices) {
+            return pool.clone();
+        }
+        let pool = Arc::new(build(world, profile, id, slices.clone()));
+        known.insert(id, (slices, pool.clone()));
+        pool
+    }
+}
+
+impl Pool {
+    pub fn is_bad(&self) -> bool {
+        self.trouble.is_some()
+    }
+}
+
+/// Pools in the order in which the allocator looks at them; obsolete pools only if `with_obsolete`.
+pub fn gather(
+    world: &World,
+    profile: &Profile,
+    node: &Node,
+    with_obsolete: bool,
+    built: &Built,
+) -> Result<Vec<Arc<Pool>>, String> {
+    let all: Vec<u32>;
+    let own = world
+        .slices_of_node
+        .get(node.metadata.name.as_str())
+        .map_or(&[][..], |v| v);
+    let candidates: &mut dyn Iterator<Item = u32> = if profile.is_stable() {
+        all = (0..world.slices.len() as u32).collect();
+        &mut all.into_iter()
+    } else {
+        &mut own.iter().chain(&world.slices_of_no_node).copied()
+    };
+    let mut order: Vec<PoolId> = Vec::new();
+    let mut kept: HashMap<PoolId, Vec<u32>> = HashMap::new();
+    for index in candidates {
+        let slice = &world.slices[index as usize];
+        if !is_relevant(profile, node, slice)? {
+            continue;
+        }
+        let list = kept.entry(slice.pool).or_insert_with(|| {
+            order.push(slice.pool);
+            Vec::new()
+        });
+        if let Some(first) = list.first() {
+            let newest = world.slices[*first as usize].generation;
+            if slice.generation < newest {
+                continue;
+            }
+            if slice.generation > newest {
+                list.clear();
+            }
+        }
+        list.push(index);
+    }
+    let mut pools: Vec<(bool, Arc<Pool>)> = Vec::with_capacity(order.len());
+    for id in order {
+        let pool = built.pool(world, profile, id, kept.remove(&id).unwrap_or_default());
+        if matches!(pool.trouble, Some(Trouble::Obsolete { .. })) && !with_obsolete {
+            continue;
+        }
+        pools.push((!profile.is_stable() && pool.binds, pool));
+    }
+    if profile.is_stable() {
+        // Random upstream; by identity here.
+        pools.sort_by(|(_, a), (_, b)| world.pool_name(a.id).cmp(&world.pool_name(b.id)));
+    } else {
+        pools.sort_by(|(a_late, a), (b_late, b)| {
+            a_late
+                .cmp(b_late)
+                .then_with(|| world.pool_name(a.id).cmp(&world.pool_name(b.id)))
+        });
+    }
+    Ok(pools.into_iter().map(|(_, pool)| pool).collect())
+}
+
+fn is_relevant(profile: &Profile, node: &Node, slice: &Slice) -> Result<bool, String> {
+    let partitions = profile.features.partitionable_devices;
+    if !partitions && (slice.per_device.is_some() || !slice.counters.is_empty()) {
+        return Ok(false);
+    }
+    if slice.compatibility_groups {
+        return Ok(false);
+    }
+    if profile.is_stable() && !slice.counters.is_empty() {
+        return Ok(true);
+    }
+    if !slice.node().is_empty() || slice.all_nodes || slice.node_selector.is_some() {
+        return nodes::matches(
+            node,
+            slice.node(),
+            slice.all_nodes,
+            slice.node_selector.as_deref(),
+        )
+        .map_err(|e| {
+            format!(
+                "failed to perform node selection for slice {}: {e}",
+                slice.name
+            )
+        });
+    }
+    if slice.is_per_device() {
+        for device in &slice.devices {
+            if device_matches(node, device).map_err(|e| {
+                format!(
+                    "failed to perform node selection for device in slice {}: {e}",
+                    slice.name
+                )
+            })? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a device with its own node selection is for the node.
+pub fn device_matches(node: &Node, device: &Device) -> Result<bool, String> {
+    match &device.rare {
+        None => Ok(false),
+        Some(rare) => nodes::matches(
+            node,
+            rare.node_name.as_deref().unwrap_or(""),
+            rare.all_nodes,
+            rare.node_selector.as_ref(),
+        ),
+    }
+}
+
+fn binds(world: &World, slices: &[u32]) -> bool {
+    let mut devices = slices
+        .iter()
+        .flat_map(|s| &world.slices[*s as usize].devices);
+    devices.any(|d| {
+        d.rare
+            .as_ref()
+            .is_some_and(|r| r.binding_conditions.is_some())
+    })
+}
+
+fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> Pool {
+    let first = &world.slices[slices[0] as usize];
+    let (want, generation) = (first.count, first.generation);
+    let mut others: Vec<u32> = Vec::new();
+    let bad = |trouble| Pool {
+        id,
+        trouble: Some(trouble),
+        slices: Vec::new(),
+        others: Vec::new(),
+        counters: Vec::new(),
+        binds: false,
+    };
+    if slices.len() as i64 != want {
+        let published = &world.slices_of_pool[id.0 as usize];
+        let newest = published
+            .iter()
+            .map(|s| world.slices[*s as usize].generation)
+            .max()
+            .unwrap_or(generation);
+        if newest > generation {
+            return bad(Trouble::Obsolete { generation: newest });
+        }
+        let all: Vec<u32> = published
+            .iter()
+            .copied()
+            .filter(|s| {
+                let slice = &world.slices[*s as usize];
+                slice.generation == generation && !slice.compatibility_groups
+            })
+            .collect();
+        if all.len() as i64 != want {
+            return bad(Trouble::Incomplete {
+                have: all.len(),
+                want,
+                generation,
+            });
+        }
+        if slices.len() < all.len() {
+            let names: HashSet<&str> = slices
+                .iter()
+                .map(|s| &*world.slices[*s as usize].name)
+                .collect();
+            others = all
+                .into_iter()
+                .filter(|s| !names.contains(&*world.slices[*s as usize].name))
+                .collect();
+        }
+    }
+    if !profile.is_stable() {
+        slices.sort_by(|a, b| {
+            world.slices[*a as usize]
+                .name
+                .cmp(&world.slices[*b as usize].name)
+        });
+    }
+    let partitions = profile.features.partitionable_devices;
+    let has_counters = |s: &u32| partitions && !world.slices[*s as usize].counters.is_empty();
+    let mut counters: Vec<u32> = slices.iter().copied().filter(has_counters).collect();
+    slices.retain(|s| !has_counters(s));
+    if !profile.is_stable() {
+        counters.extend(others.iter().copied().filter(has_counters));
+        others.retain(|s| !has_counters(s));
+    }
+    let pool = Pool {
+        id,
+        trouble: None,
+        binds: binds(world, &slices),
+        slices,
+        others,
+        counters,
+    };
+    match validate(world, profile, &pool) {
+        Ok(()) => pool,
+        Err(reason) => bad(Trouble::Invalid(reason)),
+    }
+}
+
+fn validate(world: &World, profile: &Profile, pool: &Pool) -> Result<(), String> {
+    let mut names: HashSet<Sym> = HashSet::new();
+    for device in pool
+        .slices
+        .iter()
+        .flat_map(|s| &world.slices[*s as usize].devices)
+    {
+        if !names.insert(device.name) {
+            return Err(format!(
+                "duplicate device name {}",
+                world.names.text(device.name)
+            ));
+        }
+    }
+    if !profile.features.partitionable_devices {
+        return Ok(());
+    }
+    let mut sets: HashMap<Sym, Vec<Sym>> = HashMap::new();
+    for set in pool
+        .counters
+        .iter()
+        .flat_map(|s| &world.slices[*s as usize].counters)
+    {
+        let counters = set.counters.iter().map(|(name, _)| *name).collect();
+        if sets.insert(set.name, counters).is_some() {
+            return Err(format!(
+                "duplicate counter set name {}",
+                world.names.text(set.name)
+            ));
+        }
+    }
+    for device in pool
+        .slices
+        .iter()
+        .chain(&pool.others)
+        .flat_map(|s| &world.slices[*s as usize].devices)
+    {
+        for consumed in &device.consumes {
+            let Some(set) = sets.get(&consumed.set) else {
+                return Err(format!(
+                    "counter set {} not found",
+                    world.names.text(consumed.set)
+                ));
+            };
+            if let Some((missing, _)) = consumed
+                .counters
+                .iter()
+                .find(|(name, _)| !set.contains(name))
+            {
+                let (missing, set) = (world.names.text(*missing), world.names.text(consumed.set));
+                return Err(format!("counter {missing} not found in counter set {set}"));
+            }
+        }
+    }
+    Ok(())
+}
