@@ -14,6 +14,7 @@ from nvdra_mock_nvml import MigDevice, Root, lay_out
 
 from nvdra import claims
 from nvdra.gpu import ComputeInstanceScan, GpuInstanceScan, MigSpec, from_scan
+from nvdra.gpu.extents import DRIVER
 from nvdra.node.clock import LoopClock
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.locks import FOLDER
@@ -264,7 +265,7 @@ class MigNode(Node):
             device.uuid
             for entry in entries
             for device in claims.answers(entry)
-            if "-mig-" in device.device and device.device in claims.exclusive_names(entry)
+            if "-mig-" in device.device and device.device in claims.exclusive_names(entry, DRIVER)
         }
 
     def files(self, *, volatile: bool = False) -> dict[str, bytes]:
