@@ -168,5 +168,5 @@ sys.setrecursionlimit(10_000)
 
 
 def _object(text: bytes) -> Object:
-    value: Object = json.loads(text)
+    value: Object = json.loads(text.decode(errors="replace"))
     return value
