@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.row import THREE_TIMES, Row
-from nvdra import cdi, checkpoint
+from nvdra import cdi
 from nvdra.api import decode_claim
+from nvdra.checkpoint import Checkpoint, Encoder
+from nvdra.checkpoint import decode as decode_checkpoint
+from nvdra.checkpoint import encode as encode_checkpoint
 from nvdra.gpu.matching import match
 from tests.twins import cdi as cdi_twin
 from tests.twins import checkpoint as checkpoint_twin
@@ -68,29 +71,29 @@ def _cdi() -> list[Row]:
 
 
 def _checkpoint() -> list[Row]:
-    recorded = checkpoint.decode((RECORDING / "checkpoint.json").read_bytes())
+    recorded = decode_checkpoint((RECORDING / "checkpoint.json").read_bytes())
     [entry, *_] = (entry for entry in recorded.entries.values() if b'"config"' not in entry.status)
     entries = {f"{number:08x}-9c9b-472a-bbb4-ab445ec1fb39": dataclasses.replace(entry) for number in range(8)}
-    record = checkpoint.Record(recorded.boot_id, entries)
-    encoder = checkpoint.Encoder()
-    assert encoder.encode(record) == checkpoint_twin.encode(record)
+    checkpoint = Checkpoint(recorded.boot_id, entries)
+    encoder = Encoder()
+    assert encoder.encode(checkpoint) == checkpoint_twin.encode(checkpoint)
     last = max(entries)
 
     def with_one_changed() -> bytes:
-        changed = {**record.entries, last: dataclasses.replace(entry)}
-        return encoder.encode(checkpoint.Record(record.boot_id, changed))
+        changed = {**checkpoint.entries, last: dataclasses.replace(entry)}
+        return encoder.encode(Checkpoint(checkpoint.boot_id, changed))
 
     return [
         _row(
             "a checkpoint of 8 claims, one of them new",
             with_one_changed,
-            lambda: checkpoint_twin.encode(record),
+            lambda: checkpoint_twin.encode(checkpoint),
             "as a prepare does it; nearly all of it is the checksum, each bit of which waits for the one before",
         ),
         _row(
             "a checkpoint of 8 claims, all new",
-            lambda: checkpoint.encode(record),
-            lambda: checkpoint_twin.encode(record),
+            lambda: encode_checkpoint(checkpoint),
+            lambda: checkpoint_twin.encode(checkpoint),
         ),
     ]
 

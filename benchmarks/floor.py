@@ -1,4 +1,4 @@
-"""The least a prepare can cost: one GET, the CDI file renamed into place, the record written durably; no gRPC.
+"""The least a prepare can cost: one GET, the CDI file renamed into place, the checkpoint written durably; no gRPC.
 
 A process of its own, as a plugin is one. `python -m benchmarks.floor KUBECONFIG FOLDER CDI_ROOT` reads lines of JSON,
 each a list of [namespace, name] pairs, and answers each line with the seconds that each took.
@@ -70,7 +70,7 @@ def _replace(path: str, content: bytes, *, durable: bool) -> None:
 
 async def _serve(kubeconfig: str, folder: str, cdi_root: str) -> None:
     document = next((RECORDING / "cdi").glob("*.yaml")).read_bytes()
-    record = (RECORDING / "checkpoint.json").read_bytes()
+    checkpoint = (RECORDING / "checkpoint.json").read_bytes()
     loop = asyncio.get_running_loop()
     async with HttpKube(access(kubeconfig, {}), user_agent="floor") as kube:
         while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
@@ -79,7 +79,7 @@ async def _serve(kubeconfig: str, folder: str, cdi_root: str) -> None:
                 began = time.perf_counter()
                 await kube.get(CLAIMS, name, namespace)
                 _replace(f"{cdi_root}/{name}.yaml", document, durable=False)
-                _replace(f"{folder}/record", record, durable=True)
+                _replace(f"{folder}/checkpoint", checkpoint, durable=True)
                 times.append(time.perf_counter() - began)
                 os.unlink(f"{cdi_root}/{name}.yaml")
             sys.stdout.write(json.dumps(times) + "\n")

@@ -101,14 +101,14 @@ async def _churn(subject: Subject, api: Api) -> Row:
     client = DraClient(subject.socket)
     jobs = iter(range(JOBS))
     began = time.perf_counter()
-    await asyncio.gather(*(_place(client, api, subject.pool, device, jobs) for device in PARTITIONS))
+    await asyncio.gather(*(_placement(client, api, subject.pool, device, jobs) for device in PARTITIONS))
     took_s = time.perf_counter() - began
     await client.close()
     question = f"{JOBS} jobs of {JOB_S:g} s on {GPUS} GPUs × {SLICES}, queued at once"
     return Row(question, took_s, greedy_s(), "s", "other: the same list, nothing but calls and jobs", Target(share=1.2))
 
 
-async def _place(client: DraClient, api: Api, pool: str, device: str, jobs: Iterator[int]) -> None:
+async def _placement(client: DraClient, api: Api, pool: str, device: str, jobs: Iterator[int]) -> None:
     for _ in jobs:
         [ref] = await api.claims(pool, [device])
         error = (await client.prepare([ref]))[ref.uid].error
@@ -150,7 +150,9 @@ async def _writes(subject: Subject, api: Api, folder: Path) -> Row:
     subject.caller.unprepare_s(refs)
     await api.delete(refs)
     note = "one for all that were started, then at most one a claim"
-    return Row(f"record writes, {SLICES} partitions in one call", count, nan, "fsyncs", note, Target(most=1 + SLICES))
+    return Row(
+        f"checkpoint writes, {SLICES} partitions in one call", count, nan, "fsyncs", note, Target(most=1 + SLICES)
+    )
 
 
 @asynccontextmanager

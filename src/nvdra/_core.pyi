@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, final
 
 from nvdra.cdi.edits import Document, Edits
-from nvdra.checkpoint.prepared import Foreign, Group
-from nvdra.checkpoint.record import State
+from nvdra.checkpoint.content import State
+from nvdra.checkpoint.prepared import Group, Unsupported
 
 __all__ = [
     "AllocationError",
@@ -95,7 +95,7 @@ class Fragment:
         uid: str,
         state: State,
         status: bytes,
-        prepared: Sequence[Group] | Foreign,
+        prepared: Sequence[Group] | Unsupported,
         name: str,
         namespace: str,
         aborted_at: int | None,
@@ -118,9 +118,9 @@ _Device = tuple[_Info, list[str], str, str, list[str], str | None, bytes]
 # devices, MPS daemon id, time slice applied, verbatim; or devices, config type, domain, verbatim
 _Group = tuple[list[_Device], str, bool | None, bytes] | tuple[list[_Device], str, str, bytes]
 # text, kinds, devices
-_Foreign = tuple[bytes, list[str], list[_Device]]
+_Unsupported = tuple[bytes, list[str], list[_Device]]
 # uid, state, status, prepared, name, namespace, aborted at, unknown members
-_Entry = tuple[str, State, bytes, list[_Group] | _Foreign, str, str, int | None, bytes]
+_Entry = tuple[str, State, bytes, list[_Group] | _Unsupported, str, str, int | None, bytes]
 
 def decode_checkpoint(content: bytes, driver_name: str, unsupported: list[str]) -> tuple[str, list[_Entry], list[str]]:
     """Boot id, entries, and the keys outside of entries that are not understood.

@@ -40,6 +40,6 @@ def test_thirty_claims_leave_nothing(plugin: Plugin) -> None:
     assert len(claims) == CLAIMS
     assert uuids <= {gpu.uuid for gpu in plugin.root.portrait.gpus}
     remove(api, names, templates=("churn-template",))
-    wait_until("the plugin to have let go of every claim", lambda: not plugin.record(), 30, plugin.record)
+    wait_until("the plugin to have let go of every claim", lambda: not plugin.checkpoint(), 30, plugin.checkpoint)
     # Slices of the same resourceVersion too: serving claims writes none.
     assert plugin.traces() == before

@@ -18,10 +18,10 @@ def _documents(plugin: Plugin) -> int:
 
 
 def _entries(plugin: Plugin) -> int:
-    return len(plugin.record())
+    return len(plugin.checkpoint())
 
 
-@pytest.mark.parametrize("count", [_documents, _entries], ids=["first CDI document", "first record entry"])
+@pytest.mark.parametrize("count", [_documents, _entries], ids=["first CDI document", "first checkpoint entry"])
 def test_the_plugin_is_killed_while_pods_start(plugin: Plugin, count: Callable[[Plugin], int]) -> None:
     """Four pods start; as soon as the plugin has left a trace of the first, it is gone."""
     api = plugin.cluster.api

@@ -1,7 +1,7 @@
-"""From the Go driver and back, with pods running: each takes up the record and the CDI files that the other left.
+"""From the Go driver and back, with pods running: each takes up the checkpoint and the CDI files that the other left.
 
 `$NVDRA_CLUSTER_GO_DRIVER` names a real build of its `gpu-kubelet-plugin`, v0.4.x: then that one plays its own part.
-Without it, the node is laid out as v0.4.1 leaves it, by the record that a build of it wrote, filled in for this node.
+Without it, the node is laid out as v0.4.1 leaves it, by the checkpoint that a build of it wrote, filled in for this node.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_from_the_go_driver_and_back(installed: Installed, go_driver: Process | 
         installed.stop()
         lay_out(installed)
     lives = {name: life(api, name) for name in PODS}
-    entries, documents = installed.record(), documents_of(installed)
+    entries, documents = installed.checkpoint(), documents_of(installed)
     assert len(entries) == len(documents) == len(PODS)
     assert not any("name" in entry for entry in entries.values())
 
@@ -66,11 +66,11 @@ def test_from_the_go_driver_and_back(installed: Installed, go_driver: Process | 
     assert not given(installed, "p-new").uuids & {uuid for name in PODS for uuid in seen(api, name).uuids}
     # A claim that the Go driver prepared is let go of here.
     remove(api, ("p-one",), ("p-one",))
-    wait_until("one claim to be let go of", lambda: len(installed.record()) == 3, 30, installed.record)
+    wait_until("one claim to be let go of", lambda: len(installed.checkpoint()) == 3, 30, installed.checkpoint)
 
     installed.stop()
     kept = {claim_of(api, name)["metadata"]["uid"]: name for name in ("p-two", "p-with-config")}
-    assert {uid: entry for uid, entry in installed.record().items() if uid in kept} == {
+    assert {uid: entry for uid, entry in installed.checkpoint().items() if uid in kept} == {
         uid: entry for uid, entry in entries.items() if uid in kept
     }
     assert documents_of(installed).items() >= {uid: documents[uid] for uid in kept}.items()
@@ -82,7 +82,7 @@ def test_from_the_go_driver_and_back(installed: Installed, go_driver: Process | 
         assert life(api, name) == lives[name]
         assert seen(api, name) == given(last, name)
     remove(api, ("p-joins", "p-new", *kept.values()), ("p-new", *kept.values()))
-    wait_until("every claim to be let go of", lambda: not last.record(), 30, last.record)
+    wait_until("every claim to be let go of", lambda: not last.checkpoint(), 30, last.checkpoint)
     assert documents_of(last) == {}
 
 
@@ -104,7 +104,7 @@ def documents_of(plugin: Installed | Process) -> dict[str, bytes]:
 
 
 def lay_out(plugin: Installed) -> None:
-    """The record becomes the recorded one, filled in for the claims that the plugin has prepared.
+    """The checkpoint becomes the recorded one, filled in for the claims that the plugin has prepared.
 
     Only how a claim's status is written is the plugin's own; the CDI documents are, as the Go driver writes the same.
     """
@@ -113,7 +113,7 @@ def lay_out(plugin: Installed) -> None:
     statuses: dict[str, Any] = {}
     for uid, entry in recorded["v1"]["preparedClaims"].items():
         body = claim_of(plugin.cluster.api, entry["status"]["reservedFor"][0]["name"])
-        ours = plugin.record()[body["metadata"]["uid"]]
+        ours = plugin.checkpoint()[body["metadata"]["uid"]]
         words[uid] = body["metadata"]["uid"]
         statuses[words[uid]] = ours["status"]
         for there, here in zip(_devices(entry), _devices(ours), strict=True):
@@ -139,9 +139,9 @@ def _filled(value: Any, words: Mapping[str, str]) -> Any:
     return words.get(value, value) if isinstance(value, str) else value
 
 
-def signed(record: Object) -> bytes:
-    """A record's text with checksums of its own, by plain Python."""
-    v1, v2 = record["v1"], {**record["v2"], "checksum": 0}
+def signed(checkpoint: Object) -> bytes:
+    """A checkpoint's text with checksums of its own, by plain Python."""
+    v1, v2 = checkpoint["v1"], {**checkpoint["v2"], "checksum": 0}
     outer = twin.checksum(twin.text({"checksum": 0, "v1": v1}).encode())
     inner = {**v2, "checksum": twin.checksum(twin.text(v2).encode())}
     return twin.text({"checksum": outer, "v1": v1, "v2": inner}).encode()
@@ -150,14 +150,14 @@ def signed(record: Object) -> bytes:
 def assert_is_as_v0_4_1_writes(plugin: Installed) -> None:
     """Checksums of both sections hold, and entries have the members of the recorded ones, and a name where ours is."""
     content = (plugin.folder / "checkpoint.json").read_bytes()
-    record, recorded = json.loads(content), json.loads(RECORDED.read_text())
-    assert signed(record) == content
-    assert record.keys() == recorded.keys()
+    checkpoint, recorded = json.loads(content), json.loads(RECORDED.read_text())
+    assert signed(checkpoint) == content
+    assert checkpoint.keys() == recorded.keys()
     for part in ("v1", "v2"):
-        assert record[part].keys() == recorded[part].keys()
-        assert record[part]["preparedClaims"].keys() == record["v2"]["preparedClaims"].keys()
+        assert checkpoint[part].keys() == recorded[part].keys()
+        assert checkpoint[part]["preparedClaims"].keys() == checkpoint["v2"]["preparedClaims"].keys()
         (members,) = {tuple(entry) for entry in recorded[part]["preparedClaims"].values()}
-        for entry in record[part]["preparedClaims"].values():
+        for entry in checkpoint[part]["preparedClaims"].values():
             added = set(entry) - set(members)
             assert added in (set(), {"name", "namespace"} if part == "v2" else set())
             assert [member for member in entry if member not in added] == list(members)

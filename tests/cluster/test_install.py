@@ -31,7 +31,7 @@ def objects(release: HelmRelease) -> list[str]:
 
 
 def test_uninstalled_and_installed_again(installed: Installed) -> None:
-    """An uninstall leaves the record for the next install, and nothing that anybody could take for a driver."""
+    """An uninstall leaves the checkpoint for the next install, and nothing that anybody could take for a driver."""
     release, kubectl = installed.release, installed.cluster.kubectl
     assert objects(release) == [
         *("clusterrole", "clusterrolebinding", "daemonset", "deviceclass", "deviceclass", "deviceclass"),
@@ -53,7 +53,7 @@ def test_uninstalled_and_installed_again(installed: Installed) -> None:
         assert sorted(os.listdir(installed.folder)) == kept
         # A line in a GPU's lock file would be of a claim in work.
         assert {path.read_text() for path in (installed.folder / ".locks").iterdir()} <= {""}
-        assert installed.record() == {}
+        assert installed.checkpoint() == {}
         assert os.listdir(installed.cluster.node.cdi) == []
         assert [name for name in os.listdir(installed.cluster.node.registry) if DRIVER in name] == []
         # By the kubelet, which waits half a minute for the driver to come back.

@@ -1,7 +1,7 @@
 """Pods are given partitions of a GPU: an administrator's, and those that are made for their claims.
 
 The GPU is the last one of the node; the others stay whole. Its partitions are looked at from inside the containers, in
-the claim, the CDI document, the record, and on the GPU itself.
+the claim, the CDI document, the checkpoint, and on the GPU itself.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def inside(api: Api, pod: str, container: str = "main") -> frozenset[str]:
 
 
 def allocated(plugin: Plugin, pod: str) -> frozenset[str]:
-    """UUIDs of the MIG devices of a pod's claim, on which claim, CDI document, record and GPU must agree."""
+    """UUIDs of the MIG devices of a pod's claim, on which claim, CDI document, checkpoint and GPU must agree."""
     body = claim_of(plugin.cluster.api, pod)
     uid = body["metadata"]["uid"]
     names = {each["device"] for each in body["status"]["allocation"]["devices"]["results"]}
-    entry = plugin.record()[uid]
+    entry = plugin.checkpoint()[uid]
     assert entry["checkpointState"] == "PrepareCompleted"
     recorded = [device["mig"] for group in entry["preparedDevices"] for device in group["devices"]]
     assert {each["device"]["DeviceName"] for each in recorded} == names

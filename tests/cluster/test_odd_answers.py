@@ -59,10 +59,10 @@ def _live_through_restart_and_loss(plugin: Plugin, api: Api) -> None:
 
     # A lost checkpoint is made up from a LIST of all claims.
     plugin.stop()
-    entries = set(plugin.record())
+    entries = set(plugin.checkpoint())
     (plugin.folder / "checkpoint.json").unlink()
     plugin.start()
-    wait_until("the claims to be taken over", lambda: set(plugin.record()) == entries, 60, plugin.tail)
+    wait_until("the claims to be taken over", lambda: set(plugin.checkpoint()) == entries, 60, plugin.tail)
     for name in ODD:
         assert seen(api, name) == given(plugin, name)
         assert life(api, name) == lives[name]
@@ -117,15 +117,15 @@ def test_a_page_in_place_of_the_api_server_frees_nothing(plugin: Plugin) -> None
     api.create(claim(api, "paged"))
     api.create(user("paged", "paged"))
     wait_running(api, "paged")
-    lived, entries = life(api, "paged"), plugin.record()
+    lived, entries = life(api, "paged"), plugin.checkpoint()
     plugin.stop()
     with _behind_a_page(plugin.kubeconfig) as asked:
         plugin.launch()
         wait_until("the sweep to have asked", lambda: any("resource.k8s.io" in path for path in asked), 60, plugin.tail)
         # The sweep's second look comes after a minute. A restart of kubelet has the claim asked for again.
         plugin.cluster.node.restart_kubelet()
-        wait_until("the claim to be answered", lambda: "from the record" in plugin.tail(400), 150, plugin.tail)
-        assert plugin.record() == entries
+        wait_until("the claim to be answered", lambda: "from the checkpoint" in plugin.tail(400), 150, plugin.tail)
+        assert plugin.checkpoint() == entries
         plugin.stop()
     plugin.start()
     assert seen(api, "paged") == given(plugin, "paged")

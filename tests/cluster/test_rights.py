@@ -43,7 +43,7 @@ def test_every_right_is_used_and_no_other_is_asked_for(installed: Installed) -> 
     api = installed.cluster.api
     after = len(installed.cluster.plane.audited())
 
-    # A start reads the node, lists slices and watches them; a broken record is made up from a list of claims.
+    # A start reads the node, lists slices and watches them; a broken checkpoint is made up from a list of claims.
     installed.stop()
     (installed.folder / "checkpoint.json").write_text("{")
     installed.start()

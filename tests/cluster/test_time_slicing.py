@@ -45,7 +45,7 @@ def test_one_pod_with_two_containers_and_a_short_interval(slicing: Plugin) -> No
     assert seen(api, "short", "first") == seen(api, "short", "second") == given(slicing, "short")
     assert root.time_slice(MINOR) == SHORT
     assert [root.time_slice(minor) for minor in range(MINOR)] == [0] * MINOR
-    entry = slicing.record()[claim_of(api, "short")["metadata"]["uid"]]
+    entry = slicing.checkpoint()[claim_of(api, "short")["metadata"]["uid"]]
     assert [group["configState"]["timeSliceApplied"] for group in entry["preparedDevices"]] == [True]
     remove(api, ("short",), ("short",))
     wait_until("the time slice to be reset", lambda: root.time_slice(MINOR) == 0, 30, slicing.tail)

@@ -174,7 +174,7 @@ def test_where_sockets_have_fixed_names_the_new_pod_stands_by(installed: Install
         for name in ("stays", "after"):
             assert seen(api, name) == given(installed, name)
         remove(api, ("stays", "after"), ("stays", "after"))
-        assert installed.record() == {}
+        assert installed.checkpoint() == {}
     finally:
         upgrade(release)
     assert "DELETED" not in {kind for kind, _ in slices_since(api, version)}
@@ -202,7 +202,7 @@ def test_where_kubelet_keeps_one_the_new_process_stands_by(plugin: Plugin) -> No
         for name in ("stays", "after"):
             assert seen(api, name) == given(plugin, name)
         remove(api, ("stays", "after"), ("stays", "after"))
-        assert plugin.record() == {}
+        assert plugin.checkpoint() == {}
     finally:
         new.stop()
         plugin.start()

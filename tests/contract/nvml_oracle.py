@@ -97,7 +97,7 @@ def _profiles(handle: Any) -> list[dict[str, Any]]:
     for index in range(_PROFILE_INDICES):
         try:
             about = pynvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, index, version=1)
-            places = _placements(handle, about.id)
+            placements = _placements(handle, about.id)
         except pynvml.NVMLError as error:
             if error.value not in _NO_PROFILE:
                 raise
@@ -115,7 +115,7 @@ def _profiles(handle: Any) -> list[dict[str, Any]]:
                 "jpeg_engines": about.jpegCount,
                 "ofa_engines": about.ofaCount,
                 "memory_mib": about.memorySizeMB,
-                "placements": places,
+                "placements": placements,
             }
         )
     return found
@@ -127,7 +127,7 @@ def _placements(handle: Any, profile_id: int) -> list[list[int]]:
     room = (pynvml.c_nvmlGpuInstancePlacement_t * count.value)()
     if count.value:
         pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(handle, profile_id, room, ctypes.byref(count))
-    return sorted([place.start, place.size] for place in room)
+    return sorted([placement.start, placement.size] for placement in room)
 
 
 def _listed(handle: Any, profile: dict[str, Any]) -> list[Any]:

@@ -17,26 +17,27 @@ from typing import Any
 
 from nvdra_mock_nvml import lay_out
 
-from nvdra import cdi, checkpoint
+from nvdra import cdi
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
+from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.ports import Resource
 from nvdra.testing.api_server import ApiServer, kubeconfig
 from nvdra.testing.kube import FakeKube
-from nvdra.testing.kubelet import DraClient, Told
+from nvdra.testing.kubelet import ClaimAnswer, DraClient
 
 DRIVER, POOL = "gpu.nvidia.com", "node-a"
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
 NODES = Resource("", "v1", "nodes", namespaced=False)
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 PROGRAM = str(Path(sys.executable).with_name("gpu-kubelet-plugin"))
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> None:
     """Return once the condition holds; a test that waits in vain fails after a minute."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not condition():  # noqa: ASYNC110  what is waited for happens in another process
                 await asyncio.sleep(0.005)
     except TimeoutError:
@@ -51,7 +52,7 @@ class PluginNode:
         self.root = lay_out(folder / "root", portrait, device_files="regular", **layout)
         self.cdi = folder / "cdi"
         self.plugin_dir = folder / "plugins" / DRIVER
-        self.record_path = self.plugin_dir / "checkpoint.json"
+        self.checkpoint_path = self.plugin_dir / "checkpoint.json"
         self.registry = folder / "registry"
         self.log_path = folder / "log"
         self.kube = FakeKube()
@@ -119,7 +120,7 @@ class PluginNode:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
         try:
-            return await asyncio.wait_for(process.wait(), PATIENCE_S)
+            return await asyncio.wait_for(process.wait(), TIMEOUT_S)
         except TimeoutError:
             process.kill()
             await process.wait()
@@ -162,7 +163,7 @@ class PluginNode:
         )
         assert tracer.stderr is not None
         try:
-            told = await asyncio.wait_for(tracer.stderr.readline(), PATIENCE_S)
+            told = await asyncio.wait_for(tracer.stderr.readline(), TIMEOUT_S)
             assert b"attached" in told, told
             # It says so after the first thread; the others follow before the program can be waited for.
             if thread is None:
@@ -222,7 +223,7 @@ class PluginNode:
 
     # ── kubelet ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def prepare(self, *refs: ClaimRef) -> dict[str, Told]:
+    async def prepare(self, *refs: ClaimRef) -> dict[str, ClaimAnswer]:
         return await self.client.prepare(refs)
 
     async def prepared(self, *refs: ClaimRef) -> list[str]:
@@ -245,14 +246,14 @@ class PluginNode:
 
     # ── the disk ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def record(self) -> Record:
-        return checkpoint.decode(self.record_path.read_bytes())
+    def checkpoint(self) -> Checkpoint:
+        return decode_checkpoint(self.checkpoint_path.read_bytes())
 
     def cdi_path(self, ref: ClaimRef) -> Path:
         return self.cdi / cdi.GPU_CLAIMS.file_name(ref.uid)
 
     def files(self) -> dict[str, bytes]:
-        """What is on disk for claims: the record, the CDI folder, whatever lies beside them."""
+        """What is on disk for claims: the checkpoint, the CDI folder, whatever lies beside them."""
         found = {}
         for folder in (self.plugin_dir, self.cdi):
             for path in sorted(folder.iterdir()):

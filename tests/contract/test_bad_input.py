@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from nvdra import checkpoint
+from nvdra.checkpoint import Checkpoint
+from nvdra.checkpoint import decode as decode_checkpoint
+from nvdra.checkpoint import encode as encode_checkpoint
 from nvdra.ports import ApiError
-from nvdra.testing.kubelet import Told
+from nvdra.testing.kubelet import ClaimAnswer
 from tests.contract.plugin_node import DRIVER, PluginNode, plugin_node, short_folder, until
 
 GROUP = "resource.nvidia.com/v1beta1"
@@ -86,7 +88,7 @@ async def test_configs_that_are_refused(node: PluginNode) -> None:
     # kubelet asks again: the same texts, and the claim can still be let go of.
     assert await node.prepare(good, *bad.values()) == told
     await node.released(*bad.values())
-    assert set(node.record().entries) == {good.uid}
+    assert set(node.checkpoint().entries) == {good.uid}
 
 
 async def test_claims_that_are_refused(node: PluginNode) -> None:
@@ -110,7 +112,7 @@ async def test_claims_that_are_refused(node: PluginNode) -> None:
     for ref, text in bad.items():
         assert told[ref.uid].error.startswith(f"error preparing devices for claim {ref}: ")
         assert text in told[ref.uid].error
-    assert set(node.record().entries) == {good.uid, taken.uid}
+    assert set(node.checkpoint().entries) == {good.uid, taken.uid}
 
 
 async def test_a_claim_allocated_anew_under_the_same_uid(node: PluginNode) -> None:
@@ -124,11 +126,11 @@ async def test_a_claim_allocated_anew_under_the_same_uid(node: PluginNode) -> No
     assert f"{ref.uid}-gpu-0" not in node.cdi_path(ref).read_text()
 
 
-# ── the record ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the checkpoint ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def foreign_boot(content: bytes) -> bytes:
-    return checkpoint.encode(checkpoint.Record("another boot", checkpoint.decode(content).entries))
+    return encode_checkpoint(Checkpoint("another boot", decode_checkpoint(content).entries))
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
@@ -141,27 +143,27 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 }
 
 
-async def test_records_that_cannot_be_used_never_stop_the_program(node: PluginNode) -> None:
+async def test_checkpoints_that_cannot_be_used_never_stop_the_program(node: PluginNode) -> None:
     ref = await node.claim("gpu-0")
     other = await node.claim("gpu-0")
     first = await node.prepare(ref)
-    good = node.record_path.read_bytes()
+    good = node.checkpoint_path.read_bytes()
     for name, damage in DAMAGE.items():
         gone = await node.claim("gpu-1")
         await node.prepared(gone)
         await node.stop()
         await node.delete(gone)
-        content = damage(node.record_path.read_bytes())
+        content = damage(node.checkpoint_path.read_bytes())
         if content is None:
-            node.record_path.unlink()
+            node.checkpoint_path.unlink()
         else:
-            node.record_path.write_bytes(content)
+            node.checkpoint_path.write_bytes(content)
         await node.start()
         # From here on the device is never given to somebody else, and its own claim is answered as before.
         assert "gpu-0" in await node.refused(other), name
         assert await node.prepare(ref) == first, name
         await until(lambda: not (node.plugin_dir / "checkpoint.json.quarantined").exists(), f"claims of {name}")
-        assert node.record_path.read_bytes() == good, name
+        assert node.checkpoint_path.read_bytes() == good, name
         await until(lambda gone=gone: not node.cdi_path(gone).exists(), "an orphan's end")
         if content is not None:
             assert (node.plugin_dir / "checkpoint.json.unreadable").read_bytes() == content, name
@@ -169,15 +171,15 @@ async def test_records_that_cannot_be_used_never_stop_the_program(node: PluginNo
     await node.released(ref)
 
 
-async def test_a_record_of_another_boot_is_void(node: PluginNode) -> None:
+async def test_a_checkpoint_of_another_boot_is_void(node: PluginNode) -> None:
     ref = await node.claim("gpu-0")
     first = await node.prepare(ref)
     await node.stop()
-    node.record_path.write_bytes(foreign_boot(node.record_path.read_bytes()))
+    node.checkpoint_path.write_bytes(foreign_boot(node.checkpoint_path.read_bytes()))
     await node.start()
     assert 'Invalidating checkpoint: checkpoint nodeBootID "another boot" != current' in node.log
     await until(lambda: not node.cdi_path(ref).exists(), "the end of a file from before the reboot")
-    assert node.record().entries == {}
+    assert node.checkpoint().entries == {}
     assert await node.prepare(ref) == first
 
 
@@ -210,14 +212,14 @@ async def test_a_cdi_folder_that_is_read_only() -> None:
         await nsenter(node, "mount", "-o", "remount,bind,ro", str(node.cdi))
         text = f"unable to create CDI spec file for claim: {node.cdi_path(ref)}: Read-only file system"
         assert await node.refused(ref) == text
-        assert set(node.record().entries) == {before.uid}
+        assert set(node.checkpoint().entries) == {before.uid}
         assert await node.prepared(before) == ["gpu-1"]
-        # What is let go of leaves the record; its file cannot go now and is an orphan for the sweep.
+        # What is let go of leaves the checkpoint; its file cannot go now and is an orphan for the sweep.
         await node.released(before)
-        assert node.record().entries == {}
+        assert node.checkpoint().entries == {}
         await nsenter(node, "mount", "-o", "remount,bind,rw", str(node.cdi))
         assert await node.prepared(ref) == ["gpu-0"]
-        assert set(node.record().entries) == {ref.uid}
+        assert set(node.checkpoint().entries) == {ref.uid}
 
 
 async def test_a_cdi_folder_that_is_full() -> None:
@@ -239,7 +241,7 @@ async def test_a_cdi_folder_that_is_full() -> None:
         assert await node.prepared(ref) == ["gpu-0"]
 
 
-async def test_a_record_that_cannot_be_written(node: PluginNode) -> None:
+async def test_a_checkpoint_that_cannot_be_written(node: PluginNode) -> None:
     before, ref = await node.claim("gpu-1"), await node.claim("gpu-0")
     await node.prepared(before)
     files = node.files()
@@ -247,7 +249,7 @@ async def test_a_record_that_cannot_be_written(node: PluginNode) -> None:
     resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (0, most))  # every write fails, those of the log too
     told = (await node.client.unprepare([before]))[before.uid]
     assert told == (
-        f"error unpreparing devices for claim {before}: unable to update checkpoint: {node.record_path}: File too large"
+        f"error unpreparing devices for claim {before}: unable to update checkpoint: {node.checkpoint_path}: File too large"
     )
     assert "File too large" in await node.refused(ref)
     assert await node.prepared(before) == ["gpu-1"]
@@ -286,7 +288,7 @@ async def test_an_api_server_that_is_away_at_the_start_and_later() -> None:
             assert "127.0.0.1" in text
             if start_anew:
                 await node.released(later)
-                assert set(node.record().entries) == {ref.uid}
+                assert set(node.checkpoint().entries) == {ref.uid}
             node.kube.heal()
         assert await node.prepared(fresh) == ["gpu-2"]
 
@@ -337,12 +339,12 @@ async def test_locks_that_another_instance_holds(node: PluginNode) -> None:
     await node.prepared(known)
     text = f"error acquiring prep/unprep lock: timeout acquiring lock ({node.plugin_dir}/pu.lock)"
     with held(node.plugin_dir / "pu.lock"):
-        assert await node.prepare(ref) == {ref.uid: Told((), text)}
+        assert await node.prepare(ref) == {ref.uid: ClaimAnswer((), text)}
     await node.stop()
     await node.wipe_slices()
     with held(node.plugin_dir / "pu.lock"):
         await node.start(published=False)
-    # Nobody asks for anything, and yet the record is read and the devices are published.
+    # Nobody asks for anything, and yet the checkpoint is read and the devices are published.
     await until(lambda: node.kube.objects("resourceslices"), "slices once the locks are free")
     assert await node.prepared(ref) == ["gpu-1"]
     await node.released(known)
@@ -457,5 +459,5 @@ async def test_a_stop_in_the_middle_of_claims_ends_them_whole(node: PluginNode) 
     assert [await call for call in calls] == [[f"gpu-{i}"] for i in range(6)]
     assert await asyncio.wait_for(node.process.wait(), 60) == 0
     await node.start()
-    assert set(node.record().entries) == {ref.uid for ref in refs}
+    assert set(node.checkpoint().entries) == {ref.uid for ref in refs}
     await node.released(*refs)

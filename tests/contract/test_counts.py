@@ -39,8 +39,8 @@ def synced(node: PluginNode, trace: object) -> list[str]:
     return found
 
 
-def is_record(node: PluginNode, path: str) -> bool:
-    """A record on its way to its place."""
+def is_checkpoint(node: PluginNode, path: str) -> bool:
+    """A checkpoint on its way to its place."""
     return re.fullmatch(rf"{re.escape(str(node.plugin_dir))}/\.\d+", path) is not None
 
 
@@ -56,14 +56,14 @@ async def test_claims_of_one_call_cost_one_sync(node: PluginNode, count: int) ->
     async with node.traced("-e", f"trace={SYNCS}") as trace:
         await node.prepared(*refs)
     found = synced(node, trace)
-    assert [is_record(node, path) for path in found] == [True], found
+    assert [is_checkpoint(node, path) for path in found] == [True], found
     async with node.traced("-e", f"trace={SYNCS}") as trace:
         await node.prepared(*refs)  # asked again
     assert synced(node, trace) == []
     async with node.traced("-e", f"trace={SYNCS}") as trace:
         await node.released(*refs)
     found = synced(node, trace)
-    assert [is_record(node, path) for path in found] == [True], found
+    assert [is_checkpoint(node, path) for path in found] == [True], found
 
 
 async def test_calls_that_wait_while_a_batch_is_held_share_one_more_sync(node: PluginNode) -> None:
@@ -83,7 +83,7 @@ async def test_calls_that_wait_while_a_batch_is_held_share_one_more_sync(node: P
             await are_in_flight(1 + len(rest))
         assert await asyncio.gather(*calls) == [[f"gpu-{i}"] for i in range(7)]
     found = synced(node, trace)
-    assert [is_record(node, path) for path in found] == [True, True], found
+    assert [is_checkpoint(node, path) for path in found] == [True, True], found
 
 
 async def test_a_prepare_asks_the_api_server_once_and_an_unprepare_never(node: PluginNode) -> None:
@@ -117,5 +117,5 @@ async def test_one_thread_makes_every_durable_call(node: PluginNode) -> None:
         await node.prepared(*refs)
         await node.released(*refs)
     made = [line.split() for line in trace.read_text().splitlines() if "(" in line and not line.endswith("---")]
-    assert len(made) == 3 + 2 + 2 + 3  # files, record; record, files
+    assert len(made) == 3 + 2 + 2 + 3  # files, checkpoint; checkpoint, files
     assert len({thread for thread, *_ in made}) == 1

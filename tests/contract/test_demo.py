@@ -84,7 +84,7 @@ def test_all_of_it_is_true(folder: Path) -> None:
         "/dev/nvidia1 /dev/nvidia2",
         "NVIDIA_VISIBLE_DEVICES=void",
         "sees 2 of 8 GPUs",
-        "SIGKILL struck after the CDI file was in place and before the record was",
+        "SIGKILL struck after the CDI file was in place and before the checkpoint was",
     ):
         assert text in out, text
     assert lines[-1].startswith("All of it is true: ")

@@ -42,10 +42,10 @@ def uuids(node: PluginNode, minor: int = 0) -> list[str]:
 
 def is_bare(node: PluginNode) -> bool:
     """Nothing is on the GPUs, not even MIG mode, and nothing of any claim on the node."""
-    record = node.record()
+    checkpoint = node.checkpoint()
     return (
         all(not node.root.gpu_instances(minor) and node.root.mig_mode(minor) == (False, False) for minor in (0, 1))
-        and not record.entries
+        and not checkpoint.entries
         and not list(node.cdi.iterdir())
         and all(path.stat().st_size == 0 for path in (node.plugin_dir / ".locks").iterdir())
     )
@@ -67,7 +67,7 @@ async def test_an_administrators_partitions_are_announced_prepared_and_left(node
     assert devices(node)[ONE_A]["attributes"]["uuid"] == {"string": first.uuid}
     ref = await node.claim(ONE_A, THREE)
     assert await node.prepared(ref) == [ONE_A, THREE]
-    (entry,) = node.record().entries.values()
+    (entry,) = node.checkpoint().entries.values()
     assert [device.uuid for device in claims.answers(entry)] == [first.uuid, second.uuid]
     document = cdi.parse(node.cdi_path(ref).read_bytes())
     for device in (first, second):
@@ -117,7 +117,7 @@ async def test_a_partition_is_made_for_a_claim_and_goes_with_it(node: PluginNode
     told = (await node.prepare(ref))[ref.uid]
     assert (told.error, [device.device for device in told.devices]) == ("", [ONE_A])
     (made,) = node.root.mig_devices(0)
-    (entry,) = node.record().entries.values()
+    (entry,) = node.checkpoint().entries.values()
     (answer,) = claims.answers(entry)
     assert (answer.uuid, answer.mig.gi_id, answer.mig.ci_id) == (made.uuid, made.gi, made.ci)
     assert f"/dev/nvidia-caps/nvidia-cap{node.root.capability_minor(0, made.gi)}" in nodes_of(
@@ -209,7 +209,7 @@ async def test_a_step_that_is_refused_leaves_nothing(node: PluginNode, function:
     told = await node.prepare(ref, other)
     assert words in told[ref.uid].error
     assert told[other.uid].error == ""
-    assert list(node.record().entries) == [other.uid]
+    assert list(node.checkpoint().entries) == [other.uid]
     assert node.root.gpu_instances(0) == {}
     assert node.root.mig_mode(0) == (False, False)
     assert await node.prepared(ref) == [ONE_A]
@@ -227,7 +227,7 @@ async def test_a_partition_in_use_is_kept_until_it_is_free(node: PluginNode) -> 
     assert "error deleting MIG device" in error
     assert "In use by another client" in error
     assert "4711" in error
-    assert node.record().entries[ref.uid].state == "PrepareStarted"
+    assert node.checkpoint().entries[ref.uid].state == "PrepareStarted"
     node.root.stop_processes()
     await node.released(ref)
     assert is_bare(node)
@@ -255,7 +255,7 @@ async def test_a_partition_nobody_here_made_keeps_what_overlaps_it_back(node: Pl
     await node.released(whole)
 
 
-async def test_unknown_partitions_are_destroyed_where_the_node_is_told_so(node: PluginNode) -> None:
+async def test_unmanaged_partitions_are_destroyed_where_the_node_is_told_so(node: PluginNode) -> None:
     node.root.set_mig_mode(0, True)
     node.root.create_mig(0, "3g.40gb", 4)
     await node.start(**DYNAMIC, destroy_unknown_mig="true")

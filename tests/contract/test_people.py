@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 from nvdra_mock_nvml import Root, lay_out
 
-from nvdra import cdi, checkpoint
+from nvdra import cdi
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, PreparedMig
+from nvdra.checkpoint import Checkpoint, Entry, PreparedDevice, PreparedGroup, PreparedMig
+from nvdra.checkpoint import decode as decode_checkpoint
+from nvdra.checkpoint import encode as encode_checkpoint
 from nvdra.kube import HttpKube, access
 from nvdra.ports import Resource
 from nvdra.programs.demo.scheduler import Wish, status
@@ -61,7 +63,7 @@ class Site:
         return self.folder / "kubelet/plugins" / DRIVER
 
     @property
-    def record(self) -> Path:
+    def checkpoint(self) -> Path:
         return self.plugin_dir / "checkpoint.json"
 
     @property
@@ -141,8 +143,8 @@ def left(living: tuple[Site, dict[str, ClaimRef]]) -> Iterator[Site]:
     shutil.rmtree(folder)
 
 
-def write_record(site: Site, change: Callable[[checkpoint.Record], checkpoint.Record]) -> None:
-    site.record.write_bytes(checkpoint.encode(change(checkpoint.decode(site.record.read_bytes()))))
+def write_checkpoint(site: Site, change: Callable[[Checkpoint], Checkpoint]) -> None:
+    site.checkpoint.write_bytes(encode_checkpoint(change(decode_checkpoint(site.checkpoint.read_bytes()))))
 
 
 # ── a healthy node ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,7 +201,7 @@ def test_checkpoint(living: tuple[Site, dict[str, ClaimRef]]) -> None:
     site, refs = living
     ran = site.run("checkpoint", "show")
     assert (ran.status, ran.err) == (0, "")
-    assert ran.out.startswith(f"{site.record}: 2 claims\nwritten in this boot\n")
+    assert ran.out.startswith(f"{site.checkpoint}: 2 claims\nwritten in this boot\n")
     rows = [line.split(maxsplit=3) for line in ran.out.splitlines()[4:]]
     assert sorted(rows) == [
         ["ns/one", refs["one"].uid, "prepared", "gpu-0"],
@@ -258,7 +260,7 @@ def test_the_doctor_is_content(living: tuple[Site, dict[str, ClaimRef]]) -> None
         "kubelet folder",
         "plugin",
         "CDI hook",
-        "record",
+        "checkpoint",
         "locks",
         "CDI folder",
     ]
@@ -434,29 +436,29 @@ def test_a_hook_that_cannot_run(left: Site) -> None:
 # ── claims are not well ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_no_record_yet(left: Site) -> None:
-    left.record.unlink()
+def test_no_checkpoint_yet(left: Site) -> None:
+    left.checkpoint.unlink()
     ran = left.run("checkpoint", "show")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"Error: {left.record}: there is no such file: ")
-    assert ("record", f"there is no {left.record}") in left.findings("warning")
+    assert ran.err.startswith(f"Error: {left.checkpoint}: there is no such file: ")
+    assert ("checkpoint", f"there is no {left.checkpoint}") in left.findings("warning")
 
 
-def test_a_record_that_was_changed(left: Site) -> None:
-    left.record.write_text(left.record.read_text().replace("gpu-0", "gpu-7"))
+def test_a_checkpoint_that_was_changed(left: Site) -> None:
+    left.checkpoint.write_text(left.checkpoint.read_text().replace("gpu-0", "gpu-7"))
     ran = left.run("checkpoint", "show")
     assert ran.status == 1
-    assert ran.err.startswith(f"Error: {left.record}: ")
+    assert ran.err.startswith(f"Error: {left.checkpoint}: ")
     found = left.run("checkpoint", "show", "-o", "json")
-    assert (found.status, found.json["path"]) == (1, str(left.record))
+    assert (found.status, found.json["path"]) == (1, str(left.checkpoint))
     assert found.json["error"] in ran.err
     problems = dict(left.findings("problem"))
-    assert problems["record"].startswith(f"{left.record} cannot be read: ")
+    assert problems["checkpoint"].startswith(f"{left.checkpoint} cannot be read: ")
     assert left.run("devices").out.splitlines()[-1].startswith("who holds what is not known: ")
 
 
-def test_a_record_with_a_foreign_word_shows_the_difference(left: Site) -> None:
-    left.record.write_text(left.record.read_text().replace('"name":"one"', '"nam":"one"'))
+def test_a_checkpoint_with_a_unsupported_word_shows_the_difference(left: Site) -> None:
+    left.checkpoint.write_text(left.checkpoint.read_text().replace('"name":"one"', '"nam":"one"'))
     ran = left.run("checkpoint", "show")
     assert ran.status == 1
     found = left.run("checkpoint", "show", "-o", "json").json
@@ -464,59 +466,59 @@ def test_a_record_with_a_foreign_word_shows_the_difference(left: Site) -> None:
     assert found["diff"] or "checksum" in found["error"]
 
 
-def test_half_a_record(left: Site) -> None:
-    left.record.write_bytes(left.record.read_bytes()[:-40])
+def test_half_a_checkpoint(left: Site) -> None:
+    left.checkpoint.write_bytes(left.checkpoint.read_bytes()[:-40])
     ran = left.run("checkpoint", "show")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"Error: {left.record}: checkpoint is not readable: ")
+    assert ran.err.startswith(f"Error: {left.checkpoint}: checkpoint is not readable: ")
 
 
-def test_a_record_of_another_boot(left: Site) -> None:
-    write_record(left, lambda record: replace(record, boot_id="another"))
+def test_a_checkpoint_of_another_boot(left: Site) -> None:
+    write_checkpoint(left, lambda checkpoint: replace(checkpoint, boot_id="another"))
     ran = left.run("checkpoint", "show")
     assert ran.status == 0
     assert "written in another boot (another, this one is " in ran.out
     assert left.run("checkpoint", "show", "-o", "json").json["boot"] == "invalidated"
-    assert ("record", "2 claims of another boot (another): no plugin has started since") in left.findings("warning")
+    assert ("checkpoint", "2 claims of another boot (another): no plugin has started since") in left.findings("warning")
 
 
 @pytest.mark.parametrize("recording", sorted(path.parent.name for path in GOLDEN.glob("*/checkpoint.json")))
-def test_records_of_the_go_driver(left: Site, recording: str) -> None:
+def test_checkpoints_of_the_go_driver(left: Site, recording: str) -> None:
     path = GOLDEN / recording / "checkpoint.json"
     ran = left.run("checkpoint", "show", "--file", str(path))
     assert (ran.status, ran.err) == (0, "")
     found = left.run("checkpoint", "show", "--file", str(path), "-o", "json").json
-    assert {claim["uid"] for claim in found["claims"]} == set(checkpoint.decode(path.read_bytes()).entries)
+    assert {claim["uid"] for claim in found["claims"]} == set(decode_checkpoint(path.read_bytes()).entries)
     for claim in found["claims"]:
         assert claim["uid"] in ran.out
         assert claim["devices"]
 
 
 def test_a_claim_that_was_begun(left: Site) -> None:
-    def begin(record: checkpoint.Record) -> checkpoint.Record:
-        uid, entry = next(iter(record.entries.items()))
+    def begin(checkpoint: Checkpoint) -> Checkpoint:
+        uid, entry = next(iter(checkpoint.entries.items()))
         begun = Entry("PrepareStarted", entry.status, (), entry.name, entry.namespace)
-        return replace(record, entries={**record.entries, uid: begun})
+        return replace(checkpoint, entries={**checkpoint.entries, uid: begun})
 
-    write_record(left, begin)
+    write_checkpoint(left, begin)
     (claim,) = [one for one in left.run("checkpoint", "show", "-o", "json").json["claims"] if "Started" in one["state"]]
     assert claim["devices"]
     assert "  begun " in left.run("checkpoint", "show").out
-    assert ("record", f"claim {claim['uid']} was begun and not finished") in left.findings("warning")
+    assert ("checkpoint", f"claim {claim['uid']} was begun and not finished") in left.findings("warning")
 
 
 def test_a_claim_with_a_partition(left: Site) -> None:
     place = PreparedMig("MIG-1", parent_minor=3, parent_uuid="GPU-3", gi_id=9, ci_id=0)
     device = PreparedDevice(place, ("r",), "node-a", "gpu-3-mig-1g10gb-19-2", ("id",))
 
-    def part(record: checkpoint.Record) -> checkpoint.Record:
-        (one, whole), (two, other) = record.entries.items()
+    def part(checkpoint: Checkpoint) -> Checkpoint:
+        (one, whole), (two, other) = checkpoint.entries.items()
         prepared = (PreparedGroup((device,)),)
         made = replace(whole, prepared=prepared)
         going = replace(other, state="PrepareStarted", prepared=prepared)
-        return replace(record, entries={one: made, two: going})
+        return replace(checkpoint, entries={one: made, two: going})
 
-    write_record(left, part)
+    write_checkpoint(left, part)
     rows = [re.split(" {2,}", row) for row in left.run("checkpoint", "show").out.splitlines()[-2:]]
     assert [row[2:] for row in rows] == [["prepared", device.device], ["being let go", device.device]]
     for claim in left.run("checkpoint", "show", "-o", "json").json["claims"]:
@@ -525,9 +527,9 @@ def test_a_claim_with_a_partition(left: Site) -> None:
         assert told["mig"] == {"parentMinor": 3, "parentUUID": "GPU-3", "giId": 9, "ciId": 0}
 
 
-def test_a_lost_record(left: Site) -> None:
+def test_a_lost_checkpoint(left: Site) -> None:
     (left.plugin_dir / "checkpoint.json.quarantined").touch()
-    warnings = [text for check, text in left.findings("warning") if check == "record"]
+    warnings = [text for check, text in left.findings("warning") if check == "checkpoint"]
     assert len(warnings) == 1
     assert "checkpoint.json.quarantined" in warnings[0]
 
@@ -540,12 +542,12 @@ def test_a_lock_that_is_held(left: Site) -> None:
     assert not [text for check, text in left.findings("warning") if check == "locks"]
 
 
-def test_files_and_record_that_disagree(left: Site) -> None:
+def test_files_and_checkpoint_that_disagree(left: Site) -> None:
     first, second = sorted(left.cdi.iterdir())
     orphan = left.cdi / cdi.GPU_CLAIMS.file_name("nobody")
     first.rename(orphan)
     uid = cdi.GPU_CLAIMS.claim_uid(first.name)
-    assert ("CDI folder", f"{orphan} is of a claim that the record does not know") in left.findings("warning")
+    assert ("CDI folder", f"{orphan} is of a claim that the checkpoint does not know") in left.findings("warning")
     lost = f"the file of claim {uid} is lost: containers that use it cannot start"
     assert ("CDI folder", lost) in left.findings("problem")
     second.write_text("devices: 5\n")

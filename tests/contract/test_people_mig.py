@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from nvdra_mock_nvml import MigDevice, lay_out
 
-from nvdra import checkpoint
-from nvdra.checkpoint import Entry, PreparedDevice, PreparedGroup, PreparedMig, Record
+from nvdra.checkpoint import Checkpoint, Entry, PreparedDevice, PreparedGroup, PreparedMig
+from nvdra.checkpoint import decode as decode_checkpoint
+from nvdra.checkpoint import encode as encode_checkpoint
 from nvdra.programs.demo.scheduler import status
 from tests.contract.test_people import DRIVER, PROGRAM, Ran, Site
 
@@ -31,14 +32,16 @@ def site() -> Iterator[Site]:
     (made.plugin_dir / ".locks").mkdir(parents=True)
     made.cdi.mkdir()
     (folder / "kubelet/plugins_registry").mkdir()
-    record(made)
+    checkpoint(made)
     yield made
     shutil.rmtree(folder)
 
 
-def record(site: Site, **entries: Entry) -> None:
+def checkpoint(site: Site, **entries: Entry) -> None:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    site.record.write_bytes(checkpoint.encode(Record(boot_id, {f"uid-{name}": each for name, each in entries.items()})))
+    site.checkpoint.write_bytes(
+        encode_checkpoint(Checkpoint(boot_id, {f"uid-{name}": each for name, each in entries.items()}))
+    )
 
 
 def begun(name: str, *devices: str) -> Entry:
@@ -92,7 +95,7 @@ def fix(site: Site, answers: str, **environ: str) -> Ran:
 def test_partitions_made_beforehand_are_shown_with_their_claims(site: Site) -> None:
     site.root.set_mig_mode(0, True)
     three, one = site.root.create_mig(0, "3g.40gb", start=0), site.root.create_mig(0, "1g.10gb", start=5)
-    record(site, a=held(site, "a", THREE, three))
+    checkpoint(site, a=held(site, "a", THREE, three))
     ran = site.run("devices")
     assert (ran.status, ran.err) == (0, "")
     rows = {line.split()[0]: line for line in ran.out.splitlines()[3:6]}
@@ -149,17 +152,17 @@ def test_a_gpu_instance_without_compute_instance(site: Site) -> None:
 def test_a_partition_that_vanished_under_its_claim(site: Site) -> None:
     site.root.set_mig_mode(0, True)
     three = site.root.create_mig(0, "3g.40gb", start=0)
-    record(site, a=held(site, "a", THREE, three))
+    checkpoint(site, a=held(site, "a", THREE, three))
     site.root.destroy_mig(three)
     text = f"{THREE} ({three.uuid}), which claim ns/a holds, is gone: somebody took it away"
     assert told(site, "problem") == [text]
     assert f"  {THREE}  held by ns/a, and not there now\n" in site.run("devices").out
 
 
-def test_whose_a_partition_is_cannot_be_told_without_the_record(site: Site) -> None:
+def test_whose_a_partition_is_cannot_be_told_without_the_checkpoint(site: Site) -> None:
     site.root.set_mig_mode(0, True)
     site.root.create_mig(0, "3g.40gb", start=0)
-    site.record.write_bytes(b"{")
+    site.checkpoint.write_bytes(b"{")
     assert picture(site.run("devices"))[1].endswith("  not known")
 
 
@@ -179,7 +182,7 @@ def test_what_could_be_made_is_summed_up_and_listed_in_full_for_programs(site: S
 def test_a_partition_that_nobody_here_made_is_named_with_what_it_keeps_back(site: Site) -> None:
     site.root.set_mig_mode(0, True)
     three, one = site.root.create_mig(0, "3g.40gb", start=0), site.root.create_mig(0, "1g.10gb", start=5)
-    record(site, a=held(site, "a", ONE, one))
+    checkpoint(site, a=held(site, "a", ONE, one))
     ran = site.run("devices", **DYNAMIC)
     assert picture(ran)[:3] == [
         "gpu-0  |a a a a|.|B|. .|",
@@ -193,7 +196,7 @@ def test_a_partition_that_nobody_here_made_is_named_with_what_it_keeps_back(site
         "16 devices that overlap it are not offered"
     )
     assert [text for check, text in warnings if check == "partitions"] == [text]
-    assert not [text for check, text in warnings if check == "record"]
+    assert not [text for check, text in warnings if check == "checkpoint"]
     site.root.destroy_mig(three)
     assert told(site, "ok", **DYNAMIC) == ["1 partition, 1 of them held by claims"]
 
@@ -209,7 +212,7 @@ def broken(site: Site) -> Site:
     half_make(site, 0, "3g.40gb:0")
     one = site.root.create_mig(0, "1g.10gb", start=5)
     site.root.create_mig(0, "1g.10gb", start=6)
-    record(
+    checkpoint(
         site,
         first=begun("first", THREE),
         second=begun("second", "gpu-1-mig-7g80gb-0-0"),
@@ -226,7 +229,7 @@ LEFT = (
 
 
 def entries(site: Site) -> set[str]:
-    return set(checkpoint.decode(site.record.read_bytes()).entries)
+    return set(decode_checkpoint(site.checkpoint.read_bytes()).entries)
 
 
 def stands(site: Site) -> dict[str, Any]:
@@ -243,11 +246,11 @@ def test_what_claims_left_half_done_is_named(broken: Site) -> None:
 
 
 def test_nothing_is_taken_away_unasked(broken: Site) -> None:
-    before, files = stands(broken), broken.record.read_bytes()
+    before, files = stands(broken), broken.checkpoint.read_bytes()
     ran = fix(broken, "n\n", **DYNAMIC)
     assert ran.status == 0
     assert ran.out.split(" [y/N] ")[:2] == [f"{text}. Take it away?" for text in LEFT]
-    assert (stands(broken), broken.record.read_bytes()) == (before, files)
+    assert (stands(broken), broken.checkpoint.read_bytes()) == (before, files)
 
 
 def test_leftovers_are_taken_away_and_nothing_else(broken: Site) -> None:

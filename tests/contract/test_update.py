@@ -70,7 +70,7 @@ async def test_the_new_one_takes_over_and_nothing_is_lost_or_written_twice(node:
         await until(lambda: "leaving publication to it" in node.log, "the old one to stand back")
         assert kubelet.plugins[DRIVER].endpoint == f"{node.plugin_dir}/dra-{NEW}.sock"
         assert (await is_registered(pages[OLD]), await is_registered(pages[NEW])) == (False, True)
-        # Either answers from the one record, the same.
+        # Either answers from the one checkpoint, the same.
         assert await kubelet.prepare(DRIVER, [ref]) == first
         assert slices(node) == published
         # A slice that vanishes is made again by one of them, not by both.

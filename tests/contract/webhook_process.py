@@ -18,7 +18,7 @@ from typing import Any
 
 PROGRAM = str(Path(sys.executable).with_name("webhook"))
 PATH = "/validate-resource-claim-parameters"
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 def openssl(folder: Path, *arguments: str) -> None:
@@ -103,7 +103,7 @@ class Client:
         await self._writer.drain()
 
     async def reply(self) -> Reply:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = dict(re.split(r":\s*", line.lower(), maxsplit=1) for line in lines[1:] if line)
             body = await self._reader.readexactly(int(headers["content-length"]))
@@ -111,7 +111,7 @@ class Client:
 
     async def is_closed(self) -> bool:
         """Whether the server has nothing more to say; waits until it says so."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             try:
                 return await self._reader.read(1) == b""
             except (ConnectionError, ssl.SSLError):
@@ -170,7 +170,7 @@ class Webhook:
 
     async def logged(self, text: str) -> str:
         """The line with a text, as soon as there is one."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while text not in self.log:
                 assert self.process.returncode is None, self.log
                 await asyncio.sleep(0.02)
@@ -186,7 +186,7 @@ class Webhook:
         """A connection by somebody who trusts a certificate, and asks for a host (None: for none)."""
         context = ssl.create_default_context(cafile=str(trusted or self.trusted))
         context.check_hostname = host is not None
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             streams = await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=host or "")
         return Client(*streams)
 
@@ -198,7 +198,7 @@ class Webhook:
     async def stop(self) -> int:
         if self.process.returncode is None:
             self.process.terminate()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             return await self.process.wait()
 
 

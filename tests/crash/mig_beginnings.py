@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry
-from nvdra.node.ledger import Change
+from nvdra.node.checkpoint_writer import Change
 from tests.contract.mock_node import smi
 from tests.crash.mig_node import HALF, SMALL, MigNode
 from tests.crash.story import Act, prepare, then
@@ -52,7 +52,7 @@ async def administered(node: MigNode, name: str, device: str) -> None:
     ref = await node.add(name, device)
     await node.prepared(ref)
     await node.allocate(ref, {"device": device, "adminAccess": True})
-    await enter(node, ref, replace(node.record().entries[ref.uid], status=status(node, ref)))
+    await enter(node, ref, replace(node.checkpoint().entries[ref.uid], status=status(node, ref)))
 
 
 async def monitored(node: MigNode) -> None:
@@ -115,10 +115,10 @@ async def completed_by_the_go_driver(node: MigNode) -> None:
     await prepared("one", "across")(node)
     for name in ("one", "across"):
         ref = node.refs[name]
-        await enter(node, ref, replace(node.record().entries[ref.uid], name="", namespace=""))
+        await enter(node, ref, replace(node.checkpoint().entries[ref.uid], name="", namespace=""))
 
 
-async def left_half_done(node: MigNode) -> None:
+async def left_half_prepared(node: MigNode) -> None:
     """A program died in the midst of preparing: on the second GPU something was made, or on both."""
     await shared(node)
     node.host.kill_after(12)
@@ -128,9 +128,9 @@ async def left_half_done(node: MigNode) -> None:
     assert len(node.root.gpu_instances(0)) > 2 or node.root.gpu_instances(1)
 
 
-async def unknown(node: MigNode) -> None:
+async def unmanaged(node: MigNode) -> None:
     """Somebody's partitions, one beside a bystander's, on a node that is told to destroy such."""
-    node.destroy_unknown = True
+    node.destroy_unmanaged = True
     node.root.set_mig_mode(1, True)
     node.root.create_mig(1, HALF, 4)
     await node.look()
@@ -141,7 +141,7 @@ async def unknown(node: MigNode) -> None:
 
 
 async def enter(node: MigNode, ref: ClaimRef, entry: Entry) -> None:
-    await node.ledger.submit(lambda record: Change(None, entries={ref.uid: entry}))
+    await node.checkpoint_writer.submit(lambda checkpoint: Change(None, entries={ref.uid: entry}))
 
 
 def status(node: MigNode, ref: ClaimRef) -> bytes:

@@ -18,7 +18,7 @@ from nvdra.gpu.extents import DRIVER
 from nvdra.node.clock import LoopClock
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.locks import FOLDER
-from nvdra.nvml import Nvml, NvmlHeld, NvmlHung
+from nvdra.nvml import Nvml, NvmlHung, NvmlInUse
 from nvdra.ports import Clock
 from nvdra.testing.host import FakeHost, Killed
 from tests.crash.story import Node
@@ -155,7 +155,7 @@ class MigNode(Node):
         self.theirs = place.theirs
         self.gates = "DynamicMIG=true"
         self.nvml = place.nvml
-        self.destroy_unknown = False
+        self.destroy_unmanaged = False
         self._destroyed: set[tuple[str, int]] = set()
         self._kept: list[MigDevice] = []
 
@@ -170,8 +170,8 @@ class MigNode(Node):
             self.context,
             self.mig,
             lambda: self.inventory,
-            is_record_lost=lambda: self.file.is_quarantined,
-            destroy_unknown=self.destroy_unknown,
+            is_checkpoint_lost=lambda: self.file.is_quarantined,
+            destroy_unmanaged=self.destroy_unmanaged,
         )
 
     async def boot(self) -> None:
@@ -187,16 +187,16 @@ class MigNode(Node):
         # What was under way on a GPU when the program died comes to its end first, as in a kernel.
         with suppress(NvmlHung):
             while self.nvml.is_open:
-                with suppress(NvmlHeld):
+                with suppress(NvmlInUse):
                     await self.nvml.close()
                 await asyncio.sleep(0)
         await super().bury()
 
     async def wakes(self) -> None:
         await self.warm()
-        await self.timely(self.upkeep.tidy())
+        await self.timely(self.upkeep.clean_up())
         await self.timely(self.sweep.settle())
-        await self.timely(self.sweep.half_done())
+        await self.timely(self.sweep.half_prepared())
         await self.timely(self.sweep.leftovers())
 
     async def look(self) -> None:

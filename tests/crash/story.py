@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nvdra import cdi, checkpoint, claims
+from nvdra import cdi, claims
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Entry
+from nvdra.checkpoint import Entry, Unreadable
 from tests.unit.node.world import World
 
 
@@ -30,7 +30,7 @@ class Node(World):
         self.start()
 
     async def stop(self) -> None:
-        await self.ledger.stop()
+        await self.checkpoint_writer.stop()
         await self.bury()
         self.host.close()
 
@@ -48,10 +48,10 @@ class Node(World):
         await self.timely(self.sweep.leftovers())
 
     def completed(self) -> dict[str, Entry]:
-        """The record's completed entries, by UID; none while there is no record, or none that can be read."""
+        """The checkpoint's completed entries, by UID; none while there is no checkpoint, or none that can be read."""
         try:
-            entries = self.record().entries
-        except (FileNotFoundError, checkpoint.Unreadable):
+            entries = self.checkpoint().entries
+        except (FileNotFoundError, Unreadable):
             return {}
         return {uid: entry for uid, entry in entries.items() if entry.state == "PrepareCompleted"}
 

@@ -19,14 +19,14 @@ from tests.crash.mig_beginnings import (
     deserted,
     forgive,
     half_a_partition,
-    left_half_done,
+    left_half_prepared,
     left_on,
     monitored,
     prepared,
     reallocate,
     refused,
     shared,
-    unknown,
+    unmanaged,
     whole_and_part,
     whole_partition,
 )
@@ -122,10 +122,10 @@ STORIES = {
     "completed by the Go driver, asked again": Story(
         completed_by_the_go_driver, unprepare("across"), then(prepare("one"), unprepare("across"))
     ),
-    "half done, rolled back": Story(left_half_done, wake, wake),
-    "half done, rolled back, then prepared": Story(left_half_done, wake, prepare("across")),
-    "half done, prepared": Story(left_half_done, prepare("across"), prepare("across")),
-    "half done, unprepared": Story(left_half_done, unprepare("across"), unprepare("across")),
+    "half done, rolled back": Story(left_half_prepared, wake, wake),
+    "half done, rolled back, then prepared": Story(left_half_prepared, wake, prepare("across")),
+    "half done, prepared": Story(left_half_prepared, prepare("across"), prepare("across")),
+    "half done, unprepared": Story(left_half_prepared, unprepare("across"), unprepare("across")),
     "claims that are gone": Story(deserted("one", "across"), sweep_stale, sweep_stale),
 }
 # Where a GPU that can be partitioned is offered whole too, and MIG mode turned off for whoever wants all of it.
@@ -143,7 +143,7 @@ TOGGLED = {
     "a GPU whose MIG mode was left on, then released": Story(left_on, prepare("whole"), unprepare("whole")),
     "prepare, then another has all of the GPU": Story(shared, prepare("one"), replaced("one", all_of_it)),
     "unprepare, then another has all of the GPU": Story(prepared("one"), unprepare("one"), replaced("one", all_of_it)),
-    "a partition that nobody knows": Story(unknown, wake, wake),
+    "a partition that nobody knows": Story(unmanaged, wake, wake),
 }
 CASES = [
     *((portrait, name) for portrait in TOGGLES for name in STORIES | TOGGLED),

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from nvdra.checkpoint import Entry
-from nvdra.node.ledger import Change
+from nvdra.node.checkpoint_writer import Change
 from tests.crash.story import Act, Node, Story, prepare, sweep_stale, then, told, unprepare, wake
-from tests.unit.node.world import RECORD, C, P, cdi_path
+from tests.unit.node.world import CHECKPOINT, C, P, cdi_path
 
 # ── beginnings ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -30,7 +30,7 @@ async def bystander(node: Node) -> None:
 
 async def fresh(node: Node) -> None:
     """Nothing was ever prepared here."""
-    await node.supply.refresh(node.inventory.devices.values())
+    await node.edits_provider.refresh(node.inventory.devices.values())
     await node.add("a", "gpu-0")
 
 
@@ -57,19 +57,19 @@ async def begun_by_the_go_driver(node: Node) -> None:
         next(c["status"] for c in node.kube.objects("resourceclaims") if c["metadata"]["uid"] == ref.uid)
     )
     entry = Entry("PrepareStarted", status.encode(), (), ref.name, ref.namespace)
-    await node.ledger.submit(lambda record: Change(None, entries={ref.uid: entry}))
+    await node.checkpoint_writer.submit(lambda checkpoint: Change(None, entries={ref.uid: entry}))
 
 
 def lost(damage: Callable[[bytes], bytes | None]) -> Act:
     async def begin(node: Node) -> None:
         await both_prepared(node)
         await node.delete(node.refs["pair"])
-        damaged = damage(node.host.read(RECORD))
+        damaged = damage(node.host.read(CHECKPOINT))
         await node.stop()
         if damaged is None:
-            (node.folder / RECORD.strip("/")).unlink()
+            (node.folder / CHECKPOINT.strip("/")).unlink()
         else:
-            node.host.write(RECORD, damaged, mode=0o600)
+            node.host.write(CHECKPOINT, damaged, mode=0o600)
         node.host = node.host.revive()
         node.start()
 
@@ -117,10 +117,10 @@ STORIES = {
     "allocated anew, then released": Story(allocated_anew, prepare("a"), unprepare("a")),
     "begun by the Go driver": Story(begun_by_the_go_driver, prepare("a"), prepare("a")),
     "begun by the Go driver, then released": Story(begun_by_the_go_driver, prepare("a"), unprepare("a")),
-    "a corrupt record": Story(lost(lambda record: record.replace(b"gpu-0", b"gpu-9")), wake, wake),
-    "a truncated record": Story(lost(lambda record: record[:99]), wake, prepare("a")),
-    "a missing record": Story(lost(lambda record: None), wake, wake),
-    "a missing record, then released": Story(lost(lambda record: None), wake, unprepare("a")),
+    "a corrupt checkpoint": Story(lost(lambda checkpoint: checkpoint.replace(b"gpu-0", b"gpu-9")), wake, wake),
+    "a truncated checkpoint": Story(lost(lambda checkpoint: checkpoint[:99]), wake, prepare("a")),
+    "a missing checkpoint": Story(lost(lambda checkpoint: None), wake, wake),
+    "a missing checkpoint, then released": Story(lost(lambda checkpoint: None), wake, unprepare("a")),
     "a reboot": Story(rebooted, wake, prepare("bystander", "a", "pair")),
     "leftovers": Story(littered, wake, wake),
     "a claim that is gone": Story(deserted, sweep_stale, sweep_stale),

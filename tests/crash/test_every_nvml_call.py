@@ -66,10 +66,10 @@ async def test_a_prepare(node: PluginNode, portrait: str, function: str, when: s
     kept = node.root.mig_devices(1)
     hang(node, function, when)
     await killed_in(node, asyncio.ensure_future(node.prepare(ref)), function)
-    assert node.record().entries[ref.uid].state == "PrepareStarted"
+    assert node.checkpoint().entries[ref.uid].state == "PrepareStarted"
 
     await node.start(**DYNAMIC)
-    await until(lambda: is_bare(node, 0) and list(node.record().entries) == [bystander.uid], "the roll-back")
+    await until(lambda: is_bare(node, 0) and list(node.checkpoint().entries) == [bystander.uid], "the roll-back")
     assert await node.prepared(ref) == [small(0, 0), small(0, 1)]
     await node.released(ref)
     assert is_bare(node, 0)
@@ -85,10 +85,10 @@ async def test_an_unprepare(node: PluginNode, portrait: str, function: str, when
     kept = node.root.mig_devices(1)
     hang(node, function, when)
     await killed_in(node, asyncio.ensure_future(node.client.unprepare([ref])), function)
-    assert node.record().entries[ref.uid].state == "PrepareStarted"
+    assert node.checkpoint().entries[ref.uid].state == "PrepareStarted"
 
     await node.start(**DYNAMIC)
-    await until(lambda: is_bare(node, 0) and list(node.record().entries) == [bystander.uid], "the roll-back")
+    await until(lambda: is_bare(node, 0) and list(node.checkpoint().entries) == [bystander.uid], "the roll-back")
     await node.released(ref)
     assert node.root.mig_devices(1) == kept
     await node.released(bystander)

@@ -71,7 +71,7 @@ async def killed_at(
 
 def check_files(node: PluginNode) -> None:
     """Every completed entry has its CDI file, with its devices; no file lies about that is half written."""
-    for uid in node.record().entries:
+    for uid in node.checkpoint().entries:
         document = cdi.parse((node.cdi / cdi.GPU_CLAIMS.file_name(uid)).read_bytes())
         assert all(device.name.startswith(f"{uid}-gpu-") for device in document.devices)
 
@@ -102,7 +102,7 @@ async def test_a_prepare(node: PluginNode, next_asked: str) -> None:
             await settled(node, with_it)
         await node.released(ref)
         await settled(node, without)
-    # The CDI file's rename, the record's fsync, the record's rename.
+    # The CDI file's rename, the checkpoint's fsync, the checkpoint's rename.
     assert struck == [("rename", 1), ("rename", 2), ("fsync", 1)]
 
 
@@ -130,7 +130,7 @@ async def test_an_unprepare(node: PluginNode, next_asked: str) -> None:
             await settled(node, without)
         assert await node.prepared(ref) == ["gpu-0", "gpu-1"]
         await settled(node, with_it)
-    # The record's rename, its fsync, the CDI file's unlink.
+    # The checkpoint's rename, its fsync, the CDI file's unlink.
     assert struck == [("rename", 1), ("fsync", 1), ("unlink", 1)]
 
 
@@ -205,7 +205,7 @@ class Partitioned:
 
     def check(self) -> None:
         """Whatever is completed has its file and its partitions, and the bystander is."""
-        entries = self.node.record().entries
+        entries = self.node.checkpoint().entries
         completed = {uid: entry for uid, entry in entries.items() if entry.state == "PrepareCompleted"}
         assert self.bystander.uid in completed
         live = {device.uuid for device in self.node.root.mig_devices()}
@@ -247,7 +247,7 @@ async def test_a_prepare_of_partitions(partitioned: Partitioned, next_asked: str
             await partitioned.settled(with_them)
         await partitioned.release()
         await partitioned.settled(without)
-    # The record says begun, before any GPU is touched; the CDI file; the record says completed.
+    # The checkpoint says begun, before any GPU is touched; the CDI file; the checkpoint says completed.
     assert struck == [("rename", 1), ("rename", 2), ("rename", 3), ("fsync", 1), ("fsync", 2)]
 
 
@@ -272,5 +272,5 @@ async def test_an_unprepare_of_partitions(partitioned: Partitioned, next_asked: 
             await partitioned.settled(without)
         await partitioned.prepare()
         await partitioned.settled(with_them)
-    # The record says begun again, before any GPU is touched; the entry leaves it; the CDI file goes.
+    # The checkpoint says begun again, before any GPU is touched; the entry leaves it; the CDI file goes.
     assert struck == [("rename", 1), ("rename", 2), ("fsync", 1), ("fsync", 2), ("unlink", 1)]

@@ -85,7 +85,7 @@ async def test_a_call_that_hangs_costs_its_claim_alone(memory: Path, function: s
     assert error.startswith(begins)
     assert error.endswith(ends)
     # No sweep takes the work for a claim left half way, and nothing is rolled back under the call.
-    await node.timely(node.sweep.half_done())
+    await node.timely(node.sweep.half_prepared())
     assert node.state(node.refs["here"]) == "PrepareStarted"
     assert node.root.gpu_instances(0) == instances
     assert node.root.calls().get(function) == (2 if node.root.mig_devices(1) else 1)
@@ -191,5 +191,5 @@ async def test_ids_that_were_given_again(memory: Path) -> None:
     await node.released(here)
     await node.wakes()
     node.check_settled()
-    assert node.record().entries == {}
+    assert node.checkpoint().entries == {}
     await node.stop()

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nvdra.checkpoint import (
+    Checkpoint,
     DomainGroup,
     Entry,
-    Foreign,
     Group,
     PreparedChannel,
     PreparedDaemon,
@@ -17,7 +17,7 @@ from nvdra.checkpoint import (
     PreparedGpu,
     PreparedMig,
     PreparedVfio,
-    Record,
+    Unsupported,
 )
 
 
@@ -36,10 +36,10 @@ def checksum(content: bytes) -> int:
     return value
 
 
-def encode(record: Record) -> bytes:
+def encode(checkpoint: Checkpoint) -> bytes:
     first: dict[str, str] = {}
     second: dict[str, str] = {}
-    for uid, entry in sorted(record.entries.items(), key=lambda item: item[0].encode()):
+    for uid, entry in sorted(checkpoint.entries.items(), key=lambda item: item[0].encode()):
         body = f'"status":{(entry.status or b"{}").decode()}'
         if entry.prepared:
             body += f',"preparedDevices":{_prepared(entry)}'
@@ -52,7 +52,7 @@ def encode(record: Record) -> bytes:
         second[uid] = f'{{"checkpointState":"{entry.state}",{body}{tail}}}'
     v1 = "{" + _claims(first) + "}"
     rest = ("," + _claims(second) if second else "") + (
-        f',"nodeBootID":{text(record.boot_id)}' if record.boot_id else ""
+        f',"nodeBootID":{text(checkpoint.boot_id)}' if checkpoint.boot_id else ""
     )
     outer = checksum(f'{{"checksum":0,"v1":{v1}}}'.encode())
     inner = checksum(f'{{"checksum":0{rest}}}'.encode())
@@ -66,7 +66,7 @@ def _claims(texts: dict[str, str]) -> str:
 
 
 def _prepared(entry: Entry) -> str:
-    if isinstance(entry.prepared, Foreign):
+    if isinstance(entry.prepared, Unsupported):
         return entry.prepared.prepared_devices.decode()
     return "[" + ",".join(_group(group) for group in entry.prepared) + "]"
 

@@ -92,17 +92,18 @@ fn damaged_checkpoints() {
             let Some(content) = signed(&content) else {
                 continue;
             };
-            let Ok(record) = decode(content.as_bytes(), driver, &[]) else {
+            let Ok(checkpoint) = decode(content.as_bytes(), driver, &[]) else {
                 continue;
             };
-            let fragments: Vec<Fragment> = record.entries.iter().map(Fragment::render).collect();
-            let ours = encode(&fragments.iter().collect::<Vec<_>>(), &record.boot_id);
+            let fragments: Vec<Fragment> =
+                checkpoint.entries.iter().map(Fragment::render).collect();
+            let ours = encode(&fragments.iter().collect::<Vec<_>>(), &checkpoint.boot_id);
             let again = decode(ours.as_bytes(), driver, &[]).unwrap();
             let by_uid = |mut entries: Vec<nvdra_core::checkpoint::Entry>| {
                 entries.sort_by(|one, other| one.uid.cmp(&other.uid));
                 entries
             };
-            assert_eq!(by_uid(again.entries), by_uid(record.entries));
+            assert_eq!(by_uid(again.entries), by_uid(checkpoint.entries));
             read += 1;
         }
         assert!(

@@ -21,9 +21,12 @@ fn recordings() -> Vec<(String, PathBuf)> {
 }
 
 fn written_again(content: &[u8], driver: Driver) -> String {
-    let record = decode(content, driver, &[]).unwrap();
-    let fragments: Vec<Fragment> = record.entries.iter().map(Fragment::render).collect();
-    encode(&fragments.iter().rev().collect::<Vec<_>>(), &record.boot_id)
+    let checkpoint = decode(content, driver, &[]).unwrap();
+    let fragments: Vec<Fragment> = checkpoint.entries.iter().map(Fragment::render).collect();
+    encode(
+        &fragments.iter().rev().collect::<Vec<_>>(),
+        &checkpoint.boot_id,
+    )
 }
 
 #[test]
@@ -68,7 +71,7 @@ fn every_kind_of_device_is_written_again_byte_for_byte() {
 #[test]
 fn a_claims_status_is_kept_as_the_go_driver_keeps_it() {
     for (name, path) in recordings() {
-        let record = decode(
+        let checkpoint = decode(
             &fs::read(path.join("checkpoint.json")).unwrap(),
             Driver::Gpu,
             &[],
@@ -78,7 +81,7 @@ fn a_claims_status_is_kept_as_the_go_driver_keeps_it() {
         let claims = parse(&text).unwrap();
         for (_, body) in claims.members().unwrap() {
             let claim = claim::decode(body.source(&text).as_bytes()).unwrap();
-            let entry = record
+            let entry = checkpoint
                 .entries
                 .iter()
                 .find(|entry| entry.uid == claim.uid)

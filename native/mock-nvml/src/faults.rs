@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::code::{Answer, Code, named};
 use crate::functions::Function;
-use crate::ledger::Ledger;
+use crate::node_state::NodeState;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const IN_ROOT: &str = "etc/nvdra-mock-faults.json";
@@ -240,7 +240,7 @@ fn strike_when(when: When, function: Function, minors: &[u32]) -> Answer {
 /// What a command of a program comes to on one GPU, unless a fault strikes it before its work or after.
 pub fn around_command<T>(
     root: &Path,
-    ledger: &Ledger,
+    state: &NodeState,
     command: &str,
     minor: u32,
     work: impl FnOnce() -> Answer<T>,
@@ -255,7 +255,7 @@ pub fn around_command<T>(
         .faults;
     let strike = |when: When| -> Answer {
         // Counted at once: a command that hangs has been struck too, and holds no lock.
-        let struck = ledger.keep(STRIKES, |strikes: &mut Strikes| {
+        let struck = state.keep(STRIKES, |strikes: &mut Strikes| {
             if strikes.of != Some(stamp) {
                 *strikes = Strikes {
                     of: Some(stamp),

@@ -15,10 +15,10 @@ use std::{collections::BTreeMap, mem::size_of_val};
 use crate::abi::{Handle, INIT_FLAG_NO_GPUS, PciInfo};
 use crate::code::{Answer, Code};
 use crate::events::EventSet;
-use crate::ledger::Ledger;
+use crate::location::LibraryLocation;
+use crate::node_state::NodeState;
 use crate::notation::address;
 use crate::partition::{COMPUTE_INSTANCES, GPU_INSTANCES, GpuInstance, Partitioning, Process};
-use crate::place::Place;
 use crate::portrait::{Gpu, MINORS, Model, Portrait};
 use crate::topology::{Scope, processors};
 
@@ -78,7 +78,7 @@ pub struct Session {
     pub driver_version: String,
     /// In NVML's order.
     pub gpus: Vec<Seen>,
-    pub ledger: Ledger,
+    pub state: NodeState,
     /// By handle.
     pub event_sets: Mutex<BTreeMap<Handle, Arc<EventSet>>>,
     _control: Option<File>,
@@ -142,16 +142,16 @@ impl Session {
     }
 
     pub fn partitioning(&self, seen: &Seen) -> Answer<Partitioning> {
-        self.ledger.gpu(&self.portrait, self.gpu(seen).minor)
+        self.state.gpu(&self.portrait, self.gpu(seen).minor)
     }
 
     /// Ids of the MIG devices that can be seen, in the order of their indices.
     pub fn mig_devices(&self, seen: &Seen) -> Answer<Vec<(u32, u32)>> {
-        self.ledger.devices(&self.portrait, self.gpu(seen).minor)
+        self.state.devices(&self.portrait, self.gpu(seen).minor)
     }
 
     pub fn processes(&self, seen: &Seen) -> Answer<Vec<Process>> {
-        self.ledger.processes(self.gpu(seen).minor)
+        self.state.processes(self.gpu(seen).minor)
     }
 
     pub fn gpu_instance(&self, seen: &Seen, id: u32) -> Answer<GpuInstance> {
@@ -166,7 +166,7 @@ impl Session {
         rule: impl FnOnce(&mut Partitioning, &[Process]) -> Answer<T>,
     ) -> Answer<T> {
         let minor = self.gpu(seen).minor;
-        self.ledger.change(&self.portrait, minor, rule)
+        self.state.change(&self.portrait, minor, rule)
     }
 
     /// The GPU a handle was given out for.
@@ -215,7 +215,7 @@ pub fn current() -> Answer<Arc<Session>> {
 pub fn init(flags: u32) -> Answer {
     let mut open = OPEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if open.references == 0 {
-        let session = look(place(), flags, &mut open.portrait)?;
+        let session = look(location(), flags, &mut open.portrait)?;
         *CURRENT
             .write()
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::new(session));
@@ -241,18 +241,18 @@ pub fn shutdown() -> Answer {
 }
 
 /// Where this library lies: asked once, since a replaced driver moves the file away from under a running program.
-pub fn place() -> &'static Place {
-    static PLACE: OnceLock<Place> = OnceLock::new();
-    PLACE.get_or_init(|| {
+pub fn location() -> &'static LibraryLocation {
+    static LOCATION: OnceLock<LibraryLocation> = OnceLock::new();
+    LOCATION.get_or_init(|| {
         let file = library_file().unwrap_or_else(|| PathBuf::from("/"));
-        Place::of_library(&std::fs::canonicalize(&file).unwrap_or(file))
+        LibraryLocation::of_library(&std::fs::canonicalize(&file).unwrap_or(file))
     })
 }
 
 fn library_file() -> Option<PathBuf> {
     // SAFETY: all-zero is a valid Dl_info: pointers and integers.
     let mut about: libc::Dl_info = unsafe { std::mem::zeroed() };
-    let own_address = place as *const () as *const libc::c_void;
+    let own_address = location as *const () as *const libc::c_void;
     // SAFETY: the address is of our own code and `about` is ours to fill.
     if unsafe { libc::dladdr(own_address, &mut about) } == 0 || about.dli_fname.is_null() {
         return None;
@@ -262,12 +262,16 @@ fn library_file() -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
 }
 
-fn look(place: &Place, flags: u32, cached: &mut Option<(Stamp, Arc<Portrait>)>) -> Answer<Session> {
-    if !place.root.join("dev/nvidiactl").exists() {
+fn look(
+    location: &LibraryLocation,
+    flags: u32,
+    cached: &mut Option<(Stamp, Arc<Portrait>)>,
+) -> Answer<Session> {
+    if !location.root.join("dev/nvidiactl").exists() {
         return Err(Code::DRIVER_NOT_LOADED);
     }
-    let portrait = portrait(place, cached)?;
-    let visible = place.visible(&portrait);
+    let portrait = portrait(location, cached)?;
+    let visible = location.visible(&portrait);
     if visible.is_empty() && flags & INIT_FLAG_NO_GPUS == 0 {
         return Err(Code::GPU_NOT_FOUND);
     }
@@ -282,15 +286,15 @@ fn look(place: &Place, flags: u32, cached: &mut Option<(Stamp, Arc<Portrait>)>) 
             .unwrap_or_default(),
         uuid: portrait.uuid(gpu),
         address: address(&gpu.pci_bus_id.value).unwrap_or_default(),
-        node: place.node(gpu),
+        node: location.node(gpu),
         held: OnceLock::new(),
     });
     Ok(Session {
-        driver_version: place.driver_version(&portrait),
+        driver_version: location.driver_version(&portrait),
         gpus: gpus.collect(),
-        ledger: Ledger::of(&place.root),
+        state: NodeState::of(&location.root),
         event_sets: Mutex::default(),
-        _control: hold(&place.root.join("dev/nvidiactl")),
+        _control: hold(&location.root.join("dev/nvidiactl")),
         portrait,
     })
 }
@@ -306,14 +310,17 @@ fn pci_of(portrait: &Portrait, gpu: &Gpu) -> PciInfo {
 }
 
 /// The portrait beside the library, parsed again only when it is another file.
-fn portrait(place: &Place, cached: &mut Option<(Stamp, Arc<Portrait>)>) -> Answer<Arc<Portrait>> {
-    let Some(file) = place.portrait_file() else {
+fn portrait(
+    location: &LibraryLocation,
+    cached: &mut Option<(Stamp, Arc<Portrait>)>,
+) -> Answer<Arc<Portrait>> {
+    let Some(file) = location.portrait_file() else {
         // Only files of another driver version are left: the driver was replaced while this library was loaded.
-        let replaced = place.has_other_version();
+        let replaced = location.has_other_version();
         return Err(if replaced {
             Code::LIB_RM_VERSION_MISMATCH
         } else {
-            tell(place.portrait().err())
+            tell(location.portrait().err())
         });
     };
     let about = std::fs::metadata(&file).map_err(|_| Code::LIB_RM_VERSION_MISMATCH)?;
@@ -321,7 +328,7 @@ fn portrait(place: &Place, cached: &mut Option<(Stamp, Arc<Portrait>)>) -> Answe
     if let Some((_, known)) = cached.as_ref().filter(|(known, _)| *known == stamp) {
         return Ok(known.clone());
     }
-    let read = Arc::new(place.portrait().map_err(|error| tell(Some(error)))?);
+    let read = Arc::new(location.portrait().map_err(|error| tell(Some(error)))?);
     *cached = Some((stamp, read.clone()));
     Ok(read)
 }

@@ -152,12 +152,12 @@ impl TryFrom<Group> for checkpoint::Group {
 #[derive(FromPyObject)]
 pub enum Prepared {
     Groups(Vec<Group>),
-    Foreign(Foreign),
+    Unsupported(Unsupported),
 }
 
-/// `nvdra.checkpoint.Foreign`, read by attribute.
+/// `nvdra.checkpoint.Unsupported`, read by attribute.
 #[derive(FromPyObject)]
-pub struct Foreign {
+pub struct Unsupported {
     prepared_devices: Vec<u8>,
 }
 
@@ -196,8 +196,8 @@ impl Fragment {
                     .map(TryInto::try_into)
                     .collect::<PyResult<_>>()?,
             ),
-            Prepared::Foreign(foreign) => checkpoint::Prepared::Foreign {
-                text: text(&foreign.prepared_devices)?,
+            Prepared::Unsupported(unsupported) => checkpoint::Prepared::Unsupported {
+                text: text(&unsupported.prepared_devices)?,
                 kinds: Vec::new(),
                 devices: Vec::new(),
             },
@@ -258,12 +258,12 @@ pub enum GroupTuple<'py> {
     Domain((Devices<'py>, String, String, Bound<'py, PyBytes>)),
 }
 
-type ForeignTuple<'py> = (Bound<'py, PyBytes>, Vec<&'static str>, Devices<'py>);
+type UnsupportedTuple<'py> = (Bound<'py, PyBytes>, Vec<&'static str>, Devices<'py>);
 
 #[derive(IntoPyObject)]
 pub enum PreparedTuple<'py> {
     Groups(Vec<GroupTuple<'py>>),
-    Foreign(ForeignTuple<'py>),
+    Unsupported(UnsupportedTuple<'py>),
 }
 
 type EntryTuple<'py> = (
@@ -332,11 +332,11 @@ fn entry(py: Python<'_>, entry: checkpoint::Entry) -> EntryTuple<'_> {
         checkpoint::Prepared::Groups(groups) => {
             PreparedTuple::Groups(groups.into_iter().map(|read| group(py, read)).collect())
         }
-        checkpoint::Prepared::Foreign {
+        checkpoint::Prepared::Unsupported {
             text,
             kinds,
             devices: read,
-        } => PreparedTuple::Foreign((bytes(py, &text), kinds, devices(py, read))),
+        } => PreparedTuple::Unsupported((bytes(py, &text), kinds, devices(py, read))),
     };
     (
         entry.uid,
@@ -369,16 +369,16 @@ pub fn decode_checkpoint<'py>(
     unsupported: Vec<String>,
 ) -> PyResult<(String, Vec<EntryTuple<'py>>, Vec<String>)> {
     let driver = driver(driver_name)?;
-    let record = without_lock(py, content.len(), || {
+    let checkpoint = without_lock(py, content.len(), || {
         checkpoint::decode(content, driver, &unsupported)
     })
     .map_err(|error| to_python(py, &error))?;
-    let entries = record
+    let entries = checkpoint
         .entries
         .into_iter()
         .map(|read| entry(py, read))
         .collect();
-    Ok((record.boot_id, entries, record.left_out))
+    Ok((checkpoint.boot_id, entries, checkpoint.left_out))
 }
 
 #[pyfunction]

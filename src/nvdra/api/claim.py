@@ -1,6 +1,6 @@
 """A ResourceClaim as this node reads it: who it is, what it was given, with which configs.
 
-Values only; the claim's own JSON stays beside them, because the record on disk carries its status verbatim.
+Values only; the claim's own JSON stays beside them, because the checkpoint on disk carries its status verbatim.
 """
 
 from __future__ import annotations

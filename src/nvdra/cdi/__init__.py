@@ -6,17 +6,17 @@ from nvdra.cdi.document import (
     simplify,
     transform_root,
 )
-from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi.edits import CdiDevice, DeviceNode, Document, Edits, Hook, Mount
 from nvdra.cdi.names import DOMAIN_CLAIMS, GPU_CLAIMS, ClaimKind
-from nvdra.cdi.render import Common, parse, render, render_claim
-from nvdra.cdi.validate import InvalidDocument, validate
+from nvdra.cdi.rendering import Common, parse, render, render_claim
+from nvdra.cdi.validation import InvalidDocument, validate
 
 __all__ = [
     "DOMAIN_CLAIMS",
     "GPU_CLAIMS",
+    "CdiDevice",
     "ClaimKind",
     "Common",
-    "Device",
     "DeviceNode",
     "Document",
     "Edits",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi.edits import CdiDevice, DeviceNode, Document, Edits, Hook, Mount
 from nvdra.cdi.names import ClaimKind
 
 _EMPTY = Edits()
@@ -24,7 +24,7 @@ def claim_document(kind: ClaimKind, claim_uid: str, devices: Sequence[tuple[str,
     devices   (device as published, its edits)
     """
     distinct = dict.fromkeys((kind.device_name(claim_uid, device), edits) for device, edits in devices)
-    return Document(str(kind), tuple(Device(name, edits) for name, edits in distinct), common)
+    return Document(str(kind), tuple(CdiDevice(name, edits) for name, edits in distinct), common)
 
 
 def simplify(document: Document) -> Document:
@@ -35,7 +35,7 @@ def simplify(document: Document) -> Document:
     environment and hooks keep their order.
     """
     common = distinct(document.edits)
-    devices = [Device(device.name, without(distinct(device.edits), common)) for device in document.devices]
+    devices = [CdiDevice(device.name, without(distinct(device.edits), common)) for device in document.devices]
     return Document(document.kind, tuple(sorted(devices, key=lambda device: device.name)), common)
 
 
@@ -100,7 +100,7 @@ def transform_root(document: Document, container_root: str, host_root: str) -> D
     """
     if container_root == host_root:
         return document
-    devices = [Device(device.name, move(device.edits, container_root, host_root)) for device in document.devices]
+    devices = [CdiDevice(device.name, move(device.edits, container_root, host_root)) for device in document.devices]
     return Document(document.kind, tuple(devices), move(document.edits, container_root, host_root))
 
 

@@ -60,7 +60,7 @@ class Edits:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class CdiDevice:
     """One CDI device: its name inside the kind, and what it changes."""
 
     name: str
@@ -72,5 +72,5 @@ class Document:
     """A whole CDI file."""
 
     kind: str
-    devices: tuple[Device, ...]
+    devices: tuple[CdiDevice, ...]
     edits: Edits

@@ -1,11 +1,11 @@
-"""The record on disk: codec, checksum, boot-id rule, a schema for each driver. It knows bytes and values, no file."""
+"""The checkpoint on disk: codec, checksum, boot-id rule, a schema for each driver. It knows bytes and values, no file."""
 
-from nvdra.checkpoint.boot import Booted, boot
+from nvdra.checkpoint.boot_id import Booted, boot
 from nvdra.checkpoint.codec import Corrupt, Encoder, Future, Truncated, Unreadable, decode, encode
+from nvdra.checkpoint.content import Checkpoint, Entry, State
 from nvdra.checkpoint.prepared import (
     DeviceType,
     DomainGroup,
-    Foreign,
     Group,
     Info,
     PreparedChannel,
@@ -16,20 +16,20 @@ from nvdra.checkpoint.prepared import (
     PreparedMig,
     PreparedVfio,
     UnplacedMig,
+    Unsupported,
 )
-from nvdra.checkpoint.record import Entry, Record, State
 from nvdra.checkpoint.schema import DOMAIN, GPU, Schema
 
 __all__ = [
     "DOMAIN",
     "GPU",
     "Booted",
+    "Checkpoint",
     "Corrupt",
     "DeviceType",
     "DomainGroup",
     "Encoder",
     "Entry",
-    "Foreign",
     "Future",
     "Group",
     "Info",
@@ -40,12 +40,12 @@ __all__ = [
     "PreparedGroup",
     "PreparedMig",
     "PreparedVfio",
-    "Record",
     "Schema",
     "State",
     "Truncated",
     "UnplacedMig",
     "Unreadable",
+    "Unsupported",
     "boot",
     "decode",
     "encode",

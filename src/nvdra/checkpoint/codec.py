@@ -16,9 +16,9 @@ from nvdra._core import (
     indent_json,
     remarshal_checkpoint,
 )
+from nvdra.checkpoint.content import Checkpoint, Entry, State
 from nvdra.checkpoint.prepared import (
     DomainGroup,
-    Foreign,
     Group,
     Info,
     PreparedChannel,
@@ -29,13 +29,13 @@ from nvdra.checkpoint.prepared import (
     PreparedMig,
     PreparedVfio,
     UnplacedMig,
+    Unsupported,
 )
-from nvdra.checkpoint.record import Entry, Record, State
 from nvdra.checkpoint.schema import GPU, Schema
 
 
 class Unreadable(ValueError):
-    """A checkpoint file that no record can be had from; quarantine it."""
+    """A checkpoint file that no checkpoint can be had from; quarantine it."""
 
 
 class Truncated(Unreadable):
@@ -59,7 +59,7 @@ class Future(Unreadable):
 
 
 class Encoder:
-    """Writes records of one driver, and renders again only the entries that changed since its last write."""
+    """Writes checkpoints of one driver, and renders again only the entries that changed since its last write."""
 
     __slots__ = ("_fragments", "_schema")
 
@@ -67,31 +67,31 @@ class Encoder:
         self._schema = schema
         self._fragments: dict[str, tuple[Entry, Fragment]] = {}
 
-    def encode(self, record: Record) -> bytes:
+    def encode(self, checkpoint: Checkpoint) -> bytes:
         """The file's content. An entry counts as unchanged if it is the same object as last time.
 
         Raises ValueError for an entry that the schema has no place for.
         """
         known = self._fragments
         fresh: dict[str, tuple[Entry, Fragment]] = {}
-        for uid, entry in record.entries.items():
+        for uid, entry in checkpoint.entries.items():
             kept = known.get(uid)
             if kept is None or kept[0] is not entry:
                 kept = (entry, _fragment(uid, entry, self._schema))
             fresh[uid] = kept
         self._fragments = fresh
-        return encode_checkpoint([fragment for _, fragment in fresh.values()], record.boot_id)
+        return encode_checkpoint([fragment for _, fragment in fresh.values()], checkpoint.boot_id)
 
 
-def encode(record: Record, schema: Schema = GPU) -> bytes:
+def encode(checkpoint: Checkpoint, schema: Schema = GPU) -> bytes:
     """The file's content, every entry rendered anew. Raises ValueError as `Encoder.encode` does."""
-    return Encoder(schema).encode(record)
+    return Encoder(schema).encode(checkpoint)
 
 
 def _fragment(uid: str, entry: Entry, schema: Schema) -> Fragment:
     if entry.state == "PrepareAborted" and not schema.can_abort:
         raise ValueError(f"claim {uid} is PrepareAborted, which a checkpoint of {schema.driver} cannot hold")
-    for group in () if isinstance(entry.prepared, Foreign) else entry.prepared:
+    for group in () if isinstance(entry.prepared, Unsupported) else entry.prepared:
         for device in group.devices:
             if device.type not in schema.types:
                 raise ValueError(
@@ -109,8 +109,8 @@ def _fragment(uid: str, entry: Entry, schema: Schema) -> Fragment:
     )
 
 
-def decode(content: bytes, schema: Schema = GPU) -> Record:
-    """The record in a checkpoint file of the schema's driver, of any release.
+def decode(content: bytes, schema: Schema = GPU) -> Checkpoint:
+    """The checkpoint in a checkpoint file of the schema's driver, of any release.
 
     A file with a second section is read from that one, else from the first, whose entries are all completed.
     A checksum may match the file as it stands or as the releases would write what they read of it.
@@ -120,7 +120,7 @@ def decode(content: bytes, schema: Schema = GPU) -> Record:
         boot_id, entries, left_out = decode_checkpoint(content, schema.driver, list(schema.unsupported))
     except CoreError as error:
         raise _refusal(content, error, schema) from None
-    return Record(boot_id, {read[0]: _entry(*read[1:]) for read in entries}, tuple(left_out))
+    return Checkpoint(boot_id, {read[0]: _entry(*read[1:]) for read in entries}, tuple(left_out))
 
 
 _Info = (
@@ -171,11 +171,11 @@ def _entry(
     aborted_at: int | None,
     unknown: bytes,
 ) -> Entry:
-    held: tuple[Group, ...] | Foreign
+    held: tuple[Group, ...] | Unsupported
     if isinstance(prepared, tuple):
         text, kinds, read = prepared
         devices = tuple(map(_device, read))
-        held = Foreign(text, frozenset(kinds), tuple(device.device for device in devices), devices)
+        held = Unsupported(text, frozenset(kinds), tuple(device.device for device in devices), devices)
     else:
         held = tuple(map(_group, prepared))
     return Entry(state, status, held, name, namespace, unknown, aborted_at)

@@ -142,7 +142,7 @@ Group = PreparedGroup | DomainGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class Unsupported:
     """Prepared groups of an unsupported entry, as the JSON they were read as.
 
     kinds     why it is unsupported: of "mig" (`UnplacedMig`) and of the schema's `unsupported` kinds ("vfio", "mps")

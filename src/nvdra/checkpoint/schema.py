@@ -14,7 +14,7 @@ class Schema:
 
     types         of devices that its entries hold
     can_abort     whether an entry may be PrepareAborted
-    unsupported   of "vfio" and "mps": entries with such devices or groups are read as `Foreign`
+    unsupported   of "vfio" and "mps": entries with such devices or groups are read as `Unsupported`
     """
 
     driver: Literal["gpu.nvidia.com", "compute-domain.nvidia.com"]

@@ -2,11 +2,11 @@
 
 from nvdra.claims.driver import (
     ConfigRefused,
-    Device,
     Driver,
     Facts,
     Group,
     Missing,
+    NodeDevice,
     Refuse,
     Step,
     Steps,
@@ -29,10 +29,10 @@ from nvdra.claims.outcome import (
     TearDownFirst,
     WaitForClaim,
 )
-from nvdra.claims.plan import answer_from_checkpoint, answer_if_prepared, plan, unable
+from nvdra.claims.prepare_plan import answer_from_checkpoint, answer_if_prepared, plan, unable
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
-from nvdra.claims.release import release, unprepare
-from nvdra.claims.seal import restored, seal, seal_entry
+from nvdra.claims.sealing import restored, seal, seal_entry
+from nvdra.claims.unprepare_plan import release, unprepare
 
 __all__ = [
     "NOT_FOUND",
@@ -40,13 +40,13 @@ __all__ = [
     "AlreadyPrepared",
     "Answer",
     "ConfigRefused",
-    "Device",
     "Driver",
     "Facts",
     "Forget",
     "Group",
     "Missing",
     "NeedsSteps",
+    "NodeDevice",
     "NotPrepared",
     "Plan",
     "Ready",

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
 from nvdra.cdi import ClaimKind, Edits
-from nvdra.checkpoint import DomainGroup, Entry, PreparedDevice, PreparedGroup, Record, Schema
+from nvdra.checkpoint import Checkpoint, DomainGroup, Entry, PreparedDevice, PreparedGroup, Schema
 
 Facts = Mapping[str, Any]
 """What steps found out, by names of the driver's choice."""
@@ -21,7 +21,7 @@ V = TypeVar("V")
 V_contra = TypeVar("V_contra", contravariant=True)
 
 
-class Device(Protocol):
+class NodeDevice(Protocol):
     """A device of this node that a result can name."""
 
     @property
@@ -62,7 +62,7 @@ class Group:
     """Results that share one config, in the allocation's order, each with its device."""
 
     config: Any
-    members: tuple[tuple[Result, Device], ...]
+    members: tuple[tuple[Result, NodeDevice], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Teardown:
     steps: tuple[Step, ...] = ()
     shared: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
-    holds: bool = False
+    blocks_others: bool = False
 
 
 class ConfigRefused(ValueError):
@@ -145,7 +145,7 @@ class Driver(Protocol[V_contra]):
         """Whether any claim can need a step; without, no claim is ever half prepared."""
         ...
 
-    def resolve(self, result: Result, node: V_contra) -> Device | Missing:
+    def resolve(self, result: Result, node: V_contra) -> NodeDevice | Missing:
         """The device behind an allocation result."""
         ...
 
@@ -153,7 +153,7 @@ class Driver(Protocol[V_contra]):
         """Why the result can never be prepared as it is allocated; "" if it can. A retry changes nothing."""
         ...
 
-    def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
+    def group(self, members: Sequence[tuple[Result, NodeDevice]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
         """The results by the config that applies to them. Raises ConfigRefused."""
         ...
 
@@ -169,11 +169,11 @@ class Driver(Protocol[V_contra]):
         """Whether two devices, by name, cannot both be in use."""
         ...
 
-    def steps(self, claim: ClaimRef, groups: Sequence[Group], node: V_contra, checkpoint: Record) -> Steps | Refuse:
+    def steps(self, claim: ClaimRef, groups: Sequence[Group], node: V_contra, checkpoint: Checkpoint) -> Steps | Refuse:
         """What must be done before the claim is usable; empty for a plain GPU."""
         ...
 
-    def teardown(self, claim: ClaimRef, entry: Entry, node: V_contra, checkpoint: Record) -> Teardown | Refuse:
+    def teardown(self, claim: ClaimRef, entry: Entry, node: V_contra, checkpoint: Checkpoint) -> Teardown | Refuse:
         """What gives back everything the entry holds, reference-counted over other entries."""
         ...
 
@@ -185,7 +185,7 @@ class Driver(Protocol[V_contra]):
         """The group's part of the completed entry."""
         ...
 
-    def concrete(self, device: Device, facts: Facts) -> Device:
+    def concrete(self, device: NodeDevice, facts: Facts) -> NodeDevice:
         """The device a container is given, now that its steps are done."""
         ...
 

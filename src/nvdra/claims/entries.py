@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from nvdra.api.claim import OpaqueConfig, Result, decode_status
-from nvdra.checkpoint import Entry, Foreign, PreparedDevice, Record
+from nvdra.checkpoint import Checkpoint, Entry, PreparedDevice, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ def allocation(status: bytes, driver: str) -> Allocation:
 
 def answers(entry: Entry) -> tuple[PreparedDevice, ...]:
     """The devices that kubelet was told of a completed claim, whoever prepared it."""
-    if isinstance(entry.prepared, Foreign):
+    if isinstance(entry.prepared, Unsupported):
         return entry.prepared.devices
     return tuple(device for group in entry.prepared for device in group.devices)
 
 
-def device_types(record: Record, type_of: Callable[[str], str]) -> Counter[str]:
+def device_types(checkpoint: Checkpoint, type_of: Callable[[str], str]) -> Counter[str]:
     """How many devices are prepared, by the driver's word for their type."""
-    completed = (entry for entry in record.entries.values() if entry.state == "PrepareCompleted")
+    completed = (entry for entry in checkpoint.entries.values() if entry.state == "PrepareCompleted")
     return Counter(type_of(device.device) for entry in completed for device in answers(entry))
 
 
@@ -63,7 +63,7 @@ def exclusive_names(entry: Entry, driver: str) -> frozenset[str]:
 
 def names(entry: Entry, driver: str) -> frozenset[str]:
     """Device names that an entry of any state speaks of."""
-    prepared = entry.prepared.device_names if isinstance(entry.prepared, Foreign) else ()
+    prepared = entry.prepared.device_names if isinstance(entry.prepared, Unsupported) else ()
     return frozenset(
         (
             *prepared,

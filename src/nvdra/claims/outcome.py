@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from nvdra.api.claim import Claim, ClaimRef
 from nvdra.cdi import Edits
 from nvdra.checkpoint import Entry, PreparedDevice
-from nvdra.claims.driver import Device, Facts, Group, Refuse, Steps, Teardown
+from nvdra.claims.driver import Facts, Group, NodeDevice, Refuse, Steps, Teardown
 
 
 @dataclass(frozen=True, slots=True)
 class SealedDevice:
     """A device of a claim's CDI file: the device itself, and what its group adds to its edits."""
 
-    device: Device
+    device: NodeDevice
     added: Edits = field(default_factory=Edits)
 
 
@@ -107,7 +107,7 @@ class Forget:
     """
 
     notes: tuple[str, ...] = ()
-    holds: bool = False
+    blocks_others: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nvdra.api.claim import Claim, ClaimRef, Result
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.claims.driver import Driver, Missing
 from nvdra.claims.outcome import Ready
-from nvdra.claims.seal import seal
+from nvdra.claims.sealing import seal
 
 V = TypeVar("V")
 
@@ -35,7 +35,7 @@ NOT_FOUND = Answer("", None)
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of CDI files whose record was lost.
+    """What became of CDI files whose checkpoint was lost.
 
     adopted    claim UID to the completed entry its file stands for
     orphans    UIDs whose file nobody needs: gone, or allocated something else
@@ -47,14 +47,14 @@ class Settled:
     unsettled: Mapping[str, str]
 
 
-def to_get(record: Record) -> tuple[ClaimRef, ...]:
+def to_get(checkpoint: Checkpoint) -> tuple[ClaimRef, ...]:
     """Claims that one GET each can tell about: entries that say their name."""
-    return tuple(ClaimRef(entry.namespace, entry.name, uid) for uid, entry in record.entries.items() if entry.name)
+    return tuple(ClaimRef(entry.namespace, entry.name, uid) for uid, entry in checkpoint.entries.items() if entry.name)
 
 
-def nameless(record: Record) -> frozenset[str]:
+def nameless(checkpoint: Checkpoint) -> frozenset[str]:
     """UIDs of entries without a name (completed ones of the Go driver): only a LIST of all claims can tell."""
-    return frozenset(uid for uid, entry in record.entries.items() if not entry.name)
+    return frozenset(uid for uid, entry in checkpoint.entries.items() if not entry.name)
 
 
 def stale(uid: str, answer: Answer, driver: str, pool: str) -> str:
@@ -73,7 +73,7 @@ def stale(uid: str, answer: Answer, driver: str, pool: str) -> str:
     return ""
 
 
-def due(found: Set[str], before: Set[str], record: Record) -> frozenset[str]:
+def due(found: Set[str], before: Set[str], checkpoint: Checkpoint) -> frozenset[str]:
     """Which of the stale claims to let go of now.
 
     What was never completed goes at once, as the Go driver does it. A completed claim may have containers that still
@@ -82,13 +82,13 @@ def due(found: Set[str], before: Set[str], record: Record) -> frozenset[str]:
     return frozenset(
         uid
         for uid in found
-        if (entry := record.entries.get(uid)) is not None and (entry.state == "PrepareStarted" or uid in before)
+        if (entry := checkpoint.entries.get(uid)) is not None and (entry.state == "PrepareStarted" or uid in before)
     )
 
 
-def orphans(files: Iterable[str], record: Record) -> tuple[str, ...]:
+def orphans(files: Iterable[str], checkpoint: Checkpoint) -> tuple[str, ...]:
     """Claim UIDs of CDI files without an entry, sorted."""
-    return tuple(sorted(set(files) - record.entries.keys()))
+    return tuple(sorted(set(files) - checkpoint.entries.keys()))
 
 
 def settle(

@@ -2,8 +2,8 @@
 
 from nvdra.gpu.attributes import published
 from nvdra.gpu.gpu import Gpu, OddDeviceError, PciFacts, pci_bus_id
-from nvdra.gpu.inventory import Inventory, NotOffered, Partitions, from_scan, overlapping
-from nvdra.gpu.mig import Device, MigDevice, MigSpec, parent
+from nvdra.gpu.inventory import Inventory, NotPublished, Partitions, from_scan, overlapping
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
 from nvdra.gpu.mig_profile import MigProfile, Partitioning
 from nvdra.gpu.names import GpuName, MigName, Name, VfioName, parse_name
 from nvdra.gpu.scan import (
@@ -21,8 +21,8 @@ from nvdra.gpu.scan import (
 __all__ = [
     "ComputeInstanceScan",
     "ComputeProfileScan",
-    "Device",
     "Gpu",
+    "GpuDevice",
     "GpuInstanceScan",
     "GpuName",
     "GpuScan",
@@ -36,7 +36,7 @@ __all__ = [
     "MigSpec",
     "Name",
     "NodeScan",
-    "NotOffered",
+    "NotPublished",
     "NvLink",
     "OddDeviceError",
     "Partitioning",

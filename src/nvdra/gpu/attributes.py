@@ -10,14 +10,14 @@ from typing import Any
 from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
 from nvdra.gpu.counters import capacity, consumption
 from nvdra.gpu.gpu import Gpu
-from nvdra.gpu.mig import Device, MigDevice, MigSpec, parent
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
 
 _STANDARD = "resource.kubernetes.io"
 
 PCI_BUS_ID = f"{_STANDARD}/pciBusID"
 
 
-def published(device: Device, gates: Gates) -> dict[str, Any]:
+def published(device: GpuDevice, gates: Gates) -> dict[str, Any]:
     """The device as it stands in a ResourceSlice's `spec.devices`; keys sorted as the API server stores them.
 
     What is unknown is absent: NUMA node, PCIe root, addressing mode, memory.
@@ -32,7 +32,7 @@ def published(device: Device, gates: Gates) -> dict[str, Any]:
     return made
 
 
-def _own(device: Device) -> dict[str, dict[str, Any]]:
+def _own(device: GpuDevice) -> dict[str, dict[str, Any]]:
     match device:
         case Gpu():
             return {"type": {"string": "gpu"}, "uuid": {"string": device.uuid}}

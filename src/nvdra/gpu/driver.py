@@ -11,25 +11,25 @@ from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import (
     GPU,
+    Checkpoint,
     Entry,
-    Foreign,
     Info,
     PreparedDevice,
     PreparedGpu,
     PreparedGroup,
     PreparedMig,
-    Record,
     Schema,
+    Unsupported,
 )
-from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers
+from nvdra.claims import Facts, Group, Missing, NodeDevice, Refuse, Step, Steps, Teardown, answers
 from nvdra.gpu.admin import refused_device
-from nvdra.gpu.extents import DRIVER, extent, half_prepared_extents, holds
+from nvdra.gpu.extents import DRIVER, conflicts, extent, half_prepared_extents
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.groups import asked, groups
 from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.mig import MigDevice, MigSpec
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
-from nvdra.gpu.partitions import live, recorded
+from nvdra.gpu.partitions import current_device, live
 from nvdra.gpu.steps import interval_of, steps
 from nvdra.gpu.teardown import needs, teardown
 
@@ -61,14 +61,14 @@ class GpuDriver:
 
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def resolve(self, result: Result, node: Inventory) -> Device | Missing:
+    def resolve(self, result: Result, node: Inventory) -> NodeDevice | Missing:
         device = node.devices.get(result.device)
         return Missing(result.device, node.why_absent(result.device)) if device is None else device
 
     def forbids(self, result: Result, node: Inventory) -> str:
         return refused_device(asked(result, node.devices.get(result.device)))
 
-    def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
+    def group(self, members: Sequence[tuple[Result, NodeDevice]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
         return groups(members, configs, self.gates)
 
     def conflict(self, result: Result, other: Entry, node: Inventory) -> bool:
@@ -76,7 +76,7 @@ class GpuDriver:
         that had another minor number before a driver reload.
         """
         wanted = extent(result.device, node)
-        return wanted is not None and holds(other, wanted, node)
+        return wanted is not None and conflicts(other, wanted, node)
 
     def overlaps(self, result: Result, other: Entry, node: Inventory) -> bool:
         wanted = extent(result.device, node)
@@ -86,12 +86,14 @@ class GpuDriver:
         one, two = extent(device, node), extent(other, node)
         return one is not None and two is not None and one.overlaps(two)
 
-    def steps(self, claim: ClaimRef, groups: Sequence[Group], node: Inventory, checkpoint: Record) -> Steps | Refuse:
+    def steps(
+        self, claim: ClaimRef, groups: Sequence[Group], node: Inventory, checkpoint: Checkpoint
+    ) -> Steps | Refuse:
         return steps(claim, groups, node, checkpoint, self.gates)
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def teardown(self, claim: ClaimRef, entry: Entry, node: Inventory, checkpoint: Record) -> Teardown | Refuse:
+    def teardown(self, claim: ClaimRef, entry: Entry, node: Inventory, checkpoint: Checkpoint) -> Teardown | Refuse:
         return teardown(claim, entry, node, checkpoint, self.gates)
 
     def needs(self, step: Step, entry: Entry) -> bool:
@@ -103,7 +105,7 @@ class GpuDriver:
         devices = tuple(self._prepared(claim.uid, result, device, facts) for result, device in group.members)
         return PreparedGroup(devices, time_slice_applied=self._time_slice_applied(group, facts))
 
-    def concrete(self, device: Device, facts: Facts) -> Gpu | MigDevice:
+    def concrete(self, device: NodeDevice, facts: Facts) -> Gpu | MigDevice:
         made = facts[device.name] if isinstance(device, MigSpec) else device
         assert isinstance(made, Gpu | MigDevice)
         return made
@@ -114,7 +116,7 @@ class GpuDriver:
     def restore(self, entry: Entry, node: Inventory) -> tuple[tuple[Group, ...], Facts] | Missing:
         members = []
         for device in answers(entry):
-            found = None if isinstance(entry.prepared, Foreign) else recorded(device, node)
+            found = None if isinstance(entry.prepared, Unsupported) else current_device(device, node)
             if found is None:
                 return Missing(device.device, node.why_absent(device.device))
             result = Result(device.requests[0] if device.requests else "", DRIVER, device.pool, device.device)
@@ -153,7 +155,7 @@ class GpuDriver:
             case None:
                 return "unknown"
 
-    def _prepared(self, uid: str, result: Result, device: Device, facts: Facts) -> PreparedDevice:
+    def _prepared(self, uid: str, result: Result, device: NodeDevice, facts: Facts) -> PreparedDevice:
         made = self.concrete(device, facts)
         info: Info = PreparedGpu(made.uuid)
         if isinstance(made, MigDevice):

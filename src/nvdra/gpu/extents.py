@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nvdra.checkpoint import Entry, Foreign
+from nvdra.checkpoint import Entry, Unsupported
 from nvdra.claims import allocation, answers
 from nvdra.claims import exclusive_names as exclusive_names_of
 from nvdra.claims import names as names_of
@@ -80,9 +80,9 @@ def partitions(entry: Entry, inventory: Inventory) -> Iterator[tuple[MigName, st
                 yield name, "" if gpu is None else gpu.pci_bus_id
 
 
-def holds(entry: Entry, wanted: GpuExtent, inventory: Inventory) -> bool:
+def conflicts(entry: Entry, wanted: GpuExtent, inventory: Inventory) -> bool:
     """Whether a completed entry keeps others from this extent."""
-    if isinstance(entry.prepared, Foreign):
+    if isinstance(entry.prepared, Unsupported):
         return any(wanted.overlaps(held) for held in unsupported_extents(entry, entry.prepared, inventory))
     gpu = inventory.gpus.get(wanted.gpu)
     uuid_of_gpu = wanted.gpu if gpu is None else gpu.uuid
@@ -124,7 +124,7 @@ def _placement(name: MigName, address: str, inventory: Inventory) -> GpuExtent:
     return GpuExtent(address, range(name.start, name.start + (size or 1)))
 
 
-def unsupported_extents(entry: Entry, unsupported: Foreign, inventory: Inventory) -> Iterator[GpuExtent]:
+def unsupported_extents(entry: Entry, unsupported: Unsupported, inventory: Inventory) -> Iterator[GpuExtent]:
     """Full GPUs of this node that an unsupported entry holds, as MIG devices or passed through.
 
     A GPU that was passed through for a claim with admin access is away from its driver all the same.

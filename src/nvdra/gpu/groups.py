@@ -20,7 +20,7 @@ from nvdra.api.configs import (
 )
 from nvdra.api.gates import Gates
 from nvdra.claims import ConfigRefused, Group
-from nvdra.claims import Device as AnyDevice
+from nvdra.claims import NodeDevice as AnyDevice
 from nvdra.gpu.admin import Asked, refused_config
 from nvdra.gpu.extents import DRIVER
 from nvdra.gpu.gpu import Gpu

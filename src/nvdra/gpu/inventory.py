@@ -22,7 +22,7 @@ from nvdra.gpu.gpu import (
     pci_bus_id,
     version,
 )
-from nvdra.gpu.mig import Device, MigDevice, MigSpec, live, parent, specs
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, live, parent, specs
 from nvdra.gpu.mig_profile import Partitioning, partitioning
 from nvdra.gpu.names import GpuName, MigName, parse_name
 from nvdra.gpu.scan import GpuInstanceScan, GpuScan, LeftOut, NodeScan
@@ -41,14 +41,14 @@ _NONE_MADE = (
 
 _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 
-_NO_DEVICES: Mapping[str, Device] = MappingProxyType({})
+_NO_DEVICES: Mapping[str, GpuDevice] = MappingProxyType({})
 _NO_GPUS: Mapping[str, Gpu] = MappingProxyType({})
 _NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 _NO_SLICES: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class NotOffered:
+class NotPublished:
     """A GPU or partition that is there and not offered. `device` is its name, or what else is known of it."""
 
     device: str
@@ -77,8 +77,8 @@ class Inventory:
     memory_slices  how many a GPU has, by PCI address, where NVML told its MIG profiles
     """
 
-    devices: Mapping[str, Device] = field(default_factory=lambda: _NO_DEVICES)
-    not_offered: tuple[NotOffered, ...] = ()
+    devices: Mapping[str, GpuDevice] = field(default_factory=lambda: _NO_DEVICES)
+    not_published: tuple[NotPublished, ...] = ()
     unread: str = ""
     gpus: Mapping[str, Gpu] = field(default_factory=lambda: _NO_GPUS)
     partitions: Mapping[str, Partitions] = field(default_factory=lambda: _NO_PARTITIONS)
@@ -86,8 +86,8 @@ class Inventory:
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
-        for left in self.not_offered:
-            if _is_same_place(left.device, device):
+        for left in self.not_published:
+            if _is_same_placement(left.device, device):
                 return left.reason
         if self.unread:
             return self.unread
@@ -99,7 +99,7 @@ class Inventory:
                     return f"{GpuName(minor)} has no such MIG device now"
                 return f"{GpuName(minor)} is not partitioned: MIG mode is off"
         # A GPU that refused before it told its minor number may be the one.
-        unnamed = [f"{left.device}: {left.reason}" for left in self.not_offered if parse_name(left.device) is None]
+        unnamed = [f"{left.device}: {left.reason}" for left in self.not_published if parse_name(left.device) is None]
         return f"GPUs that are not offered: {'; '.join(unnamed)}" if unnamed else ""
 
     def counter_sets(self) -> tuple[Mapping[str, Any], ...]:
@@ -130,10 +130,10 @@ def from_scan(
     """
     gpus: dict[str, Gpu] = {}
     minors: dict[int, Gpu] = {}
-    devices: dict[str, Device] = {}
+    devices: dict[str, GpuDevice] = {}
     partitions: dict[str, Partitions] = {}
     memory_slices: dict[str, int] = {}
-    not_offered = [_refused(left) for left in scan.left_out]
+    not_published = [_refused(left) for left in scan.left_out]
     for seen in sorted(scan.gpus, key=lambda gpu: (gpu.minor, gpu.index)):
         if seen.name in _DISPLAYS:
             continue
@@ -144,21 +144,21 @@ def from_scan(
             if gpu.pci_bus_id in gpus:
                 raise OddDeviceError(f"{gpus[gpu.pci_bus_id].uuid} has PCI address {gpu.pci_bus_id} too")
         except OddDeviceError as odd:
-            not_offered.append(NotOffered(str(GpuName(seen.minor)), str(odd)))
+            not_published.append(NotPublished(str(GpuName(seen.minor)), str(odd)))
             continue
         gpus[gpu.pci_bus_id] = minors[gpu.minor] = gpu
         if seen.mig_mode is not None:
             partitions[gpu.pci_bus_id] = Partitions(_is_on(seen), seen.mig.instances)
             if sizes := [size for each in seen.mig.profiles for _, size in each.placements]:
                 memory_slices[gpu.pci_bus_id] = max(sizes)
-        for offered in _offered(gpu, seen):
-            if isinstance(offered, NotOffered):
-                not_offered.append(offered)
+        for offered in _published(gpu, seen):
+            if isinstance(offered, NotPublished):
+                not_published.append(offered)
             else:
                 devices[offered.name] = offered
     return Inventory(
         MappingProxyType(devices),
-        tuple(not_offered),
+        tuple(not_published),
         gpus=MappingProxyType(gpus),
         partitions=MappingProxyType(partitions),
         memory_slices=MappingProxyType(memory_slices),
@@ -171,7 +171,7 @@ def overlapping(inventory: Inventory, address: str, start: int, size: int) -> fr
     address   the GPU's
     """
 
-    def is_touched(device: Device) -> bool:
+    def is_touched(device: GpuDevice) -> bool:
         match device:
             case Gpu():
                 return True
@@ -182,7 +182,7 @@ def overlapping(inventory: Inventory, address: str, start: int, size: int) -> fr
     return frozenset(name for name, device in lying if is_touched(device))
 
 
-def _offered(gpu: Gpu, seen: GpuScan) -> Iterator[Device | NotOffered]:
+def _published(gpu: Gpu, seen: GpuScan) -> Iterator[GpuDevice | NotPublished]:
     """What is offered of a GPU: itself, its MIG devices, or itself and all that could be made of it."""
     if gpu.partitioning is not None:
         if gpu.partitioning.can_toggle or not _is_on(seen):
@@ -194,7 +194,7 @@ def _offered(gpu: Gpu, seen: GpuScan) -> Iterator[Device | NotOffered]:
         yield gpu
 
 
-def _live(gpu: Gpu, seen: GpuScan) -> Iterator[MigDevice | NotOffered]:
+def _live(gpu: Gpu, seen: GpuScan) -> Iterator[MigDevice | NotPublished]:
     profiles = {each.profile_id: each for each in seen.mig.profiles}
     are_any = False
     for instance in seen.mig.instances:
@@ -203,13 +203,13 @@ def _live(gpu: Gpu, seen: GpuScan) -> Iterator[MigDevice | NotOffered]:
         except OddDeviceError as odd:
             are_any = True
             name = MigName(gpu.minor, "unknown", instance.profile_id, instance.start)
-            yield NotOffered(str(name), str(odd))
+            yield NotPublished(str(name), str(odd))
         else:
             if device is not None:
                 are_any = True
                 yield device
     if not are_any:
-        yield NotOffered(gpu.name, _NONE_MADE)
+        yield NotPublished(gpu.name, _NONE_MADE)
 
 
 def _is_on(seen: GpuScan) -> bool:
@@ -249,7 +249,7 @@ def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts], made: Parti
     )
 
 
-def _is_same_place(one: str, other: str) -> bool:
+def _is_same_placement(one: str, other: str) -> bool:
     """Whether two names name one device: a profile's text is for people, its id tells."""
     if one == other:
         return True
@@ -260,11 +260,11 @@ def _is_same_place(one: str, other: str) -> bool:
             return False
 
 
-def _refused(left: LeftOut) -> NotOffered:
+def _refused(left: LeftOut) -> NotPublished:
     device = left.uuid or f"GPU with index {left.index}"
     if left.minor is not None:
         device = str(GpuName(left.minor))
-    return NotOffered(device, f"{left.function}: {left.text} ({left.code})")
+    return NotPublished(device, f"{left.function}: {left.text} ({left.code})")
 
 
 def _clip(text: str) -> str:

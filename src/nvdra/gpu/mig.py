@@ -46,10 +46,10 @@ class MigDevice:
         return str(MigName(self.parent.minor, self.profile.name_text, self.profile.profile_id, self.start))
 
 
-Device = Gpu | MigSpec | MigDevice
+GpuDevice = Gpu | MigSpec | MigDevice
 
 
-def parent(device: Device) -> Gpu:
+def parent(device: GpuDevice) -> Gpu:
     """The GPU a device is or lies on."""
     return device if isinstance(device, Gpu) else device.parent
 

@@ -1,6 +1,6 @@
 """Device names: what a device is called in a ResourceSlice, and what a name says of its device.
 
-Names are contract: claims, records and CDI ids carry them across releases.
+Names are contract: claims, checkpoints and CDI ids carry them across releases.
 """
 
 from __future__ import annotations

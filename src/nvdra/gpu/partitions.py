@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from nvdra.api.claim import ClaimRef
-from nvdra.checkpoint import PreparedDevice, Record
+from nvdra.checkpoint import Checkpoint, PreparedDevice
 from nvdra.claims import answers
 from nvdra.gpu.extents import GpuExtent, exclusive_names, partitions
 from nvdra.gpu.gpu import Gpu
@@ -35,7 +35,7 @@ class UnmanagedPartition:
         return f"GPU instance {self.gi_id} (profile {self.profile_id}, {slices}) of {self.gpu.name} ({self.gpu.uuid})"
 
 
-def unmanaged_partitions(inventory: Inventory, record: Record) -> tuple[UnmanagedPartition, ...]:
+def unmanaged_partitions(inventory: Inventory, checkpoint: Checkpoint) -> tuple[UnmanagedPartition, ...]:
     """Partitions that this driver did not make, on GPUs that are partitioned on demand."""
     standing = [
         UnmanagedPartition(gpu, instance.gi_id, instance.profile_id, instance.start, instance.size)
@@ -47,14 +47,14 @@ def unmanaged_partitions(inventory: Inventory, record: Record) -> tuple[Unmanage
         return ()
     ours = {
         (gpu, name.profile_id, name.start)
-        for entry in record.entries.values()
+        for entry in checkpoint.entries.values()
         for name, gpu in partitions(entry, inventory)
     }
     return tuple(seen for seen in standing if (seen.gpu.pci_bus_id, seen.profile_id, seen.start) not in ours)
 
 
 def partitions_of_others(
-    wanted: Set[str], claim: ClaimRef, record: Record, inventory: Inventory
+    wanted: Set[str], claim: ClaimRef, checkpoint: Checkpoint, inventory: Inventory
 ) -> dict[str, MigDevice]:
     """Those of the devices wanted that other completed claims have, by name: one more claim for them makes nothing.
 
@@ -63,16 +63,16 @@ def partitions_of_others(
     """
     return {
         device.device: known
-        for uid, entry in record.entries.items()
+        for uid, entry in checkpoint.entries.items()
         if uid != claim.uid and entry.state == "PrepareCompleted"
         for device in answers(entry)
         if device.device in wanted
-        and isinstance(known := recorded(device, inventory), MigDevice)
+        and isinstance(known := current_device(device, inventory), MigDevice)
         and (device.device in exclusive_names(entry) or live(device.device, inventory) == known)
     }
 
 
-def recorded(device: PreparedDevice, inventory: Inventory) -> Gpu | MigDevice | None:
+def current_device(device: PreparedDevice, inventory: Inventory) -> Gpu | MigDevice | None:
     """The device behind an answer, as this node knows it now; None if it does not know it, or only as another one."""
     here = inventory.devices.get(device.device)
     if here is not None and not isinstance(here, MigSpec):

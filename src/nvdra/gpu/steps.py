@@ -12,7 +12,7 @@ from typing import ClassVar
 from nvdra.api.claim import ClaimRef
 from nvdra.api.configs import INTERVALS, TIME_SLICING, GpuConfig
 from nvdra.api.gates import TIME_SLICING_SETTINGS, Gates
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Group, Refuse, Steps, unable
 from nvdra.gpu.extents import extent
 from nvdra.gpu.gpu import Gpu
@@ -97,14 +97,14 @@ def create_partition(made: MigSpec | MigDevice, uuid: str = "") -> CreatePartiti
 
 
 def steps(
-    claim: ClaimRef, groups: Sequence[Group], inventory: Inventory, record: Record, gates: Gates
+    claim: ClaimRef, groups: Sequence[Group], inventory: Inventory, checkpoint: Checkpoint, gates: Gates
 ) -> Steps | Refuse:
     """What must be done to GPUs before these groups' devices can be handed out."""
     # A device stands in a claim as often as it has results; its partition is made once.
     devices = {device.name: device for group in groups for _, device in group.members}
     used = {device.name: device for group in groups for result, device in group.members if not result.admin_access}
     specs = {name for name, device in devices.items() if isinstance(device, MigSpec)}
-    made = partitions_of_others(specs, claim, record, inventory) if specs else {}
+    made = partitions_of_others(specs, claim, checkpoint, inventory) if specs else {}
     found: list[CreatePartition | LeaveMigMode] = []
     for name, device in used.items():
         match device:
@@ -114,7 +114,7 @@ def steps(
                 found.append(LeaveMigMode(device))
             case _:
                 pass
-    if found and (refuse := _unmanaged(claim, found, inventory, record)):
+    if found and (refuse := _unmanaged(claim, found, inventory, checkpoint)):
         return refuse
     shared = tuple(create_partition(device, device.uuid) for device in made.values())
     slices = time_slices(claim, groups, gates)
@@ -156,9 +156,9 @@ def _is_partitioned(gpu: Gpu, inventory: Inventory) -> bool:
 
 
 def _unmanaged(
-    claim: ClaimRef, found: Iterable[CreatePartition | LeaveMigMode], inventory: Inventory, record: Record
+    claim: ClaimRef, found: Iterable[CreatePartition | LeaveMigMode], inventory: Inventory, checkpoint: Checkpoint
 ) -> Refuse | None:
-    unmanaged = unmanaged_partitions(inventory, record)
+    unmanaged = unmanaged_partitions(inventory, checkpoint)
     for step in found:
         name = step.device if isinstance(step, CreatePartition) else step.gpu.name
         wanted = extent(name, inventory)

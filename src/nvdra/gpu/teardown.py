@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from nvdra.api.claim import ClaimRef
 from nvdra.api.configs import TIME_SLICING, ConfigError, GpuConfig, decode
 from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
-from nvdra.checkpoint import Entry, Foreign, PreparedGroup, Record
+from nvdra.checkpoint import Checkpoint, Entry, PreparedGroup, Unsupported
 from nvdra.claims import Refuse, Teardown, allocation, answers
 from nvdra.gpu.extents import DRIVER, exclusive_names, partitions
 from nvdra.gpu.gpu import Gpu
@@ -27,7 +27,9 @@ _KINDS = {
 }
 
 
-def teardown(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record, gates: Gates) -> Teardown | Refuse:
+def teardown(
+    claim: ClaimRef, entry: Entry, inventory: Inventory, checkpoint: Checkpoint, gates: Gates
+) -> Teardown | Refuse:
     """The steps to roll back for `entry` of `claim`; none where nothing of it lies on hardware."""
     if refuse := _unsupported(claim, entry):
         return refuse
@@ -39,14 +41,14 @@ def teardown(claim: ClaimRef, entry: Entry, inventory: Inventory, record: Record
         if isinstance(created, Refuse):
             return created
         for step in created:
-            (shared if _is_shared(step, claim, record) else steps).append(step)
+            (shared if _is_shared(step, claim, checkpoint) else steps).append(step)
     if gates.enabled(TIME_SLICING_SETTINGS):
         sliced = _sliced(claim, entry, inventory)
         if isinstance(sliced, Refuse):
             return sliced
         for slice_step in sliced:
-            (shared if _is_shared(slice_step, claim, record) else steps).append(slice_step)
-    return Teardown(tuple(steps), tuple(shared), _notes(claim, entry, on_gpus, gates), holds=bool(on_gpus))
+            (shared if _is_shared(slice_step, claim, checkpoint) else steps).append(slice_step)
+    return Teardown(tuple(steps), tuple(shared), _notes(claim, entry, on_gpus, gates), blocks_others=bool(on_gpus))
 
 
 def needs(step: object, entry: Entry) -> bool:
@@ -62,9 +64,9 @@ def needs(step: object, entry: Entry) -> bool:
             return False
 
 
-def _is_shared(step: CreatePartition | SetTimeSlice, claim: ClaimRef, record: Record) -> bool:
+def _is_shared(step: CreatePartition | SetTimeSlice, claim: ClaimRef, checkpoint: Checkpoint) -> bool:
     """Whether another claim needs the step too."""
-    return any(needs(step, entry) for uid, entry in record.entries.items() if uid != claim.uid)
+    return any(needs(step, entry) for uid, entry in checkpoint.entries.items() if uid != claim.uid)
 
 
 def _created(
@@ -110,7 +112,7 @@ def _sliced(claim: ClaimRef, entry: Entry, inventory: Inventory) -> list[SetTime
 
 def _sliced_uuids(entry: Entry) -> Iterator[str]:
     """UUIDs of full GPUs that a prepared entry set a time slice on."""
-    if isinstance(entry.prepared, Foreign):
+    if isinstance(entry.prepared, Unsupported):
         return
     for group in entry.prepared:
         if not isinstance(group, PreparedGroup) or group.time_slice_applied is False:
@@ -153,7 +155,7 @@ def _asks_for_slice(parameters: bytes) -> bool:
 def _unsupported(claim: ClaimRef, entry: Entry) -> Refuse | None:
     """Why this release leaves the entry to another one; None if it can give everything back."""
     held: tuple[str, ...]
-    if isinstance(entry.prepared, Foreign):
+    if isinstance(entry.prepared, Unsupported):
         kinds, held = entry.prepared.kinds, entry.prepared.device_names
     elif entry.state == "PrepareStarted":
         # The entry holds only the allocation: a bound GPU may have been left half prepared.
@@ -175,7 +177,7 @@ def _unsupported(claim: ClaimRef, entry: Entry) -> Refuse | None:
 
 def _notes(claim: ClaimRef, entry: Entry, on_gpus: tuple[tuple[MigName, str], ...], gates: Gates) -> tuple[str, ...]:
     notes: list[str] = []
-    for group in entry.prepared if not isinstance(entry.prepared, Foreign) else ():
+    for group in entry.prepared if not isinstance(entry.prepared, Unsupported) else ():
         if isinstance(group, PreparedGroup) and group.time_slice_applied and not gates.enabled(TIME_SLICING_SETTINGS):
             gpus = ", ".join(device.uuid for device in group.devices)
             notes.append(
@@ -192,7 +194,7 @@ def _is_read_whole(inventory: Inventory) -> bool:
     return not inventory.unread and all(
         isinstance(name := parse_name(left.device), GpuName | MigName)
         and inventory.by_minor(name.minor if isinstance(name, GpuName) else name.parent_minor) is not None
-        for left in inventory.not_offered
+        for left in inventory.not_published
     )
 
 

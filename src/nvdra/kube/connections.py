@@ -23,7 +23,7 @@ from nvdra.kube.tls import Tls
 # The API server closes a connection after 90 idle seconds: one this old is not worth a try.
 _IDLE_S = 85.0
 # A handshake costs both sides more than most exchanges: while some are under way, their end is waited for this long.
-PATIENCE_S = 0.02
+REUSE_WAIT_S = 0.02
 # Calls that wait for a connection wait behind one that is being opened.
 OPEN_S = 10.0
 # Connections opened at a time where the server closes each after its answer: none comes free there.
@@ -209,7 +209,7 @@ class Connections:
         assert me is not None
         while True:
             if self._under_way and not self._closes_each:
-                await asyncio.sleep(PATIENCE_S)
+                await asyncio.sleep(REUSE_WAIT_S)
             if len(self._opening) > self._to_open():
                 # At once: a call that comes next counts only the tasks that go on.
                 self._opening.discard(me)

@@ -8,7 +8,7 @@ from nvdra.kubelet.answers import AnswerDevice, Failed, Failure, PrepareAnswer, 
 from nvdra.kubelet.health import HealthService
 from nvdra.kubelet.paths import SocketPaths, found_paths, keeps_two, socket_paths
 from nvdra.kubelet.plugin import Plugin, Prepare, Unprepare
-from nvdra.kubelet.registration import Patience, Registration
+from nvdra.kubelet.registration import Registration, RetryPolicy
 from nvdra.kubelet.sockets import SocketPathError
 from nvdra.kubelet.transport import time_left_s
 
@@ -17,11 +17,11 @@ __all__ = [
     "Failed",
     "Failure",
     "HealthService",
-    "Patience",
     "Plugin",
     "Prepare",
     "PrepareAnswer",
     "Registration",
+    "RetryPolicy",
     "SocketPathError",
     "SocketPaths",
     "Unprepare",

@@ -14,7 +14,7 @@ Version: TypeAlias = Literal["v1", "v1beta1"]
 
 
 class AnswerDevice(Protocol):
-    """One prepared device, as the record keeps it (checkpoint.PreparedDevice).
+    """One prepared device, as the checkpoint keeps it (checkpoint.PreparedDevice).
 
     requests   in full form ("req" or "req/sub"); kubelet is told the base names
     """

@@ -16,7 +16,7 @@ from nvdra.kubelet.transport import NETWORK_OPTIONS, Client, RpcError, Server
 CHECK = "/grpc.health.v1.Health/Check"
 SERVICES = ("", "liveness")
 # The chart's probes wait 10 s; what takes longer than this is not healthy.
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
 class HealthService:
@@ -87,7 +87,7 @@ class HealthService:
     async def _ask(self, what: str, path: str, rpc: str) -> tuple[bytes, str]:
         client = Client(f"unix:{path}")
         try:
-            return await client.call(rpc, timeout_s=PATIENCE_S, metadata=PROBE_METADATA), ""
+            return await client.call(rpc, timeout_s=TIMEOUT_S, metadata=PROBE_METADATA), ""
         except RpcError as error:
             return b"", f"{what} socket {path}: {error}"
         finally:

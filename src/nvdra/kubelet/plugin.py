@@ -22,7 +22,7 @@ from nvdra.api import ClaimRef
 from nvdra.kubelet import answers
 from nvdra.kubelet.answers import Failure, PrepareAnswer, UnprepareAnswer, Version
 from nvdra.kubelet.paths import SocketPaths
-from nvdra.kubelet.registration import Patience, Registration
+from nvdra.kubelet.registration import Registration, RetryPolicy
 from nvdra.kubelet.sockets import Bound, Life, gone, hidden_beside, probe, sweep
 from nvdra.kubelet.succession import MEET, Succession
 from nvdra.kubelet.transport import Method, RpcError, Server
@@ -56,7 +56,7 @@ class Plugin:
         unprepare: Unprepare,
         on_registered: Callable[[], None] = lambda: None,
         on_change: Callable[[], None] = lambda: None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         self.paths = paths
         self.standing_by_for = ""  # the socket of a live instance that this one waits for
@@ -83,7 +83,7 @@ class Plugin:
             versions=[f"{version}.DRAPlugin" for version in VERSIONS],
             on_registered=self._registered,
             on_refused=on_change,
-            patience=patience,
+            retry_policy=retry_policy,
             also={MEET: self._succession.answer},
         )
 
@@ -214,8 +214,8 @@ class Plugin:
     async def _answered(self, path: str, refs: Sequence[ClaimRef], work: Callable[..., Any]) -> Mapping[str, Any]:
         """Have `work` done for a call, which may be cancelled; what the work began goes on."""
         number = next(self._numbers)
-        is_told = telemetry.enabled(6)
-        if is_told:
+        is_logged = telemetry.enabled(6)
+        if is_logged:
             telemetry.info(6, "Request", method=path, requestID=number, claims=[str(ref) for ref in refs])
         call = asyncio.current_task()
         assert call is not None
@@ -227,7 +227,7 @@ class Plugin:
             raise
         finally:
             self._calls.discard(call)
-        if is_told:
+        if is_logged:
             failed = {uid: a.error for uid, a in outcome.items() if a is not None and not isinstance(a, tuple)}
             telemetry.info(6, "Response", method=path, requestID=number, failed=failed)
         return outcome

@@ -24,7 +24,7 @@ PROBE_METADATA: Metadata = {"nvdra-probe": "1"}
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long a registration may stay without success before the socket is announced again.
 
     answer_s      after GetInfo, for NotifyRegistrationStatus (kubelet itself allows 5 s for the call)
@@ -33,7 +33,7 @@ class Patience:
     """
 
     answer_s: float = 15.0
-    again_s: float = 5.0
+    repeat_s: float = 5.0
     at_most_s: float = 120.0
 
 
@@ -55,7 +55,7 @@ class Registration:
         versions: Sequence[str],
         on_registered: Callable[[], None],
         on_refused: Callable[[], None],
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         also: Mapping[str, ThreadMethod] | None = None,
     ) -> None:
         self.path = path
@@ -67,9 +67,9 @@ class Registration:
         ).SerializeToString(deterministic=True)
         self._on_registered = on_registered
         self._on_refused = on_refused
-        self._patience = patience or Patience()
+        self._retry_policy = retry_policy or RetryPolicy()
         self._also = dict(also or {})
-        self._pause_s = self._patience.again_s
+        self._pause_s = self._retry_policy.repeat_s
         self._server: ThreadServer | None = None
         self._bound: Bound | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -126,7 +126,7 @@ class Registration:
 
     def _asked(self) -> None:
         telemetry.info(6, "GetInfo", endpoint=self.path)
-        self._announce_after(self._patience.answer_s, "kubelet asked for this driver but did not register it")
+        self._announce_after(self._retry_policy.answer_s, "kubelet asked for this driver but did not register it")
 
     def _told(self, is_registered: bool, error: str) -> None:
         self.is_registered = is_registered
@@ -135,12 +135,12 @@ class Registration:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._pause_s = self._patience.again_s
+            self._pause_s = self._retry_policy.repeat_s
             self._on_registered()
             return
         telemetry.error("Kubelet refused the registration", error, driver=self._driver)
         self._announce_after(self._pause_s, "kubelet refused the registration")
-        self._pause_s = min(self._pause_s * 2, self._patience.at_most_s)
+        self._pause_s = min(self._pause_s * 2, self._retry_policy.at_most_s)
         self._on_refused()
 
     def _announce_after(self, seconds: float, why: str) -> None:
@@ -158,7 +158,7 @@ class Registration:
             done = self._bound.announce_again(hidden_beside(self.path, self._driver))
         except OSError as error:
             telemetry.error("Cannot announce the registration socket again", error, path=self.path)
-            self._announce_after(self._patience.at_most_s, why)
+            self._announce_after(self._retry_policy.at_most_s, why)
             return
         if done:
             telemetry.warning("Announcing the registration socket again", reason=why, path=self.path)

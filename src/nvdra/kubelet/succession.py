@@ -21,7 +21,7 @@ from nvdra.kubelet.transport import Client, Metadata, RpcError
 
 # On the registration socket. Other drivers' instances do not know it, the Go driver's included.
 MEET = "/nvdra.Instance/Meet"
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Succession:
     async def _meet(self, registration: str) -> Introduction | None:
         client = Client(f"unix:{registration}")
         try:
-            return Introduction.read(await client.call(MEET, self._me.content(), timeout_s=PATIENCE_S))
+            return Introduction.read(await client.call(MEET, self._me.content(), timeout_s=TIMEOUT_S))
         except (RpcError, ValueError) as error:
             telemetry.info(4, "Another instance does not introduce itself", path=registration, cause=str(error))
             return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nvdra import cdi, claims
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsMissing, EditsProvider
 
@@ -33,9 +33,9 @@ class CdiFiles:
         edits = [(name, self._edits(device)) for name, device in devices.items()]
         return cdi.render_claim(self.files.kind, self.edits.common, edits)
 
-    def is_whole(self, uid: str, record: Record) -> bool:
+    def is_whole(self, uid: str, checkpoint: Checkpoint) -> bool:
         """Whether the claim's file is there and says what it should. Of a claim that is not completed: is there."""
-        entry = record.entries.get(uid)
+        entry = checkpoint.entries.get(uid)
         if entry is None or entry.state != "PrepareCompleted":
             return self.files.exists(uid)
         return self.is_current(uid, entry, self.sealed(uid, entry))
@@ -50,7 +50,7 @@ class CdiFiles:
             return True  # it needs none
         if sealed is None:
             return self._names_what_is_there(uid)
-        if not self.edits.is_at_hand(concrete(sealed)):
+        if not self.edits.is_available(concrete(sealed)):
             return False
         try:
             return self.files.read(uid) == self.content(sealed.cdi_devices)
@@ -69,6 +69,6 @@ class CdiFiles:
         return not self.edits.gone(document)
 
 
-def concrete(sealed: claims.Sealed) -> tuple[claims.Device, ...]:
+def concrete(sealed: claims.Sealed) -> tuple[claims.NodeDevice, ...]:
     """The devices that containers of the claim are given."""
     return tuple(each.device for each in sealed.cdi_devices.values())

@@ -18,8 +18,8 @@ from nvdra import claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Entry
 from nvdra.kubelet import time_left_s
+from nvdra.node.checkpoint_writer import CheckpointError
 from nvdra.node.context import ClaimContext
-from nvdra.node.ledger import LedgerError
 from nvdra.node.prepare_flow import Answers, PrepareFlow
 from nvdra.node.unprepare_flow import UnprepareFlow
 from nvdra.ports import ApiError, Clock
@@ -87,7 +87,7 @@ class ClaimService:
         call_timeout_s: float = CALL_TIMEOUT_S,
     ) -> None:
         self._context = context
-        self._ledger = context.ledger
+        self._checkpoint_writer = context.checkpoint_writer
         self._clock = clock
         self._source = source
         self._metrics = metrics
@@ -100,7 +100,7 @@ class ClaimService:
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Prepared]:
         """One answer per claim; one bad claim never takes the others down."""
         known = [ref for ref in refs if ref.uid not in self._owned and self._prepare.is_prepared(ref.uid)]
-        found = dict(zip((ref.uid for ref in known), await _all(map(self._again, known)), strict=True))
+        found = dict(zip((ref.uid for ref in known), await _all(map(self._answer_if_prepared, known)), strict=True))
         answers: dict[str, Prepared] = {uid: again for uid, again in found.items() if isinstance(again, tuple)}
         if others := [ref for ref in refs if ref.uid not in answers]:
             silence = {uid: error for uid, error in found.items() if isinstance(error, ApiError)}
@@ -206,11 +206,11 @@ class ClaimService:
 
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _again(self, ref: ClaimRef) -> Answers | ApiError | None:
+    async def _answer_if_prepared(self, ref: ClaimRef) -> Answers | ApiError | None:
         """The devices of a prepared claim; None if it is not prepared as the API server has it.
 
         It changes nothing, so it needs neither the claim nor the locks. The server's cache will do: old news can only
-        repeat what the record says. The error, if the server does not answer in time.
+        repeat what the checkpoint says. The error, if the server does not answer in time.
         """
         with self._metrics.serving("prepare"):
             began = self._clock.now()
@@ -223,11 +223,11 @@ class ClaimService:
                 return None
         if answers is not None:
             # The answer goes out first.
-            asyncio.get_running_loop().call_soon(self._told_again, ref, answers, self._clock.now() - began)
+            asyncio.get_running_loop().call_soon(self._log_answered, ref, answers, self._clock.now() - began)
         return answers
 
-    def _told_again(self, ref: ClaimRef, answers: Answers, seconds: float) -> None:
-        _tell(ref, answers)
+    def _log_answered(self, ref: ClaimRef, answers: Answers, seconds: float) -> None:
+        _log_prepared(ref, answers)
         self._metrics.succeeded("prepare", seconds)
 
     async def _prepare_all(self, silence: Mapping[str, ApiError], refs: list[ClaimRef]) -> None:
@@ -240,7 +240,7 @@ class ClaimService:
         """The claim for the next batch, which waits for it a little. `silence`: the server was asked just now."""
         if silence is not None:
             return silence
-        with self._ledger.coming():
+        with self._checkpoint_writer.coming():
             return await self._fetch(ref)
 
     async def _fetch(self, ref: ClaimRef, *, cached: bool = False) -> Fetched:
@@ -260,9 +260,9 @@ class ClaimService:
                         continue
                 return error
             except ClaimError as error:
-                # What is no claim is no answer: a prepared claim is answered from the record.
-                is_told = error.kind == "unallocated" and ref.has_name_of(error.ref)
-                return str(error) if is_told else ApiError(0, "", str(error))
+                # What is no claim is no answer: a prepared claim is answered from the checkpoint.
+                is_definite = error.kind == "unallocated" and ref.has_name_of(error.ref)
+                return str(error) if is_definite else ApiError(0, "", str(error))
             except Exception as error:  # one claim's, not the call's
                 telemetry.error("Fetching a claim failed unexpectedly", error, claim=str(ref))
                 return f"internal error: {type(error).__name__}: {error}"
@@ -281,20 +281,20 @@ class ClaimService:
                     answer = await self._prepare.answer_from_checkpoint(ref, _not_retrieved(ref, fetched))
                     if isinstance(answer, tuple):
                         telemetry.warning(
-                            "Answered a prepared claim from the record", claim=str(ref), cause=fetched.message
+                            "Answered a prepared claim from the checkpoint", claim=str(ref), cause=fetched.message
                         )
                 case ApiError():
                     return self._failed(ref, _not_retrieved(ref, fetched))
                 case _:
                     return self._failed(ref, fetched)
-        except LedgerError as error:
+        except CheckpointError as error:
             return self._failed(ref, str(error), kind="lock_acquire" if error.lock else "prepare_devices")
         except Exception as error:  # one bad claim never ends the process
             telemetry.error("Preparing a claim failed unexpectedly", error, claim=str(ref))
             return self._failed(ref, f"internal error: {type(error).__name__}: {error}")
         if isinstance(answer, claims.Refuse):
             return self._failed(ref, answer.reason, permanent=answer.permanent)
-        _tell(ref, answer)
+        _log_prepared(ref, answer)
         return answer
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -305,7 +305,7 @@ class ClaimService:
     async def _unprepare_one(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
         try:
             release = await self._unprepare.unprepare(ref, only)
-        except LedgerError as error:
+        except CheckpointError as error:
             return self._not_unprepared(ref, str(error), "lock_acquire" if error.lock else "unprepare_devices")
         except Exception as error:
             telemetry.error("Unpreparing a claim failed unexpectedly", error, claim=str(ref))
@@ -366,7 +366,7 @@ class ClaimService:
         return Failure(text, kind)
 
 
-def _tell(ref: ClaimRef, answers: Answers) -> None:
+def _log_prepared(ref: ClaimRef, answers: Answers) -> None:
     telemetry.info(1, "Prepared devices for claim", claim=str(ref), devices=[answer.device for answer in answers])
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from nvdra.claims import Driver
 from nvdra.node.cdi_files import CdiFiles
+from nvdra.node.checkpoint_writer import CheckpointWriter
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsProvider
-from nvdra.node.ledger import Ledger
 from nvdra.node.locks import ResourceLocks
 from nvdra.node.steps import StepRunner
 from nvdra.node.work import WorkRegistry
@@ -30,7 +30,7 @@ class ClaimContext:
     pool: str
     files: ClaimFiles
     edits: EditsProvider
-    ledger: Ledger
+    checkpoint_writer: CheckpointWriter
     locks: ResourceLocks
     runner: StepRunner
     work: WorkRegistry

@@ -15,7 +15,7 @@ class EditsMissing(Exception):
 class EditsProvider(Protocol):
     """Supplies the container edits of a driver's devices. Devices are the driver's own values."""
 
-    def is_at_hand(self, devices: Iterable[Any]) -> bool:
+    def is_available(self, devices: Iterable[Any]) -> bool:
         """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
         ...
 

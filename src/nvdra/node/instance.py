@@ -8,7 +8,7 @@ from nvdra.kubelet import SocketPaths, keeps_two, socket_paths
 from nvdra.ports import ApiError, Kube, Resource
 
 # A node comes up without its API server too: then one instance waits for the other, which is never wrong.
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 _NODES = Resource("", "v1", "nodes", namespaced=False)
 
 
@@ -22,7 +22,7 @@ async def instance_paths(
     if not pod_uid:
         return fixed
     try:
-        node = document(await kube.get(_NODES, node_name, timeout_s=PATIENCE_S))
+        node = document(await kube.get(_NODES, node_name, timeout_s=TIMEOUT_S))
         version = str(node["status"]["nodeInfo"]["kubeletVersion"])
     except (ApiError, KeyError, TypeError) as error:
         telemetry.warning("Kubelet's version cannot be read, taking the sockets' fixed names", cause=repr(error))

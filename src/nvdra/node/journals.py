@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from functools import partial
 
 from nvdra import telemetry
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
+from nvdra.node.checkpoint_writer import Change, CheckpointError
 from nvdra.node.context import ClaimContext
-from nvdra.node.ledger import Change, LedgerError
 from nvdra.ports import LockError
 
 # Stands for a claim where locks want one.
@@ -19,15 +19,15 @@ async def trim_journals(context: ClaimContext, resources: Iterable[str]) -> None
     """Drop lines of claims that are neither half prepared nor being worked on; a busy resource is left alone."""
     for resource in resources:
         try:
-            await context.ledger.submit(partial(_trim, context, resource))
-        except (LedgerError, LockError) as error:
+            await context.checkpoint_writer.submit(partial(_trim, context, resource))
+        except (CheckpointError, LockError) as error:
             telemetry.warning("A lock journal cannot be read now", resource=resource, cause=str(error))
         finally:
             context.locks.give_back(_SELF, is_done=True)
 
 
-def _trim(context: ClaimContext, resource: str, record: Record) -> Change[None]:
+def _trim(context: ClaimContext, resource: str, checkpoint: Checkpoint) -> Change[None]:
     if context.locks.try_take(_SELF, (resource,)):
-        begun = {uid for uid, entry in record.entries.items() if entry.state == "PrepareStarted"}
-        context.locks.forget_others(resource, begun, record.entries.keys() - begun)
+        begun = {uid for uid, entry in checkpoint.entries.items() if entry.state == "PrepareStarted"}
+        context.locks.forget_others(resource, begun, checkpoint.entries.keys() - begun)
     return Change(None)

@@ -129,7 +129,7 @@ class ResourceLocks:
         taken = self._taken.pop(claim, frozenset())
         if is_done:
             for resource in taken:
-                _strike(claim, self._held[resource], keeps_previous=is_prepared)
+                _end_claim(claim, self._held[resource], keeps_previous=is_prepared)
         self._drop(claim, taken)
 
     def _drop(self, claim: str, resources: Iterable[str]) -> None:
@@ -223,7 +223,7 @@ class ResourceLocks:
         """
         held = self._held[resource]
         for claim in [claim for claim in held.journal if claim not in begun and claim not in held.claims]:
-            _strike(claim, held, keeps_previous=claim in prepared)
+            _end_claim(claim, held, keeps_previous=claim in prepared)
 
 
 def _close(locks: Iterable[Lock]) -> None:
@@ -231,7 +231,7 @@ def _close(locks: Iterable[Lock]) -> None:
         lock.close()
 
 
-def _strike(claim: str, held: _Held, *, keeps_previous: bool) -> None:
+def _end_claim(claim: str, held: _Held, *, keeps_previous: bool) -> None:
     """Remove the claim's lines; with `keeps_previous` those that name a previous state stay."""
     if (lines := held.journal.get(claim)) is None:
         return

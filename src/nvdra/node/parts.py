@@ -6,15 +6,15 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Driver
+from nvdra.node.checkpoint_file import CheckpointFile
+from nvdra.node.checkpoint_writer import CheckpointWriter
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.claim_service import ClaimService, ClaimSource
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
-from nvdra.node.ledger import Ledger
 from nvdra.node.locks import ResourceLocks
-from nvdra.node.record_file import RecordFile
 from nvdra.node.steps import Actor, StepRunner
 from nvdra.node.sweep import ClaimLister, Sweep
 from nvdra.node.work import WorkRegistry
@@ -39,7 +39,7 @@ class ClaimParts:
     """What prepares claims, unprepares them, and sweeps what is left of them. Nothing is started."""
 
     context: ClaimContext
-    record_file: RecordFile
+    checkpoint_file: CheckpointFile
     service: ClaimService
     sweep: Sweep
 
@@ -54,9 +54,9 @@ def claim_context(
     node: Callable[[], Any],
     *,
     rescan: Callable[[], Coroutine[Any, Any, None]],
-    on_record: Callable[[Record], None] = lambda _record: None,
+    on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
     former_locks: Callable[[str], Iterable[str]] = lambda _resource: (),
-) -> tuple[ClaimContext, RecordFile]:
+) -> tuple[ClaimContext, CheckpointFile]:
     """One driver on this node.
 
     actors        by `Step.kind`
@@ -64,32 +64,32 @@ def claim_context(
     former_locks  names that a resource's lock had in earlier releases
     """
     files = ClaimFiles(host, paths.cdi_root, driver.cdi)
-    record_file = RecordFile(host, paths.plugin_dir, lambda: bool(files.uids()), driver.schema)
+    checkpoint_file = CheckpointFile(host, paths.plugin_dir, lambda: bool(files.uids()), driver.schema)
     locks = ResourceLocks(host, paths.plugin_dir, former_locks)
     context = ClaimContext(
         driver=driver,
         pool=pool,
         files=files,
         edits=edits,
-        ledger=Ledger(host, record_file, paths.plugin_dir, on_record),
+        checkpoint_writer=CheckpointWriter(host, checkpoint_file, paths.plugin_dir, on_checkpoint),
         locks=locks,
         runner=StepRunner(locks, actors),
         work=WorkRegistry(),
         node=node,
         rescan=rescan,
     )
-    return context, record_file
+    return context, checkpoint_file
 
 
 def claim_parts(
     context: ClaimContext,
-    record_file: RecordFile,
+    checkpoint_file: CheckpointFile,
     host: Host,
     clock: Clock,
     source: Source,
     metrics: DriverMetrics,
 ) -> ClaimParts:
     """What serves the driver's claims."""
-    sweep = Sweep(context, host, clock, record_file, source, lambda: service)
+    sweep = Sweep(context, host, clock, checkpoint_file, source, lambda: service)
     service = ClaimService(context, source, clock, sweep.unsettled, metrics)
-    return ClaimParts(context, record_file, service, sweep)
+    return ClaimParts(context, checkpoint_file, service, sweep)

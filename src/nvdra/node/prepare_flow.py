@@ -13,11 +13,11 @@ from typing import Any, assert_never
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
-from nvdra.checkpoint import Entry, PreparedDevice, Record
+from nvdra.checkpoint import Checkpoint, Entry, PreparedDevice
 from nvdra.node.cdi_files import REWRITTEN, concrete
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsMissing
-from nvdra.node.ledger import Change
 from nvdra.node.locks import Busy
 from nvdra.node.steps import StepFailed
 from nvdra.node.unprepare_flow import UnprepareFlow
@@ -33,7 +33,7 @@ Answers = tuple[PreparedDevice, ...]
 class _EditsNeeded:
     """A CDI file must be written, and the edits of these devices are not at hand."""
 
-    devices: tuple[claims.Device, ...]
+    devices: tuple[claims.NodeDevice, ...]
 
 
 _Unresolved = claims.NeedsSteps | claims.RollBackFirst | claims.WaitForClaim | Busy | _EditsNeeded
@@ -60,7 +60,7 @@ class PrepareFlow:
         self._roll_back_other = roll_back
 
     async def prepare(self, claim: Claim) -> Answers | claims.Refuse:
-        """Its devices, or why not. Raises LedgerError."""
+        """Its devices, or why not. Raises CheckpointError."""
         try:
             return await self._settle(claim.ref.uid, partial(self._decide, claim))
         finally:
@@ -68,29 +68,31 @@ class PrepareFlow:
 
     def is_prepared(self, uid: str) -> bool:
         """Whether the checkpoint, as last seen, has the claim as prepared."""
-        record = self._context.ledger.remembered
-        entry = record.entries.get(uid) if record is not None else None
+        checkpoint = self._context.checkpoint_writer.last_seen
+        entry = checkpoint.entries.get(uid) if checkpoint is not None else None
         return entry is not None and entry.state == "PrepareCompleted"
 
     def answer_if_prepared(self, claim: Claim) -> Answers | None:
         """The devices of a claim that is prepared with this allocation; None if anything else is to be done."""
-        record = self._context.ledger.known()
-        if record is None:
+        checkpoint = self._context.checkpoint_writer.peek()
+        if checkpoint is None:
             return None
-        has_file = self._cdi_files.is_whole(claim.ref.uid, record)
-        known = claims.answer_if_prepared(self._context.driver, claim, self._context.node(), record, has_file=has_file)
+        has_file = self._cdi_files.is_whole(claim.ref.uid, checkpoint)
+        known = claims.answer_if_prepared(
+            self._context.driver, claim, self._context.node(), checkpoint, has_file=has_file
+        )
         return known.answers if isinstance(known, claims.AlreadyPrepared) else None
 
     async def answer_from_checkpoint(self, ref: ClaimRef, otherwise: str) -> Answers | claims.Refuse:
-        """The checkpoint's answer, else a refusal with the text `otherwise`. Raises LedgerError."""
+        """The checkpoint's answer, else a refusal with the text `otherwise`. Raises CheckpointError."""
         return await self._settle(ref.uid, partial(self._decide_from_checkpoint, ref, otherwise))
 
-    async def _settle(self, uid: str, decide: Callable[[Record], Change[_Decision]]) -> Answers | claims.Refuse:
+    async def _settle(self, uid: str, decide: Callable[[Checkpoint], Change[_Decision]]) -> Answers | claims.Refuse:
         """Decide under the checkpoint's locks; resolve what stands against it outside of them, and decide again."""
         has_rescanned = False
         for _ in range(_ROUNDS):
             try:
-                match decision := await self._context.ledger.submit(decide):
+                match decision := await self._context.checkpoint_writer.submit(decide):
                     case claims.Refuse() if decision.rescan and not has_rescanned:
                         has_rescanned = True
                         await self._context.rescan()
@@ -118,15 +120,15 @@ class PrepareFlow:
         released = await self._unprepare.unprepare(ref, entry)
         return released.reason if isinstance(released, claims.Refuse) else ""
 
-    def _decide(self, claim: Claim, record: Record) -> Change[_Decision]:
+    def _decide(self, claim: Claim, checkpoint: Checkpoint) -> Change[_Decision]:
         uid = claim.ref.uid
         plan = claims.plan(
             self._context.driver,
             claim,
             self._context.node(),
-            record,
+            checkpoint,
             pool=self._context.pool,
-            has_file=self._cdi_files.is_whole(uid, record),
+            has_file=self._cdi_files.is_whole(uid, checkpoint),
             unsettled=self._unsettled(),
             in_work=self._context.work.claims,
         )
@@ -148,7 +150,7 @@ class PrepareFlow:
     def _begin(self, needs: claims.NeedsSteps) -> Change[_Decision]:
         uid, locks = needs.claim.ref.uid, self._context.locks
         devices = tuple(device for group in needs.groups for _, device in group.members)
-        if not self._context.edits.is_at_hand(devices):
+        if not self._context.edits.is_available(devices):
             return Change(_EditsNeeded(devices))
         if not locks.try_take(uid, needs.steps.resources):
             return Change(Busy(needs.steps.resources))
@@ -161,9 +163,11 @@ class PrepareFlow:
                 locks.touch(uid, step)
         return Change(needs, entries={uid: needs.started})
 
-    def _decide_from_checkpoint(self, ref: ClaimRef, otherwise: str, record: Record) -> Change[_Decision]:
-        has_file = self._cdi_files.is_whole(ref.uid, record)
-        match claims.answer_from_checkpoint(self._context.driver, ref, self._context.node(), record, has_file=has_file):
+    def _decide_from_checkpoint(self, ref: ClaimRef, otherwise: str, checkpoint: Checkpoint) -> Change[_Decision]:
+        has_file = self._cdi_files.is_whole(ref.uid, checkpoint)
+        match claims.answer_from_checkpoint(
+            self._context.driver, ref, self._context.node(), checkpoint, has_file=has_file
+        ):
             case claims.AlreadyPrepared(answers):
                 return Change(answers)
             case claims.Repair(sealed):
@@ -199,7 +203,7 @@ class PrepareFlow:
             is_done = False
             try:
                 if is_rolled_back:
-                    is_done = await self._context.ledger.submit(partial(self._decide_withdrawal, needs))
+                    is_done = await self._context.checkpoint_writer.submit(partial(self._decide_withdrawal, needs))
             finally:
                 # While the entry stays, so do its lines: without them the entry alone would say what to roll back.
                 self._context.end_work(uid, is_done=is_done)
@@ -217,23 +221,23 @@ class PrepareFlow:
         sealed = claims.seal(self._context.driver, needs.completed(facts))
         return await self._settle(needs.claim.ref.uid, partial(self._decide_seal, needs.claim.ref, sealed))
 
-    def _decide_seal(self, ref: ClaimRef, sealed: claims.Sealed, record: Record) -> Change[_Decision]:
-        begun = record.entries.get(ref.uid)
+    def _decide_seal(self, ref: ClaimRef, sealed: claims.Sealed, checkpoint: Checkpoint) -> Change[_Decision]:
+        begun = checkpoint.entries.get(ref.uid)
         if begun is None or begun.state != "PrepareStarted":
             return Change(
                 claims.Refuse(
-                    f"another program changed the record's entry of claim {ref} meanwhile; kubelet will ask again"
+                    f"another program changed the checkpoint's entry of claim {ref} meanwhile; kubelet will ask again"
                 )
             )
         return self._with_file(ref.uid, sealed, entries={ref.uid: sealed.entry})
 
-    def _decide_withdrawal(self, needs: claims.NeedsSteps, record: Record) -> Change[bool]:
+    def _decide_withdrawal(self, needs: claims.NeedsSteps, checkpoint: Checkpoint) -> Change[bool]:
         """The half-prepared entry leaves; not while it alone needs a shared step by now: that one goes first."""
         uid = needs.claim.ref.uid
-        entry = record.entries.get(uid)
+        entry = checkpoint.entries.get(uid)
         if entry is None or entry.state != "PrepareStarted":
             return Change(True)
-        others = [entry for other, entry in record.entries.items() if other != uid]
+        others = [entry for other, entry in checkpoint.entries.items() if other != uid]
         if not all(any(self._context.driver.needs(step, other) for other in others) for step in needs.steps.shared):
             return Change(False)
         return Change(True, entries={uid: None})
@@ -248,7 +252,7 @@ class PrepareFlow:
 
     def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Decision]:
         needed = concrete(sealed)
-        if not self._context.edits.is_at_hand(needed):
+        if not self._context.edits.is_available(needed):
             return Change(_EditsNeeded(needed))
         try:
             content = self._cdi_files.content(sealed.cdi_devices)

@@ -65,7 +65,7 @@ class Publication:
         self._clock = clock
         self._pool = pool
         self._dynamic_mig = dynamic_mig
-        self._told_uncounted = False
+        self._logged_uncounted = False
         self._notice = on_notice
         self._jitter = jitter
         self._wanted: tuple[tuple[Value, ...], frozenset[str], tuple[Value, ...]] | None = None
@@ -196,7 +196,7 @@ class Publication:
             except Unpublished as error:
                 failures += 1
                 self.is_published = False
-                if error.again and failures <= _AT_ONCE:
+                if error.retry_at_once and failures <= _AT_ONCE:
                     self._schedule(0.0)
                     continue
                 retry_s = pause_s(failures, self._jitter(), error.retry_after_s)
@@ -246,11 +246,11 @@ class Publication:
     def _is_counted(self, minor: int) -> bool:
         """Whether the server keeps counters; without, a scheduler would give a GPU and its partitions to many."""
         keeps_count = self._writes.keeps_count and minor >= COUNTERS_SINCE
-        if not keeps_count and not self._told_uncounted:
+        if not keeps_count and not self._logged_uncounted:
             text = "Partitions are not published, only full GPUs: the API server keeps no counters"
             needs = f"Kubernetes 1.{COUNTERS_SINCE} or newer with {PARTITIONABLE} on"
             self._notice(Notice("left_out", text, {"pool": self._pool.node_name, "needs": needs}))
-        self._told_uncounted = not keeps_count
+        self._logged_uncounted = not keeps_count
         return keeps_count
 
     def _settled(self) -> None:

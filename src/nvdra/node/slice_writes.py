@@ -49,9 +49,9 @@ def log(notice: Notice) -> None:
 class Unpublished(Exception):
     """A write that failed; `again` says that its cause is settled and it can be tried at once."""
 
-    def __init__(self, text: str, *, again: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(self, text: str, *, retry_at_once: bool = False, retry_after_s: float | None = None) -> None:
         super().__init__(text)
-        self.again = again
+        self.retry_at_once = retry_at_once
         self.retry_after_s = retry_after_s
 
 
@@ -153,7 +153,7 @@ class SliceWrites:
             kept = from_wire(document(answer), slices.version)
         except ApiError as error:
             is_taken = error.status == 409  # the random name; the next one is another
-            raise self._failure(error, "a new ResourceSlice", again=is_taken) from None
+            raise self._failure(error, "a new ResourceSlice", retry_at_once=is_taken) from None
         self._take(create.index, spec, answer, kept)
 
     async def _delete(self, slices: Resource, delete: Delete) -> None:
@@ -188,7 +188,7 @@ class SliceWrites:
         if error.is_missing(SLICES, name):
             self._node_uid = ""
             self._own(self._store().drop, uid)
-            return self._failure(error, name, again=True)
+            return self._failure(error, name, retry_at_once=True)
         if error.status != 409:
             return self._failure(error, name)
         try:
@@ -197,13 +197,13 @@ class SliceWrites:
             if not second.is_missing(SLICES, name):
                 return self._failure(second, name)
             self._own(self._store().drop, uid)
-        return self._failure(error, name, again=True)
+        return self._failure(error, name, retry_at_once=True)
 
-    def _failure(self, error: ApiError, what: str, *, again: bool = False) -> Unpublished:
+    def _failure(self, error: ApiError, what: str, *, retry_at_once: bool = False) -> Unpublished:
         if error.status in (400, 422):
             self._minor = None  # refused by rules of another release, perhaps
-        again = again or self._api.forget(error)
-        return Unpublished(f"{what}: {error.message}", again=again, retry_after_s=error.retry_after_s)
+        retry_at_once = retry_at_once or self._api.forget(error)
+        return Unpublished(f"{what}: {error.message}", retry_at_once=retry_at_once, retry_after_s=error.retry_after_s)
 
     def _own(self, act: Callable[[Any], object], value: Any) -> None:
         """Tell the store of a write of ours: nothing to react to."""
@@ -243,4 +243,4 @@ async def _together(*writes: Coroutine[Any, Any, None]) -> None:
         if not isinstance(failure, Unpublished):
             raise failure
     if failures:
-        raise min(failures, key=lambda failure: failure.again)
+        raise min(failures, key=lambda failure: failure.retry_at_once)

@@ -1,4 +1,4 @@
-"""The sweep: what a crash, a force-deleted pod or a lost record leave behind, found and put right.
+"""The sweep: what a crash, a force-deleted pod or a lost checkpoint leave behind, found and put right.
 
 Which claims to ask about and what the answers mean is decided in `claims`; this module asks, and carries the decisions
 out through the ledger. It never frees a device on the word of an API server that did not answer.
@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.node.cdi_files import REWRITTEN, concrete
+from nvdra.node.checkpoint_file import CheckpointFile
+from nvdra.node.checkpoint_writer import Change, CheckpointError
 from nvdra.node.claim_service import ClaimService
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsMissing
-from nvdra.node.ledger import Change, LedgerError
-from nvdra.node.record_file import RecordFile
 from nvdra.ports import ApiError, Clock, Host
 
 EVERY_S = 600.0
@@ -57,14 +57,14 @@ class _Cluster:
 
 
 class Sweep:
-    """Reconciles the record with the API server, and the CDI folder with the record."""
+    """Reconciles the checkpoint with the API server, and the CDI folder with the checkpoint."""
 
     def __init__(
         self,
         context: ClaimContext,
         host: Host,
         clock: Clock,
-        record_file: RecordFile,
+        checkpoint_file: CheckpointFile,
         source: ClaimLister,
         service: Callable[[], ClaimService],
     ) -> None:
@@ -72,10 +72,10 @@ class Sweep:
         self._driver = context.driver
         self._cdi_files = context.cdi_files
         self._pool = context.pool
-        self._ledger = context.ledger
+        self._checkpoint_writer = context.checkpoint_writer
         self._host = host
         self._clock = clock
-        self._file = record_file
+        self._file = checkpoint_file
         self._source = source
         self._service = service
         self._stale_before: frozenset[str] = frozenset()
@@ -84,8 +84,8 @@ class Sweep:
         self._unknown_in: object = None
 
     async def run(self) -> None:
-        """Settle what a lost record left; look at claims and files every ten minutes, nodes apart from each other."""
-        each = (self.settle, self.half_done, self.leftovers, self.files, self.stale_claims)
+        """Settle what a lost checkpoint left; look at claims and files every ten minutes, nodes apart from each other."""
+        each = (self.settle, self.half_prepared, self.leftovers, self.files, self.stale_claims)
         steps = {step: self._clock.now() for step in each}
         while True:
             for step, due in steps.items():
@@ -96,7 +96,7 @@ class Sweep:
     async def _attempt(self, step: Callable[[], Coroutine[Any, Any, float]]) -> float:
         try:
             return await step()
-        except (LedgerError, OSError) as error:
+        except (CheckpointError, OSError) as error:
             # Another instance holds the locks, or a disk is full: that passes, and ends nothing.
             telemetry.warning("A sweep could not be carried out, trying again later", cause=str(error))
             return AFTER_FAILURE_S
@@ -105,28 +105,28 @@ class Sweep:
 
     async def stale_claims(self) -> float:
         """Ask about every entry, let go of those that are due. Returns when to look again, in seconds from now."""
-        telemetry.info(6, "Cleanup: perform for claims in the record")
-        record = await self._ledger.submit(Change)
+        telemetry.info(6, "Cleanup: perform for claims in the checkpoint")
+        checkpoint = await self._checkpoint_writer.submit(Change)
         found: dict[str, tuple[ClaimRef, str]] = {}
-        for ref, answer in await self._answers(record):
+        for ref, answer in await self._answers(checkpoint):
             if why := claims.stale(ref.uid, answer, self._driver.name, self._pool):
                 found[ref.uid] = (ref, why)
-            elif record.entries[ref.uid].state == "PrepareStarted":
+            elif checkpoint.entries[ref.uid].state == "PrepareStarted":
                 telemetry.info(4, f"partially prepared claim not stale: {ref.namespace}/{ref.name}")
-        due = claims.due(found.keys(), self._stale_before, record)
+        due = claims.due(found.keys(), self._stale_before, checkpoint)
         for uid in sorted(due):
             ref, why = found[uid]
-            if await self._service().unprepare_stale(ref, record.entries[uid]) is None:
+            if await self._service().unprepare_stale(ref, checkpoint.entries[uid]) is None:
                 telemetry.info(
                     0, f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}", uid=uid, why=why
                 )
         self._stale_before = frozenset(found) - due
         return SECOND_LOOK_S if self._stale_before else EVERY_S * random.uniform(0.9, 1.1)
 
-    async def _answers(self, record: Record) -> list[tuple[ClaimRef, claims.Answer]]:
-        """What the API server says of the record's claims; those it does not tell about are left out."""
-        answers = [(ref, answer) for ref in claims.to_get(record) if (answer := await self._ask(ref)) is not None]
-        if nameless := claims.nameless(record):
+    async def _answers(self, checkpoint: Checkpoint) -> list[tuple[ClaimRef, claims.Answer]]:
+        """What the API server says of the checkpoint's claims; those it does not tell about are left out."""
+        answers = [(ref, answer) for ref in claims.to_get(checkpoint) if (answer := await self._ask(ref)) is not None]
+        if nameless := claims.nameless(checkpoint):
             try:
                 cluster = await self._all_claims()
             except ApiError as error:
@@ -161,17 +161,17 @@ class Sweep:
 
     # ── claims half prepared or half undone ────────────────────────────────────────────────────────────────────
 
-    async def half_done(self) -> float:
+    async def half_prepared(self) -> float:
         """Roll back what a death left half way on the hardware. Returns when to look again, in seconds from now."""
         if not self._driver.has_steps:
             return EVERY_S
-        record = await self._ledger.submit(Change)
+        checkpoint = await self._checkpoint_writer.submit(Change)
         is_left = False
-        for uid, entry in record.entries.items():
+        for uid, entry in checkpoint.entries.items():
             if entry.state != "PrepareStarted" or uid in self._context.work.claims:
                 continue
             ref = ClaimRef(entry.namespace, entry.name, uid)
-            match claims.release(self._driver, ref, entry, self._context.node(), record):
+            match claims.release(self._driver, ref, entry, self._context.node(), checkpoint):
                 case claims.TearDownFirst():
                     failure = await self._service().unprepare_stale(ref, entry)
                     is_left = is_left or failure is not None
@@ -188,15 +188,15 @@ class Sweep:
 
     async def leftovers(self) -> float:
         """Remove CDI files of no entry, and what writers that were killed left beside the real files."""
-        removed = await self._ledger.submit(self._decide_leftovers)
+        removed = await self._checkpoint_writer.submit(self._decide_leftovers)
         for path in removed:
             telemetry.info(0, "Removed a leftover that no claim needs", path=path)
         return EVERY_S
 
-    def _decide_leftovers(self, record: Record) -> Change[tuple[str, ...]]:
+    def _decide_leftovers(self, checkpoint: Checkpoint) -> Change[tuple[str, ...]]:
         if self._file.is_quarantined:
             return Change(())
-        paths = [self._path(uid) for uid in claims.orphans(self._context.files.uids(), record)]
+        paths = [self._path(uid) for uid in claims.orphans(self._context.files.uids(), checkpoint)]
         paths += [*self._context.files.temporary(), *self._file.leftovers()]
         return Change(tuple(paths), remove=tuple(paths))
 
@@ -207,16 +207,16 @@ class Sweep:
 
         Kubelet asks once a container; runtimes read the file whenever a container starts.
         """
-        record = await self._ledger.submit(Change)
+        checkpoint = await self._checkpoint_writer.submit(Change)
         failures: dict[str, str] = {}
-        for uid, entry in record.entries.items():
-            sealed = self._not_current(uid, record)
+        for uid, entry in checkpoint.entries.items():
+            sealed = self._not_current(uid, checkpoint)
             if sealed is None:
                 continue
             ref = ClaimRef(entry.namespace, entry.name, uid)
             try:
                 await self._context.edits.refresh(concrete(sealed))
-                if await self._ledger.submit(partial(self._decide_file, uid)):
+                if await self._checkpoint_writer.submit(partial(self._decide_file, uid)):
                     telemetry.warning(REWRITTEN, claim=str(ref))
             except (EditsMissing, cdi.InvalidDocument) as error:
                 failures[str(ref)] = str(error)
@@ -224,31 +224,31 @@ class Sweep:
             telemetry.info(2, "A CDI file is lost or out of date and cannot be written now", claim=claim, cause=cause)
         return AFTER_FAILURE_S if failures else SECOND_LOOK_S
 
-    def _not_current(self, uid: str, record: Record) -> claims.Sealed | None:
+    def _not_current(self, uid: str, checkpoint: Checkpoint) -> claims.Sealed | None:
         """The completed claim whose file is to be written anew; None if it is not, or cannot be."""
-        entry = record.entries.get(uid)
+        entry = checkpoint.entries.get(uid)
         if entry is None or entry.state != "PrepareCompleted":
             return None
         sealed = self._cdi_files.sealed(uid, entry)
         return None if sealed is None or self._cdi_files.is_current(uid, entry, sealed) else sealed
 
-    def _decide_file(self, uid: str, record: Record) -> Change[bool]:
-        sealed = self._not_current(uid, record)
-        if sealed is None or not self._context.edits.is_at_hand(concrete(sealed)):
+    def _decide_file(self, uid: str, checkpoint: Checkpoint) -> Change[bool]:
+        sealed = self._not_current(uid, checkpoint)
+        if sealed is None or not self._context.edits.is_available(concrete(sealed)):
             return Change(False)
         return Change(True, write={self._path(uid): self._cdi_files.content(sealed.cdi_devices)})
 
-    # ── a lost record ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── a lost checkpoint ──────────────────────────────────────────────────────────────────────────────────────────
 
     def unsettled(self) -> Mapping[str, str]:
-        """Device name to claim UID: what CDI files say is in use while the record is lost and the API silent."""
+        """Device name to claim UID: what CDI files say is in use while the checkpoint is lost and the API silent."""
         if not self._file.is_quarantined:
             return {}
         # Files of claims that were prepared since then belong to entries; the plan knows those better.
         return claims.settle(self._driver, self._devices_of_files(), None, self._context.node(), self._pool).unsettled
 
     async def settle(self) -> float:
-        """Make up the claims of a lost record from the API server. Returns when to look again, in seconds from now."""
+        """Make up the claims of a lost checkpoint from the API server. Returns when to look again, in seconds from now."""
         if not self._file.is_quarantined:
             return LOOK_S
         node = self._context.node()
@@ -257,18 +257,18 @@ class Sweep:
         try:
             cluster = await self._all_claims()
         except ApiError as error:
-            telemetry.warning("The record is lost and the API server does not list claims yet", cause=str(error))
+            telemetry.warning("The checkpoint is lost and the API server does not list claims yet", cause=str(error))
             self._list_pause_s = min(self._list_pause_s * 2, LIST_PAUSE_LIMIT_S)
             return self._list_pause_s
         self._list_pause_s = LIST_PAUSE_S
-        settled = await self._ledger.submit(partial(self._decide_settled, cluster=cluster))
+        settled = await self._checkpoint_writer.submit(partial(self._decide_settled, cluster=cluster))
         for uid in settled.adopted:
-            telemetry.warning("Took over a claim whose record was lost: it is still allocated here", uid=uid)
+            telemetry.warning("Took over a claim whose checkpoint was lost: it is still allocated here", uid=uid)
         for uid in settled.orphans:
             telemetry.warning("Removed a CDI file whose claim is no longer allocated here", uid=uid)
         if settled.unsettled:
             telemetry.warning(
-                "Devices of claims that were prepared before the record was lost are not known here now; they stay "
+                "Devices of claims that were prepared before the checkpoint was lost are not known here now; they stay "
                 "refused to other claims until those claims are gone",
                 claims=sorted(set(settled.unsettled.values())),
                 devices=sorted(settled.unsettled),
@@ -298,8 +298,8 @@ class Sweep:
             allocated[claim.ref.uid] = claim
         return _Cluster(allocated, frozenset(unreadable), is_complete)
 
-    def _decide_settled(self, record: Record, cluster: _Cluster) -> Change[claims.Settled]:
-        files = {uid: names for uid, names in self._devices_of_files().items() if uid not in record.entries}
+    def _decide_settled(self, checkpoint: Checkpoint, cluster: _Cluster) -> Change[claims.Settled]:
+        files = {uid: names for uid, names in self._devices_of_files().items() if uid not in checkpoint.entries}
         open_ones = {uid: files.pop(uid) for uid in list(files) if cluster.says_nothing_of(uid)}
         settled = claims.settle(self._driver, files, cluster.allocated, self._context.node(), self._pool)
         if open_ones:

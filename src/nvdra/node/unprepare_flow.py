@@ -6,9 +6,9 @@ from functools import partial
 
 from nvdra import claims, telemetry
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Checkpoint, Entry
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.context import ClaimContext
-from nvdra.node.ledger import Change
 from nvdra.node.locks import Busy
 from nvdra.node.steps import StepFailed
 from nvdra.ports import LockError
@@ -25,14 +25,14 @@ class UnprepareFlow:
         self._context = context
 
     async def unprepare(self, ref: ClaimRef, only: Entry | None = None) -> Released:
-        """Nothing of the claim is left on this node, or why not. Raises LedgerError.
+        """Nothing of the claim is left on this node, or why not. Raises CheckpointError.
 
         only   unprepare the claim only if this is still its entry
         """
         has_rescanned = False
         try:
             for _ in range(_ROUNDS):
-                match await self._context.ledger.submit(partial(self._decide, ref, only)):
+                match await self._context.checkpoint_writer.submit(partial(self._decide, ref, only)):
                     case Busy(resources):
                         await self._context.locks.wait(resources)
                     case claims.Refuse(rescan=True) if not has_rescanned:
@@ -50,11 +50,11 @@ class UnprepareFlow:
             self._context.end_work(ref.uid, is_done=False)
         return claims.Refuse("its devices are never free for long enough; kubelet will ask again")
 
-    def _decide(self, ref: ClaimRef, only: Entry | None, record: Record) -> Change[claims.Release | Busy]:
-        entry = record.entries.get(ref.uid)
+    def _decide(self, ref: ClaimRef, only: Entry | None, checkpoint: Checkpoint) -> Change[claims.Release | Busy]:
+        entry = checkpoint.entries.get(ref.uid)
         if only is not None and entry != only:
             return Change(claims.NotPrepared())
-        release = claims.unprepare(self._context.driver, ref, self._context.node(), record)
+        release = claims.unprepare(self._context.driver, ref, self._context.node(), checkpoint)
         path = self._context.files.path(ref.uid)
         match release:
             case claims.Forget():
@@ -82,13 +82,13 @@ class UnprepareFlow:
             await self._context.runner.roll_back(ref.uid, teardown.steps)
         except StepFailed as failed:
             return claims.Refuse(f"unprepare devices failed for claim {ref}: {failed}")
-        if not await self._context.ledger.submit(partial(self._decide_departure, ref, teardown)):
+        if not await self._context.checkpoint_writer.submit(partial(self._decide_departure, ref, teardown)):
             return None
         self._context.end_work(ref.uid, is_done=True)
         return claims.Forget(teardown.notes)
 
-    def _decide_departure(self, ref: ClaimRef, teardown: claims.Teardown, record: Record) -> Change[bool]:
-        others = [entry for uid, entry in record.entries.items() if uid != ref.uid]
+    def _decide_departure(self, ref: ClaimRef, teardown: claims.Teardown, checkpoint: Checkpoint) -> Change[bool]:
+        others = [entry for uid, entry in checkpoint.entries.items() if uid != ref.uid]
         if not all(any(self._context.driver.needs(step, other) for other in others) for step in teardown.shared):
             return Change(False)
         return Change(True, entries={ref.uid: None}, remove=(self._context.files.path(ref.uid),))

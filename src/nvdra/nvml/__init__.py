@@ -13,7 +13,7 @@ from nvdra._nvml import (
     NvmlMissing,
     calls,
 )
-from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHeld, NvmlHung
+from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHung, NvmlInUse
 from nvdra.nvml.session import Nvml
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
     "DriverChanged",
     "Nvml",
     "NvmlError",
-    "NvmlHeld",
     "NvmlHung",
+    "NvmlInUse",
     "NvmlMissing",
     "calls",
 ]

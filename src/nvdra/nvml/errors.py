@@ -42,7 +42,7 @@ class NvmlHung(Exception):
         self.call = call
 
 
-class NvmlHeld(Exception):
+class NvmlInUse(Exception):
     """NVML cannot be closed: somebody needs it to stay open."""
 
     def __init__(self, reasons: tuple[str, ...]) -> None:

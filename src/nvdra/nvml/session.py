@@ -15,8 +15,8 @@ from nvdra import telemetry
 from nvdra._nvml import DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH, Library, Mig, NvmlError, NvmlMissing
 from nvdra.gpu.scan import ComputeInstanceScan, GpuInstanceScan, NodeScan
 from nvdra.nvml import partitions
-from nvdra.nvml.crew import Crew
-from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHeld, NvmlHung
+from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHung, NvmlInUse
+from nvdra.nvml.threads import NvmlThreads
 from nvdra.ports import Clock
 
 INIT = "nvmlInitWithFlags"
@@ -42,7 +42,7 @@ class Nvml:
         self._library_path = library_path
         self._clock = clock
         self._idle_s = idle_s
-        self._crew = Crew(clock, when_back=self._rest)
+        self._threads = NvmlThreads(clock, when_back=self._rest)
         self._scanning = asyncio.Lock()
         self._changing = asyncio.Lock()
         self._users: list[str] = []
@@ -67,14 +67,14 @@ class Nvml:
             was_open = self._is_open
             async with self._use("a scan", timeout_s, checked=True) as library:
                 try:
-                    return await self._crew.scan(library, timeout_s, profiles=profiles)
+                    return await self._threads.scan(library, timeout_s, profiles=profiles)
                 except NvmlError as refusal:
                     if not was_open:
                         raise self._unusable(refusal) from refusal
                     telemetry.warning("NVML refuses, opening it anew", cause=str(refusal))
             async with self._use("a scan", timeout_s, anew=True) as library:
                 try:
-                    return await self._crew.scan(library, timeout_s, profiles=profiles)
+                    return await self._threads.scan(library, timeout_s, profiles=profiles)
                 except NvmlError as refusal:
                     raise self._unusable(refusal) from refusal
 
@@ -114,7 +114,7 @@ class Nvml:
 
     async def _on(self, uuid: str, work: Callable[[Mig], T], timeout_s: float) -> T:
         async with self._use(f"MIG of {uuid}", timeout_s):
-            return await self._crew.call(self._opened, uuid, work, timeout_s)
+            return await self._threads.call(self._opened, uuid, work, timeout_s)
 
     @asynccontextmanager
     async def hold(self, reason: str, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[None]:
@@ -123,7 +123,7 @@ class Nvml:
             yield
 
     async def close(self, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Closes now, after the scan that runs: no device node is open any more. Raises NvmlHeld."""
+        """Closes now, after the scan that runs: no device node is open any more. Raises NvmlInUse."""
         async with self._scanning:
             self._stop_timer()
             try:
@@ -145,9 +145,9 @@ class Nvml:
         try:
             async with self._changing:
                 if anew or not self._is_open:
-                    await self._crew.change(self._renew if anew else self._begin, timeout_s, INIT)
+                    await self._threads.change(self._renew if anew else self._begin, timeout_s, INIT)
                 elif checked or len(self._users) == 1:
-                    await self._crew.look(self._begin, timeout_s, INIT)
+                    await self._threads.look(self._begin, timeout_s, INIT)
                 # Else the owner is not asked: it may be in a long sweep.
             yield self._opened()
         finally:
@@ -156,7 +156,7 @@ class Nvml:
 
     def _rest(self) -> None:
         """Starts the idle time, if nobody uses NVML and no call is under way whose user went."""
-        if not self._users and self._crew.is_quiet and self._is_open:
+        if not self._users and self._threads.is_quiet and self._is_open:
             self._stop_timer()
             self._timer = asyncio.get_running_loop().create_task(self._expire())
 
@@ -170,7 +170,7 @@ class Nvml:
         self._timer = None  # from here on it is not to be cancelled: a shutdown runs to its end
         try:
             await self._end(TIMEOUT_S)
-        except NvmlHeld:
+        except NvmlInUse:
             pass  # somebody came while a change was under way
         except NvmlHung as hung:
             # The call that hangs keeps the session; when it returns, the idle time starts again.
@@ -179,9 +179,9 @@ class Nvml:
     async def _end(self, timeout_s: float) -> None:
         async with self._changing:
             if self._users:
-                raise NvmlHeld(tuple(self._users))
+                raise NvmlInUse(tuple(self._users))
             if self._is_open:
-                await self._crew.change(self._finish, timeout_s, SHUTDOWN)
+                await self._threads.change(self._finish, timeout_s, SHUTDOWN)
 
     def _opened(self) -> Library:
         assert self._library is not None
@@ -224,7 +224,7 @@ class Nvml:
         else:
             self._library.unload()
             self._library = None
-        self._crew.forget()
+        self._threads.forget()
         self._is_open = False
 
     def _renew(self) -> None:

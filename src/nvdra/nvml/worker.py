@@ -67,7 +67,7 @@ class Worker:
             work()
 
 
-class Gate:
+class SessionBarrier:
     """Many calls at once, or one change of the session: the change waits for the calls, later calls for the change.
 
     A call is inside until its thread is out of it, whoever waited for it: one that hangs keeps every change out.

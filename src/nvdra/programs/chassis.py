@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.host import Node
 from nvdra.kube import ResourceApi
+from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.context import ClaimContext
 from nvdra.node.parts import ClaimParts, NodePaths
 from nvdra.node.publication import Publication
-from nvdra.node.record_file import RecordFile
 from nvdra.node.slice_writes import Notice
 from nvdra.ports import Clock
 from nvdra.programs.tasks import Tasks
@@ -57,7 +57,7 @@ class Chassis:
     paths: NodePaths
     tasks: Tasks
     stack: AsyncExitStack
-    on_record: Callable[[Record], None]
+    on_checkpoint: Callable[[Checkpoint], None]
     on_notice: Callable[[Notice], None]
     restart: Callable[[], None]
     """End in order, then start anew in this process: the driver's libraries changed."""
@@ -70,7 +70,7 @@ class Hardware(Protocol):
     @property
     def context(self) -> ClaimContext: ...
     @property
-    def record_file(self) -> RecordFile: ...
+    def checkpoint_file(self) -> CheckpointFile: ...
     @property
     def publication(self) -> Publication: ...
 
@@ -78,7 +78,7 @@ class Hardware(Protocol):
         """The first look at the hardware; it runs while the plugin registers."""
         ...
 
-    def recorded(self, record: Record) -> None:
+    def checkpoint_changed(self, checkpoint: Checkpoint) -> None:
         """The checkpoint changed: other devices may be withheld."""
         ...
 

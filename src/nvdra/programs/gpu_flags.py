@@ -66,7 +66,7 @@ FLAGS = (
         ("kubelet-plugins-directory-path",),
         ("KUBELET_PLUGINS_DIRECTORY_PATH",),
         "/var/lib/kubelet/plugins",
-        "where the plugin keeps its socket and its record",
+        "where the plugin keeps its socket and its checkpoint",
     ),
     Flag(
         ("pod-uid",),

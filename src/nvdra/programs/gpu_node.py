@@ -9,7 +9,7 @@ from typing import Any
 
 from nvdra import telemetry
 from nvdra.api.gates import DYNAMIC_MIG, Gates
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory
 from nvdra.gpu.extents import DRIVER
 from nvdra.host import (
@@ -24,16 +24,16 @@ from nvdra.host import (
     install_hook,
     look_at_bus,
 )
+from nvdra.node.checkpoint_writer import CheckpointError
 from nvdra.node.edits import EditsMissing
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
+from nvdra.node.gpu.desired_pool import DesiredPool
 from nvdra.node.gpu.discovery import Discovery
+from nvdra.node.gpu.edits_provider import GpuEditsProvider
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
-from nvdra.node.gpu.offer import Offer
 from nvdra.node.gpu.parts import gpu_context
-from nvdra.node.gpu.supply import Supply
 from nvdra.node.journals import trim_journals
-from nvdra.node.ledger import LedgerError
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication
 from nvdra.node.sweep import Sweep
@@ -72,20 +72,20 @@ class GpuNode:
             dynamic_mig=gates.enabled(DYNAMIC_MIG),
             never_toggles=never_toggles(os.environ),
         )
-        self._supply = Supply(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
+        self._edits_provider = GpuEditsProvider(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
         mig = MigActor(nvml, self._discovery.note)
         self._time_slices = TimeSliceActor(lambda: find_nvidia_smi(host, root), self._inventory)
-        self.context, self.record_file = gpu_context(
+        self.context, self.checkpoint_file = gpu_context(
             gates,
             options.node_name,
             chassis.paths,
             host,
-            self._supply,
+            self._edits_provider,
             mig,
             self._time_slices,
             self._inventory,
             rescan=lambda: self._guarded(self._discovery.scan()),
-            on_record=chassis.on_record,
+            on_checkpoint=chassis.on_checkpoint,
         )
         self._upkeep = MigUpkeep(
             nvml,
@@ -93,8 +93,8 @@ class GpuNode:
             self.context,
             mig,
             self._inventory,
-            is_record_lost=lambda: self.record_file.is_quarantined,
-            destroy_unknown=options.destroy_unknown_mig,
+            is_checkpoint_lost=lambda: self.checkpoint_file.is_quarantined,
+            destroy_unmanaged=options.destroy_unknown_mig,
         )
         self.publication = Publication(
             chassis.api,
@@ -103,23 +103,23 @@ class GpuNode:
             dynamic_mig=gates.enabled(DYNAMIC_MIG),
             on_notice=chassis.on_notice,
         )
-        self._offer = Offer(self.publication, gates, self._inventory, lambda: bool(self._bus().gpus))
+        self._desired_pool = DesiredPool(self.publication, gates, self._inventory, lambda: bool(self._bus().gpus))
 
     async def look(self, parts: ClaimParts) -> None:
         """Scan the GPUs for the first time."""
         self._sweep = parts.sweep
         await self._guarded(self._discovery.scan())
 
-    def recorded(self, record: Record) -> None:
-        self._offer.recorded(record)
+    def checkpoint_changed(self, checkpoint: Checkpoint) -> None:
+        self._desired_pool.checkpoint_changed(checkpoint)
 
     async def serve(self, first_look: asyncio.Task[None]) -> None:
         """Publish, keep partitions in order, look for changes."""
         await self._chassis.unless_stopped(first_look)
         if self._gates.enabled(DYNAMIC_MIG):
             self._chassis.tasks.start("lease", self._upkeep.hold())
-            await self._chassis.unless_stopped(self._upkeep.tidy())
-            self._offer.renew()  # devices that overlapped a destroyed partition are free
+            await self._chassis.unless_stopped(self._upkeep.clean_up())
+            self._desired_pool.renew()  # devices that overlapped a destroyed partition are free
             self._chassis.tasks.start("upkeep", self._upkeep.run())
         elif self.context.driver.has_steps:
             await self._chassis.unless_stopped(trim_journals(self.context, self._inventory().gpus))
@@ -140,20 +140,20 @@ class GpuNode:
             telemetry.warning("The driver root got or lost its device nodes, starting anew", path=self._root.path)
             self._chassis.restart()
             return
-        self._supply.forget()
+        self._edits_provider.forget()
         if self._was_unread and not inventory.unread:
             self._time_slices.forget()
         self._was_unread = bool(inventory.unread)
-        self._chassis.tasks.start("supply", self._warm_supply(), may_end=True)
-        self._offer.renew()
+        self._chassis.tasks.start("supply", self._warm_edits_provider(), may_end=True)
+        self._desired_pool.renew()
 
-    async def _warm_supply(self) -> None:
+    async def _warm_edits_provider(self) -> None:
         try:
-            await self._supply.refresh(self._inventory().gpus.values())
+            await self._edits_provider.refresh(self._inventory().gpus.values())
             if self._sweep is not None:
                 # Containers may start anew with the files of their claims, and kubelet does not ask then.
                 await self._sweep.files()
-        except LedgerError as error:
+        except CheckpointError as error:
             telemetry.info(2, "CDI files of prepared claims are looked at later", cause=str(error))
         except EditsMissing as error:
             telemetry.warning(

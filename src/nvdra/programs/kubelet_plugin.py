@@ -12,15 +12,15 @@ from typing import NoReturn
 from prometheus_client import CollectorRegistry
 
 from nvdra import claims, telemetry
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.host import HookMissing, Node
 from nvdra.kube import ConfigError, HttpKube, ResourceApi, access
 from nvdra.kubelet import HealthService, Plugin, SocketPathError
+from nvdra.node.checkpoint_writer import Change, CheckpointError
 from nvdra.node.claim_service import ClaimService
 from nvdra.node.clock import LoopClock
 from nvdra.node.context import ClaimContext
 from nvdra.node.instance import instance_paths
-from nvdra.node.ledger import Change, LedgerError
 from nvdra.node.parts import NodePaths, claim_parts
 from nvdra.node.slice_writes import Notice, log
 from nvdra.ports import Clock
@@ -32,7 +32,7 @@ from nvdra.telemetry.http import EndpointError, MetricsServer
 from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
 DRAIN_S = 30.0
-RECORD_DELAY_S = 0.005  # gauges and publication follow the checkpoint at leisure
+CHECKPOINT_DELAY_S = 0.005  # gauges and publication follow the checkpoint at leisure
 
 
 class StartError(Exception):
@@ -57,8 +57,8 @@ class KubeletPlugin:
         self._starts_anew = False
         self._hardware: Hardware
         self._plugin: Plugin
-        self._record: Record | None = None
-        self._counted: Record | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._counted: Checkpoint | None = None
         self._counting: asyncio.TimerHandle | None = None
 
     async def run(self, build: Build) -> int:
@@ -107,7 +107,7 @@ class KubeletPlugin:
             self._paths,
             self._tasks,
             stack,
-            self._recorded,
+            self._checkpoint_changed,
             self._noticed,
             self._restart,
             self._stop.unless,
@@ -115,11 +115,11 @@ class KubeletPlugin:
         hardware = self._hardware = await build(chassis)
         context = hardware.context
         await context.locks.make_folder()
-        parts = claim_parts(context, hardware.record_file, host, clock, api, self._metrics)
+        parts = claim_parts(context, hardware.checkpoint_file, host, clock, api, self._metrics)
         look = asyncio.create_task(hardware.look(parts), name="first look")
-        context.ledger.start()
-        stack.push_async_callback(context.ledger.stop)
-        await self._first_record(context)
+        context.checkpoint_writer.start()
+        stack.push_async_callback(context.checkpoint_writer.stop)
+        await self._first_checkpoint(context)
         stack.push_async_callback(self._tasks.cancel)
         await self._register(stack, kube, clock, parts.service)
         self._tasks.start("publication", hardware.publication.run())
@@ -171,22 +171,22 @@ class KubeletPlugin:
         self._starts_anew = True
         self._stop.ask()
 
-    def _recorded(self, record: Record) -> None:
+    def _checkpoint_changed(self, checkpoint: Checkpoint) -> None:
         """The checkpoint was read or written. Nothing waits for what follows; a burst of claims has it done once."""
         if self._counting is None:
-            self._counting = asyncio.get_running_loop().call_later(RECORD_DELAY_S, self._count)
-        self._record = record
+            self._counting = asyncio.get_running_loop().call_later(CHECKPOINT_DELAY_S, self._count)
+        self._checkpoint = checkpoint
 
     def _count(self) -> None:
         """Gauges follow the checkpoint, and so do the devices that it withholds."""
         self._counting = None
-        if self._record is None or self._record is self._counted:
+        if self._checkpoint is None or self._checkpoint is self._counted:
             return
         if self._counted is not None:
-            self._metrics.wrote_record()
-        self._counted = self._record
-        self._metrics.prepared(claims.device_types(self._record, self._hardware.context.driver.device_type))
-        self._hardware.recorded(self._record)
+            self._metrics.wrote_checkpoint()
+        self._counted = self._checkpoint
+        self._metrics.prepared(claims.device_types(self._checkpoint, self._hardware.context.driver.device_type))
+        self._hardware.checkpoint_changed(self._checkpoint)
 
     def _noticed(self, notice: Notice) -> None:
         log(notice)
@@ -206,13 +206,13 @@ class KubeletPlugin:
         # A kubelet that starts removes every slice of its node.
         self._hardware.publication.nudge()
 
-    async def _first_record(self, context: ClaimContext) -> None:
+    async def _first_checkpoint(self, context: ClaimContext) -> None:
         """Read the checkpoint before kubelet calls; if another instance holds its locks, kubelet's calls read it."""
         try:
-            self._record = await context.ledger.submit(Change)
+            self._checkpoint = await context.checkpoint_writer.submit(Change)
             self._count()
-        except LedgerError as error:
-            telemetry.warning("The record cannot be read yet", cause=str(error))
+        except CheckpointError as error:
+            telemetry.warning("The checkpoint cannot be read yet", cause=str(error))
 
     async def _folders(self, host: Node) -> None:
         try:

@@ -16,7 +16,7 @@ from nvdra.slices.pool import SliceSpec
 # Source: resource.k8s.io standard attributes (KEP-4381).
 PCI_BUS_ID = "resource.kubernetes.io/pciBusID"
 
-Device = Mapping[str, Any]
+SliceDevice = Mapping[str, Any]
 CounterSet = Mapping[str, Any]
 
 # single     all devices in one slice, or as few as the limits allow
@@ -45,14 +45,14 @@ def layout_for(*, dynamic_mig: bool, counter_sets: Sequence[CounterSet], minor: 
     return "split" if counter_sets and minor >= _SPLIT_SINCE else "combined"
 
 
-def uncounted(devices: Iterable[Device]) -> tuple[Device, ...]:
+def uncounted(devices: Iterable[SliceDevice]) -> tuple[SliceDevice, ...]:
     """What may be published where no one keeps count: no partition, which could be given away beside its full GPU."""
     kept = (device for device in devices if not device.get("consumesCounters") or _is_gpu(device))
     return tuple({key: device[key] for key in device if key != "consumesCounters"} for device in kept)
 
 
 def wanted(
-    devices: Iterable[Device],
+    devices: Iterable[SliceDevice],
     layout: Layout = "single",
     withdrawn: frozenset[str] = frozenset(),
     stored_order: Sequence[str] = (),
@@ -81,7 +81,7 @@ def wanted(
     return tuple(made) or (SliceSpec(),)
 
 
-def _combined(devices: Sequence[Device], sets: Mapping[str, CounterSet]) -> Iterator[SliceSpec]:
+def _combined(devices: Sequence[SliceDevice], sets: Mapping[str, CounterSet]) -> Iterator[SliceSpec]:
     """One GPU's devices, with the counters they consume in the same slice."""
     used = sorted({str(used["counterSet"]) for device in devices for used in device.get("consumesCounters") or ()})
     if not used:
@@ -91,7 +91,7 @@ def _combined(devices: Sequence[Device], sets: Mapping[str, CounterSet]) -> Iter
     yield SliceSpec(tuple(devices), tuple(sets[name] for name in used if name in sets))
 
 
-def _device_slices(devices: Sequence[Device]) -> Iterator[SliceSpec]:
+def _device_slices(devices: Sequence[SliceDevice]) -> Iterator[SliceSpec]:
     most = DEVICES_WITH_MORE if any(is_demanding(device) for device in devices) else DEVICES
     return (SliceSpec(part) for part in _parts(devices, most))
 
@@ -100,28 +100,28 @@ def _parts(things: Sequence[Mapping[str, Any]], most: int) -> Iterator[tuple[Map
     return (tuple(things[start : start + most]) for start in range(0, len(things), most))
 
 
-def _by_gpu(devices: Sequence[Device]) -> Iterator[list[Device]]:
+def _by_gpu(devices: Sequence[SliceDevice]) -> Iterator[list[SliceDevice]]:
     return (list(own) for _, own in groupby(devices, key=_gpu))
 
 
-def _as_stored(devices: Sequence[Device], stored_order: Sequence[str]) -> Sequence[Device]:
+def _as_stored(devices: Sequence[SliceDevice], stored_order: Sequence[str]) -> Sequence[SliceDevice]:
     """The devices in the order they are stored in, if all of them are."""
     by_name = {str(device["name"]): device for device in devices}
     stored = [name for name in stored_order if name in by_name]
     return [by_name[name] for name in stored] if len(stored) == len(by_name) else devices
 
 
-def _gpu(device: Device) -> str:
+def _gpu(device: SliceDevice) -> str:
     return _attribute(device, PCI_BUS_ID)
 
 
-def _is_gpu(device: Device) -> bool:
+def _is_gpu(device: SliceDevice) -> bool:
     return _attribute(device, "type") == "gpu"
 
 
-def _attribute(device: Device, name: str) -> str:
+def _attribute(device: SliceDevice, name: str) -> str:
     return str((device.get("attributes") or {}).get(name, {}).get("string", ""))
 
 
-def _place(device: Device) -> tuple[str, str]:
+def _place(device: SliceDevice) -> tuple[str, str]:
     return _gpu(device), str(device["name"])

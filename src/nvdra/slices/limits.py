@@ -45,7 +45,7 @@ _is_identifier = _shape(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _is_name = _shape(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)")
 _is_semver = _shape(rf"{_PART}\.{_PART}\.{_PART}(-{_PRE}(\.{_PRE})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?")
 
-Device = Mapping[str, Any]
+SliceDevice = Mapping[str, Any]
 
 
 def slice_problems(spec: Mapping[str, Any], minor: int = NEWEST_MINOR) -> tuple[str, ...]:
@@ -53,12 +53,12 @@ def slice_problems(spec: Mapping[str, Any], minor: int = NEWEST_MINOR) -> tuple[
     return tuple(_slice(spec, minor))
 
 
-def device_problems(device: Device, minor: int = NEWEST_MINOR) -> tuple[str, ...]:
+def device_problems(device: SliceDevice, minor: int = NEWEST_MINOR) -> tuple[str, ...]:
     """Why the server would refuse a slice because of this device alone."""
     return tuple(_device(device, minor))
 
 
-def is_demanding(device: Device) -> bool:
+def is_demanding(device: SliceDevice) -> bool:
     """Whether its slice may hold fewer devices because of it."""
     lists = any(kind in value for value in (device.get("attributes") or {}).values() for kind in _LISTS)
     return bool(device.get("taints") or device.get("consumesCounters") or lists)
@@ -66,7 +66,7 @@ def is_demanding(device: Device) -> bool:
 
 def _slice(spec: Mapping[str, Any], minor: int) -> Iterator[str]:
     driver, pool = str(spec.get("driver") or ""), spec.get("pool") or {}
-    devices: Sequence[Device] = spec.get("devices") or ()
+    devices: Sequence[SliceDevice] = spec.get("devices") or ()
     sets: Sequence[Mapping[str, Any]] = spec.get("sharedCounters") or ()
     if len(driver) > 63 or not _is_subdomain(driver.lower()):
         yield f'spec.driver: "{driver}" is not a DNS subdomain of at most 63 characters'
@@ -94,7 +94,7 @@ def _slice(spec: Mapping[str, Any], minor: int) -> Iterator[str]:
         yield from _counter_sets(sets, devices, minor)
 
 
-def _target(spec: Mapping[str, Any], devices: Sequence[Device]) -> Iterator[str]:
+def _target(spec: Mapping[str, Any], devices: Sequence[SliceDevice]) -> Iterator[str]:
     targets = [key for key in ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection") if spec.get(key)]
     if len(targets) != 1:
         yield f"spec: exactly one of nodeName, nodeSelector, allNodes, perDeviceNodeSelection is needed, not {targets}"
@@ -107,7 +107,7 @@ def _target(spec: Mapping[str, Any], devices: Sequence[Device]) -> Iterator[str]
             yield f"spec.devices[{index}]: node targets {own} do not fit perDeviceNodeSelection"
 
 
-def _device(device: Device, minor: int) -> Iterator[str]:
+def _device(device: SliceDevice, minor: int) -> Iterator[str]:
     if not _is_label(str(device.get("name") or "")):
         yield f'.name: "{device.get("name")}" is not a DNS label'
     attributes, capacity = device.get("attributes") or {}, device.get("capacity") or {}
@@ -201,7 +201,7 @@ def _range(path: str, span: Mapping[str, Any], default: int, value: int) -> Iter
             yield f"{path}.step: default and max must be whole steps above min, min plus one step within the value"
 
 
-def _counter_sets(sets: Sequence[Mapping[str, Any]], devices: Sequence[Device], minor: int) -> Iterator[str]:
+def _counter_sets(sets: Sequence[Mapping[str, Any]], devices: Sequence[SliceDevice], minor: int) -> Iterator[str]:
     counters = [len(each.get("counters") or {}) for each in sets]
     if minor >= 35 and len(sets) > SETS:
         yield f"spec.sharedCounters: has {len(sets)} sets, at most {SETS} are allowed"
@@ -260,7 +260,7 @@ def _taints(taints: Sequence[Mapping[str, Any]], minor: int) -> Iterator[str]:
             yield f'.taints[{index}].effect: "{effect}" is not an effect this server knows'
 
 
-def _conditions(device: Device) -> Iterator[str]:
+def _conditions(device: SliceDevice) -> Iterator[str]:
     binding, failure = device.get("bindingConditions") or (), device.get("bindingFailureConditions") or ()
     if bool(binding) != bool(failure):
         yield ": bindingConditions and bindingFailureConditions need each other"

@@ -15,7 +15,7 @@ from typing import Any
 
 from nvdra.api import quantity
 
-Device = Mapping[str, Any]
+SliceDevice = Mapping[str, Any]
 Slice = Mapping[str, Any]
 
 _DIGITS = 5
@@ -35,7 +35,7 @@ class Pool:
 class SliceSpec:
     """What a slice is to hold; which pool and which generation it belongs to is `changes`' concern."""
 
-    devices: tuple[Device, ...] = ()
+    devices: tuple[SliceDevice, ...] = ()
     shared_counters: tuple[Mapping[str, Any], ...] = ()
 
     def is_like(self, other: SliceSpec) -> bool:
@@ -251,7 +251,7 @@ def _created(index: int, spec: SliceSpec, place: Mapping[str, Any], pool: Pool, 
     }
 
 
-def _content(spec: SliceSpec, devices: Sequence[Device]) -> dict[str, Any]:
+def _content(spec: SliceSpec, devices: Sequence[SliceDevice]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if devices:
         content["devices"] = list(devices)
@@ -260,7 +260,7 @@ def _content(spec: SliceSpec, devices: Sequence[Device]) -> dict[str, Any]:
     return content
 
 
-def _with_times(device: Device, before: Device) -> Device:
+def _with_times(device: SliceDevice, before: SliceDevice) -> SliceDevice:
     """The device, its taints dated as they are stored: a taint that stays keeps the moment it was added."""
     dated = {_taint(taint): taint.get("timeAdded") for taint in before.get("taints") or ()}
     if not device.get("taints") or not dated:
@@ -278,11 +278,11 @@ def _taint(taint: Mapping[str, Any]) -> tuple[str, str, str]:
     return str(taint.get("key") or ""), str(taint.get("value") or ""), str(taint.get("effect") or "")
 
 
-def _same_devices(one: Sequence[Device], other: Sequence[Device]) -> bool:
+def _same_devices(one: Sequence[SliceDevice], other: Sequence[SliceDevice]) -> bool:
     return len(one) == len(other) and all(map(_same_device, one, other))
 
 
-def _same_device(one: Device, other: Device) -> bool:
+def _same_device(one: SliceDevice, other: SliceDevice) -> bool:
     if one == other:
         return True
     untainted = [{key: device[key] for key in device if key != "taints"} for device in (one, other)]

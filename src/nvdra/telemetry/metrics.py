@@ -116,7 +116,7 @@ class DriverMetrics:
         for device_type, count in shown.items():
             self._prepared_of[device_type].set(count)
 
-    def wrote_record(self) -> None:
+    def wrote_checkpoint(self) -> None:
         self._last.labels(self._driver, "checkpoint_write").set(self._now())
 
     def published(self) -> None:

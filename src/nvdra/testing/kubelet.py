@@ -33,7 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
-class ToldDevice:
+class AnsweredDevice:
     """One device of an answer, as kubelet reads it."""
 
     requests: tuple[str, ...]
@@ -44,10 +44,10 @@ class ToldDevice:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ClaimAnswer:
     """The answer for one claim: devices, or an error."""
 
-    devices: tuple[ToldDevice, ...]
+    devices: tuple[AnsweredDevice, ...]
     error: str = ""
 
 
@@ -87,21 +87,21 @@ class DraClient:
             for name in ("NodePrepareResources", "NodeUnprepareResources")
         }
 
-    async def prepare(self, claims: Sequence[ClaimRef]) -> dict[str, Told]:
+    async def prepare(self, claims: Sequence[ClaimRef]) -> dict[str, ClaimAnswer]:
         """NodePrepareResources; answers by claim UID. Raises PluginError."""
-        return self.told(await self.prepare_bytes(claims))
+        return self.decode_answers(await self.prepare_bytes(claims))
 
     async def prepare_bytes(self, claims: Sequence[ClaimRef]) -> bytes:
         """The same, as the bytes that came."""
         return await self._call("NodePrepareResources", claims)
 
-    def told(self, content: bytes) -> dict[str, Told]:
+    def decode_answers(self, content: bytes) -> dict[str, ClaimAnswer]:
         """What the bytes of an answer say, by claim UID."""
         answer = self._messages.NodePrepareResourcesResponse.FromString(content)
-        told: dict[str, Told] = {}
+        decoded: dict[str, ClaimAnswer] = {}
         for uid, entry in answer.claims.items():
             devices = tuple(
-                ToldDevice(
+                AnsweredDevice(
                     requests=tuple(d.request_names),
                     pool=d.pool_name,
                     device=d.device_name,
@@ -110,8 +110,8 @@ class DraClient:
                 )
                 for d in entry.devices
             )
-            told[uid] = Told(devices, entry.error)
-        return told
+            decoded[uid] = ClaimAnswer(devices, entry.error)
+        return decoded
 
     async def unprepare(self, claims: Sequence[ClaimRef]) -> dict[str, str]:
         """NodeUnprepareResources; errors by claim UID, "" is success. Raises PluginError."""
@@ -183,7 +183,7 @@ class Kubelet:
             self._appeared(name)
 
     async def stop(self) -> None:
-        """Forget everything, as a kubelet that stops does: plugins are told nothing."""
+        """Forget everything, as a kubelet that stops does: plugins are decoded nothing."""
         if self._watch_fd >= 0:
             asyncio.get_running_loop().remove_reader(self._watch_fd)
             os.close(self._watch_fd)
@@ -208,7 +208,7 @@ class Kubelet:
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: sum(e.startswith(event) for e in self.history) >= times)
 
-    async def prepare(self, driver: str, claims: Sequence[ClaimRef]) -> dict[str, Told]:
+    async def prepare(self, driver: str, claims: Sequence[ClaimRef]) -> dict[str, ClaimAnswer]:
         """NodePrepareResources for all claims of one pod."""
         return await self._client(driver).prepare(claims)
 

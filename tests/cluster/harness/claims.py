@@ -107,7 +107,7 @@ def claim_of(api: Api, pod: str) -> Object:
 
 
 def given(plugin: Plugin, pod: str) -> Sight:
-    """What a pod's claim gives, on which claim, ResourceSlice, CDI document and record must agree.
+    """What a pod's claim gives, on which claim, ResourceSlice, CDI document and checkpoint must agree.
 
     Raises AssertionError where they do not.
     """
@@ -127,7 +127,7 @@ def given(plugin: Plugin, pod: str) -> Sight:
     minors = {int(node.removeprefix("nvidia")) for node in nodes}
     assert {plugin.root.gpu(minor).uuid for minor in minors} == uuids
 
-    entry = plugin.record()[uid]
+    entry = plugin.checkpoint()[uid]
     assert entry["checkpointState"] == "PrepareCompleted"
     recorded = [device for group in entry["preparedDevices"] for device in group["devices"]]
     assert frozenset(each["gpu"]["info"]["uuid"] for each in recorded) == uuids

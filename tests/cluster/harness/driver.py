@@ -33,7 +33,7 @@ class Traces:
     documents: frozenset[str]
     """Names of files in the CDI folder."""
     claims: frozenset[str]
-    """UIDs in the record, sealed or not."""
+    """UIDs in the checkpoint, sealed or not."""
     slices: frozenset[tuple[str, str]]
     """Name and resourceVersion of each ResourceSlice."""
 
@@ -104,8 +104,8 @@ class Plugin(ABC):
         """The driver's ResourceSlices."""
         return [each for each in self.cluster.api.items("ResourceSlice") if each["spec"]["driver"] == DRIVER]
 
-    def record(self) -> dict[str, Any]:
-        """Claim UID → entry of the record on disk (its V2 part)."""
+    def checkpoint(self) -> dict[str, Any]:
+        """Claim UID → entry of the checkpoint on disk (its V2 part)."""
         path = self.folder / "checkpoint.json"
         if not path.exists():
             return {}
@@ -128,7 +128,7 @@ class Plugin(ABC):
         """What is kept for claims now."""
         return Traces(
             documents=frozenset(os.listdir(self.cluster.node.cdi)),
-            claims=frozenset(self.record()),
+            claims=frozenset(self.checkpoint()),
             slices=frozenset((each["metadata"]["name"], each["metadata"]["resourceVersion"]) for each in self.slices()),
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from nvdra.cdi import GPU_CLAIMS, Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi import GPU_CLAIMS, CdiDevice, DeviceNode, Document, Edits, Hook, Mount
 
 KIND = str(GPU_CLAIMS)
 
@@ -126,7 +126,7 @@ def documents_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[Document]:
         Document,
         kind=st.just(KIND),
         devices=st.dictionaries(names, device_edits, max_size=3).map(
-            lambda devices: tuple(Device(name, edits) for name, edits in devices.items())
+            lambda devices: tuple(CdiDevice(name, edits) for name, edits in devices.items())
         ),
         edits=edits_of(texts),
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from nvdra import cdi
-from nvdra.cdi import Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi import CdiDevice, DeviceNode, Document, Edits, Hook, Mount
 from tests.unit.cdi.documents import RECORDED, documents_of, paths
 
 UID = "4c9f0f4e-6a0a-4b4e-9d0a-0b2f4b7a1c11"
@@ -182,8 +182,8 @@ def test_arguments_move_where_they_speak_of_the_host() -> None:
 )
 def test_the_oldest_version_that_does(edits: Edits, name: str, kind: str, wanted: str) -> None:
     plain = Edits(env=("X=1",))
-    assert cdi.minimum_version(Document(kind, (Device(name, edits),), plain)) == wanted
-    assert cdi.minimum_version(Document(kind, (Device(name, plain),), edits)) == wanted
+    assert cdi.minimum_version(Document(kind, (CdiDevice(name, edits),), plain)) == wanted
+    assert cdi.minimum_version(Document(kind, (CdiDevice(name, plain),), edits)) == wanted
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.parent.name)

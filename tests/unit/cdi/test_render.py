@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra import cdi
-from nvdra.cdi import GPU_CLAIMS, Device, DeviceNode, Document, Edits
+from nvdra.cdi import GPU_CLAIMS, CdiDevice, DeviceNode, Document, Edits
 from tests.twins import cdi as twin
 from tests.unit.cdi.documents import RECORDED, any_text, documents_of, edits_of, odd_texts, paths
 
@@ -64,7 +64,7 @@ def test_any_string_survives(document: Document) -> None:
 def test_splicing_gives_what_the_long_way_gives(
     devices: dict[str, Edits], common: Edits, roots: tuple[str, str]
 ) -> None:
-    document = Document(KIND, tuple(Device(name, edits) for name, edits in devices.items()), common)
+    document = Document(KIND, tuple(CdiDevice(name, edits) for name, edits in devices.items()), common)
     expected = cdi.render(cdi.transform_root(cdi.simplify(document), *roots))
     ready = cdi.Common(common, *roots)
     assert cdi.render_claim(cdi.GPU_CLAIMS, ready, list(devices.items())) == expected
@@ -113,7 +113,9 @@ def test_other_writers_files_are_read() -> None:
         "devices": [{"name": "u-gpu-0",
                      "containerEdits": {"deviceNodes": [{"path": "/dev/nvidia0", "uid": 5}], "netDevices": []}}]}"""
     )
-    assert document == Document(KIND, (Device("u-gpu-0", Edits(device_nodes=(DeviceNode("/dev/nvidia0"),))),), Edits())
+    assert document == Document(
+        KIND, (CdiDevice("u-gpu-0", Edits(device_nodes=(DeviceNode("/dev/nvidia0"),))),), Edits()
+    )
     flow = b"kind: k8s.gpu.nvidia.com/claim\ndevices: [{name: 'u-gpu-1', containerEdits: {env: [A=1]}}]\n"
     assert [device.name for device in cdi.parse(flow).devices] == ["u-gpu-1"]
 

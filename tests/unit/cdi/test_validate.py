@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nvdra import cdi
-from nvdra.cdi import GPU_CLAIMS, Device, DeviceNode, Document, Edits, Hook, InvalidDocument, Mount
+from nvdra.cdi import GPU_CLAIMS, CdiDevice, DeviceNode, Document, Edits, Hook, InvalidDocument, Mount
 
 KIND = str(GPU_CLAIMS)
 
@@ -38,7 +38,7 @@ GOOD = Edits(env=("A=1",))
 )
 def test_both_ways_of_rendering_refuse(devices: list[tuple[str, Edits]], text: str) -> None:
     with pytest.raises(InvalidDocument, match=r"^failed to write spec: invalid CDI Spec: ") as caught:
-        cdi.render(Document(KIND, tuple(Device(*device) for device in devices), GOOD))
+        cdi.render(Document(KIND, tuple(CdiDevice(*device) for device in devices), GOOD))
     assert text in str(caught.value)
     with pytest.raises(InvalidDocument, match=r"^failed to write spec: invalid CDI Spec: ") as spliced:
         cdi.render_claim(cdi.GPU_CLAIMS, cdi.Common(Edits(env=("B=1",))), devices)
@@ -48,7 +48,7 @@ def test_both_ways_of_rendering_refuse(devices: list[tuple[str, Edits]], text: s
 @pytest.mark.parametrize("edits", [Edits(env=("A",)), Edits(mounts=(Mount("/\udcff", "/a"),))])
 def test_common_edits_are_checked_when_they_are_made(edits: Edits) -> None:
     with pytest.raises(InvalidDocument):
-        cdi.render(Document(KIND, (Device("a", GOOD),), edits))
+        cdi.render(Document(KIND, (CdiDevice("a", GOOD),), edits))
     with pytest.raises(InvalidDocument):
         cdi.Common(edits)
 
@@ -58,9 +58,9 @@ def test_common_edits_are_checked_when_they_are_made(edits: Edits) -> None:
 )
 def test_a_kind_has_a_vendor_and_a_class(kind: str) -> None:
     with pytest.raises(InvalidDocument):
-        cdi.validate(Document(kind, (Device("a", GOOD),), GOOD))
+        cdi.validate(Document(kind, (CdiDevice("a", GOOD),), GOOD))
 
 
 def test_good_documents_pass() -> None:
     for name in ("a", "0", "4cbd-gpu-0", "a_b.c:d"):
-        cdi.validate(Document(KIND, (Device(name, GOOD),), Edits()))
+        cdi.validate(Document(KIND, (CdiDevice(name, GOOD),), Edits()))

@@ -58,5 +58,5 @@ def gpu(**more: Any) -> dict[str, Any]:
     return {"gpu": {"info": {"uuid": "GPU-0"}, "device": answer(**more)}, "mig": None}
 
 
-def mig(**record: Any) -> dict[str, Any]:
-    return {"gpu": None, "mig": record | {"device": answer(DeviceName="gpu-1-mig-1g12gb-19-0")}}
+def mig(**checkpoint: Any) -> dict[str, Any]:
+    return {"gpu": None, "mig": checkpoint | {"device": answer(DeviceName="gpu-1-mig-1g12gb-19-0")}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nvdra.checkpoint import Foreign, Record, decode, encode
+from nvdra.checkpoint import Checkpoint, Unsupported, decode, encode
 from tests.twins import checkpoint as twin
 from tests.unit.checkpoint.files import BOOT, answer, gpu, group, mig, mirrored, second, signed
 
@@ -17,7 +17,7 @@ VFIO = {
     "device": answer(Metadata={"Attributes": {"a": {"int": 1}}, "NetworkData": None}),
 }
 OLD_MIG = group(mig(info={"uuid": "MIG-2", "index": "0"}))
-FOREIGN = {
+UNSUPPORTED = {
     "MIG before v25.12": (OLD_MIG, {"mig"}, "MIG-2"),
     "passthrough": (group({"gpu": None, "mig": None, "vfio": VFIO}), {"vfio"}, "v-1"),
     "MPS": (group(gpu(), mpsControlDaemonID="c1-abcde"), {"mps"}, "GPU-0"),
@@ -30,35 +30,35 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", UNSUPPORTED)
 def test_kinds_not_built_here_are_carried_verbatim_and_named(name: str) -> None:
-    written, kinds, uuid = FOREIGN[name]
+    written, kinds, uuid = UNSUPPORTED[name]
     content = mirrored(second([written]))
-    record = decode(content)
-    foreign = record.entries["c1"].prepared
-    assert isinstance(foreign, Foreign)
-    assert foreign.kinds == kinds
-    assert foreign.prepared_devices == twin.text([written]).encode()
-    [device] = foreign.devices
+    checkpoint = decode(content)
+    unsupported = checkpoint.entries["c1"].prepared
+    assert isinstance(unsupported, Unsupported)
+    assert unsupported.kinds == kinds
+    assert unsupported.prepared_devices == twin.text([written]).encode()
+    [device] = unsupported.devices
     assert device.uuid == uuid
-    assert foreign.device_names == (device.device,)
+    assert unsupported.device_names == (device.device,)
     assert device.cdi_ids
-    assert encode(record) == content
+    assert encode(checkpoint) == content
 
 
 def test_a_claim_with_one_foreign_group_is_foreign_as_a_whole() -> None:
     content = mirrored(second([group(gpu()), OLD_MIG]))
-    foreign = decode(content).entries["c1"].prepared
-    assert isinstance(foreign, Foreign)
-    assert foreign.device_names == ("gpu-0", "gpu-1-mig-1g12gb-19-0")
+    unsupported = decode(content).entries["c1"].prepared
+    assert isinstance(unsupported, Unsupported)
+    assert unsupported.device_names == ("gpu-0", "gpu-1-mig-1g12gb-19-0")
     assert encode(decode(content)) == content
 
 
 def test_a_foreign_group_without_daemon_id_gets_the_empty_one_that_releases_check_by() -> None:
     without = {"devices": OLD_MIG["devices"], "configState": {"timeSliceApplied": True}}
-    foreign = decode(signed({}, second([without]))).entries["c1"].prepared
-    assert isinstance(foreign, Foreign)
-    assert json.loads(foreign.prepared_devices) == [group(*OLD_MIG["devices"], timeSliceApplied=True)]
+    unsupported = decode(signed({}, second([without]))).entries["c1"].prepared
+    assert isinstance(unsupported, Unsupported)
+    assert json.loads(unsupported.prepared_devices) == [group(*OLD_MIG["devices"], timeSliceApplied=True)]
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_a_foreign_group_without_daemon_id_gets_the_empty_one_that_releases_chec
 def test_a_mig_device_whose_place_is_not_wholly_said_is_foreign(odd: dict[str, Any]) -> None:
     """Read as zero, a missing id would have another partition destroyed."""
     content = mirrored(second([group(mig(concrete=CONCRETE | odd))]))
-    record = decode(content)
-    foreign = record.entries["c1"].prepared
-    assert isinstance(foreign, Foreign)
-    assert foreign.kinds == {"mig"}
-    assert encode(record) == content
+    checkpoint = decode(content)
+    unsupported = checkpoint.entries["c1"].prepared
+    assert isinstance(unsupported, Unsupported)
+    assert unsupported.kinds == {"mig"}
+    assert encode(checkpoint) == content
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_a_mig_device_whose_place_is_not_wholly_said_is_foreign(odd: dict[str, A
 )
 def test_keys_of_a_group_that_are_not_known_are_written_again(written: dict[str, Any]) -> None:
     content = mirrored(second([written]))
-    record = decode(content)
-    [read] = record.entries["c1"].prepared  # type: ignore[misc]
+    checkpoint = decode(content)
+    [read] = checkpoint.entries["c1"].prepared  # type: ignore[misc]
     assert read.devices[0].uuid == ("GPU-0" if read.devices[0].mig is None else "MIG-1")
     assert read.verbatim == twin.text(written).encode()
-    assert encode(record) == content
+    assert encode(checkpoint) == content
 
 
 def test_keys_of_an_entry_that_are_not_known_are_written_again() -> None:
     content = mirrored(second([group(gpu())], name="n", namespace="ns", later={"x": [1.0]}, more="<"))
-    record = decode(content)
-    assert record.entries["c1"].unknown == b'"later":{"x":[1.0]},"more":"\\u003c"'
-    assert encode(record) == content
+    checkpoint = decode(content)
+    assert checkpoint.entries["c1"].unknown == b'"later":{"x":[1.0]},"more":"\\u003c"'
+    assert encode(checkpoint) == content
 
 
 def test_keys_of_a_status_that_are_not_known_are_written_again() -> None:
@@ -118,4 +118,4 @@ def test_keys_of_a_status_that_are_not_known_are_written_again() -> None:
 
 def test_keys_outside_entries_that_are_not_known_are_named() -> None:
     content = signed({}, {"preparedClaims": {}, "nodeBootID": BOOT, "later": 1})
-    assert decode(content[:-1] + b',"v3":{},"note":"x"}') == Record(BOOT, left_out=("v3", "note", "v2.later"))
+    assert decode(content[:-1] + b',"v3":{},"note":"x"}') == Checkpoint(BOOT, left_out=("v3", "note", "v2.later"))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nvdra.checkpoint import (
     DOMAIN,
     GPU,
+    Checkpoint,
     Corrupt,
     DomainGroup,
     Encoder,
@@ -27,7 +28,6 @@ from nvdra.checkpoint import (
     PreparedGroup,
     PreparedMig,
     PreparedVfio,
-    Record,
     Schema,
     Truncated,
     Unreadable,
@@ -40,25 +40,25 @@ from tests.unit.checkpoint.files import BOOT, DEVICE, ENTRY, STATUS, gpu, group,
 # ---- the contract's vectors
 
 
-def test_an_empty_record() -> None:
-    assert encode(Record(BOOT)) == (
+def test_an_empty_checkpoint() -> None:
+    assert encode(Checkpoint(BOOT)) == (
         b'{"checksum":1083090442,"v1":{},"v2":{"checksum":511425237,"nodeBootID":"11111111-2222-3333-4444-555555555555"}}'
     )
-    assert decode(encode(Record(BOOT))) == Record(BOOT)
+    assert decode(encode(Checkpoint(BOOT))) == Checkpoint(BOOT)
 
 
 def test_one_completed_gpu() -> None:
-    content = encode(Record(BOOT, {"c1": ENTRY}))
+    content = encode(Checkpoint(BOOT, {"c1": ENTRY}))
     root = json.loads(content)
     assert (root["checksum"], root["v2"]["checksum"]) == (3996242268, 675354383)
-    assert decode(content) == Record(BOOT, {"c1": ENTRY})
+    assert decode(content) == Checkpoint(BOOT, {"c1": ENTRY})
 
 
 def test_the_form_without_daemon_id_is_read() -> None:
     content = mirrored(second([{"devices": [gpu()], "configState": {}}]))
     root = json.loads(content)
     assert (root["checksum"], root["v2"]["checksum"]) == (3120725081, 3748688620)
-    assert decode(content) == Record(BOOT, {"c1": ENTRY})
+    assert decode(content) == Checkpoint(BOOT, {"c1": ENTRY})
 
 
 # ---- against the twin
@@ -108,7 +108,7 @@ entries = st.builds(
     name=words,
     namespace=words,
 )
-records = st.builds(Record, boot_id=words, entries=st.dictionaries(words, entries, max_size=4))
+checkpoints = st.builds(Checkpoint, boot_id=words, entries=st.dictionaries(words, entries, max_size=4))
 SECONDS = st.none() | st.integers(-2_208_988_800, 253_402_300_799)  # years 1900 to 9999
 domain_entries = st.builds(
     dataclasses.replace,
@@ -117,46 +117,46 @@ domain_entries = st.builds(
     prepared=st.lists(domain_groups, max_size=2).map(tuple),
     aborted_at=SECONDS,
 )
-domain_records = st.builds(Record, boot_id=words, entries=st.dictionaries(words, domain_entries, max_size=4))
+domain_checkpoints = st.builds(Checkpoint, boot_id=words, entries=st.dictionaries(words, domain_entries, max_size=4))
 EVERY_KIND = dataclasses.replace(GPU, unsupported=frozenset())
 
 
-@given(records)
-def test_a_record_is_written_as_the_twin_writes_it_and_read_back_whole(record: Record) -> None:
-    content = encode(record)
-    assert content == twin.encode(record)
-    assert decode(content, EVERY_KIND) == record
+@given(checkpoints)
+def test_a_checkpoint_is_written_as_the_twin_writes_it_and_read_back_whole(checkpoint: Checkpoint) -> None:
+    content = encode(checkpoint)
+    assert content == twin.encode(checkpoint)
+    assert decode(content, EVERY_KIND) == checkpoint
 
 
-@given(domain_records)
-def test_a_record_of_compute_domains_is_written_as_the_twin_writes_it(record: Record) -> None:
-    content = encode(record, DOMAIN)
-    assert content == twin.encode(record)
-    assert decode(content, DOMAIN) == record
+@given(domain_checkpoints)
+def test_a_checkpoint_of_compute_domains_is_written_as_the_twin_writes_it(checkpoint: Checkpoint) -> None:
+    content = encode(checkpoint, DOMAIN)
+    assert content == twin.encode(checkpoint)
+    assert decode(content, DOMAIN) == checkpoint
 
 
-@given(records, st.integers(0, 3), entries)
-def test_an_encoder_that_knows_most_entries_writes_the_same(record: Record, which: int, other: Entry) -> None:
+@given(checkpoints, st.integers(0, 3), entries)
+def test_an_encoder_that_knows_most_entries_writes_the_same(checkpoint: Checkpoint, which: int, other: Entry) -> None:
     encoder = Encoder()
-    assert encoder.encode(record) == encode(record)
-    uids = sorted(record.entries)
-    changed = dict(record.entries)
+    assert encoder.encode(checkpoint) == encode(checkpoint)
+    uids = sorted(checkpoint.entries)
+    changed = dict(checkpoint.entries)
     changed["new"] = other
     if uids:
         changed[uids[which % len(uids)]] = other
-    record = dataclasses.replace(record, entries=changed)
-    assert encoder.encode(record) == encode(record)
-    assert encoder.encode(Record(record.boot_id)) == encode(Record(record.boot_id))
+    checkpoint = dataclasses.replace(checkpoint, entries=changed)
+    assert encoder.encode(checkpoint) == encode(checkpoint)
+    assert encoder.encode(Checkpoint(checkpoint.boot_id)) == encode(Checkpoint(checkpoint.boot_id))
 
 
 def test_entries_are_written_in_the_order_of_their_uids_bytes() -> None:
-    content = encode(Record(BOOT, dict.fromkeys(("b", "a", "é", "Z", "a-"), ENTRY)))
+    content = encode(Checkpoint(BOOT, dict.fromkeys(("b", "a", "é", "Z", "a-"), ENTRY)))
     assert list(json.loads(content)["v2"]["preparedClaims"]) == ["Z", "a", "a-", "b", "é"]
 
 
 def test_the_first_section_holds_completed_entries_only() -> None:
     started = Entry("PrepareStarted", STATUS, name="n", namespace="ns")
-    root = json.loads(encode(Record(BOOT, {"c1": ENTRY, "c2": started})))
+    root = json.loads(encode(Checkpoint(BOOT, {"c1": ENTRY, "c2": started})))
     assert list(root["v1"]["preparedClaims"]) == ["c1"]
     assert root["v2"]["preparedClaims"]["c2"] == {
         "checkpointState": "PrepareStarted",
@@ -175,36 +175,36 @@ MIG = dataclasses.replace(
 
 
 def test_a_mig_device_is_written_as_the_go_driver_writes_it() -> None:
-    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((MIG,)),))})
+    checkpoint = Checkpoint(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((MIG,)),))})
     assert (
         b'"preparedDevices":[{"devices":[{"gpu":null,"mig":{"concrete":{"parentMinor":1,"giId":7,"ciId":0,'
         b'"migUUID":"MIG-1","parentUUID":"GPU-1"},"device":{"Requests":["gpu"],"PoolName":"node-a",'
         b'"DeviceName":"gpu-1-mig-1g12gb-19-0",'
         b'"CDIDeviceIDs":["k8s.gpu.nvidia.com/claim=c1-gpu-1-mig-1g12gb-19-0"]}}}],'
         b'"configState":{"mpsControlDaemonID":""}}]'
-    ) in encode(record)
+    ) in encode(checkpoint)
 
 
 def test_gpus_and_mig_devices_go_together() -> None:
-    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((DEVICE, MIG)),))})
-    assert decode(encode(record)) == record
+    checkpoint = Checkpoint(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((DEVICE, MIG)),))})
+    assert decode(encode(checkpoint)) == checkpoint
 
 
 def test_where_another_writer_says_the_parents_address_it_stays() -> None:
     assert MIG.mig is not None
     told = dataclasses.replace(MIG, info=dataclasses.replace(MIG.mig, parent_pci_bus_id="0000:3b:00.0"))
-    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((told,)),))})
-    assert b'"parentUUID":"GPU-1","parentPCIBusID":"0000:3b:00.0"},"device":' in encode(record)
-    assert decode(encode(record)) == record
+    checkpoint = Checkpoint(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((told,)),))})
+    assert b'"parentUUID":"GPU-1","parentPCIBusID":"0000:3b:00.0"},"device":' in encode(checkpoint)
+    assert decode(encode(checkpoint)) == checkpoint
 
 
 def test_what_is_to_be_undone_is_kept_while_a_claim_is_let_go_of() -> None:
     begun = dataclasses.replace(ENTRY, state="PrepareStarted", prepared=(PreparedGroup((MIG,)),))
-    record = Record(BOOT, {"c1": begun, "c2": ENTRY})
-    root = json.loads(encode(record))
+    checkpoint = Checkpoint(BOOT, {"c1": begun, "c2": ENTRY})
+    root = json.loads(encode(checkpoint))
     assert list(root["v1"]["preparedClaims"]) == ["c2"]
     assert root["v2"]["preparedClaims"]["c1"]["preparedDevices"][0]["devices"][0]["mig"]["concrete"]["giId"] == 7
-    assert decode(encode(record)) == record
+    assert decode(encode(checkpoint)) == checkpoint
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 32])
@@ -212,7 +212,7 @@ def test_an_id_that_nvml_cannot_have_is_not_written(number: int) -> None:
     assert MIG.mig is not None
     odd = dataclasses.replace(MIG, info=dataclasses.replace(MIG.mig, gi_id=number))
     with pytest.raises((OverflowError, TypeError)):
-        encode(Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((odd,)),))}))
+        encode(Checkpoint(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((odd,)),))}))
 
 
 # ---- other files that are read
@@ -220,7 +220,7 @@ def test_an_id_that_nvml_cannot_have_is_not_written(number: int) -> None:
 
 def test_a_file_with_the_first_section_alone_is_migrated() -> None:
     claim = {"status": json.loads(STATUS), "preparedDevices": [group(gpu())]}
-    assert decode(signed({"preparedClaims": {"c1": claim}}, None)) == Record("", {"c1": ENTRY})
+    assert decode(signed({"preparedClaims": {"c1": claim}}, None)) == Checkpoint("", {"c1": ENTRY})
 
 
 @pytest.mark.parametrize(
@@ -233,29 +233,29 @@ def test_a_file_with_the_first_section_alone_is_migrated() -> None:
     ],
 )
 def test_files_without_claims(empty: bytes) -> None:
-    assert decode(empty) == Record("")
+    assert decode(empty) == Checkpoint("")
 
 
 def test_shares_survive() -> None:
     shared = PreparedGroup((dataclasses.replace(DEVICE, share_id="s-1"),))
-    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(shared,))})
-    assert b'"k8s.gpu.nvidia.com/claim=c1-gpu-0"],"ShareID":"s-1"}},"mig":null}' in encode(record)
-    assert decode(encode(record)) == record
+    checkpoint = Checkpoint(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(shared,))})
+    assert b'"k8s.gpu.nvidia.com/claim=c1-gpu-0"],"ShareID":"s-1"}},"mig":null}' in encode(checkpoint)
+    assert decode(encode(checkpoint)) == checkpoint
 
 
 def test_a_claim_for_administrators_keeps_its_access() -> None:
     status = STATUS.replace(b'"device":"gpu-0"', b'"device":"gpu-0","adminAccess":true,"shareID":"s-1"')
-    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, status=status)})
-    assert decode(encode(record)).entries["c1"].status == status
+    checkpoint = Checkpoint(BOOT, {"c1": dataclasses.replace(ENTRY, status=status)})
+    assert decode(encode(checkpoint)).entries["c1"].status == status
 
 
 def test_an_indented_file_is_the_same_file() -> None:
-    record = Record(BOOT, {"c1": ENTRY})
-    assert decode(json.dumps(json.loads(encode(record)), indent=4).encode()) == record
+    checkpoint = Checkpoint(BOOT, {"c1": ENTRY})
+    assert decode(json.dumps(json.loads(encode(checkpoint)), indent=4).encode()) == checkpoint
 
 
 def test_a_key_that_no_checksum_covers_is_accepted_as_the_go_driver_does() -> None:
-    content = encode(Record(BOOT, {"c1": ENTRY}))
+    content = encode(Checkpoint(BOOT, {"c1": ENTRY}))
     [_, section] = content.split(b',"v2":')
     edited = content.replace(section, section.replace(b'"mig":null', b'"mig":null,"edited":"by hand"'))
     [read] = decode(edited).entries["c1"].prepared  # type: ignore[misc]
@@ -267,14 +267,16 @@ def test_of_equal_keys_the_last_one_counts() -> None:
     claims = "{" + ",".join(f'"c1":{{"checkpointState":"{state}","status":{{}}}}' for state in states) + "}"
     inner = twin.checksum(f'{{"checksum":0,"preparedClaims":{claims}}}'.encode())
     content = f'{{"checksum":1083090442,"v1":{{}},"v2":{{"checksum":{inner},"preparedClaims":{claims}}}}}'
-    assert decode(content.encode()) == Record("", {"c1": Entry("PrepareCompleted", b"{}")})
+    assert decode(content.encode()) == Checkpoint("", {"c1": Entry("PrepareCompleted", b"{}")})
 
 
 # ---- each driver's schema
 
 
 def test_only_compute_domains_have_aborted_claims() -> None:
-    aborted = Record(BOOT, {"c1": Entry("PrepareAborted", STATUS, name="n", namespace="ns", aborted_at=1_780_308_059)})
+    aborted = Checkpoint(
+        BOOT, {"c1": Entry("PrepareAborted", STATUS, name="n", namespace="ns", aborted_at=1_780_308_059)}
+    )
     content = encode(aborted, DOMAIN)
     assert b'"name":"n","namespace":"ns","abortedAt":"2026-06-01T10:00:59Z"}' in content
     assert decode(content, DOMAIN) == aborted
@@ -287,22 +289,22 @@ def test_only_compute_domains_have_aborted_claims() -> None:
 @pytest.mark.parametrize(("schema", "info"), [(GPU, PreparedChannel(0)), (DOMAIN, PreparedGpu("GPU-0"))])
 def test_a_device_of_the_other_driver_is_not_written(schema: Schema, info: Info) -> None:
     device = dataclasses.replace(DEVICE, info=info)
-    record = Record(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((device,)),))})
+    checkpoint = Checkpoint(BOOT, {"c1": dataclasses.replace(ENTRY, prepared=(PreparedGroup((device,)),))})
     with pytest.raises(ValueError, match=f"c1 has a device of type {info.type}, which a checkpoint of {schema.driver}"):
-        encode(record, schema)
+        encode(checkpoint, schema)
 
 
 @pytest.mark.parametrize("moment", [1 << 60, -(1 << 60), 253_402_300_800])
 def test_a_time_without_text_is_not_written(moment: int) -> None:
     with pytest.raises(ValueError, match="has no RFC 3339 text"):
-        encode(Record(BOOT, {"c1": Entry("PrepareAborted", STATUS, aborted_at=moment)}), DOMAIN)
+        encode(Checkpoint(BOOT, {"c1": Entry("PrepareAborted", STATUS, aborted_at=moment)}), DOMAIN)
 
 
 # ---- files that are not to be trusted
 
 
 def test_a_changed_byte_is_corrupt_and_the_difference_is_shown() -> None:
-    content = encode(Record(BOOT, {"c1": ENTRY})).replace(b'"uuid":"GPU-0"', b'"uuid":"GPU-0","dummy":"x"')
+    content = encode(Checkpoint(BOOT, {"c1": ENTRY})).replace(b'"uuid":"GPU-0"', b'"uuid":"GPU-0","dummy":"x"')
     with pytest.raises(Corrupt) as caught:
         decode(content.replace(b"gpu-0", b"gpu-1"))
     assert str(caught.value) == "checkpoint is corrupted"
@@ -314,7 +316,7 @@ def test_a_changed_byte_is_corrupt_and_the_difference_is_shown() -> None:
 
 @pytest.mark.parametrize("section", ["checksum", "v2"])
 def test_each_checksum_counts(section: str) -> None:
-    root = json.loads(encode(Record(BOOT, {"c1": ENTRY})))
+    root = json.loads(encode(Checkpoint(BOOT, {"c1": ENTRY})))
     if section == "v2":
         root["v2"]["checksum"] ^= 1
     else:
@@ -353,7 +355,7 @@ def test_what_is_no_json_is_truncated(content: bytes) -> None:
 
 
 def test_every_prefix_is_truncated() -> None:
-    content = encode(Record(BOOT, {"c1": ENTRY}))
+    content = encode(Checkpoint(BOOT, {"c1": ENTRY}))
     for end in range(len(content)):
         with pytest.raises(Truncated):
             decode(content[:end])
@@ -449,22 +451,22 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
     ):
         for schema in (GPU, DOMAIN):
             try:
-                record = decode(content, schema)
+                checkpoint = decode(content, schema)
             except Unreadable:
                 continue
-            assert decode(encode(record, schema), schema).entries == record.entries
+            assert decode(encode(checkpoint, schema), schema).entries == checkpoint.entries
 
 
 def test_damage_is_found_or_does_not_matter() -> None:
     """The one key that may be damaged unseen says that something is absent; the Go driver accepts that file too."""
-    content = encode(Record(BOOT, {"c1": ENTRY}))
+    content = encode(Checkpoint(BOOT, {"c1": ENTRY}))
     chance = random.Random(7)
     for _ in range(2000):
         at, byte = chance.randrange(len(content)), chance.randrange(256)
         try:
-            record = decode(content[:at] + bytes([byte]) + content[at + 1 :])
+            checkpoint = decode(content[:at] + bytes([byte]) + content[at + 1 :])
         except Unreadable:
             continue
-        [read] = record.entries["c1"].prepared  # type: ignore[misc]
-        kept = dataclasses.replace(record.entries["c1"], prepared=(dataclasses.replace(read, verbatim=b""),))
-        assert Record(record.boot_id, {"c1": kept}) == Record(BOOT, {"c1": ENTRY})
+        [read] = checkpoint.entries["c1"].prepared  # type: ignore[misc]
+        kept = dataclasses.replace(checkpoint.entries["c1"], prepared=(dataclasses.replace(read, verbatim=b""),))
+        assert Checkpoint(checkpoint.boot_id, {"c1": kept}) == Checkpoint(BOOT, {"c1": ENTRY})

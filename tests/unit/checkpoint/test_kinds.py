@@ -13,17 +13,17 @@ from nvdra.api.claim import decode_status
 from nvdra.checkpoint import (
     DOMAIN,
     GPU,
+    Checkpoint,
     DomainGroup,
     Entry,
-    Foreign,
     PreparedChannel,
     PreparedDaemon,
     PreparedDevice,
     PreparedGroup,
     PreparedMig,
     PreparedVfio,
-    Record,
     Schema,
+    Unsupported,
     decode,
     encode,
 )
@@ -69,10 +69,10 @@ def test_what_the_go_driver_wrote_is_written_again_byte_for_byte(name: str) -> N
 @pytest.mark.parametrize("name", FILES)
 def test_the_twin_writes_what_the_go_driver_wrote(name: str) -> None:
     """From the fields alone: no group is there that only its own text describes."""
-    record = decode(content(name), schemas(name)[-1])
-    groups = [group for one in record.entries.values() for group in one.prepared]  # type: ignore[union-attr]
+    checkpoint = decode(content(name), schemas(name)[-1])
+    groups = [group for one in checkpoint.entries.values() for group in one.prepared]  # type: ignore[union-attr]
     assert all(not group.verbatim for group in groups)
-    assert twin.encode(record) == content(name)
+    assert twin.encode(checkpoint) == content(name)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -85,7 +85,7 @@ def test_an_indented_file_is_the_same_file(name: str) -> None:
 @pytest.mark.parametrize(("name", "number", "kinds"), [("gpu-mps", 2, {"mps"}), ("gpu-vfio", 2, {"vfio"})])
 def test_unsupported_kinds_are_carried_and_supported_ones_read(name: str, number: int, kinds: set[str]) -> None:
     carried, read = (entry(name, number, schema).prepared for schema in (GPU, EVERY_KIND))
-    assert isinstance(carried, Foreign)
+    assert isinstance(carried, Unsupported)
     assert isinstance(read, tuple)
     assert carried.kinds == kinds
     assert carried.devices == tuple(device for group in read for device in group.devices)
@@ -144,16 +144,16 @@ def test_an_aborted_claim_has_its_time_in_whole_seconds() -> None:
 
 
 def test_the_oldest_shape_is_converted_as_the_go_driver_does() -> None:
-    record = decode(content(RC2), DOMAIN)
-    assert encode(record, DOMAIN) == content(f"{RC2}-converted")
-    assert decode(content(f"{RC2}-converted"), DOMAIN) == record
+    checkpoint = decode(content(RC2), DOMAIN)
+    assert encode(checkpoint, DOMAIN) == content(f"{RC2}-converted")
+    assert decode(content(f"{RC2}-converted"), DOMAIN) == checkpoint
 
 
 def test_no_file_of_one_driver_is_taken_for_the_others() -> None:
     assert (
         decode(content("domain-empty"), GPU)
         == decode(content("domain-empty"), DOMAIN)
-        == Record("11111111-2222-3333-4444-555555555555")
+        == Checkpoint("11111111-2222-3333-4444-555555555555")
     )
     for name in ("domain-channel", "domain-daemon", "domain-aborted"):
         with pytest.raises(ValueError, match="later release"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nvdra.api.claim import decode_claim
-from nvdra.checkpoint import PreparedDevice, PreparedGpu, PreparedGroup, PreparedMig, Record, decode, encode
+from nvdra.checkpoint import Checkpoint, PreparedDevice, PreparedGpu, PreparedGroup, PreparedMig, decode, encode
 from tests.twins import checkpoint as twin
 
 RECORDINGS = Path(__file__).parents[2] / "golden" / "recordings"
@@ -45,18 +45,18 @@ def test_what_a_release_wrote_is_written_again_byte_for_byte(folder: str) -> Non
 @pytest.mark.parametrize("folder", RELEASED)
 def test_name_and_namespace_of_completed_entries_are_the_only_addition(folder: str) -> None:
     claims = json.loads((RECORDINGS / folder / "claims.json").read_text())
-    record = decode(content(folder))
+    checkpoint = decode(content(folder))
     entries = {}
     for body in claims.values():
         ref = decode_claim(json.dumps(body).encode()).ref
-        entries[ref.uid] = dataclasses.replace(record.entries[ref.uid], name=ref.name, namespace=ref.namespace)
-    ours = encode(Record(record.boot_id, entries))
+        entries[ref.uid] = dataclasses.replace(checkpoint.entries[ref.uid], name=ref.name, namespace=ref.namespace)
+    ours = encode(Checkpoint(checkpoint.boot_id, entries))
     first, second = ours.split(b',"v2":')
     assert b"namespace" not in first
     assert second.count(b',"namespace":"cap-') == len(claims)
     stripped = re.sub(rb',"name":"[^"]*","namespace":"[^"]*"\}', b"}", second)
     assert resigned(first + b',"v2":' + stripped) == content(folder)
-    assert decode(ours) == Record(record.boot_id, entries)
+    assert decode(ours) == Checkpoint(checkpoint.boot_id, entries)
 
 
 def test_the_build_that_left_out_an_empty_daemon_id_is_read_and_written_as_the_releases_do() -> None:
@@ -76,7 +76,7 @@ def test_a_claims_status_is_kept_as_the_go_driver_keeps_it(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_what_was_answered_to_kubelet_is_in_the_record(folder: str) -> None:
+def test_what_was_answered_to_kubelet_is_in_the_checkpoint(folder: str) -> None:
     entries = decode(content(folder)).entries
     answers = json.loads((RECORDINGS / folder / "answer.json").read_text())["claims"]
     assert answers.keys() == entries.keys()
@@ -104,11 +104,11 @@ def test_mig_devices_in_the_place_of_the_recorded_gpus_are_understood(folder: st
         rb'{"gpu":null,"mig":{"concrete":{"parentMinor":3,"giId":9,"ciId":1,"migUUID":"MIG-\1","parentUUID":"GPU-\1"},\2}}',
         content(folder).replace(b'"configState":{}', b'"configState":{"mpsControlDaemonID":""}'),
     )
-    record = decode(resigned(written))
-    assert encode(record) == resigned(written)
+    checkpoint = decode(resigned(written))
+    assert encode(checkpoint) == resigned(written)
     gpus = decode(content(folder)).entries
-    assert record.entries.keys() == gpus.keys()
-    for uid, entry in record.entries.items():
+    assert checkpoint.entries.keys() == gpus.keys()
+    for uid, entry in checkpoint.entries.items():
         assert isinstance(entry.prepared, tuple)
         [migs, whole] = [
             [device for group in prepared for device in group.devices]

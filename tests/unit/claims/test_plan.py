@@ -9,7 +9,7 @@ import pytest
 from nvdra import claims
 from nvdra.api import gates
 from nvdra.cdi import Edits
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.claims import AlreadyPrepared, NeedsSteps, Ready, Refuse, Repair, RollBackFirst
 from nvdra.gpu import Inventory, from_scan
 from tests.unit.claims import world
@@ -144,7 +144,7 @@ def test_asked_again_it_answers_the_same():
     assert plan(one, prepared(one)) == AlreadyPrepared(sealed(one).answers)
 
 
-def test_a_lost_file_is_written_again_and_the_record_stays():
+def test_a_lost_file_is_written_again_and_the_checkpoint_stays():
     one = claim("c1", {"device": "gpu-1", "request": "a"}, {"device": "gpu-1", "request": "b"}, "gpu-0")
     assert plan(one, prepared(one), has_file=False) == Repair(sealed(one))
 
@@ -169,25 +169,25 @@ def test_who_uses_the_claim_and_what_others_got_does_not_count():
 )
 def test_allocated_anew_under_the_same_uid_it_is_prepared_anew(after):
     before = claim("c1", "gpu-0")
-    record = prepared(before)
-    # First the former entry goes, then its file: with one write for both, a death between file and record would leave
+    checkpoint = prepared(before)
+    # First the former entry goes, then its file: with one write for both, a death between file and checkpoint would leave
     # the former entry with the new file.
-    assert plan(after, record) == RollBackFirst(after.ref, record.entries["c1"])
+    assert plan(after, checkpoint) == RollBackFirst(after.ref, checkpoint.entries["c1"])
 
 
 def test_a_claim_that_was_begun_and_not_completed_is_prepared_anew():
     one = claim("c1", "gpu-0")
-    found = plan(one, Record("boot", {"c1": world.started(one)}))
+    found = plan(one, Checkpoint("boot", {"c1": world.started(one)}))
     assert found == plan(one)
     assert isinstance(found, Ready)
 
 
 def test_what_another_release_prepared_is_answered_as_it_was_recorded():
     one = claim("c1", "gpu-0-mig-1g5gb-19-0")
-    entry = world.foreign(one, "mig")
-    found = plan(one, Record("boot", {"c1": entry}))
+    entry = world.unsupported(one, "mig")
+    found = plan(one, Checkpoint("boot", {"c1": entry}))
     assert found == AlreadyPrepared(entry.prepared.devices)
-    assert reason(plan(one, Record("boot", {"c1": entry}), has_file=False)).startswith(
+    assert reason(plan(one, Checkpoint("boot", {"c1": entry}), has_file=False)).startswith(
         "unable to prepare claim c1: its CDI file is lost or names files that are gone, and device "
         "gpu-0-mig-1g5gb-19-0 is not known here"
     )
@@ -214,27 +214,27 @@ def test_a_device_that_became_another_gpu_is_refused_until_unprepared():
     assert isinstance(plan(one, inventory=swapped), Ready)
 
 
-# --- from the record alone ---
+# --- from the checkpoint alone ---
 
 
-def recall(one, node, record, *, has_file=True):
-    return claims.answer_from_checkpoint(DRIVER, one.ref, node, record, has_file=has_file)
+def from_checkpoint(one, node, checkpoint, *, has_file=True):
+    return claims.answer_from_checkpoint(DRIVER, one.ref, node, checkpoint, has_file=has_file)
 
 
-def test_the_record_alone_answers_for_what_is_completed():
+def test_the_checkpoint_alone_answers_for_what_is_completed():
     one = claim("c1", "gpu-0")
-    record, node = prepared(one), scans.inventory()
-    assert recall(one, node, record) == AlreadyPrepared(sealed(one).answers)
-    assert recall(one, node, record, has_file=False) == Repair(sealed(one))
+    checkpoint, node = prepared(one), scans.inventory()
+    assert from_checkpoint(one, node, checkpoint) == AlreadyPrepared(sealed(one).answers)
+    assert from_checkpoint(one, node, checkpoint, has_file=False) == Repair(sealed(one))
     swapped = from_scan(scans.node_scan(scans.gpu_scan(0, uuid="GPU-new")), {})
-    assert isinstance(recall(one, swapped, record), Refuse)
+    assert isinstance(from_checkpoint(one, swapped, checkpoint), Refuse)
 
 
-def test_the_record_alone_says_nothing_of_what_is_not_completed():
+def test_the_checkpoint_alone_says_nothing_of_what_is_not_completed():
     one = claim("c1", "gpu-0")
-    assert recall(one, scans.inventory(), Record("boot")) is None
-    begun = Record("boot", {"c1": world.started(one)})
-    assert recall(one, scans.inventory(), begun) is None
+    assert from_checkpoint(one, scans.inventory(), Checkpoint("boot")) is None
+    begun = Checkpoint("boot", {"c1": world.started(one)})
+    assert from_checkpoint(one, scans.inventory(), begun) is None
 
 
 # --- configs ---

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nvdra.api.claim import ClaimRef
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.claims import reconcile
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled
 from nvdra.gpu import Inventory
@@ -20,11 +20,11 @@ TWO = claim("c2", "gpu-1")
 
 
 def test_named_entries_are_asked_for_one_by_one_and_nameless_ones_by_a_list():
-    record = prepared(ONE)
+    checkpoint = prepared(ONE)
     of_the_go_driver = replace(sealed(TWO).entry, name="", namespace="")
-    record = Record("boot", {**record.entries, "c2": of_the_go_driver, "c3": started(claim("c3", "gpu-2"))})
-    assert reconcile.to_get(record) == (ClaimRef("ns", "claim-c1", "c1"), ClaimRef("ns", "claim-c3", "c3"))
-    assert reconcile.nameless(record) == {"c2"}
+    checkpoint = Checkpoint("boot", {**checkpoint.entries, "c2": of_the_go_driver, "c3": started(claim("c3", "gpu-2"))})
+    assert reconcile.to_get(checkpoint) == (ClaimRef("ns", "claim-c1", "c1"), ClaimRef("ns", "claim-c3", "c3"))
+    assert reconcile.nameless(checkpoint) == {"c2"}
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_what_an_answer_means(answer, why):
 
 
 def test_what_was_begun_goes_at_once_and_what_was_completed_on_the_second_sweep():
-    record = Record("boot", {**prepared(ONE, TWO).entries, "c3": started(claim("c3", "gpu-2"))})
+    checkpoint = Checkpoint("boot", {**prepared(ONE, TWO).entries, "c3": started(claim("c3", "gpu-2"))})
     found = {"c1", "c3", "gone-meanwhile"}
-    assert reconcile.due(found, frozenset(), record) == {"c3"}
-    assert reconcile.due(found, {"c1", "c2"}, record) == {"c1", "c3"}
-    assert reconcile.due(set(), {"c1"}, record) == frozenset()
+    assert reconcile.due(found, frozenset(), checkpoint) == {"c3"}
+    assert reconcile.due(found, {"c1", "c2"}, checkpoint) == {"c1", "c3"}
+    assert reconcile.due(set(), {"c1"}, checkpoint) == frozenset()
 
 
 def test_a_file_without_entry_is_an_orphan():
     assert reconcile.orphans(["c9", "c1", "c8"], prepared(ONE)) == ("c8", "c9")
 
 
-# --- files whose record was lost ---
+# --- files whose checkpoint was lost ---
 
 FILES = {"c1": {"gpu-0"}, "c2": {"gpu-1"}}
 

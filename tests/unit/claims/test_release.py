@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Forget, NotPrepared, Refuse
 from tests.unit.claims import world
-from tests.unit.claims.world import claim, foreign, prepared, release, sealed, started
+from tests.unit.claims.world import claim, prepared, release, sealed, started, unsupported
 from tests.unit.gpu import scans
 
 
 def test_an_unknown_claim_is_done_already():
-    assert release(claim("c1", "gpu-0"), Record("boot")) == NotPrepared()
+    assert release(claim("c1", "gpu-0"), Checkpoint("boot")) == NotPrepared()
 
 
 def test_a_completed_claim_just_leaves():
@@ -26,7 +26,7 @@ def test_a_completed_claim_just_leaves():
 def test_a_claim_that_was_only_begun_just_leaves(config):
     # A begun claim may ask for MPS and never have got it: its gate was off.
     one = claim("c1", "gpu-0", config=config)
-    assert release(one, Record("boot", {"c1": started(one)})) == Forget()
+    assert release(one, Checkpoint("boot", {"c1": started(one)})) == Forget()
 
 
 @pytest.mark.parametrize("applied", [None, False])
@@ -34,14 +34,14 @@ def test_without_a_time_slice_nothing_is_said(applied):
     one = claim("c1", "gpu-0")
     entry = sealed(one).entry
     entry = replace(entry, prepared=tuple(replace(group, time_slice_applied=applied) for group in entry.prepared))
-    assert release(one, Record("boot", {"c1": entry})) == Forget()
+    assert release(one, Checkpoint("boot", {"c1": entry})) == Forget()
 
 
 def test_a_time_slice_stays_and_the_log_says_so():
     one = claim("c1", "gpu-0", "gpu-1")
     entry = sealed(one).entry
     entry = replace(entry, prepared=tuple(replace(group, time_slice_applied=True) for group in entry.prepared))
-    assert release(one, Record("boot", {"c1": entry})) == Forget(
+    assert release(one, Checkpoint("boot", {"c1": entry})) == Forget(
         (
             f"claim ns/claim-c1:c1 leaves a time slice set on {scans.uuid_of(0)}, {scans.uuid_of(1)}: "
             "gate TimeSlicingSettings is off, so it stays",
@@ -59,7 +59,7 @@ def test_a_time_slice_stays_and_the_log_says_so():
 )
 def test_what_another_release_prepared_is_kept_and_named(kind, device, what):
     one = claim("c1", device)
-    assert release(one, Record("boot", {"c1": foreign(one, kind)})) == Refuse(
+    assert release(one, Checkpoint("boot", {"c1": unsupported(one, kind)})) == Refuse(
         f"unprepare devices failed for claim ns/claim-c1:c1: it holds {what} ({device}) set up by another release of "
         "the driver, which this release does not undo: run the release that prepared it until the claim is gone"
     )
@@ -68,7 +68,7 @@ def test_what_another_release_prepared_is_kept_and_named(kind, device, what):
 def test_what_another_release_began_is_kept_and_named():
     device = "gpu-vfio-0"
     one = claim("c1", "gpu-1", device)
-    refuse = release(one, Record("boot", {"c1": started(one)}))
+    refuse = release(one, Checkpoint("boot", {"c1": started(one)}))
     assert isinstance(refuse, Refuse)
     assert refuse.reason.startswith("unprepare failed for partially prepared claim ns/claim-c1:c1 failed: it holds a ")
     assert device in refuse.reason
@@ -78,6 +78,6 @@ def test_a_group_with_an_mps_daemon_is_kept():
     one = claim("c1", "gpu-0")
     entry = sealed(one).entry
     entry = replace(entry, prepared=tuple(replace(group, mps_daemon_id="c1-abcde") for group in entry.prepared))
-    refuse = release(one, Record("boot", {"c1": entry}))
+    refuse = release(one, Checkpoint("boot", {"c1": entry}))
     assert isinstance(refuse, Refuse)
     assert "an MPS control daemon (gpu-0)" in refuse.reason

@@ -9,7 +9,16 @@ from typing import Any
 from nvdra import claims
 from nvdra.api import gates
 from nvdra.api.claim import Claim, decode_claim
-from nvdra.checkpoint import Entry, Foreign, Info, PreparedDevice, PreparedGpu, PreparedVfio, Record, UnplacedMig
+from nvdra.checkpoint import (
+    Checkpoint,
+    Entry,
+    Info,
+    PreparedDevice,
+    PreparedGpu,
+    PreparedVfio,
+    UnplacedMig,
+    Unsupported,
+)
 from nvdra.claims import NeedsSteps, Plan, Ready, Release, Sealed
 from nvdra.gpu import GpuScan, Inventory, MigDevice, from_scan
 from nvdra.gpu.driver import GpuDriver
@@ -51,33 +60,33 @@ def gpu_config(parameters: dict[str, Any] | None = None, **more: Any) -> dict[st
     return {"source": "FromClaim", "opaque": {"driver": OURS, "parameters": fields}, **more}
 
 
-def plan(one: Claim, record: Record | None = None, **more: Any) -> Plan:
+def plan(one: Claim, checkpoint: Checkpoint | None = None, **more: Any) -> Plan:
     """The plan for a claim on a node of eight GPUs with nothing prepared, unless said otherwise."""
     values: dict[str, Any] = {"pool": POOL, "has_file": True, **more}
     seen = values.pop("inventory", None) or inventory()
     on = values.pop("gates", None) or gates.defaults()
-    return claims.plan(GpuDriver(on), one, seen, record or Record("boot"), **values)
+    return claims.plan(GpuDriver(on), one, seen, checkpoint or Checkpoint("boot"), **values)
 
 
-def release(one: Claim, record: Record, **more: Any) -> Release:
+def release(one: Claim, checkpoint: Checkpoint, **more: Any) -> Release:
     """What letting go of a claim takes on a node of eight GPUs, unless said otherwise."""
     seen = more.get("inventory") or inventory()
-    return claims.unprepare(GpuDriver(more.get("gates") or gates.defaults()), one.ref, seen, record)
+    return claims.unprepare(GpuDriver(more.get("gates") or gates.defaults()), one.ref, seen, checkpoint)
 
 
-def sealed(one: Claim, record: Record | None = None, **more: Any) -> Sealed:
+def sealed(one: Claim, checkpoint: Checkpoint | None = None, **more: Any) -> Sealed:
     """What a claim leaves behind; it must be free to be prepared."""
-    ready = plan(one, record, **more)
+    ready = plan(one, checkpoint, **more)
     assert isinstance(ready, Ready), ready
     return claims.seal(GpuDriver(more.get("gates") or gates.defaults()), ready)
 
 
-def prepared(*some: Claim, **more: Any) -> Record:
-    """The record after these claims were prepared, one after the other."""
+def prepared(*some: Claim, **more: Any) -> Checkpoint:
+    """The checkpoint after these claims were prepared, one after the other."""
     entries: dict[str, Entry] = {}
     for one in some:
-        entries[one.ref.uid] = sealed(one, Record("boot", dict(entries)), **more).entry
-    return Record("boot", entries)
+        entries[one.ref.uid] = sealed(one, Checkpoint("boot", dict(entries)), **more).entry
+    return Checkpoint("boot", entries)
 
 
 def started(one: Claim) -> Entry:
@@ -85,7 +94,7 @@ def started(one: Claim) -> Entry:
     return Entry("PrepareStarted", one.status, (), one.ref.name, one.ref.namespace)
 
 
-def foreign(one: Claim, kind: str, uuid: str = "foreign") -> Entry:
+def unsupported(one: Claim, kind: str, uuid: str = "foreign") -> Entry:
     """A completed entry that another release wrote for devices this one does not build."""
     infos: dict[str, Info] = {"vfio": PreparedVfio(uuid), "mig": UnplacedMig(uuid)}
     info = infos.get(kind, PreparedGpu(uuid))
@@ -94,7 +103,7 @@ def foreign(one: Claim, kind: str, uuid: str = "foreign") -> Entry:
         for r in one.results
     )
     names = tuple(device.device for device in devices)
-    return Entry("PrepareCompleted", one.status, Foreign(b"[]", frozenset((kind,)), names, devices))
+    return Entry("PrepareCompleted", one.status, Unsupported(b"[]", frozenset((kind,)), names, devices))
 
 
 # --- GPUs that are partitioned on demand ---
@@ -112,15 +121,15 @@ def partition(text: str, profile_id: int, start: int, minor: int = 0) -> str:
     return f"gpu-{minor}-mig-{text}-{profile_id}-{start}"
 
 
-def mig_plan(one: Claim, record: Record | None = None, **more: Any) -> Plan:
+def mig_plan(one: Claim, checkpoint: Checkpoint | None = None, **more: Any) -> Plan:
     """The plan for a claim on a node of one H200 that is partitioned on demand, unless said otherwise."""
-    return plan(one, record, **{"inventory": h200s(), "gates": DYNAMIC, **more})
+    return plan(one, checkpoint, **{"inventory": h200s(), "gates": DYNAMIC, **more})
 
 
-def administered(record: Record, *some: Claim) -> Record:
-    """The record with the entries of these claims written for administrators, as the Go driver's v0.4.1 left them."""
-    entries = {one.ref.uid: replace(record.entries[one.ref.uid], status=claim_of_admin(one).status) for one in some}
-    return Record(record.boot_id, {**record.entries, **entries})
+def administered(checkpoint: Checkpoint, *some: Claim) -> Checkpoint:
+    """The checkpoint with the entries of these claims written for administrators, as the Go driver's v0.4.1 left them."""
+    entries = {one.ref.uid: replace(checkpoint.entries[one.ref.uid], status=claim_of_admin(one).status) for one in some}
+    return Checkpoint(checkpoint.boot_id, {**checkpoint.entries, **entries})
 
 
 def claim_of_admin(one: Claim) -> Claim:
@@ -128,8 +137,8 @@ def claim_of_admin(one: Claim) -> Claim:
     return claim(one.ref.uid, *({"device": result.device, "adminAccess": True} for result in one.results))
 
 
-def mig_release(one: Claim, record: Record, **more: Any) -> Release:
-    return release(one, record, **{"inventory": h200s(), "gates": DYNAMIC, **more})
+def mig_release(one: Claim, checkpoint: Checkpoint, **more: Any) -> Release:
+    return release(one, checkpoint, **{"inventory": h200s(), "gates": DYNAMIC, **more})
 
 
 def carried_out(found: Plan) -> Sealed:
@@ -154,9 +163,9 @@ def carried_out(found: Plan) -> Sealed:
     return claims.seal(driver, found.completed(made))
 
 
-def mig_prepared(*some: Claim, **more: Any) -> Record:
-    """The record after these claims were prepared on that node, one after the other."""
+def mig_prepared(*some: Claim, **more: Any) -> Checkpoint:
+    """The checkpoint after these claims were prepared on that node, one after the other."""
     entries: dict[str, Entry] = {}
     for one in some:
-        entries[one.ref.uid] = carried_out(mig_plan(one, Record("boot", dict(entries)), **more)).entry
-    return Record("boot", entries)
+        entries[one.ref.uid] = carried_out(mig_plan(one, Checkpoint("boot", dict(entries)), **more)).entry
+    return Checkpoint("boot", entries)

@@ -15,7 +15,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[3] / "deploy" / "image" / "kubelet-plugin-prestart.sh"
 SHELLS = [shell for shell in ("sh", "bash") if shutil.which(shell)]
 NOT_THERE = "nvidia-smi: not found, libnvidia-ml.so.1: not found, "
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Prestart:
 
     def rest(self) -> list[str]:
         """All lines up to the end."""
-        out, _ = self.process.communicate(timeout=PATIENCE_S)
+        out, _ = self.process.communicate(timeout=TIMEOUT_S)
         self.lines += out.replace(str(self.folder), "").splitlines()
         return self.lines
 

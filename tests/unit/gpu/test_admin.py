@@ -9,7 +9,7 @@ import pytest
 
 from nvdra import claims
 from nvdra.api.configs import GpuConfig
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Ready, Refuse
 from nvdra.gpu.admin import Asked, refused_config, refused_device
 from tests.unit.claims.world import claim, gpu_config, plan, prepared, release
@@ -89,9 +89,9 @@ def test_what_it_was_answered_before_is_answered_again_whatever_its_configs():
     plain = claim("c1", "gpu-0", config=[gpu_config()])
     admin = claim("c1", SEES, config=[gpu_config()])
     entry = prepared(plain).entries["c1"]
-    record = Record("boot", {"c1": replace(entry, status=admin.status)})
-    assert plan(admin, record) == claims.AlreadyPrepared(claims.answers(entry))
-    assert release(admin, record) == claims.Forget()
+    checkpoint = Checkpoint("boot", {"c1": replace(entry, status=admin.status)})
+    assert plan(admin, checkpoint) == claims.AlreadyPrepared(claims.answers(entry))
+    assert release(admin, checkpoint) == claims.Forget()
 
 
 def test_at_admission_requests_are_judged_by_the_same_rule():

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Ready, Refuse
 from nvdra.gpu import from_scan
 from nvdra.gpu.extents import vfio_uuid
-from nvdra.gpu.withheld import withdrawn
-from tests.unit.claims.world import claim, foreign, plan, prepared
+from nvdra.gpu.unpublished import withdrawn
+from tests.unit.claims.world import claim, plan, prepared, unsupported
 from tests.unit.gpu import scans
 
 
-def held_by(device: str, other: str) -> Refuse:
+def conflicting(device: str, other: str) -> Refuse:
     return Refuse(
         f"unable to prepare claim new: requested device {device} is already allocated to different claim {other}"
     )
 
 
 def test_a_gpu_is_held_by_its_mig_devices():
-    record = Record("boot", {"c1": foreign(claim("c1", "gpu-2-mig-1g5gb-19-0"), "mig")})
-    assert plan(claim("new", "gpu-2"), record) == held_by("gpu-2", "c1")
-    assert isinstance(plan(claim("new", "gpu-1"), record), Ready)
-    assert withdrawn(scans.inventory(), record) == {"gpu-2"}
+    checkpoint = Checkpoint("boot", {"c1": unsupported(claim("c1", "gpu-2-mig-1g5gb-19-0"), "mig")})
+    assert plan(claim("new", "gpu-2"), checkpoint) == conflicting("gpu-2", "c1")
+    assert isinstance(plan(claim("new", "gpu-1"), checkpoint), Ready)
+    assert withdrawn(scans.inventory(), checkpoint) == {"gpu-2"}
 
 
 def test_a_gpu_is_held_by_its_passed_through_twin():
-    record = Record("boot", {"c1": foreign(claim("c1", "gpu-vfio-5"), "vfio", vfio_uuid("0000:03:00.0"))})
-    assert plan(claim("new", "gpu-2"), record) == held_by("gpu-2", "c1")
-    assert isinstance(plan(claim("new", "gpu-5"), record), Ready)
-    assert withdrawn(scans.inventory(), record) == {"gpu-2"}
+    checkpoint = Checkpoint("boot", {"c1": unsupported(claim("c1", "gpu-vfio-5"), "vfio", vfio_uuid("0000:03:00.0"))})
+    assert plan(claim("new", "gpu-2"), checkpoint) == conflicting("gpu-2", "c1")
+    assert isinstance(plan(claim("new", "gpu-5"), checkpoint), Ready)
+    assert withdrawn(scans.inventory(), checkpoint) == {"gpu-2"}
 
 
 @pytest.mark.parametrize(
@@ -48,43 +48,43 @@ def test_the_uuid_of_a_passed_through_gpu_is_made_from_its_address(address, uuid
 
 
 def test_a_name_whose_gpu_changed_is_held_back_until_unprepared():
-    record = prepared(claim("c1", "gpu-0"))
+    checkpoint = prepared(claim("c1", "gpu-0"))
     swapped = from_scan(scans.node_scan(scans.gpu_scan(0, uuid="GPU-new"), scans.gpu_scan(1)), {})
-    assert withdrawn(swapped, record) == {"gpu-0"}
-    assert plan(claim("new", "gpu-0"), record, inventory=swapped) == held_by("gpu-0", "c1")
-    assert withdrawn(swapped, Record("boot")) == frozenset()
+    assert withdrawn(swapped, checkpoint) == {"gpu-0"}
+    assert plan(claim("new", "gpu-0"), checkpoint, inventory=swapped) == conflicting("gpu-0", "c1")
+    assert withdrawn(swapped, Checkpoint("boot")) == frozenset()
 
 
 def test_a_claimed_gpu_under_a_new_name_is_held_back_too():
-    record = prepared(claim("c1", "gpu-0"))
+    checkpoint = prepared(claim("c1", "gpu-0"))
     renamed = from_scan(
         scans.node_scan(scans.gpu_scan(0, uuid=scans.uuid_of(1)), scans.gpu_scan(1, uuid=scans.uuid_of(0))), {}
     )
-    assert withdrawn(renamed, record) == {"gpu-0", "gpu-1"}
-    assert plan(claim("new", "gpu-1"), record, inventory=renamed) == held_by("gpu-1", "c1")
+    assert withdrawn(renamed, checkpoint) == {"gpu-0", "gpu-1"}
+    assert plan(claim("new", "gpu-1"), checkpoint, inventory=renamed) == conflicting("gpu-1", "c1")
 
 
 def test_an_administrator_s_gpu_under_a_new_name_keeps_nobody_away():
-    record = prepared(claim("c1", {"device": "gpu-0", "adminAccess": True}))
+    checkpoint = prepared(claim("c1", {"device": "gpu-0", "adminAccess": True}))
     renamed = from_scan(scans.node_scan(scans.gpu_scan(7, uuid=scans.uuid_of(0))), {})
-    assert isinstance(plan(claim("new", "gpu-7"), record, inventory=renamed), Ready)
+    assert isinstance(plan(claim("new", "gpu-7"), checkpoint, inventory=renamed), Ready)
 
 
 def test_nothing_is_held_back_where_nothing_moved():
-    record = prepared(claim("c1", "gpu-0"), claim("c2", "gpu-1"))
-    assert withdrawn(scans.inventory(), record) == frozenset()
-    assert withdrawn(scans.inventory(0), record) == frozenset()
+    checkpoint = prepared(claim("c1", "gpu-0"), claim("c2", "gpu-1"))
+    assert withdrawn(scans.inventory(), checkpoint) == frozenset()
+    assert withdrawn(scans.inventory(0), checkpoint) == frozenset()
 
 
 def test_a_gpu_with_admin_access_under_a_new_name_keeps_nobody_away():
-    record = prepared(claim("c1", {"device": "gpu-0", "adminAccess": True}))
+    checkpoint = prepared(claim("c1", {"device": "gpu-0", "adminAccess": True}))
     renamed = from_scan(scans.node_scan(scans.gpu_scan(7, uuid=scans.uuid_of(0))), {})
-    assert isinstance(plan(claim("new", "gpu-7"), record, inventory=renamed), Ready)
-    assert withdrawn(renamed, record) == frozenset()
+    assert isinstance(plan(claim("new", "gpu-7"), checkpoint, inventory=renamed), Ready)
+    assert withdrawn(renamed, checkpoint) == frozenset()
 
 
 def test_a_partition_of_another_release_with_admin_access_keeps_nobody_away():
     one = claim("c1", {"device": "gpu-2-mig-1g5gb-19-0", "adminAccess": True})
-    record = Record("boot", {"c1": foreign(one, "mig")})
-    assert isinstance(plan(claim("new", "gpu-2"), record), Ready)
-    assert withdrawn(scans.inventory(), record) == frozenset()
+    checkpoint = Checkpoint("boot", {"c1": unsupported(one, "mig")})
+    assert isinstance(plan(claim("new", "gpu-2"), checkpoint), Ready)
+    assert withdrawn(scans.inventory(), checkpoint) == frozenset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nvdra.api import gates
-from nvdra.gpu import Inventory, LeftOut, NotOffered, PciFacts, from_scan, published
+from nvdra.gpu import Inventory, LeftOut, NotPublished, PciFacts, from_scan, published
 from tests.unit.gpu import scans
 
 OFF = gates.defaults()
@@ -91,20 +91,20 @@ def test_what_is_unknown_is_absent(facts):
 def test_one_odd_gpu_is_left_out_with_a_reason(changes, reason):
     found = from_scan(NODE(GPU(0), GPU(1, **changes), GPU(2)), {})
     assert list(found.devices) == ["gpu-0", "gpu-2"]
-    assert found.not_offered == (NotOffered("gpu-1", reason),)
+    assert found.not_published == (NotPublished("gpu-1", reason),)
     assert found.why_absent("gpu-1") == reason
 
 
 def test_of_two_gpus_with_one_minor_the_first_is_offered():
     found = from_scan(NODE(GPU(0), GPU(0, index=1, uuid="GPU-twin")), {})
     assert found.devices["gpu-0"].uuid == scans.uuid_of(0)
-    assert found.not_offered == (NotOffered("gpu-0", f"{scans.uuid_of(0)} has minor number 0 too"),)
+    assert found.not_published == (NotPublished("gpu-0", f"{scans.uuid_of(0)} has minor number 0 too"),)
 
 
 def test_an_odd_driver_version_is_said_of_every_gpu():
     found = from_scan(NODE(GPU(0), GPU(1), driver_version="N/A"), {})
     assert not found.devices
-    assert [left.device for left in found.not_offered] == ["gpu-0", "gpu-1"]
+    assert [left.device for left in found.not_published] == ["gpu-0", "gpu-1"]
     assert found.why_absent("gpu-1") == 'version "N/A" is not made of numbers'
 
 
@@ -119,14 +119,14 @@ def test_an_odd_driver_version_is_said_of_every_gpu():
 def test_what_nvml_refuses_is_named_by_what_is_known(left, device):
     found = from_scan(NODE(GPU(0), left_out=(left,)), {})
     assert list(found.devices) == ["gpu-0"]
-    assert found.not_offered == (NotOffered(device, f"{left.function}: GPU is lost (15)"),)
+    assert found.not_published == (NotPublished(device, f"{left.function}: GPU is lost (15)"),)
 
 
 @pytest.mark.parametrize("name", ["DGX Display", "NVIDIA DGX Display"])
 def test_a_workstation_s_display_is_not_mentioned(name):
     found = from_scan(NODE(GPU(0, name=name), GPU(1)), {})
     assert list(found.devices) == ["gpu-1"]
-    assert not found.not_offered
+    assert not found.not_published
 
 
 def test_numbers_nvml_learned_later_stop_nothing():

@@ -16,7 +16,7 @@ from nvdra.gpu import (
     MigProfileScan,
     MigScan,
     MigSpec,
-    NotOffered,
+    NotPublished,
     Partitions,
     from_scan,
     overlapping,
@@ -124,7 +124,7 @@ class TestPartitionedOnDemand:
         found = dynamic(H200(0, **changes), **how)
         assert kinds(found) == offered
         assert bool(found.counter_sets()) is ("MigSpec" in offered)
-        assert not found.not_offered
+        assert not found.not_published
 
     def test_a_virtual_gpu_offers_the_partitions_it_has(self) -> None:
         found = dynamic(H200(0, INSTANCE(19, 3, 1), virtualization_mode=2))
@@ -156,7 +156,7 @@ class TestPartitionedBeforehand:
     def test_its_partitions_are_offered_in_its_place(self) -> None:
         found = from_scan(NODE(H200(0, INSTANCE(9, 0, 4, compute=2), INSTANCE(19, 4, 1)), H200(1)), {})
         assert list(found.devices) == ["gpu-0-mig-3g71gb-9-0", "gpu-0-mig-1g18gb-19-4", "gpu-1"]
-        assert not found.not_offered
+        assert not found.not_published
         assert found.gpus.keys() == {"0000:00:06.0", "0000:01:06.0"}
         device = found.devices["gpu-0-mig-3g71gb-9-0"]
         assert isinstance(device, MigDevice)
@@ -180,7 +180,7 @@ class TestPartitionedBeforehand:
     def test_a_gpu_instance_without_compute_instance_is_no_device(self) -> None:
         found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1, compute=None), INSTANCE(19, 5, 1))), {})
         assert list(found.devices) == ["gpu-0-mig-1g18gb-19-5"]
-        assert not found.not_offered
+        assert not found.not_published
 
     def test_one_slice_is_whole_whichever_compute_profile_it_has(self) -> None:
         found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1, compute=7))), {})
@@ -193,8 +193,8 @@ class TestPartitionedBeforehand:
     def test_with_nothing_made_the_reason_says_what_to_do(self) -> None:
         found = from_scan(NODE(H200(0, INSTANCE(19, 4, 1, compute=None)), H200(1)), {})
         assert list(found.devices) == ["gpu-1"]
-        assert found.not_offered == (
-            NotOffered(
+        assert found.not_published == (
+            NotPublished(
                 "gpu-0",
                 "MIG mode is on and there is no MIG device: make some (nvidia-smi mig -cgi), "
                 "or turn it off (nvidia-smi -mig 0)",
@@ -234,8 +234,8 @@ class TestPartitionedBeforehand:
         found = from_scan(NODE(guest, H200(1)), {}, dynamic_mig=dynamic_mig)
         assert "gpu-0-mig-1g18gb-19-6" in found.devices
         assert "gpu-1" in found.devices
-        (left,) = found.not_offered
-        assert left == NotOffered(f"gpu-0-mig-unknown-{odd.profile_id}-0", reason)
+        (left,) = found.not_published
+        assert left == NotPublished(f"gpu-0-mig-unknown-{odd.profile_id}-0", reason)
         # Whatever text a claim has for it: the id tells.
         assert found.why_absent(f"gpu-0-mig-1g5gb-{odd.profile_id}-0") == reason
 
@@ -243,7 +243,7 @@ class TestPartitionedBeforehand:
         found = from_scan(NODE(H200(0, INSTANCE(19, 6, 1), memory_bytes=None)), {})
         assert not found.devices
         reason = "GPU instance profile 19 has no name: the GPU's memory is unknown"
-        assert found.not_offered == (NotOffered("gpu-0-mig-unknown-19-6", reason),)
+        assert found.not_published == (NotPublished("gpu-0-mig-unknown-19-6", reason),)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from nvdra import claims
 from nvdra.api.configs import MigDeviceConfig
-from nvdra.checkpoint import PreparedMig, Record
+from nvdra.checkpoint import Checkpoint, PreparedMig
 from nvdra.claims import AlreadyPrepared, NeedsSteps, Ready, Refuse, Repair, RollBackFirst, Steps, WaitForClaim
 from nvdra.gpu import Gpu, Inventory, LeftOut, MigDevice
 from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode
-from nvdra.gpu.withheld import withdrawn
+from nvdra.gpu.unpublished import withdrawn
 from tests.unit.claims import world
 from tests.unit.claims.world import (
     DYNAMIC,
@@ -48,7 +48,7 @@ def reason(outcome) -> str:
     return outcome.reason
 
 
-def held_by(device: str, other: str) -> str:
+def conflicting(device: str, other: str) -> str:
     return f"unable to prepare claim new: requested device {device} is already allocated to different claim {other}"
 
 
@@ -71,7 +71,7 @@ def test_a_partition_is_made_for_its_claim():
     assert found.steps.resources == {ADDRESS}
 
 
-def test_while_its_steps_are_under_way_the_record_holds_its_allocation_and_name():
+def test_while_its_steps_are_under_way_the_checkpoint_holds_its_allocation_and_name():
     one = claim("c1", ONE, name="train")
     assert mig_plan(one).started == started(one)
 
@@ -159,10 +159,10 @@ DEVICES = st.sampled_from(sorted(h200s().devices))
 
 @given(DEVICES, DEVICES)
 def test_devices_keep_each_other_away_exactly_if_they_share_a_slice(one, other):
-    record = mig_prepared(claim("c1", one))
-    found = mig_plan(claim("new", other), record)
+    checkpoint = mig_prepared(claim("c1", one))
+    found = mig_plan(claim("new", other), checkpoint)
     if slices(one) & slices(other):
-        assert reason(found) == held_by(other, "c1")
+        assert reason(found) == conflicting(other, "c1")
     else:
         assert isinstance(found, NeedsSteps)
 
@@ -170,21 +170,22 @@ def test_devices_keep_each_other_away_exactly_if_they_share_a_slice(one, other):
 @given(DEVICES, DEVICES)
 def test_of_another_gpu_they_never_do(one, other):
     node = h200s(h200_scan(0), h200_scan(1))
-    record = mig_prepared(claim("c1", one), inventory=node)
+    checkpoint = mig_prepared(claim("c1", one), inventory=node)
     elsewhere = other.replace("gpu-0", "gpu-1", 1)
-    assert isinstance(mig_plan(claim("new", elsewhere), record, inventory=node), NeedsSteps | Ready)
+    assert isinstance(mig_plan(claim("new", elsewhere), checkpoint, inventory=node), NeedsSteps | Ready)
 
 
 def test_a_place_is_held_whatever_text_the_profile_has():
     # The same profile as another release of the driver called it.
-    record = mig_prepared(claim("c1", ONE))
+    checkpoint = mig_prepared(claim("c1", ONE))
     old = replace(
-        record.entries["c1"], status=record.entries["c1"].status.replace(ONE.encode(), b"gpu-0-mig-1g-18gb-19-0")
+        checkpoint.entries["c1"],
+        status=checkpoint.entries["c1"].status.replace(ONE.encode(), b"gpu-0-mig-1g-18gb-19-0"),
     )
     (group,) = old.prepared
     (device,) = group.devices
     old = replace(old, prepared=(replace(group, devices=(replace(device, device="gpu-0-mig-1g-18gb-19-0"),)),))
-    assert reason(mig_plan(claim("new", ONE), Record("boot", {"c1": old}))) == held_by(ONE, "c1")
+    assert reason(mig_plan(claim("new", ONE), Checkpoint("boot", {"c1": old}))) == conflicting(ONE, "c1")
 
 
 def test_a_place_of_another_profile_with_the_same_text_is_another_device():
@@ -193,25 +194,25 @@ def test_a_place_of_another_profile_with_the_same_text_is_another_device():
 
 
 @pytest.mark.parametrize("minor", [1, 5])
-def test_a_partition_is_held_on_the_gpu_that_the_record_says_whatever_its_number_is_now(minor):
-    record = mig_prepared(claim("c1", TWO))
+def test_a_partition_is_held_on_the_gpu_that_the_checkpoint_says_whatever_its_number_is_now(minor):
+    checkpoint = mig_prepared(claim("c1", TWO))
     renumbered = h200s(h200_scan(0, uuid="GPU-new"), h200_scan(minor, instance(14, 0, 2), uuid=UUID))
     there = partition("1g18gb", 19, 1, minor=minor)
-    assert reason(mig_plan(claim("new", there), record, inventory=renumbered)) == held_by(there, "c1")
+    assert reason(mig_plan(claim("new", there), checkpoint, inventory=renumbered)) == conflicting(there, "c1")
     assert isinstance(
-        mig_plan(claim("new", partition("1g18gb", 19, 2, minor=minor)), record, inventory=renumbered), NeedsSteps
+        mig_plan(claim("new", partition("1g18gb", 19, 2, minor=minor)), checkpoint, inventory=renumbered), NeedsSteps
     )
-    assert unmanaged_partitions(renumbered, record) == ()
+    assert unmanaged_partitions(renumbered, checkpoint) == ()
 
 
 def test_what_another_release_holds_by_mig_keeps_the_whole_gpu():
-    record = Record("boot", {"c1": world.foreign(claim("c1", ONE), "mig")})
-    assert reason(mig_plan(claim("new", THREE), record)) == held_by(THREE, "c1")
-    assert withdrawn(h200s(), record) == {"gpu-0"}
+    checkpoint = Checkpoint("boot", {"c1": world.unsupported(claim("c1", ONE), "mig")})
+    assert reason(mig_plan(claim("new", THREE), checkpoint)) == conflicting(THREE, "c1")
+    assert withdrawn(h200s(), checkpoint) == {"gpu-0"}
 
 
 @pytest.mark.parametrize("lost", ["gpu-0", TWO])
-def test_the_place_of_a_file_whose_record_was_lost_is_refused_under_every_name(lost):
+def test_the_place_of_a_file_whose_checkpoint_was_lost_is_refused_under_every_name(lost):
     assert reason(mig_plan(claim("new", ONE), unsettled={lost: "c1"})) == (
         f"unable to prepare claim new: requested device {ONE} may still be in use by claim c1: "
         "the checkpoint was lost and the API server has not said yet what became of that claim"
@@ -228,8 +229,8 @@ SEES = {"device": "gpu-0", "adminAccess": True}
 
 
 def test_a_partition_is_not_made_for_an_administrator_and_asking_again_helps_nothing():
-    for record in (None, mig_prepared(claim("c1", ONE))):
-        found = mig_plan(claim("new", ADMIN, THREE), record)
+    for checkpoint in (None, mig_prepared(claim("c1", ONE))):
+        found = mig_plan(claim("new", ADMIN, THREE), checkpoint)
         assert found == Refuse(
             "prepare devices failed: request r0 has adminAccess: true, which never changes a GPU and is given for full "
             "GPUs and for MIG devices made beforehand, not for a MIG device made on demand (feature gate DynamicMIG)",
@@ -239,15 +240,15 @@ def test_a_partition_is_not_made_for_an_administrator_and_asking_again_helps_not
 
 def test_a_partition_made_beforehand_is_given_to_an_administrator_too():
     node = h200s(h200_scan(0, instance(19, 0, 1)), dynamic=False)
-    record = world.prepared(claim("c1", ONE), inventory=node)
-    assert isinstance(plan(claim("new", ADMIN), record, inventory=node), Ready)
+    checkpoint = world.prepared(claim("c1", ONE), inventory=node)
+    assert isinstance(plan(claim("new", ADMIN), checkpoint, inventory=node), Ready)
 
 
 def test_an_administrator_sees_a_partitioned_gpu_and_nothing_is_done_to_it():
     divided = h200s(h200_scan(0, instance(19, 0, 1)))
-    record = mig_prepared(claim("c1", ONE))
-    assert isinstance(mig_plan(claim("new", SEES), record, inventory=divided), Ready)
-    beside = mig_plan(claim("new", SEES, THREE), record, inventory=divided)
+    checkpoint = mig_prepared(claim("c1", ONE))
+    assert isinstance(mig_plan(claim("new", SEES), checkpoint, inventory=divided), Ready)
+    beside = mig_plan(claim("new", SEES, THREE), checkpoint, inventory=divided)
     assert names(beside) == [THREE]
     left_on = h200s(h200_scan(0, mig_mode=(1, 1)))
     assert isinstance(mig_plan(claim("new", SEES), inventory=left_on), Ready)
@@ -256,40 +257,40 @@ def test_an_administrator_sees_a_partitioned_gpu_and_nothing_is_done_to_it():
 
 @pytest.mark.parametrize("wanted", [ONE, WHOLE, "gpu-0"])
 def test_an_administrator_s_claim_keeps_nobody_waiting(wanted):
-    record = mig_prepared(claim("c1", SEES))
+    checkpoint = mig_prepared(claim("c1", SEES))
     alone = mig_plan(claim("new", wanted))
-    assert mig_plan(claim("new", wanted), record) == alone
-    begun = Record("boot", {"c1": started(claim("c1", SEES))})
+    assert mig_plan(claim("new", wanted), checkpoint) == alone
+    begun = Checkpoint("boot", {"c1": started(claim("c1", SEES))})
     assert mig_plan(claim("new", wanted), begun, in_work={"c1"}) == alone
 
 
 def test_an_administrator_waits_for_nobody():
-    begun = Record("boot", {"c1": started(claim("c1", ONE))})
+    begun = Checkpoint("boot", {"c1": started(claim("c1", ONE))})
     for in_work in (frozenset[str](), frozenset({"c1"})):
         assert isinstance(mig_plan(claim("new", SEES), begun, in_work=in_work), Ready)
 
 
 def test_a_partition_that_another_release_gave_an_administrator_is_answered_again():
     one = claim("c1", ONE)
-    record = world.administered(mig_prepared(one), one)
+    checkpoint = world.administered(mig_prepared(one), one)
     standing = h200s(h200_scan(0, instance(19, 0, 1)))
-    assert mig_plan(world.claim_of_admin(one), record, inventory=standing) == AlreadyPrepared(
-        claims.answers(record.entries["c1"])
+    assert mig_plan(world.claim_of_admin(one), checkpoint, inventory=standing) == AlreadyPrepared(
+        claims.answers(checkpoint.entries["c1"])
     )
 
 
 def test_beside_a_partition_that_is_there_for_an_administrator_only_the_other_is_made():
     one = claim("c1", ONE)
-    record = world.administered(mig_prepared(one), one)
+    checkpoint = world.administered(mig_prepared(one), one)
     standing = h200s(h200_scan(0, instance(19, 0, 1)))
-    found = mig_plan(claim("new", ONE, THREE), record, inventory=standing)
+    found = mig_plan(claim("new", ONE, THREE), checkpoint, inventory=standing)
     assert names(found) == [THREE]
     assert list(found.steps.facts) == [step.device for step in found.steps.shared] == [ONE]
     assert [step.uuid for step in found.steps.shared] == ["MIG-19-0"]
     assert found.steps.resources == {ADDRESS}
     assert [answer.uuid for answer in carried_out(found).answers] == ["MIG-19-0", "MIG-9-4"]
     # Whoever used it may have taken it away: an administrator's claim is no word for it.
-    assert names(mig_plan(claim("new", ONE), record)) == [ONE]
+    assert names(mig_plan(claim("new", ONE), checkpoint)) == [ONE]
 
 
 # --- what stands in the way ---
@@ -297,47 +298,47 @@ def test_beside_a_partition_that_is_there_for_an_administrator_only_the_other_is
 
 @pytest.mark.parametrize("wanted", [ONE, TWO, "gpu-0"])
 def test_a_claim_in_work_on_the_place_is_waited_for(wanted):
-    record = Record("boot", {"c1": started(claim("c1", ONE))})
-    assert mig_plan(claim("new", wanted), record, in_work={"c1"}) == WaitForClaim("c1")
-    assert isinstance(mig_plan(claim("new", THREE), record, in_work={"c1"}), NeedsSteps)
+    checkpoint = Checkpoint("boot", {"c1": started(claim("c1", ONE))})
+    assert mig_plan(claim("new", wanted), checkpoint, in_work={"c1"}) == WaitForClaim("c1")
+    assert isinstance(mig_plan(claim("new", THREE), checkpoint, in_work={"c1"}), NeedsSteps)
 
 
 @pytest.mark.parametrize("wanted", [ONE, TWO, "gpu-0"])
 def test_a_claim_that_was_begun_and_that_nobody_works_on_is_rolled_back_first(wanted):
     begun = claim("c1", ONE)
-    record = Record("boot", {"c1": started(begun)})
-    assert mig_plan(claim("new", wanted), record) == RollBackFirst(begun.ref, record.entries["c1"])
+    checkpoint = Checkpoint("boot", {"c1": started(begun)})
+    assert mig_plan(claim("new", wanted), checkpoint) == RollBackFirst(begun.ref, checkpoint.entries["c1"])
 
 
-def test_a_claim_that_is_being_let_go_of_is_rolled_back_first_where_the_record_says_it_lies():
-    record = mig_prepared(claim("c1", ONE))
-    let_go = replace(record.entries["c1"], state="PrepareStarted")
+def test_a_claim_that_is_being_let_go_of_is_rolled_back_first_where_the_checkpoint_says_it_lies():
+    checkpoint = mig_prepared(claim("c1", ONE))
+    unprepared = replace(checkpoint.entries["c1"], state="PrepareStarted")
     renumbered = h200s(h200_scan(5, uuid=UUID))
     wanted = claim("new", partition("2g35gb", 14, 0, minor=5))
-    found = mig_plan(wanted, Record("boot", {"c1": let_go}), inventory=renumbered)
-    assert found == RollBackFirst(claim("c1").ref, let_go)
+    found = mig_plan(wanted, Checkpoint("boot", {"c1": unprepared}), inventory=renumbered)
+    assert found == RollBackFirst(claim("c1").ref, unprepared)
 
 
 def test_its_own_entry_that_was_begun_is_rolled_back_first():
     one = claim("c1", ONE)
-    record = Record("boot", {"c1": started(one)})
-    assert mig_plan(one, record) == RollBackFirst(one.ref, record.entries["c1"])
+    checkpoint = Checkpoint("boot", {"c1": started(one)})
+    assert mig_plan(one, checkpoint) == RollBackFirst(one.ref, checkpoint.entries["c1"])
 
 
 def test_allocated_anew_under_the_same_uid_the_former_partition_goes_first():
     before, after = claim("c1", ONE), claim("c1", THREE)
-    record = mig_prepared(before)
-    assert mig_plan(after, record) == RollBackFirst(after.ref, record.entries["c1"])
+    checkpoint = mig_prepared(before)
+    assert mig_plan(after, checkpoint) == RollBackFirst(after.ref, checkpoint.entries["c1"])
 
 
 def test_what_cannot_be_rolled_back_is_refused_with_the_reason():
-    record = Record("boot", {"c1": started(claim("c1", "gpu-0", "gpu-vfio-0"))})
-    assert "a GPU passed through to a virtual machine (gpu-vfio-0)" in reason(mig_plan(claim("new", ONE), record))
+    checkpoint = Checkpoint("boot", {"c1": started(claim("c1", "gpu-0", "gpu-vfio-0"))})
+    assert "a GPU passed through to a virtual machine (gpu-vfio-0)" in reason(mig_plan(claim("new", ONE), checkpoint))
 
 
 def test_a_begun_claim_that_changed_nothing_is_not_in_the_way():
-    record = Record("boot", {"c1": started(claim("c1", "gpu-0"))})
-    assert isinstance(mig_plan(claim("new", ONE), record), NeedsSteps)
+    checkpoint = Checkpoint("boot", {"c1": started(claim("c1", "gpu-0"))})
+    assert isinstance(mig_plan(claim("new", ONE), checkpoint), NeedsSteps)
 
 
 # --- partitions nobody here made ---
@@ -369,17 +370,17 @@ def standing(*instances) -> Inventory:
 
 def test_asked_again_it_answers_the_same_while_the_partition_stands():
     one = claim("c1", ONE)
-    record = mig_prepared(one)
+    checkpoint = mig_prepared(one)
     node = standing(instance(19, 0, 1))
-    done = AlreadyPrepared(claims.answers(record.entries["c1"]))
-    assert mig_plan(one, record, inventory=node) == done
-    assert claims.answer_from_checkpoint(GpuDriver(DYNAMIC), one.ref, node, record, has_file=True) == done
+    done = AlreadyPrepared(claims.answers(checkpoint.entries["c1"]))
+    assert mig_plan(one, checkpoint, inventory=node) == done
+    assert claims.answer_from_checkpoint(GpuDriver(DYNAMIC), one.ref, node, checkpoint, has_file=True) == done
 
 
 def test_a_lost_file_of_a_partition_is_written_again():
     one = claim("c1", ONE)
-    record = mig_prepared(one)
-    found = mig_plan(one, record, inventory=standing(instance(19, 0, 1)), has_file=False)
+    checkpoint = mig_prepared(one)
+    found = mig_plan(one, checkpoint, inventory=standing(instance(19, 0, 1)), has_file=False)
     assert isinstance(found, Repair)
     (held,) = found.sealed.cdi_devices.values()
     device = held.device
@@ -389,10 +390,10 @@ def test_a_lost_file_of_a_partition_is_written_again():
 @pytest.mark.parametrize("minor", [0, 5])
 def test_a_file_that_is_written_again_names_its_devices_as_kubelet_was_told(minor):
     one = claim("c1", ONE)
-    record = mig_prepared(one)
+    checkpoint = mig_prepared(one)
     # The GPU has another minor number since a driver reload.
     node = h200s(h200_scan(minor, instance(19, 0, 1), uuid=UUID))
-    found = mig_plan(one, record, inventory=node, has_file=False)
+    found = mig_plan(one, checkpoint, inventory=node, has_file=False)
     assert isinstance(found, Repair)
     ((name, held),) = found.sealed.cdi_devices.items()
     assert found.sealed.answers[0].cdi_ids == (f"k8s.gpu.nvidia.com/claim={name}",)
@@ -409,27 +410,27 @@ def test_a_partition_that_somebody_destroyed_is_looked_for_once_more_and_refused
     )
 
 
-def test_while_its_gpu_cannot_be_read_it_is_answered_from_the_record():
+def test_while_its_gpu_cannot_be_read_it_is_answered_from_the_checkpoint():
     one = claim("c1", ONE)
-    record = mig_prepared(one)
-    done = AlreadyPrepared(claims.answers(record.entries["c1"]))
-    assert mig_plan(one, record, inventory=Inventory(unread="no driver is loaded")) == done
+    checkpoint = mig_prepared(one)
+    done = AlreadyPrepared(claims.answers(checkpoint.entries["c1"]))
+    assert mig_plan(one, checkpoint, inventory=Inventory(unread="no driver is loaded")) == done
     lost = LeftOut(0, 0, UUID, "nvmlDeviceGetName", 15, "GPU is lost")
     gone = h200s(h200_scan(1), left_out=(lost,))
-    assert mig_plan(one, record, inventory=gone) == done
+    assert mig_plan(one, checkpoint, inventory=gone) == done
 
 
 def test_a_partition_made_beforehand_that_changed_its_uuid_is_refused():
     node = h200s(h200_scan(0, instance(19, 0, 1)), dynamic=False)
     one = claim("c1", ONE)
-    record = world.prepared(one, inventory=node)
+    checkpoint = world.prepared(one, inventory=node)
     (seen,) = h200_scan(0, instance(19, 0, 1)).mig.instances
     anew = replace(seen, compute=(replace(seen.compute[0], uuid="MIG-new"),))
     assert "was prepared as MIG-19-0 and is MIG-new now" in reason(
-        plan(one, record, inventory=h200s(h200_scan(0, anew), dynamic=False))
+        plan(one, checkpoint, inventory=h200s(h200_scan(0, anew), dynamic=False))
     )
     assert "was prepared as MIG-19-0 and is gone" in reason(
-        plan(one, record, inventory=h200s(h200_scan(0, mig_mode=(1, 1)), dynamic=False))
+        plan(one, checkpoint, inventory=h200s(h200_scan(0, mig_mode=(1, 1)), dynamic=False))
     )
 
 

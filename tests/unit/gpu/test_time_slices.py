@@ -11,7 +11,7 @@ import pytest
 from nvdra import claims
 from nvdra.api import gates
 from nvdra.api.claim import Claim, decode_status
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.claims import (
     Facts,
     Forget,
@@ -29,7 +29,7 @@ from nvdra.gpu import from_scan
 from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice, time_slices
 from tests.unit.claims import world
-from tests.unit.claims.world import DYNAMIC, claim, foreign, gpu_config, h200s, partition, plan, release, started
+from tests.unit.claims.world import DYNAMIC, claim, gpu_config, h200s, partition, plan, release, started, unsupported
 from tests.unit.gpu import scans
 from tests.unit.gpu.scans import h200_scan, instance
 
@@ -54,9 +54,9 @@ def sliced(uid: str, *devices: str | dict[str, Any], **more: Any) -> Claim:
     return claim(uid, *devices, config=[asking(**more)])
 
 
-def steps(one: Claim, record: Record | None = None, **more: Any) -> Steps:
+def steps(one: Claim, checkpoint: Checkpoint | None = None, **more: Any) -> Steps:
     """What the claim needs with the gate on, unless said otherwise."""
-    match plan(one, record, **{"gates": ON, **more}):
+    match plan(one, checkpoint, **{"gates": ON, **more}):
         case NeedsSteps(steps=needed):
             return needed
         case Ready(facts=facts):
@@ -102,8 +102,8 @@ def _decoded(status: dict[str, Any]) -> dict[str, Any]:
     return {"results": results, "configs": configs, "status": text}
 
 
-def record(**entries: Entry) -> Record:
-    return Record("boot", entries)
+def checkpoint(**entries: Entry) -> Checkpoint:
+    return Checkpoint("boot", entries)
 
 
 def slice_of(minor: int) -> SetTimeSlice:
@@ -111,13 +111,13 @@ def slice_of(minor: int) -> SetTimeSlice:
     return SetTimeSlice(GPUS[minor], 0)
 
 
-def torn_down(one: Claim, entries: Record, **more: Any) -> Teardown:
+def torn_down(one: Claim, entries: Checkpoint, **more: Any) -> Teardown:
     """What gives everything of the claim back, with the gate on unless said otherwise."""
     match release(one, entries, **{"gates": ON, **more}):
         case TearDownFirst(teardown=teardown):
             return teardown
-        case Forget(notes, holds):
-            return Teardown(notes=notes, holds=holds)
+        case Forget(notes, blocks_others):
+            return Teardown(notes=notes, blocks_others=blocks_others)
         case other:
             raise AssertionError(other)
 
@@ -292,14 +292,14 @@ def test_an_adopted_claim_says_nothing_so_that_its_config_tells():
     one = sliced("c1", "gpu-0")
     settled = claims.settle(GpuDriver(ON), {"c1": {"gpu-0"}}, {"c1": one}, NODE, world.POOL)
     assert applied(settled.adopted["c1"]) == [None]
-    assert torn_down(one, Record("boot", dict(settled.adopted))).steps == (slice_of(0),)
+    assert torn_down(one, Checkpoint("boot", dict(settled.adopted))).steps == (slice_of(0),)
 
 
 def test_a_prepared_claim_is_answered_without_another_step():
     one = sliced("c1", "gpu-0")
     sealed = completed(one)
-    assert plan(one, record(c1=sealed.entry), gates=ON) == claims.AlreadyPrepared(sealed.answers)
-    lost = plan(one, record(c1=sealed.entry), gates=ON, has_file=False)
+    assert plan(one, checkpoint(c1=sealed.entry), gates=ON) == claims.AlreadyPrepared(sealed.answers)
+    lost = plan(one, checkpoint(c1=sealed.entry), gates=ON, has_file=False)
     assert lost == claims.Repair(sealed)
 
 
@@ -338,21 +338,21 @@ def test_a_prepared_claim_is_answered_without_another_step():
 )
 def test_a_time_slice_is_reset_with_its_claim(one, is_applied, gpus):
     entry = of_the_go_driver(one, is_applied)
-    found = release(one, record(c1=entry), gates=ON)
+    found = release(one, checkpoint(c1=entry), gates=ON)
     if not gpus:
         assert found == Forget()
         return
     begun = replace(entry, state="PrepareStarted", name="claim-c1", namespace="ns")
     assert found == TearDownFirst(Teardown(tuple(slice_of(minor) for minor in gpus)), begun)
     # The entry meanwhile says the same: a crash leaves it to be torn down again.
-    assert release(one, record(c1=begun), gates=ON) == found
+    assert release(one, checkpoint(c1=begun), gates=ON) == found
 
 
 def test_what_a_claim_of_this_driver_set_is_reset():
     one = claim("c1", admin("gpu-0"), "gpu-1", "gpu-2", config=[asking(requests=["r1"])])
     entry = completed(one).entry
     assert applied(entry) == [False, True, False]
-    assert torn_down(one, record(c1=entry)) == Teardown((slice_of(1),))
+    assert torn_down(one, checkpoint(c1=entry)) == Teardown((slice_of(1),))
 
 
 @pytest.mark.parametrize("parameters", [{}, {"kind": "GpuConfig"}, [], None, "TimeSlicing"])
@@ -361,26 +361,26 @@ def test_a_config_that_cannot_be_read_asks_for_nothing(parameters):
     status = json.loads(one.status)
     status["allocation"]["devices"]["config"][0]["opaque"]["parameters"] = parameters
     entry = replace(of_the_go_driver(one, None), status=json.dumps(status).encode())
-    assert torn_down(one, record(c1=entry)) == Teardown()
+    assert torn_down(one, checkpoint(c1=entry)) == Teardown()
 
 
 def test_of_a_claim_that_was_begun_every_gpu_it_asks_a_slice_for_is_looked_at():
     one = claim("c1", "gpu-3", admin("gpu-1"), "gpu-0", "gpu-2", config=[asking(requests=["r0", "r1", "r2"])])
-    found = release(one, record(c1=started(one)), gates=ON)
+    found = release(one, checkpoint(c1=started(one)), gates=ON)
     assert found == TearDownFirst(Teardown((slice_of(0), slice_of(3))), started(one))
 
 
 def test_a_gpu_that_is_gone_needs_no_reset():
     one = sliced("c1", "gpu-0", "gpu-1")
     left = from_scan(scans.node_scan(scans.gpu_scan(1)), {})
-    entries = record(c1=completed(one).entry)
+    entries = checkpoint(c1=completed(one).entry)
     assert torn_down(one, entries, inventory=left).steps == (SetTimeSlice(left.devices["gpu-1"], 0),)
 
 
 def test_the_entry_says_which_gpu_whatever_its_number_is_now():
     one = sliced("c1", "gpu-0")
     swapped = scans.node_scan(scans.gpu_scan(0, uuid=scans.uuid_of(1)), scans.gpu_scan(1, uuid=scans.uuid_of(0)))
-    entries = record(c1=completed(one).entry)
+    entries = checkpoint(c1=completed(one).entry)
     (step,) = torn_down(one, entries, inventory=from_scan(swapped, {})).steps
     assert (step.gpu.uuid, step.gpu.name) == (scans.uuid_of(0), "gpu-1")
 
@@ -389,27 +389,27 @@ def test_partitions_and_time_slices_of_one_claim_go_together():
     node = h200s(h200_scan(0), h200_scan(1))
     device = partition("1g18gb", 19, 0)
     one = claim("c1", device, "gpu-1", config=[asking("Long")])
-    begun = record(c1=started(one))
+    begun = checkpoint(c1=started(one))
     made, whole = CreatePartition(node.gpus["0000:00:06.0"], device, 19, 0), SetTimeSlice(node.devices["gpu-1"], 0)
-    assert torn_down(one, begun, inventory=node, gates=BOTH) == Teardown((made, whole), holds=True)
-    assert torn_down(one, begun, inventory=node, gates=DYNAMIC) == Teardown((made,), holds=True)
+    assert torn_down(one, begun, inventory=node, gates=BOTH) == Teardown((made, whole), blocks_others=True)
+    assert torn_down(one, begun, inventory=node, gates=DYNAMIC) == Teardown((made,), blocks_others=True)
     assert torn_down(one, begun, inventory=node, gates=ON) == Teardown(
         (whole,),
         notes=(f"claim ns/claim-c1:c1 was begun on {device}: gate DynamicMIG is off, so what stands there stays",),
-        holds=True,
+        blocks_others=True,
     )
 
 
 def test_with_the_gate_off_a_time_slice_stays_and_the_log_says_so():
     one = sliced("c1", "gpu-0", "gpu-1")
-    assert release(one, record(c1=completed(one).entry), gates=OFF) == Forget(
+    assert release(one, checkpoint(c1=completed(one).entry), gates=OFF) == Forget(
         (
             f"claim ns/claim-c1:c1 leaves a time slice set on {scans.uuid_of(0)}, {scans.uuid_of(1)}: "
             "gate TimeSlicingSettings is off, so it stays",
         )
     )
-    assert release(one, record(c1=of_the_go_driver(one, None)), gates=OFF) == Forget()
-    assert release(one, record(c1=started(one)), gates=OFF) == Forget()
+    assert release(one, checkpoint(c1=of_the_go_driver(one, None)), gates=OFF) == Forget()
+    assert release(one, checkpoint(c1=started(one)), gates=OFF) == Forget()
 
 
 # --- shared ---
@@ -431,12 +431,12 @@ def test_with_the_gate_off_a_time_slice_stays_and_the_log_says_so():
         pytest.param(completed(sliced("c2", "gpu-1")).entry, False, id="another GPU"),
         pytest.param(started(sliced("c2", "gpu-1")), False, id="begun on another GPU"),
         pytest.param(started(claim("c2", "gpu-0")), False, id="begun without a slice"),
-        pytest.param(foreign(claim("c2", "gpu-0"), "mps"), False, id="another release's"),
+        pytest.param(unsupported(claim("c2", "gpu-0"), "mps"), False, id="another release's"),
     ],
 )
 def test_a_time_slice_stays_while_another_claim_needs_it(other, is_needed):
     one = sliced("c1", "gpu-0", "gpu-3")
-    entries = record(c1=completed(one).entry, c2=other)
+    entries = checkpoint(c1=completed(one).entry, c2=other)
     assert GpuDriver(ON).needs(slice_of(0), other) is is_needed
     assert torn_down(one, entries) == (
         Teardown((slice_of(3),), (slice_of(0),)) if is_needed else Teardown((slice_of(0), slice_of(3)))
@@ -445,9 +445,9 @@ def test_a_time_slice_stays_while_another_claim_needs_it(other, is_needed):
 
 def test_the_last_claim_of_a_time_slice_resets_it():
     one, other = sliced("c1", "gpu-0"), sliced("c2", "gpu-0")
-    entries = record(c1=of_the_go_driver(one, True), c2=of_the_go_driver(other, True))
+    entries = checkpoint(c1=of_the_go_driver(one, True), c2=of_the_go_driver(other, True))
     assert release(one, entries, gates=ON) == release(other, entries, gates=ON) == Forget()
-    assert torn_down(other, record(c2=entries.entries["c2"])).steps == (slice_of(0),)
+    assert torn_down(other, checkpoint(c2=entries.entries["c2"])).steps == (slice_of(0),)
 
 
 def test_a_time_slice_keeps_no_partition_and_a_partition_no_time_slice():
@@ -462,7 +462,7 @@ def test_a_time_slice_keeps_no_partition_and_a_partition_no_time_slice():
 
 
 def test_a_claim_in_work_on_the_gpu_is_waited_for():
-    begun = record(c1=started(sliced("c1", "gpu-0")))
+    begun = checkpoint(c1=started(sliced("c1", "gpu-0")))
     assert plan(sliced("new", "gpu-0"), begun, gates=ON, in_work={"c1"}) == WaitForClaim("c1")
     assert isinstance(plan(sliced("new", "gpu-1"), begun, gates=ON, in_work={"c1"}), NeedsSteps)
 
@@ -470,13 +470,13 @@ def test_a_claim_in_work_on_the_gpu_is_waited_for():
 @pytest.mark.parametrize("wanted", [claim("new", "gpu-0"), sliced("new", "gpu-0"), sliced("c1", "gpu-0")])
 def test_a_begun_claim_that_nobody_works_on_is_rolled_back_first(wanted):
     one = sliced("c1", "gpu-0")
-    begun = record(c1=started(one))
+    begun = checkpoint(c1=started(one))
     assert plan(wanted, begun, gates=ON) == RollBackFirst(one.ref, begun.entries["c1"])
 
 
 def test_a_claim_whose_config_changed_is_torn_down_before_it_is_prepared_anew():
     one = sliced("c1", "gpu-0", interval="Short")
-    entries = record(c1=completed(one).entry)
+    entries = checkpoint(c1=completed(one).entry)
     assert plan(sliced("c1", "gpu-0", interval="Long"), entries, gates=ON) == RollBackFirst(
         one.ref, entries.entries["c1"]
     )

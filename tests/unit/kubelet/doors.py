@@ -9,7 +9,7 @@ from typing import Any
 
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import PreparedDevice, PreparedGpu
-from nvdra.kubelet import Failure, Patience, Plugin, SocketPaths
+from nvdra.kubelet import Failure, Plugin, RetryPolicy, SocketPaths
 
 DRIVER = "gpu.nvidia.com"
 
@@ -70,7 +70,7 @@ class Driver:
 
 
 def build(paths: SocketPaths, driver: Driver, **more: Any) -> Plugin:
-    more.setdefault("patience", Patience(answer_s=0.05, again_s=0.05, at_most_s=0.2))
+    more.setdefault("retry_policy", RetryPolicy(answer_s=0.05, repeat_s=0.05, at_most_s=0.2))
     return Plugin(
         driver=DRIVER,
         paths=paths,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nvdra.api import ClaimRef
 from nvdra.kubelet import Failure, Plugin, SocketPaths, answers
 from nvdra.kubelet.proto.dra.v1 import api_pb2 as v1
-from nvdra.testing.kubelet import DraClient, PluginError, Told, ToldDevice
+from nvdra.testing.kubelet import AnsweredDevice, ClaimAnswer, DraClient, PluginError
 from tests.unit.kubelet.doors import Driver, claim, device, until
 
 VERSIONS = ["v1.DRAPlugin", "v1beta1.DRAPlugin"]
@@ -32,9 +32,9 @@ async def test_a_device_is_told_with_base_request_names_and_its_share_in_v1_alon
     driver.script["u1"] = (device("u1", requests=("gpu/small", "gpu", "gpu/large", "other"), share_id="5e1f"),)
     version_1 = client._package == "v1"
     assert await client.prepare([claim("u1")]) == {
-        "u1": Told(
+        "u1": ClaimAnswer(
             (
-                ToldDevice(
+                AnsweredDevice(
                     requests=("gpu", "other"),
                     pool="node-a",
                     device="gpu-0",

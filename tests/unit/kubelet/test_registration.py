@@ -9,7 +9,7 @@ import stat
 import grpc
 import pytest
 
-from nvdra.kubelet import Patience, Plugin, SocketPathError, SocketPaths, socket_paths
+from nvdra.kubelet import Plugin, RetryPolicy, SocketPathError, SocketPaths, socket_paths
 from nvdra.kubelet.proto.pluginregistration.v1 import api_pb2 as pb
 from nvdra.testing.kubelet import Kubelet, Registered
 from tests.unit.kubelet.doors import DRIVER, Driver, build, claim, until
@@ -82,7 +82,7 @@ async def test_after_success_the_socket_is_left_in_peace(paths: SocketPaths, plu
 
 
 async def test_a_silent_kubelet_sees_the_socket_appear_again(paths: SocketPaths, driver: Driver) -> None:
-    plugin = build(paths, driver, patience=Patience(answer_s=0.2, again_s=0.05, at_most_s=0.2))
+    plugin = build(paths, driver, retry_policy=RetryPolicy(answer_s=0.2, repeat_s=0.05, at_most_s=0.2))
     await plugin.start()
     # Asked before anybody watches, so only the second announcement can reach the watcher below.
     _ask(paths)

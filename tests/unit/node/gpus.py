@@ -106,7 +106,7 @@ class Gpus:
         ordered = sorted(gpu.instances.values(), key=lambda made: (made.start, made.gi_id))
         return Partitions(gpu.is_on, tuple(ordered) if gpu.is_on else ())
 
-    def places(self, uuid: str) -> list[tuple[int, int]]:
+    def placements(self, uuid: str) -> list[tuple[int, int]]:
         """(profile id, start) of what stands on a GPU."""
         return [(made.profile_id, made.start) for made in self.partitions(uuid).instances]
 

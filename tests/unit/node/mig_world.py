@@ -70,7 +70,7 @@ class MigWorld(World):
         self.look()
         await super()._rescan()
 
-    def upkeep(self, *, destroy_unknown: bool = False) -> MigUpkeep:
+    def upkeep(self, *, destroy_unmanaged: bool = False) -> MigUpkeep:
         """Of the program that runs; not for holding NVML."""
         return MigUpkeep(
             None,  # type: ignore[arg-type]
@@ -78,16 +78,16 @@ class MigWorld(World):
             self.context,
             self.mig,
             lambda: self.inventory,
-            is_record_lost=lambda: self.file.is_quarantined,
-            destroy_unknown=destroy_unknown,
+            is_checkpoint_lost=lambda: self.file.is_quarantined,
+            destroy_unmanaged=destroy_unmanaged,
         )
 
     async def status_of(self, ref: ClaimRef) -> bytes:
-        """The claim's status as the record keeps it."""
+        """The claim's status as the checkpoint keeps it."""
         return decode_claim(await self.kube.get(CLAIMS, ref.name, ref.namespace)).status
 
     def is_rid_of(self, ref: ClaimRef) -> bool:
-        """Whether record, CDI folder and lock files say nothing of the claim, nor of any other in work."""
+        """Whether checkpoint, CDI folder and lock files say nothing of the claim, nor of any other in work."""
         return not self.state(ref) and not self.has_file(ref) and self.lines(AT_ZERO) == self.lines(AT_ONE) == []
 
     def lines(self, address: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Kubelet's calls, against what the API server, the driver and the record say."""
+"""Kubelet's calls, against what the API server, the driver and the checkpoint say."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import generate_latest
 
 from nvdra import cdi
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import Failure
-from nvdra.node.ledger import Change
 from tests.unit.gpu.scans import inventory
-from tests.unit.node.world import RECORD, C, World, cdi_path
+from tests.unit.node.world import CHECKPOINT, C, World, cdi_path
 
 
 async def until(condition) -> None:  # type: ignore[no-untyped-def]
@@ -35,8 +35,8 @@ async def test_a_claim_is_prepared_with_one_get_and_one_durable_write(world: Wor
     other = await world.claim("b", "gpu-1")
     await world.prepared(other)
     assert dict(world.kube.calls) == {("get", "resourceclaims"): 1}
-    assert world.effects("fsync") == [RECORD]
-    assert world.effects("rename") == [cdi_path(other), RECORD]
+    assert world.effects("fsync") == [CHECKPOINT]
+    assert world.effects("rename") == [cdi_path(other), CHECKPOINT]
 
 
 async def test_asked_again_it_gives_the_same_answer_and_touches_nothing(world: World) -> None:
@@ -64,15 +64,15 @@ async def test_asked_again_no_lock_is_waited_for(world: World) -> None:
 async def test_a_prepared_claim_that_cannot_be_compared_costs_itself_alone(world: World) -> None:
     good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
     first = await world.prepare(good, bad)
-    odd = replace(world.record().entries[bad.uid], status=b"[]")
-    await world.ledger.submit(lambda _: Change(None, entries={bad.uid: odd}))
+    odd = replace(world.checkpoint().entries[bad.uid], status=b"[]")
+    await world.checkpoint_writer.submit(lambda _: Change(None, entries={bad.uid: odd}))
     answers = await world.prepare(good, bad)
     assert answers[good.uid] == first[good.uid]
     assert isinstance(answers[bad.uid], Failure)
 
 
 async def test_old_news_confirms_and_decides_nothing(world: World) -> None:
-    """The server's cache is behind: it may repeat what the record says, and nothing is begun on its word."""
+    """The server's cache is behind: it may repeat what the checkpoint says, and nothing is begun on its word."""
     ref, other = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-2")
     world.kube.lag()
     late = await world.claim("late", "gpu-1")
@@ -84,7 +84,7 @@ async def test_old_news_confirms_and_decides_nothing(world: World) -> None:
     assert await world.prepared(other) == ["gpu-3"]
     assert await world.prepared(other) == ["gpu-3"]  # the cache says gpu-2
     await world.allocate(ref, "gpu-1")
-    assert await world.prepare(ref) == first  # as the record, and as the cache
+    assert await world.prepare(ref) == first  # as the checkpoint, and as the cache
     world.kube.heal()
     assert await world.prepared(ref) == ["gpu-1"]
 
@@ -98,7 +98,7 @@ async def test_what_is_released_leaves_nothing(world: World) -> None:
     world.kube.calls.clear()
     await world.released(ref)
     assert world.files() == before
-    assert world.effects("fsync") == [RECORD]
+    assert world.effects("fsync") == [CHECKPOINT]
     assert not world.kube.calls
     await world.released(ref)  # kubelet asks more often than once
 
@@ -108,10 +108,10 @@ async def test_claims_of_one_call_share_one_write(world: World) -> None:
     await world.warm()
     world.since_now()
     assert await world.prepared(*refs) == ["gpu-0", "gpu-1", "gpu-2", "gpu-3"]
-    assert world.effects("fsync") == [RECORD]
+    assert world.effects("fsync") == [CHECKPOINT]
     world.since_now()
     await world.released(*refs)
-    assert world.effects("fsync") == [RECORD]
+    assert world.effects("fsync") == [CHECKPOINT]
 
 
 async def test_one_bad_claim_never_takes_the_others_down(world: World) -> None:
@@ -147,7 +147,7 @@ async def test_one_bad_claim_never_takes_the_others_down(world: World) -> None:
     assert texts["unknown"].startswith('prepare devices failed: allocatable not found for device "gpu-77"')
     assert 'in pool "node-b"' in texts["elsewhere"]
     assert "allocated no device of gpu.nvidia.com" in texts["foreign"]
-    assert set(world.record().entries) == {good.uid, taken.uid}
+    assert set(world.checkpoint().entries) == {good.uid, taken.uid}
     assert [path.name for path in (world.folder / C.strip("/")).iterdir()] == sorted(
         cdi.GPU_CLAIMS.file_name(uid) for uid in (good.uid, taken.uid)
     )
@@ -204,7 +204,7 @@ async def test_unprepare_waits_for_the_prepare_under_way(world: World) -> None:
         await world.clock.settle()
     assert isinstance((await world.timely(preparing))[ref.uid], tuple)
     assert await world.timely(releasing) == {ref.uid: None, other.uid: None}
-    assert not world.record().entries
+    assert not world.checkpoint().entries
     assert not world.has_file(ref)
 
 
@@ -212,7 +212,7 @@ async def test_unprepare_waits_for_the_prepare_under_way(world: World) -> None:
 
 
 @pytest.mark.parametrize("error", ["away", "slow", 401, 403, 500, 503])
-async def test_a_prepared_claim_is_answered_from_the_record_while_the_api_server_does_not_show_it(
+async def test_a_prepared_claim_is_answered_from_the_checkpoint_while_the_api_server_does_not_show_it(
     world: World, error: str | int
 ) -> None:
     ref, fresh = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-1")
@@ -230,7 +230,7 @@ async def test_a_prepared_claim_is_answered_from_the_record_while_the_api_server
     text = await world.refused(fresh)
     assert f"error preparing devices for claim {fresh}: retrieve claim ns/b: " in text
     await world.released(ref)  # unprepare asks nobody
-    assert not world.record().entries
+    assert not world.checkpoint().entries
 
 
 async def test_an_api_server_that_comes_back_in_time_is_not_noticed(world: World) -> None:
@@ -277,12 +277,17 @@ async def test_a_claim_allocated_anew_is_let_go_of_first(world: World) -> None:
     assert await world.prepared(ref) == ["gpu-1"]
     # Never the old entry with the new file: the entry leaves, the file goes, then both come anew.
     steps = [(e.kind, e.path) for e in world.host.effects[world._mark :] if e.kind in ("rename", "unlink")]
-    assert steps == [("rename", RECORD), ("unlink", cdi_path(ref)), ("rename", cdi_path(ref)), ("rename", RECORD)]
+    assert steps == [
+        ("rename", CHECKPOINT),
+        ("unlink", cdi_path(ref)),
+        ("rename", cdi_path(ref)),
+        ("rename", CHECKPOINT),
+    ]
     assert [d.name for d in cdi.parse(world.host.read(cdi_path(ref))).devices] == [f"{ref.uid}-gpu-1"]
     assert await world.prepared(other) == ["gpu-0"]
 
 
-async def test_a_lost_file_is_written_again_and_the_record_is_not(world: World) -> None:
+async def test_a_lost_file_is_written_again_and_the_checkpoint_is_not(world: World) -> None:
     ref = await world.claim("a", "gpu-0", "gpu-1")
     first = await world.prepare(ref)
     before = world.files()
@@ -291,14 +296,14 @@ async def test_a_lost_file_is_written_again_and_the_record_is_not(world: World) 
     assert await world.prepare(ref) == first
     assert world.files() == before
     assert world.effects("fsync") == []
-    # Also from the record alone.
+    # Also from the checkpoint alone.
     await world.host.remove(cdi_path(ref))
     world.kube.go_away()
     assert await world.prepare(ref) == first
     assert world.files() == before
 
 
-async def test_a_fresh_program_repairs_from_the_record_alone(world: World) -> None:
+async def test_a_fresh_program_repairs_from_the_checkpoint_alone(world: World) -> None:
     ref = await world.claim("a", "gpu-0")
     first = await world.prepare(ref)
     before = world.files()
@@ -328,7 +333,7 @@ async def test_a_scan_between_look_up_and_write_is_not_noticed(world: World) -> 
     ref = await world.claim("a", "gpu-0")
     other = await world.claim("b", "gpu-1")
     await world.prepared(other)
-    world.supply.forget()
+    world.edits_provider.forget()
     assert await world.prepared(ref) == ["gpu-0"]
 
 
@@ -373,18 +378,18 @@ async def test_a_full_cdi_folder_fails_the_claim_and_leaves_nothing(world: World
     assert await world.prepared(ref) == ["gpu-1"]
 
 
-async def test_a_record_that_cannot_be_written_fails_all_and_leaves_nothing(world: World) -> None:
+async def test_a_checkpoint_that_cannot_be_written_fails_all_and_leaves_nothing(world: World) -> None:
     good = await world.claim("good", "gpu-0")
     await world.prepared(good)
     before = world.files()
     refs = [await world.claim("a", "gpu-1"), await world.claim("b", "gpu-2")]
-    world.host.refuse("fsync", RECORD, errno.EIO)
+    world.host.refuse("fsync", CHECKPOINT, errno.EIO)
     answers = await world.prepare(*refs, good)
     assert isinstance(answers[good.uid], tuple)
     for ref in refs:
         answer = answers[ref.uid]
         assert isinstance(answer, Failure)
-        assert f"unable to update checkpoint: {RECORD}: Input/output error" in answer.error
+        assert f"unable to update checkpoint: {CHECKPOINT}: Input/output error" in answer.error
     assert world.files() == before
     released = (await world.unprepare(good))[good.uid]
     assert released is not None

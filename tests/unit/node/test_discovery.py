@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import GpuInstanceScan, Inventory, LeftOut, NodeScan, Partitions
-from nvdra.gpu.withheld import withdrawn
-from nvdra.node.gpu.discovery import LOOK_EVERY_S, REFUSED_AGAIN_S, UNREAD_AGAIN_S, Discovery
+from nvdra.gpu.unpublished import withdrawn
+from nvdra.node.gpu.discovery import LOOK_EVERY_S, REFUSED_RETRY_S, UNREAD_RETRY_S, Discovery
 from nvdra.nvml import DriverAbsent, DriverChanged, NvmlHung
 from nvdra.testing.clock import VirtualClock
 from tests.unit.gpu.scans import gpu_scan, h200_scan, instance, node_scan, uuid_of
@@ -84,13 +84,13 @@ async def running(node: Node) -> AsyncIterator[Node]:
     assert isinstance(ended, asyncio.CancelledError)
 
 
-async def test_before_the_first_scan_nothing_is_offered_and_that_is_said(node: Node) -> None:
+async def test_before_the_first_scan_nothing_is_published_and_that_is_said(node: Node) -> None:
     assert node.names == []
     assert node.discovery.inventory.why_absent("gpu-0") == "the first look at the GPUs is under way"
 
 
 async def test_without_a_hint_nothing_is_scanned(running: Node) -> None:
-    await running.passes(2 * REFUSED_AGAIN_S)
+    await running.passes(2 * REFUSED_RETRY_S)
     assert running.scans == 1
     assert running.names == ["gpu-0", "gpu-1"]
 
@@ -132,10 +132,10 @@ async def test_a_driver_that_goes_away_leaves_what_was_offered(running: Node, ab
     assert running.discovery.inventory.unread == str(running.answer)
     # It comes back without leaving a trace in the files compared.
     running.answer = before
-    await running.passes(2 * UNREAD_AGAIN_S)
+    await running.passes(2 * UNREAD_RETRY_S)
     assert running.discovery.inventory.unread == ""
     scans = running.scans
-    await running.passes(10 * UNREAD_AGAIN_S)
+    await running.passes(10 * UNREAD_RETRY_S)
     assert running.scans == scans
 
 
@@ -161,7 +161,7 @@ async def test_a_gpu_that_refused_is_asked_again_from_time_to_time(running: Node
     assert running.names == ["gpu-0"]
     assert "GPU is lost" in running.discovery.inventory.why_absent("gpu-1")
     running.answer = whole
-    await running.passes(REFUSED_AGAIN_S + LOOK_EVERY_S)
+    await running.passes(REFUSED_RETRY_S + LOOK_EVERY_S)
     assert running.names == ["gpu-0", "gpu-1"]
 
 
@@ -192,11 +192,11 @@ async def test_a_device_whose_uuid_changed_is_withdrawn_and_refused_until_its_cl
     node.answer = node_scan(gpu_scan(0, uuid="GPU-another"), gpu_scan(1))
     await node.discovery.scan()
     world.inventory = node.discovery.inventory
-    record: Record = world.record()
-    assert withdrawn(world.inventory, record) == {"gpu-0"}
+    checkpoint: Checkpoint = world.checkpoint()
+    assert withdrawn(world.inventory, checkpoint) == {"gpu-0"}
     assert "was prepared as" in await world.refused(ref)
     await world.released(ref)
-    assert withdrawn(world.inventory, world.record()) == frozenset()
+    assert withdrawn(world.inventory, world.checkpoint()) == frozenset()
     assert await world.prepared(ref) == ["gpu-0"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Gpu, GpuScan, Inventory, MigDevice, MigSpec, Partitions, from_scan
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, create_partition
@@ -155,7 +155,7 @@ async def test_a_place_taken_meanwhile_is_not_fought_over(bench: Bench) -> None:
         "nvidia-smi mig -lgi lists what is there; kubelet will ask again"
     )
     assert failed.is_rolled_back
-    assert bench.gpus.places(ZERO) == [(14, 2)]
+    assert bench.gpus.placements(ZERO) == [(14, 2)]
 
 
 # --- failures ---
@@ -234,7 +234,7 @@ async def test_what_cannot_be_taken_back_is_said_and_left_for_later(bench: Bench
         "before could not be taken back: error deleting MIG device gpu-0-mig-1g18gb-19-0: "
         "error destroying GPU Instance: Unknown Error"
     )
-    assert bench.gpus.places(ZERO) == [(19, 0)]
+    assert bench.gpus.placements(ZERO) == [(19, 0)]
     assert bench.gpus.partitions(ONE) == Partitions()  # the other GPU's is taken back all the same
     await bench.roll_back("c1", create_partition(bench.spec(19, 0)))
     assert bench.gpus.partitions(ZERO) == Partitions()
@@ -290,7 +290,7 @@ async def test_the_mode_does_not_stay_for_a_claim_that_wanted_the_gpu_whole_and_
     await bench.make("c1", bench.spec(19, 0))
     bench.take("c2", AT_ZERO)
     await bench.fails(bench.runner.apply("c2", [LeaveMigMode(bench.inventory.gpus[AT_ZERO])]))
-    # It is not out of work before the record says so.
+    # It is not out of work before the checkpoint says so.
     await bench.roll_back("c1", create_partition(bench.spec(19, 0)))
     assert bench.gpus.partitions(ZERO) == Partitions()
 
@@ -301,14 +301,14 @@ async def test_half_or_whole_what_a_claim_left_is_found_by_its_place(bench: Benc
     bench.gpus.put(ZERO, instance(19, 3, 1, compute=compute), instance(19, 4, 1))
     assert bench.locks.try_take("c1", [AT_ZERO])
     await bench.roll_back("c1", create_partition(bench.spec(19, 3)), create_partition(bench.spec(19, 5)))
-    assert bench.gpus.places(ZERO) == [(19, 4)]
+    assert bench.gpus.placements(ZERO) == [(19, 4)]
 
 
 async def test_a_place_that_the_claim_never_came_to_is_somebody_else_s(bench: Bench) -> None:
     bench.take("c1", AT_ZERO)
     bench.gpus.put(ZERO, instance(19, 3, 1))
     await bench.roll_back("c1", create_partition(bench.spec(19, 3)))
-    assert bench.gpus.places(ZERO) == [(19, 3)]
+    assert bench.gpus.placements(ZERO) == [(19, 3)]
     bench.locks.touch("c1", create_partition(bench.spec(19, 3)))
     await bench.roll_back("c1", create_partition(bench.spec(19, 3)))
     assert bench.gpus.partitions(ZERO) == Partitions()
@@ -318,9 +318,9 @@ async def test_a_partition_made_anew_in_the_claim_s_place_is_not_the_claim_s(ben
     bench.gpus.put(ZERO, instance(19, 3, 1))
     assert bench.locks.try_take("c1", [AT_ZERO])
     await bench.roll_back("c1", replace(create_partition(bench.spec(19, 3)), uuid="MIG-former"))
-    assert bench.gpus.places(ZERO) == [(19, 3)]
+    assert bench.gpus.placements(ZERO) == [(19, 3)]
     await bench.roll_back("c1", replace(create_partition(bench.spec(19, 3)), uuid="MIG-19-3"))
-    assert bench.gpus.places(ZERO) == []
+    assert bench.gpus.placements(ZERO) == []
 
 
 async def test_rolled_back_twice_is_rolled_back_once(bench: Bench) -> None:
@@ -402,7 +402,7 @@ async def test_a_call_that_hangs_is_waited_for_and_its_gpu_kept(bench: Bench, ve
     returns.set()
     await work
     assert bench.runner.waiting("c1") == ""
-    assert bench.gpus.places(ZERO) == ([(19, 0)] if is_making else [])
+    assert bench.gpus.placements(ZERO) == ([(19, 0)] if is_making else [])
     assert bench.told[AT_ZERO] == bench.gpus.partitions(ZERO)
 
 
@@ -432,7 +432,7 @@ async def test_whoever_stops_waiting_for_a_call_that_hangs_the_gpu_is_kept_until
     theirs = ResourceLocks(other, P)
     assert not theirs.try_take("c2", [AT_ZERO])
     returns.set()
-    await until(lambda: bench.gpus.places(ZERO))
+    await until(lambda: bench.gpus.placements(ZERO))
     await asyncio.sleep(0)
     assert theirs.try_take("c2", [AT_ZERO])
     # And it can be known what the call may have done.
@@ -459,15 +459,15 @@ async def test_while_another_s_call_hangs_a_call_fails_at_once(bench: Bench) -> 
 
 async def test_a_partition_of_nobody_is_destroyed_if_it_is_still_the_one_that_was_seen(bench: Bench) -> None:
     seen = from_scan(node_scan(card(0, instance(19, 3, 1, gi_id=7))), {}, dynamic_mig=True)
-    (partition,) = unmanaged_partitions(seen, Record("boot"))
+    (partition,) = unmanaged_partitions(seen, Checkpoint("boot"))
     assert bench.locks.try_take("upkeep", [AT_ZERO])
     # The number was given again to another one.
     bench.gpus.put(ZERO, instance(14, 0, 2, gi_id=7))
     await bench.actor.destroy(partition, bench.journal(partition.gpu))
-    assert bench.gpus.places(ZERO) == [(14, 0)]
+    assert bench.gpus.placements(ZERO) == [(14, 0)]
     bench.gpus.put(ZERO, instance(19, 3, 1, gi_id=7), instance(14, 0, 2))
     await bench.actor.destroy(partition, bench.journal(partition.gpu))
-    assert bench.gpus.places(ZERO) == [(14, 0)]
+    assert bench.gpus.placements(ZERO) == [(14, 0)]
     assert bench.told[AT_ZERO] == bench.gpus.partitions(ZERO)
 
 

@@ -13,14 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nvdra import checkpoint, telemetry
+from nvdra import telemetry
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Checkpoint, Entry
+from nvdra.checkpoint import decode as decode_checkpoint
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import Failure
-from nvdra.node.ledger import Change
 from nvdra.ports import ApiError, Page, Resource
 from nvdra.testing.kube import FakeKube
-from tests.unit.node.world import CLAIMS, DRIVER, MARK, POOL, RECORD, World, cdi_path
+from tests.unit.node.world import CHECKPOINT, CLAIMS, DRIVER, MARK, POOL, World, cdi_path
 
 
 def nested(depth: int) -> bytes:
@@ -49,11 +50,11 @@ async def odd_claim(world: World, name: str, parameters: bytes, device: str = ""
 async def nameless(world: World, *refs: ClaimRef) -> None:
     """Completed entries as the Go driver leaves them: only a LIST tells about them."""
 
-    def without_names(record: Record) -> Change[None]:
-        old = [(ref.uid, record.entries[ref.uid]) for ref in refs]
+    def without_names(checkpoint: Checkpoint) -> Change[None]:
+        old = [(ref.uid, checkpoint.entries[ref.uid]) for ref in refs]
         return Change(None, entries={uid: Entry(each.state, each.status, each.prepared) for uid, each in old})
 
-    await world.ledger.submit(without_names)
+    await world.checkpoint_writer.submit(without_names)
 
 
 # ── claims that hold what no parser takes ──────────────────────────────────────────────────────────────────────────
@@ -68,7 +69,7 @@ async def test_a_claim_of_another_node_is_no_business_of_the_list(world: World, 
     await world.delete(gone)
     for _ in range(2):
         await world.timely(world.sweep.stale_claims())
-    assert set(world.record().entries) == {alive.uid}
+    assert set(world.checkpoint().entries) == {alive.uid}
 
 
 @pytest.mark.parametrize("parameters", ODD.values(), ids=ODD)
@@ -78,14 +79,14 @@ async def test_a_claim_of_this_node_with_such_a_config_lives_as_any_other(world:
     await world.restart()
     assert await world.prepared(ref) == ["gpu-0"]
     assert MARK not in world.files()
-    (world.folder / RECORD.strip("/")).unlink()
+    (world.folder / CHECKPOINT.strip("/")).unlink()
     await world.restart()
     await world.warm()
     await world.timely(world.sweep.settle())
     assert world.state(ref) == "PrepareCompleted"
     assert await world.prepared(ref) == ["gpu-0"]
     await world.released(ref)
-    assert not world.record().entries
+    assert not world.checkpoint().entries
 
 
 values = st.recursive(
@@ -108,7 +109,7 @@ def test_what_is_prepared_is_read_again(tmp_path_factory: pytest.TempPathFactory
         try:
             ref = await odd_claim(world, "odd", parameters, "gpu-0")
             answer = (await world.prepare(ref))[ref.uid]
-            entries = checkpoint.decode(world.host.read(RECORD)).entries
+            entries = decode_checkpoint(world.host.read(CHECKPOINT)).entries
             assert set(entries) == ({ref.uid} if isinstance(answer, tuple) else set())
             await world.restart()
             again = (await world.prepare(ref))[ref.uid]
@@ -130,7 +131,7 @@ async def test_a_claim_that_cannot_be_read_is_skipped_by_name_and_never_gone(wor
     await world.delete(gone)
     for _ in range(2):
         await world.timely(world.sweep.stale_claims())
-    assert set(world.record().entries) == {odd.uid}
+    assert set(world.checkpoint().entries) == {odd.uid}
     telemetry.set_up()
     assert f'"Skipped a claim that cannot be read" claim="{odd}"' in log.getvalue()
 
@@ -171,8 +172,8 @@ async def test_beside_an_item_without_a_uid_no_claim_is_gone(world: World, item:
     await world.restart()
     await world.timely(world.sweep.stale_claims())
     await world.timely(world.sweep.stale_claims())
-    assert set(world.record().entries) == {ref.uid}, "the one with a name was asked about, and is gone"
-    (world.folder / RECORD.strip("/")).unlink()
+    assert set(world.checkpoint().entries) == {ref.uid}, "the one with a name was asked about, and is gone"
+    (world.folder / CHECKPOINT.strip("/")).unlink()
     await world.restart()
     await world.warm()
     await world.timely(world.sweep.settle())
@@ -289,9 +290,9 @@ async def test_an_api_group_that_is_switched_off_frees_nothing(world: World) -> 
     for _ in range(3):
         await world.timely(world.sweep.stale_claims())
     assert await world.prepared(ref, other) == ["gpu-0", "gpu-1"]
-    assert set(world.record().entries) == {ref.uid, other.uid}
+    assert set(world.checkpoint().entries) == {ref.uid, other.uid}
     world.kube.kinds |= served
     await world.delete(ref)
     for _ in range(2):
         await world.timely(world.sweep.stale_claims())
-    assert set(world.record().entries) == {other.uid}
+    assert set(world.checkpoint().entries) == {other.uid}

@@ -10,8 +10,8 @@ import pytest
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry
 from nvdra.gpu import Partitions
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import Failure
-from nvdra.node.ledger import Change
 from nvdra.node.locks import ResourceLocks
 from nvdra.nvml import IN_USE
 from nvdra.testing.host import FakeHost
@@ -40,14 +40,14 @@ async def test_what_another_driver_began_and_left_is_undone_first(node: MigWorld
     """The Go driver's: an entry, and no line in any file of ours."""
     left = await node.claim("left", small(2))
     status = await node.status_of(left)
-    await node.ledger.submit(
+    await node.checkpoint_writer.submit(
         lambda _: Change(None, entries={left.uid: Entry("PrepareStarted", status, (), left.name, left.namespace)})
     )
     node.gpus.put(ZERO, instance(19, 2, 1, compute=None))
     node.look()
     ref = await node.claim("a", half(0))
     assert await node.prepared(ref) == [half(0)]
-    assert node.gpus.places(ZERO) == [(9, 0)]
+    assert node.gpus.placements(ZERO) == [(9, 0)]
     assert not node.state(left)
 
 
@@ -55,7 +55,7 @@ async def test_what_an_earlier_release_began_and_left_is_undone_first(node: MigW
     """Its locks were named by the GPU's UUID, its lines told a place alone."""
     left = await node.claim("left", small(2), small(4))
     status = await node.status_of(left)
-    await node.ledger.submit(
+    await node.checkpoint_writer.submit(
         lambda _: Change(None, entries={left.uid: Entry("PrepareStarted", status, (), left.name, left.namespace)})
     )
     node.lock_path(ZERO).write_text(f"{left.uid}\n{left.uid} 19@2\n")
@@ -64,7 +64,7 @@ async def test_what_an_earlier_release_began_and_left_is_undone_first(node: MigW
     node.look()
     ref = await node.claim("a", half(0))
     assert await node.prepared(ref) == [half(0)]
-    assert node.gpus.places(ZERO) == [(9, 0), (19, 4)]
+    assert node.gpus.placements(ZERO) == [(9, 0), (19, 4)]
     assert not node.state(left)
     assert node.lines(ZERO) == node.lines(AT_ZERO) == []
 
@@ -91,7 +91,7 @@ async def test_a_partition_of_somebody_else_is_found_by_a_look_and_never_touched
     rescans = node.rescans
     assert "overlaps a partition that this driver did not make" in await node.refused(ref)
     assert node.rescans == rescans + 1
-    assert node.gpus.places(ZERO) == [(14, 0)]
+    assert node.gpus.placements(ZERO) == [(14, 0)]
     node.gpus.put(ZERO)
     assert await node.prepared(ref) == [small(1)]
 
@@ -120,11 +120,11 @@ async def test_an_entry_that_is_not_its_own_any_more_is_not_completed(node: MigW
     gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
     asked = asyncio.create_task(node.service.prepare([ref]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
-    await node.ledger.submit(lambda _: Change(None, entries={ref.uid: None}))
+    await node.checkpoint_writer.submit(lambda _: Change(None, entries={ref.uid: None}))
     gate.set()
     answer = (await node.timely(asked))[ref.uid]
     assert isinstance(answer, Failure)
-    assert f"another program changed the record's entry of claim {ref} meanwhile" in answer.error
+    assert f"another program changed the checkpoint's entry of claim {ref} meanwhile" in answer.error
     assert node.gpus.partitions(ZERO) == Partitions()
     assert node.is_rid_of(ref)
 
@@ -134,7 +134,7 @@ async def test_allocated_anew_the_former_partition_goes_before_the_new_one_comes
     await node.prepared(ref)
     await node.allocate(ref, half(0))
     assert await node.prepared(ref) == [half(0)]
-    assert node.gpus.places(ZERO) == [(9, 0)]
+    assert node.gpus.placements(ZERO) == [(9, 0)]
     assert node.lines(AT_ZERO) == []
 
 
@@ -144,8 +144,8 @@ async def test_allocated_anew_the_former_partition_goes_before_the_new_one_comes
 async def given_to_an_administrator(node: MigWorld, ref: ClaimRef, *devices: str) -> None:
     """The prepared claim as a former release left it, that made partitions for administrators."""
     await node.allocate(ref, *({"device": device, "adminAccess": True} for device in devices))
-    entry = replace(node.record().entries[ref.uid], status=await node.status_of(ref))
-    await node.ledger.submit(lambda _: Change(None, entries={ref.uid: entry}))
+    entry = replace(node.checkpoint().entries[ref.uid], status=await node.status_of(ref))
+    await node.checkpoint_writer.submit(lambda _: Change(None, entries={ref.uid: entry}))
 
 
 async def test_a_partition_is_not_made_for_an_administrator_nor_shared_with_one(node: MigWorld) -> None:
@@ -154,7 +154,7 @@ async def test_a_partition_is_not_made_for_an_administrator_nor_shared_with_one(
     for made in ([], [(19, 0)]):
         assert "not for a MIG device made on demand" in await node.refused(admin)
         assert node.is_rid_of(admin)
-        assert node.gpus.places(ZERO) == made
+        assert node.gpus.placements(ZERO) == made
         await node.prepared(one)
 
 
@@ -166,7 +166,7 @@ async def test_an_administrator_looks_at_a_gpu_beside_its_partitions_and_nothing
     assert await node.prepared(admin) == ["gpu-0"]
     await node.prepared(await node.claim("b", small(1)))
     await node.released(admin)
-    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    assert node.gpus.placements(ZERO) == [(19, 0), (19, 1)]
     assert not [call for call in node.gpus.calls if call[0] in ("set_mig_mode", "destroy_gpu_instance")]
 
 
@@ -188,7 +188,7 @@ async def test_a_partition_of_a_former_release_s_administrator_goes_with_its_use
     assert await node.prepared(admin) == [small(0)]
     one = await node.claim("a", small(0), small(1))
     await node.prepared(one)
-    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    assert node.gpus.placements(ZERO) == [(19, 0), (19, 1)]
     await node.released(one)
     assert node.gpus.partitions(ZERO) == Partitions()
     await node.released(admin)
@@ -205,7 +205,7 @@ async def test_a_partition_that_a_former_release_made_for_an_administrator_goes_
         if is_used:
             await node.prepared(one)
         await node.released(admin)
-        assert node.gpus.places(ZERO) == ([(19, 0)] if is_used else [])
+        assert node.gpus.placements(ZERO) == ([(19, 0)] if is_used else [])
         await node.released(one)
         assert node.gpus.partitions(ZERO) == Partitions()
 
@@ -225,12 +225,12 @@ async def test_a_partition_whose_administrator_leaves_while_a_claim_that_shares_
     asked = asyncio.create_task(node.service.prepare([one]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
     await node.released(admin)
-    assert (19, 0) in node.gpus.places(ZERO)
+    assert (19, 0) in node.gpus.placements(ZERO)
     gate.set()
     answer = (await node.timely(asked))[one.uid]
     assert isinstance(answer, tuple) == succeeds
     if succeeds:
-        assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+        assert node.gpus.placements(ZERO) == [(19, 0), (19, 1)]
     # Whatever came of it, when the claim is gone nothing stands.
     await node.released(one)
     assert node.gpus.partitions(ZERO) == Partitions()
@@ -257,8 +257,8 @@ async def test_what_a_death_left_half_way_is_rolled_back_by_the_sweep(node: MigW
     ref = await node.claim("a", small(0))
     await begin_and_die(node, ref)
     assert node.state(ref) == "PrepareStarted"
-    assert node.gpus.places(ZERO) == [(19, 0)]
-    await node.timely(node.sweep.half_done())
+    assert node.gpus.placements(ZERO) == [(19, 0)]
+    await node.timely(node.sweep.half_prepared())
     assert node.is_rid_of(ref)
     assert node.gpus.partitions(ZERO) == Partitions()
 
@@ -267,9 +267,9 @@ async def test_while_it_cannot_be_it_is_looked_at_again_soon(node: MigWorld) -> 
     ref = await node.claim("a", small(0))
     await begin_and_die(node, ref)
     node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
-    soon = await node.timely(node.sweep.half_done())
+    soon = await node.timely(node.sweep.half_prepared())
     assert node.state(ref) == "PrepareStarted"
-    later = await node.timely(node.sweep.half_done())
+    later = await node.timely(node.sweep.half_prepared())
     assert soon < later
     assert node.is_rid_of(ref)
 
@@ -278,10 +278,10 @@ async def test_nor_while_its_gpu_cannot_be_read(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     await begin_and_die(node, ref)
     seen, node.inventory = node.inventory, replace(node.inventory, gpus={}, devices={}, unread="no driver is loaded")
-    soon = await node.timely(node.sweep.half_done())
+    soon = await node.timely(node.sweep.half_prepared())
     assert node.state(ref) == "PrepareStarted"
     node.inventory = seen
-    assert await node.timely(node.sweep.half_done()) > soon
+    assert await node.timely(node.sweep.half_prepared()) > soon
     assert node.is_rid_of(ref)
 
 
@@ -290,19 +290,19 @@ async def test_a_claim_in_work_is_no_claim_half_done(node: MigWorld) -> None:
     gate = node.gpus.held["create_compute_instance"] = asyncio.Event()
     asked = asyncio.create_task(node.service.prepare([ref]))
     await until(lambda: ("create_compute_instance", 0) in node.gpus.calls)
-    await node.timely(node.sweep.half_done())
+    await node.timely(node.sweep.half_prepared())
     gate.set()
     assert isinstance((await node.timely(asked))[ref.uid], tuple)
-    await node.timely(node.sweep.half_done())
+    await node.timely(node.sweep.half_prepared())
     assert node.state(ref) == "PrepareCompleted"
-    assert node.gpus.places(ZERO) == [(19, 0)]
+    assert node.gpus.placements(ZERO) == [(19, 0)]
 
 
 async def test_a_plain_claim_that_was_begun_is_the_stale_sweep_s_business(node: MigWorld) -> None:
     ref = await node.claim("a", "gpu-0")
     status = await node.status_of(ref)
-    await node.ledger.submit(
+    await node.checkpoint_writer.submit(
         lambda _: Change(None, entries={ref.uid: Entry("PrepareStarted", status, (), ref.name, ref.namespace)})
     )
-    await node.timely(node.sweep.half_done())
+    await node.timely(node.sweep.half_prepared())
     assert node.state(ref) == "PrepareStarted"

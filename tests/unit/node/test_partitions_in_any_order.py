@@ -100,7 +100,7 @@ class Story(MigWorld):
                 verb, uuid = more
                 self.gpus.refuse(verb, uuid, refusal(IN_USE))
             case "sweep":
-                await self.timely(self.sweep.half_done())
+                await self.timely(self.sweep.half_prepared())
             case _:
                 await self.wake()
 
@@ -118,7 +118,7 @@ class Story(MigWorld):
         await self.restart()
         self.look()
         await self.warm()
-        await self.timely(self.upkeep().tidy())
+        await self.timely(self.upkeep().clean_up())
 
     def check(self) -> None:
         """Completed claims have their partitions, nobody has another's, and what no entry names is not there."""
@@ -127,9 +127,9 @@ class Story(MigWorld):
             for uuid in (ZERO, ONE)
             for gi in self.gpus.partitions(uuid).instances
         }
-        record = self.record()
+        checkpoint = self.checkpoint()
         named: set[tuple[str, int, int]] = set()
-        for entry in record.entries.values():
+        for entry in checkpoint.entries.values():
             for text in claims.names(entry, DRIVER):
                 if isinstance(name := parse_name(text), MigName):
                     named.add(((ZERO, ONE)[name.parent_minor], name.profile_id, name.start))
@@ -150,7 +150,7 @@ class Story(MigWorld):
         await self.wake()
         answers = await self.unprepare(*self.refs)
         assert not [answer for answer in answers.values() if isinstance(answer, Failure)]
-        assert self.record().entries == {}
+        assert self.checkpoint().entries == {}
         assert not any(map(self.has_file, self.refs))
         for uuid in (ZERO, ONE):
             assert self.gpus.partitions(uuid) == Partitions()

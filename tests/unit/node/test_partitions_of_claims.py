@@ -1,4 +1,4 @@
-"""Claims for partitions, from kubelet's call to the GPU and back: what the record says meanwhile, and what fails."""
+"""Claims for partitions, from kubelet's call to the GPU and back: what the checkpoint says meanwhile, and what fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nvdra.node.locks import FOLDER
 from nvdra.nvml import IN_USE
 from tests.unit.node.gpus import refusal
 from tests.unit.node.mig_world import AT_ZERO, ONE, ZERO, MigWorld, card, half, small, until
-from tests.unit.node.world import RECORD, C, P, cdi_path
+from tests.unit.node.world import CHECKPOINT, C, P, cdi_path
 
 # ── there and back ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -25,7 +25,7 @@ from tests.unit.node.world import RECORD, C, P, cdi_path
 async def test_a_claim_s_partition_is_made_and_handed_out(node: MigWorld) -> None:
     ref = await node.claim("a", half(4))
     assert await node.prepared(ref) == [half(4)]
-    assert node.gpus.places(ZERO) == [(9, 4)]
+    assert node.gpus.placements(ZERO) == [(9, 4)]
     assert node.state(ref) == "PrepareCompleted"
     (device,) = cdi.parse(node.host.read(cdi_path(ref))).devices
     assert device.name == f"{ref.uid}-{half(4)}"
@@ -86,7 +86,7 @@ async def test_claims_of_one_call_begin_with_one_write_and_end_with_at_most_one_
     node.since_now()
     asked = asyncio.create_task(node.service.prepare(refs))
     await until(lambda: len(node.gpus.calls) == 2)
-    assert node.effects("fsync") == [RECORD]
+    assert node.effects("fsync") == [CHECKPOINT]
     assert {node.state(ref) for ref in refs} == {"PrepareStarted"}
     gate.set()
     answers = await node.timely(asked)
@@ -105,16 +105,16 @@ async def test_a_claim_is_let_go_of_with_two_writes_and_its_file_goes_last(node:
     await until(lambda: node.gpus.calls)
     # A death here leaves no completed claim whose partition is half gone.
     assert node.state(ref) == "PrepareStarted"
-    assert node.record().entries[ref.uid].prepared != ()
+    assert node.checkpoint().entries[ref.uid].prepared != ()
     assert node.has_file(ref)
     assert node.lines(AT_ZERO) == [f"{ref.uid} partition 19@0"]
     gate.set()
     assert (await node.timely(asked))[ref.uid] is None
-    assert node.effects("fsync") == [RECORD, RECORD]
+    assert node.effects("fsync") == [CHECKPOINT, CHECKPOINT]
     durable = [
         (effect.kind, effect.path) for effect in node.host.effects[node._mark :] if effect.kind in ("rename", "unlink")
     ]
-    assert durable == [("rename", RECORD), ("rename", RECORD), ("unlink", cdi_path(ref))]
+    assert durable == [("rename", CHECKPOINT), ("rename", CHECKPOINT), ("unlink", cdi_path(ref))]
 
 
 @pytest.mark.parametrize("verb", ["set_mig_mode", "create_gpu_instance", "create_compute_instance"])
@@ -178,7 +178,7 @@ async def test_claims_for_one_place_in_one_call_end_with_one_of_them_holding_it(
     refused = answers[other.uid]
     assert isinstance(refused, Failure)
     assert f"already allocated to different claim {holder.uid}" in refused.error
-    assert node.gpus.places(ZERO) == [(19, 0)]
+    assert node.gpus.placements(ZERO) == [(19, 0)]
 
 
 # ── what fails ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -201,7 +201,7 @@ async def test_one_claim_that_fails_takes_no_other_with_it(node: MigWorld) -> No
     node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
     answers = await node.prepare(bad, good, plain)
     assert [isinstance(answers[ref.uid], tuple) for ref in (bad, good, plain)] == [False, True, True]
-    assert node.gpus.places(ZERO) == [(19, 1)]
+    assert node.gpus.placements(ZERO) == [(19, 1)]
 
 
 async def test_what_cannot_be_taken_back_at_once_is_taken_back_at_the_next_call(node: MigWorld) -> None:
@@ -226,7 +226,7 @@ async def test_or_by_whoever_comes_to_it_first(node: MigWorld, asked: str) -> No
         case "unprepare":
             await node.released(ref)
         case "sweep":
-            await node.timely(node.sweep.half_done())
+            await node.timely(node.sweep.half_prepared())
         case _:
             other = await node.claim("b", half(0))
             assert await node.prepared(other) == [half(0)]
@@ -254,22 +254,24 @@ async def test_capabilities_that_are_not_there_undo_what_was_made(node: MigWorld
     assert node.gpus.partitions(ZERO) == Partitions()
 
 
-async def test_a_record_that_cannot_be_written_begins_nothing(node: MigWorld) -> None:
+async def test_a_checkpoint_that_cannot_be_written_begins_nothing(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
-    node.host.refuse("fsync", RECORD, errno.EIO)
-    assert f"unable to update checkpoint: {RECORD}: Input/output error" in await node.refused(ref)
+    node.host.refuse("fsync", CHECKPOINT, errno.EIO)
+    assert f"unable to update checkpoint: {CHECKPOINT}: Input/output error" in await node.refused(ref)
     assert node.gpus.calls == []
     assert node.is_rid_of(ref)
     node.host.forgive()
     assert await node.prepared(ref) == [small(0)]
 
 
-async def test_a_record_that_cannot_be_written_at_the_end_leaves_what_the_next_call_puts_right(node: MigWorld) -> None:
+async def test_a_checkpoint_that_cannot_be_written_at_the_end_leaves_what_the_next_call_puts_right(
+    node: MigWorld,
+) -> None:
     ref = await node.claim("a", small(0))
     gate = node.gpus.held["create_gpu_instance"] = asyncio.Event()
     asked = asyncio.create_task(node.service.prepare([ref]))
     await until(lambda: ("create_gpu_instance", 0) in node.gpus.calls)
-    node.host.refuse("fsync", RECORD, errno.EIO)
+    node.host.refuse("fsync", CHECKPOINT, errno.EIO)
     gate.set()
     answer = (await node.timely(asked))[ref.uid]
     assert isinstance(answer, Failure)
@@ -353,7 +355,7 @@ async def test_a_call_that_hangs_is_answered_at_the_deadline_and_kubelets_retry_
     again = asyncio.create_task(node.service.prepare([ref]))
     assert await at_the_deadline(node, again) == {ref.uid: text}
     # Nothing was rolled back under the call, nor is the claim taken for one left half way.
-    await node.timely(node.sweep.half_done())
+    await node.timely(node.sweep.half_prepared())
     assert node.gpus.calls == calls
     assert node.state(ref) == "PrepareStarted"
     assert node.lines(AT_ZERO) == [ref.uid, f"{ref.uid} partition 19@0"]
@@ -361,7 +363,7 @@ async def test_a_call_that_hangs_is_answered_at_the_deadline_and_kubelets_retry_
     await asyncio.sleep(0)
     returns.set()
     assert isinstance((await node.timely(joining))[ref.uid], tuple)
-    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    assert node.gpus.placements(ZERO) == [(19, 0), (19, 1)]
     assert (node.state(ref), node.has_file(ref)) == ("PrepareCompleted", True)
     await node.released(ref)
     assert node.is_rid_of(ref)
@@ -418,4 +420,4 @@ async def test_a_claim_behind_a_call_that_hangs_is_answered_at_its_deadline_and_
     returns.set()
     answers = await node.timely(again)
     assert all(isinstance(answer, tuple) for answer in answers.values())
-    assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+    assert node.gpus.placements(ZERO) == [(19, 0), (19, 1)]

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from nvdra import cdi, checkpoint
+from nvdra import cdi
 from nvdra.api import ClaimRef
+from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.kube import ResourceApi
 from nvdra.kubelet import time_left_s
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import ClaimService, Failure
-from nvdra.node.ledger import Change
 from nvdra.node.parts import NodePaths, claim_context, claim_parts
 from nvdra.node.publication import Publication
 from nvdra.ports import Resource
@@ -47,7 +48,7 @@ class LampNode:
 
     async def start(self) -> None:
         metrics = DriverMetrics(CollectorRegistry(), driver=NAME, node=POOL)
-        self.context, record_file = claim_context(
+        self.context, checkpoint_file = claim_context(
             LampDriver(),
             POOL,
             NodePaths(P, C),
@@ -58,14 +59,14 @@ class LampNode:
             rescan=_nothing,
         )
         await self.context.locks.make_folder()
-        parts = claim_parts(self.context, record_file, self.host, self.clock, ResourceApi(self.kube), metrics)
+        parts = claim_parts(self.context, checkpoint_file, self.host, self.clock, ResourceApi(self.kube), metrics)
         self.service: ClaimService = parts.service
         self.sweep = parts.sweep
-        self.context.ledger.start()
-        await self.context.ledger.submit(Change)
+        self.context.checkpoint_writer.start()
+        await self.context.checkpoint_writer.submit(Change)
 
     async def stop(self) -> None:
-        await self.context.ledger.stop()
+        await self.context.checkpoint_writer.stop()
         self.host.close()
 
     async def restart(self) -> None:
@@ -104,7 +105,7 @@ class LampNode:
         return answer
 
     def state(self, ref: ClaimRef) -> str:
-        entry = checkpoint.decode(self.host.read(f"{P}/checkpoint.json")).entries.get(ref.uid)
+        entry = decode_checkpoint(self.host.read(f"{P}/checkpoint.json")).entries.get(ref.uid)
         return "" if entry is None else entry.state
 
     def path(self, ref: ClaimRef) -> Path:
@@ -246,7 +247,7 @@ async def test_a_death_at_any_effect_is_recovered_by_the_next_program(tmp_path: 
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await node.restart()
-        await node.sweep.half_done()
+        await node.sweep.half_prepared()
         (device,) = await node.prepare(ref)
         assert (device.device, node.room.lamps["lamp-0"]) == ("lamp-0", True)
         assert await node.unprepare(ref) is None

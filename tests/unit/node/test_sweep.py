@@ -1,4 +1,4 @@
-"""The sweep: what crashes, force-deleted pods, lost records and reboots leave, and how it is put right."""
+"""The sweep: what crashes, force-deleted pods, lost checkpoints and reboots leave, and how it is put right."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any
 
 import pytest
 
-from nvdra import checkpoint, telemetry
+from nvdra import telemetry
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Checkpoint, Entry
+from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory
-from nvdra.node import ledger as ledger_module
-from nvdra.node.ledger import Change
-from nvdra.node.record_file import UNREADABLE
+from nvdra.node import checkpoint_writer as checkpoint_writer_module
+from nvdra.node.checkpoint_file import UNREADABLE
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.sweep import EVERY_S, LIST_PAUSE_LIMIT_S, LOOK_S, SECOND_LOOK_S
 from tests.unit.gpu.scans import inventory
-from tests.unit.node.world import RECORD, C, P, World, cdi_path
+from tests.unit.node.world import CHECKPOINT, C, P, World, cdi_path
 
 
 async def begun(world: World, ref: ClaimRef, name: str = "") -> None:
-    """The record of a prepare that was begun and never ended, as the Go driver leaves it."""
+    """The checkpoint of a prepare that was begun and never ended, as the Go driver leaves it."""
     status = json.dumps(world.kube.objects("resourceclaims")[0]["status"]).encode()
     entry = Entry("PrepareStarted", status, (), ref.name, ref.namespace)
-    await world.ledger.submit(lambda record: Change(None, entries={ref.uid: entry}))
+    await world.checkpoint_writer.submit(lambda checkpoint: Change(None, entries={ref.uid: entry}))
 
 
 @pytest.fixture
@@ -42,11 +43,11 @@ def log() -> Iterator[io.StringIO]:
 async def nameless(world: World, ref: ClaimRef) -> None:
     """A completed entry as the Go driver leaves it."""
 
-    def forget_name(record: Record) -> Change[None]:
-        entry = record.entries[ref.uid]
+    def forget_name(checkpoint: Checkpoint) -> Change[None]:
+        entry = checkpoint.entries[ref.uid]
         return Change(None, entries={ref.uid: Entry(entry.state, entry.status, entry.prepared)})
 
-    await world.ledger.submit(forget_name)
+    await world.checkpoint_writer.submit(forget_name)
 
 
 # ── claims that are gone ───────────────────────────────────────────────────────────────────────────────────────────
@@ -60,7 +61,7 @@ async def test_a_begun_claim_that_is_gone_is_let_go_of_at_once(world: World, log
     assert f"partially prepared claim not stale: {ref.namespace}/{ref.name}\n" in log.getvalue()
     await world.delete(ref)
     await world.timely(world.sweep.stale_claims())
-    assert not world.record().entries
+    assert not world.checkpoint().entries
     assert f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}" in log.getvalue()
 
 
@@ -71,7 +72,7 @@ async def test_a_completed_claim_that_is_gone_gets_a_second_look(world: World) -
     assert await world.timely(world.sweep.stale_claims()) == SECOND_LOOK_S
     assert world.state(ref) == "PrepareCompleted"
     assert await world.timely(world.sweep.stale_claims()) >= EVERY_S * 0.9
-    assert set(world.record().entries) == {alive.uid}
+    assert set(world.checkpoint().entries) == {alive.uid}
     assert not world.has_file(ref)
     assert world.has_file(alive)
 
@@ -90,7 +91,7 @@ async def test_what_else_makes_an_entry_stale(world: World, what: str) -> None:
             await world.allocate(ref, {"device": "gpu-0", "pool": "node-b"})
     for _ in range(2):
         await world.timely(world.sweep.stale_claims())
-    assert not world.record().entries
+    assert not world.checkpoint().entries
 
 
 @pytest.mark.parametrize("status", [0, 401, 403, 500])
@@ -136,9 +137,9 @@ async def test_entries_without_a_name_are_looked_for_in_a_list(world: World) -> 
     world.kube.fail(500, times=1, verb="list")
     assert await world.timely(world.sweep.stale_claims()) > SECOND_LOOK_S
     for _ in range(2):
-        assert set(world.record().entries) == {gone.uid, alive.uid}
+        assert set(world.checkpoint().entries) == {gone.uid, alive.uid}
         await world.timely(world.sweep.stale_claims())
-    assert set(world.record().entries) == {alive.uid}
+    assert set(world.checkpoint().entries) == {alive.uid}
 
 
 # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────────────
@@ -181,7 +182,7 @@ async def test_a_killed_writer_s_file_is_known_as_ours(world: World) -> None:
     assert world.files() == before
 
 
-# ── a lost record ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── a lost checkpoint ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
     "corrupt": lambda content: content.replace(b"gpu-0", b"gpu-3"),
@@ -194,24 +195,24 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 
 
 async def lose(world: World, damage: str, *, read: bool = True) -> bytes:
-    """Damage the record while no program runs; its former content.
+    """Damage the checkpoint while no program runs; its former content.
 
     read   the new program looks at it, as at its start
     """
-    content = world.host.read(RECORD)
+    content = world.host.read(CHECKPOINT)
     damaged = DAMAGE[damage](content)
     if damaged is None:
-        (world.folder / RECORD.strip("/")).unlink()
+        (world.folder / CHECKPOINT.strip("/")).unlink()
     else:
-        world.host.write(RECORD, damaged, mode=0o600)
+        world.host.write(CHECKPOINT, damaged, mode=0o600)
     await world.restart()
     if read:
-        await world.ledger.submit(Change)
+        await world.checkpoint_writer.submit(Change)
     return content
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-async def test_a_lost_record_is_made_up_from_files_and_claims(world: World, damage: str) -> None:
+async def test_a_lost_checkpoint_is_made_up_from_files_and_claims(world: World, damage: str) -> None:
     running, gone, moved = [await world.claim(name, f"gpu-{i}") for i, name in enumerate(("running", "gone", "moved"))]
     first = await world.prepare(running, gone, moved)
     await world.delete(gone)
@@ -219,8 +220,8 @@ async def test_a_lost_record_is_made_up_from_files_and_claims(world: World, dama
     before = await lose(world, damage)
     await world.timely(world.sweep.settle())
     assert not world.file.is_quarantined
-    entries = world.record().entries
-    assert entries == {running.uid: checkpoint.decode(before).entries[running.uid]}
+    entries = world.checkpoint().entries
+    assert entries == {running.uid: decode_checkpoint(before).entries[running.uid]}
     assert [world.has_file(ref) for ref in (running, gone, moved)] == [True, False, False]
     assert (await world.prepare(running))[running.uid] == first[running.uid]
     if damage not in ("missing",):
@@ -253,7 +254,7 @@ async def test_until_the_api_server_answers_devices_in_files_are_refused(world: 
     assert await world.prepared(other) == ["gpu-0"]
 
 
-async def test_a_claim_of_a_lost_record_may_be_prepared_and_released_at_any_time(world: World) -> None:
+async def test_a_claim_of_a_lost_checkpoint_may_be_prepared_and_released_at_any_time(world: World) -> None:
     ref, other = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-1")
     first = await world.prepare(ref, other)
     await lose(world, "corrupt")
@@ -261,7 +262,7 @@ async def test_a_claim_of_a_lost_record_may_be_prepared_and_released_at_any_time
     await world.released(other)
     assert not world.has_file(other)
     await world.timely(world.sweep.settle())
-    assert set(world.record().entries) == {ref.uid}
+    assert set(world.checkpoint().entries) == {ref.uid}
 
 
 async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
@@ -279,13 +280,13 @@ async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
 
     world.sweep._source.claims = claims  # type: ignore[method-assign]
     await world.timely(world.sweep.settle())
-    assert set(world.record().entries) == {ref.uid}
+    assert set(world.checkpoint().entries) == {ref.uid}
     assert world.has_file(odd)
     assert world.file.is_quarantined
     world.sweep._source.claims = ask  # type: ignore[method-assign]
     await world.clock.advance(EVERY_S)
     await world.timely(world.sweep.settle())
-    assert set(world.record().entries) == {ref.uid, odd.uid}
+    assert set(world.checkpoint().entries) == {ref.uid, odd.uid}
     assert not world.file.is_quarantined
 
 
@@ -298,7 +299,7 @@ async def test_a_device_unknown_here_is_waited_for_without_asking_again_and_agai
     for _ in range(5):
         assert await world.timely(world.sweep.settle()) == LOOK_S
     assert world.kube.calls["list", "resourceclaims"] == 1
-    assert set(world.record().entries) == {known.uid}
+    assert set(world.checkpoint().entries) == {known.uid}
     await world.clock.advance(EVERY_S)
     await world.timely(world.sweep.settle())
     assert world.kube.calls["list", "resourceclaims"] == 2
@@ -306,7 +307,7 @@ async def test_a_device_unknown_here_is_waited_for_without_asking_again_and_agai
     # The GPU comes back: then it is worth asking at once.
     world.inventory = inventory(4)
     await world.timely(world.sweep.settle())
-    assert set(world.record().entries) == {known.uid, unknown.uid}
+    assert set(world.checkpoint().entries) == {known.uid, unknown.uid}
     assert not world.file.is_quarantined
 
 
@@ -327,7 +328,9 @@ async def test_after_a_reboot_nothing_is_rebuilt_and_leftovers_go(world: World) 
     await world.prepared(ref)
     world.host.boot = "99999999-2222-3333-4444-555555555555"
     await world.restart()
-    assert await world.ledger.submit(lambda record: Change((record.boot_id, len(record.entries)))) == (
+    assert await world.checkpoint_writer.submit(
+        lambda checkpoint: Change((checkpoint.boot_id, len(checkpoint.entries)))
+    ) == (
         world.host.boot,
         0,
     )
@@ -363,22 +366,22 @@ async def test_everything_is_swept_by_itself(world: World) -> None:
     running, gone = await world.claim("running", "gpu-0"), await world.claim("gone", "gpu-1")
     await world.prepared(running, gone)
     await lose(world, "corrupt")
-    await looping(world, nothing, lambda: not world.file.is_quarantined and len(world.record().entries) == 2)
+    await looping(world, nothing, lambda: not world.file.is_quarantined and len(world.checkpoint().entries) == 2)
     world.host.write(f"{C}/k8s.gpu.nvidia.com-claim_orphan.yaml", b"x")
-    await looping(world, lambda: world.delete(gone), lambda: set(world.record().entries) == {running.uid})
+    await looping(world, lambda: world.delete(gone), lambda: set(world.checkpoint().entries) == {running.uid})
     await looping(world, nothing, lambda: not (world.folder / "cdi/k8s.gpu.nvidia.com-claim_orphan.yaml").exists())
 
 
-async def test_a_record_lost_under_a_running_program_is_settled_too(world: World) -> None:
+async def test_a_checkpoint_lost_under_a_running_program_is_settled_too(world: World) -> None:
     ref = await world.claim("a", "gpu-0")
     await world.prepared(ref)
 
     async def damage() -> None:
         await world.clock.advance(5)
-        await world.host.replace(RECORD, b"{", mode=0o600, durable=False)
-        await world.ledger.submit(Change)
+        await world.host.replace(CHECKPOINT, b"{", mode=0o600, durable=False)
+        await world.checkpoint_writer.submit(Change)
 
-    await looping(world, damage, lambda: not world.file.is_quarantined and len(world.record().entries) == 1)
+    await looping(world, damage, lambda: not world.file.is_quarantined and len(world.checkpoint().entries) == 1)
 
 
 @pytest.mark.parametrize("trouble", ["locks", "disk"])
@@ -388,7 +391,7 @@ async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(
     ref = await world.claim("a", "gpu-0")
     await world.prepared(ref)
     await lose(world, "corrupt", read=False)
-    monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(checkpoint_writer_module, "LOCK_TIMEOUT_S", 0.01)
     lock = world.host.try_lock(f"{P}/pu.lock") if trouble == "locks" else None
     if trouble == "disk":
         world.host.refuse("write", P, errno.ENOSPC)
@@ -403,7 +406,7 @@ async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(
 
     def is_settled() -> bool:
         try:
-            return set(world.record().entries) == {ref.uid} and not world.file.is_quarantined
+            return set(world.checkpoint().entries) == {ref.uid} and not world.file.is_quarantined
         except (OSError, ValueError):  # lost, or just set aside
             return False
 
@@ -415,5 +418,5 @@ async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(
 async def test_where_nothing_is_made_for_claims_nobody_looks_for_what_is_half_done(world: World) -> None:
     held = world.host.try_lock(f"{P}/pu.lock")
     assert held is not None
-    assert await world.sweep.half_done() == EVERY_S  # at once: it wants no lock
+    assert await world.sweep.half_prepared() == EVERY_S  # at once: it wants no lock
     held.close()

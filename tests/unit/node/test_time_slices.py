@@ -12,8 +12,8 @@ import pytest
 
 from nvdra.checkpoint import Entry
 from nvdra.gpu import Inventory
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.journals import trim_journals
-from nvdra.node.ledger import Change
 from nvdra.node.locks import FOLDER
 from nvdra.testing.nvidia_smi import FakeNvidiaSmi
 from tests.unit.node.world import LIBRARIES, VERSION, P, World
@@ -78,7 +78,7 @@ async def test_a_slice_is_set_with_the_claim_and_reset_after_it(node: World) -> 
     ref = await node.claim("a", "gpu-1", config=SHORT)
     assert await node.prepared(ref) == ["gpu-1"]
     assert slices(node) == [0, 1, 0, 0]
-    (group,) = _groups(node.record().entries[ref.uid])
+    (group,) = _groups(node.checkpoint().entries[ref.uid])
     assert group.time_slice_applied is True
     await node.released(ref)
     assert slices(node) == [0, 0, 0, 0]
@@ -108,13 +108,13 @@ async def test_a_config_without_an_interval_asks_for_the_default(node: World) ->
     ref = await node.claim("a", "gpu-0", config=config)
     await node.prepared(ref)
     assert (slices(node), sets(node)) == ([0, 0, 0, 0], [])
-    assert [group.time_slice_applied for group in _groups(node.record().entries[ref.uid])] == [True]
+    assert [group.time_slice_applied for group in _groups(node.checkpoint().entries[ref.uid])] == [True]
 
 
 async def test_a_plain_gpu_says_that_no_slice_was_set(node: World) -> None:
     ref = await node.claim("a", "gpu-0")
     await node.prepared(ref)
-    assert [group.time_slice_applied for group in _groups(node.record().entries[ref.uid])] == [False]
+    assert [group.time_slice_applied for group in _groups(node.checkpoint().entries[ref.uid])] == [False]
     assert not smi(node).runs
 
 
@@ -226,14 +226,14 @@ async def test_an_entry_of_the_go_driver_is_reset_to_the_default(node: World) ->
     uuids = list(smi(node).time_slices)
     smi(node).time_slices[uuids[1]] = 2  # somebody's; not this driver's to reset
 
-    def forget(record: Any) -> Change[None]:
+    def forget(checkpoint: Any) -> Change[None]:
         entries: dict[str, Entry | None] = {}
-        for uid, entry in record.entries.items():
+        for uid, entry in checkpoint.entries.items():
             groups = tuple(replace(group, time_slice_applied=None, verbatim=b"") for group in entry.prepared)
             entries[uid] = replace(entry, prepared=groups)
         return Change(None, entries=entries)
 
-    await node.ledger.submit(forget)
+    await node.checkpoint_writer.submit(forget)
     await node.released(ref, plain)
     assert slices(node)[:2] == [0, 2]
 

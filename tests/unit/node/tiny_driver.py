@@ -13,8 +13,8 @@ from typing import ClassVar
 from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.api.claim import OpaqueConfig, Result
-from nvdra.checkpoint import GPU, Entry, PreparedDevice, PreparedGpu, PreparedGroup, Record, Schema
-from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers, names
+from nvdra.checkpoint import GPU, Checkpoint, Entry, PreparedDevice, PreparedGpu, PreparedGroup, Schema
+from nvdra.claims import Facts, Group, Missing, NodeDevice, Refuse, Step, Steps, Teardown, answers, names
 from nvdra.node.steps import StepFailed, StepJournal
 
 NAME = "lamps.example.com"
@@ -87,13 +87,13 @@ class LampDriver:
     schema: Schema = GPU
     has_steps: bool = True
 
-    def resolve(self, result: Result, node: Sequence[str]) -> Device | Missing:
+    def resolve(self, result: Result, node: Sequence[str]) -> NodeDevice | Missing:
         return Lamp(result.device) if result.device in node else Missing(result.device, "no such lamp")
 
     def forbids(self, result: Result, node: Sequence[str]) -> str:
         return ""
 
-    def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
+    def group(self, members: Sequence[tuple[Result, NodeDevice]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
         return (Group(None, tuple(members)),)
 
     def conflict(self, result: Result, other: Entry, node: Sequence[str]) -> bool:
@@ -106,12 +106,12 @@ class LampDriver:
         return False
 
     def steps(
-        self, claim: ClaimRef, groups: Sequence[Group], node: Sequence[str], checkpoint: Record
+        self, claim: ClaimRef, groups: Sequence[Group], node: Sequence[str], checkpoint: Checkpoint
     ) -> Steps | Refuse:
         return Steps(tuple(SwitchOn(device.name) for group in groups for _, device in group.members))
 
-    def teardown(self, claim: ClaimRef, entry: Entry, node: Sequence[str], checkpoint: Record) -> Teardown | Refuse:
-        return Teardown(tuple(SwitchOn(name) for name in sorted(names(entry, NAME))), holds=True)
+    def teardown(self, claim: ClaimRef, entry: Entry, node: Sequence[str], checkpoint: Checkpoint) -> Teardown | Refuse:
+        return Teardown(tuple(SwitchOn(name) for name in sorted(names(entry, NAME))), blocks_others=True)
 
     def needs(self, step: Step, entry: Entry) -> bool:
         return step.key in names(entry, NAME)
@@ -130,7 +130,7 @@ class LampDriver:
             )
         )
 
-    def concrete(self, device: Device, facts: Facts) -> Device:
+    def concrete(self, device: NodeDevice, facts: Facts) -> NodeDevice:
         return device
 
     def edits(self, group: Group, facts: Facts) -> cdi.Edits:
@@ -157,7 +157,7 @@ class LampEdits:
 
     common = cdi.Common(cdi.Edits(env=("LAMPS=1",)))
 
-    def is_at_hand(self, devices: Iterable[Lamp]) -> bool:
+    def is_available(self, devices: Iterable[Lamp]) -> bool:
         return True
 
     async def refresh(self, devices: Iterable[Lamp]) -> None:

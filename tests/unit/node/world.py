@@ -12,19 +12,20 @@ from typing import Any, TypeVar
 from nvdra_mock_nvml.elf import shared_object
 from prometheus_client import CollectorRegistry
 
-from nvdra import cdi, checkpoint
+from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.api import gates as feature_gates
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
+from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory, Partitions
 from nvdra.host import DriverRoot, find_nvidia_smi
 from nvdra.kube import ResourceApi
+from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import Prepared, Unprepared
 from nvdra.node.gpu.actors.mig import MigActor, Partitioner
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
+from nvdra.node.gpu.edits_provider import GpuEditsProvider
 from nvdra.node.gpu.parts import gpu_context
-from nvdra.node.gpu.supply import Supply
-from nvdra.node.ledger import Change
 from nvdra.node.parts import NodePaths, claim_parts
 from nvdra.ports import Resource
 from nvdra.telemetry.metrics import DriverMetrics
@@ -38,7 +39,7 @@ T = TypeVar("T")
 DRIVER, POOL = "gpu.nvidia.com", "node-a"
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 P, C = "/plugins/gpu.nvidia.com", "/cdi"
-RECORD = f"{P}/checkpoint.json"
+CHECKPOINT = f"{P}/checkpoint.json"
 MARK = f"{P}/checkpoint.json.quarantined"
 VERSION = "550.163.01"
 LIBRARIES = "/driver/usr/lib64"
@@ -80,7 +81,7 @@ class World:
         self.gpus: Partitioner = NoPartitions()
         self.rescans = 0
         self.on_rescan: Callable[[], None] = lambda: None
-        self.records: list[Record] = []
+        self.checkpoints: list[Checkpoint] = []
         self.metrics: DriverMetrics
         lay_driver(self.host)
         for name in (P, C):
@@ -92,7 +93,9 @@ class World:
         api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
-        self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
+        self.edits_provider = GpuEditsProvider(
+            self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver"
+        )
         self.mig = MigActor(self.gpus, self.note)
         self.time_slices = TimeSliceActor(lambda: find_nvidia_smi(self.host, ROOT), lambda: self.inventory)
         self.context, self.file = gpu_context(
@@ -100,25 +103,29 @@ class World:
             POOL,
             NodePaths(P, C),
             self.host,
-            self.supply,
+            self.edits_provider,
             self.mig,
             self.time_slices,
             lambda: self.inventory,
             rescan=lambda: self._rescan(),
-            on_record=self.records.append,
+            on_checkpoint=self.checkpoints.append,
         )
-        self.ledger, self.locks, self.runner = self.context.ledger, self.context.locks, self.context.runner
+        self.checkpoint_writer, self.locks, self.runner = (
+            self.context.checkpoint_writer,
+            self.context.locks,
+            self.context.runner,
+        )
         parts = claim_parts(self.context, self.file, self.host, self.clock, api, self.metrics)
         self.service, self.sweep = parts.service, parts.sweep
-        self.ledger.start()
+        self.checkpoint_writer.start()
 
     async def warm(self) -> None:
-        """As the program does in the background after each scan: the record read, driver files looked up."""
-        await self.ledger.submit(Change)
-        await self.supply.refresh(self.inventory.gpus.values())
+        """As the program does in the background after each scan: the checkpoint read, driver files looked up."""
+        await self.checkpoint_writer.submit(Change)
+        await self.edits_provider.refresh(self.inventory.gpus.values())
 
     async def stop(self) -> None:
-        await self.ledger.stop()
+        await self.checkpoint_writer.stop()
         self.host.close()
 
     async def restart(self) -> None:
@@ -133,7 +140,7 @@ class World:
     async def _rescan(self) -> None:
         self.rescans += 1
         self.on_rescan()
-        self.supply.forget()  # as the program does after each scan
+        self.edits_provider.forget()  # as the program does after each scan
 
     # ── claims, as scheduler and users make them ───────────────────────────────────────────────────────────────
 
@@ -234,12 +241,12 @@ class World:
                     found[f"{folder}/{path.name}"] = path.read_bytes()
         return found
 
-    def record(self) -> Record:
-        return checkpoint.decode(self.host.read(RECORD))
+    def checkpoint(self) -> Checkpoint:
+        return decode_checkpoint(self.host.read(CHECKPOINT))
 
     def state(self, ref: ClaimRef) -> str:
-        """The claim's state in the record on disk; "" without an entry."""
-        entry = self.record().entries.get(ref.uid)
+        """The claim's state in the checkpoint on disk; "" without an entry."""
+        entry = self.checkpoint().entries.get(ref.uid)
         return "" if entry is None else entry.state
 
     def has_file(self, ref: ClaimRef) -> bool:

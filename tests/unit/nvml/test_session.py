@@ -11,7 +11,7 @@ import pytest
 from nvdra_mock_nvml import Root, lay_out
 
 from nvdra import nvml
-from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHeld
+from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlInUse
 from tests.contract.clocks import LoopClock, StandingClock, until
 
 
@@ -72,7 +72,7 @@ async def test_a_holder_keeps_it_open_and_is_named(root):
     async with held.hold("MIG devices"):
         await clock.pass_by(3600)
         assert held.is_open
-        with pytest.raises(NvmlHeld, match="MIG devices") as refused:
+        with pytest.raises(NvmlInUse, match="MIG devices") as refused:
             await held.close()
         assert refused.value.reasons == ("MIG devices",)
         await held.scan()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdra.cdi import Device, DeviceNode, Document, Edits, Mount
+from nvdra.cdi import CdiDevice, DeviceNode, Document, Edits, Mount
 from nvdra.programs.demo import container, scheduler
 from nvdra.programs.demo.page import NotTrue, Page, seconds, tail
 from nvdra.programs.demo.scheduler import Attribute, Wish
@@ -68,8 +68,8 @@ def test_a_container_gets_what_is_common_and_its_own_devices(tmp_path: Path) -> 
     document = Document(
         "kind",
         (
-            Device("a-gpu-0", Edits(device_nodes=(DeviceNode("/dev/nvidia0"),))),
-            Device("a-gpu-1", Edits(device_nodes=(DeviceNode("/dev/nvidia1"),))),
+            CdiDevice("a-gpu-0", Edits(device_nodes=(DeviceNode("/dev/nvidia0"),))),
+            CdiDevice("a-gpu-1", Edits(device_nodes=(DeviceNode("/dev/nvidia1"),))),
         ),
         Edits(mounts=(Mount(str(library), "/usr/lib/libcuda.so.1.2"),)),
     )

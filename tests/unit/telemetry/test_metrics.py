@@ -75,7 +75,7 @@ def test_what_is_counted(registry: CollectorRegistry, metrics: DriverMetrics) ->
     metrics.prepared({"gpu": 3, "odd": 2})
     metrics.registered(True)
     metrics.published()
-    metrics.wrote_record()
+    metrics.wrote_checkpoint()
     with metrics.serving("prepare"):
         during = samples(generate_latest(registry))
     found = samples(generate_latest(registry))

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::verify::verify;
-use super::{Driver, Entry, Prepared, Record, State};
+use super::{Checkpoint, Driver, Entry, Prepared, State};
 use crate::error::{Error, Kind, Result};
 use crate::json::{self, Node, Value, parse, text, write_compact, write_text};
 use crate::shape::{Style, marshal};
@@ -12,7 +12,7 @@ use crate::time;
 /// The record in a file of `driver`, of any release. Kinds of error: syntax, truncated, checksum, future.
 ///
 /// Entries with a device of an `unsupported` kind ("vfio", or "mps" for its group) are foreign.
-pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<Record> {
+pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<Checkpoint> {
     let text = text(content);
     let source = &*text;
     let root = parse(source)?;
@@ -42,11 +42,11 @@ pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<
         unsupported,
         is_rc2: false,
     };
-    let mut record = Record::default();
+    let mut checkpoint = Checkpoint::default();
     let (section, name) = match (v1, v2) {
         (_, Some(v2)) => (v2, "v2"),
         (Some(v1), None) => (v1, "v1"),
-        (None, None) => return Ok(record),
+        (None, None) => return Ok(checkpoint),
     };
     for (key, member) in section
         .members()
@@ -54,7 +54,7 @@ pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<
     {
         match (&**key, name) {
             ("checksum", "v2") => {}
-            ("nodeBootID", "v2") => record.boot_id = text_of(Some(member), "v2.nodeBootID")?,
+            ("nodeBootID", "v2") => checkpoint.boot_id = text_of(Some(member), "v2.nodeBootID")?,
             ("preparedClaims", _) if member.value == Value::Null => {}
             ("preparedClaims", _) => {
                 let path = format!("{name}.preparedClaims");
@@ -66,16 +66,18 @@ pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<
                     let entry = reader.entry(uid, entry, name)?;
                     if !seen.insert(uid) {
                         // Of equal keys the last one counts.
-                        record.entries.retain(|earlier| earlier.uid != entry.uid);
+                        checkpoint
+                            .entries
+                            .retain(|earlier| earlier.uid != entry.uid);
                     }
-                    record.entries.push(entry);
+                    checkpoint.entries.push(entry);
                 }
             }
             _ => left_out.push(format!("{name}.{key}")),
         }
     }
-    record.left_out = left_out;
-    Ok(record)
+    checkpoint.left_out = left_out;
+    Ok(checkpoint)
 }
 
 /// The file as the releases would write it, checksums as they are stored: the other side of the diff for people.

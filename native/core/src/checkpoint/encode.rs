@@ -38,7 +38,7 @@ impl Fragment {
                 }
                 body.push(']');
             }
-            Prepared::Foreign { text, .. } => {
+            Prepared::Unsupported { text, .. } => {
                 body.push_str(",\"preparedDevices\":");
                 body.push_str(text);
             }

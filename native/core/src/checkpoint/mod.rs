@@ -112,7 +112,7 @@ pub struct Group {
 pub enum Prepared {
     Groups(Vec<Group>),
     /// Groups of kinds that the reader does not support.
-    Foreign {
+    Unsupported {
         text: String,
         kinds: Vec<&'static str>,
         devices: Vec<Device>,
@@ -160,7 +160,7 @@ pub struct Entry {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Record {
+pub struct Checkpoint {
     pub boot_id: String,
     pub entries: Vec<Entry>,
     /// Keys outside the entries that the next write drops.

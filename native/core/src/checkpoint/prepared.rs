@@ -47,7 +47,7 @@ impl Reader<'_> {
             return Ok(Prepared::Groups(groups));
         }
         let devices = groups.into_iter().flat_map(|group| group.devices).collect();
-        Ok(Prepared::Foreign {
+        Ok(Prepared::Unsupported {
             text: format!("[{}]", texts.join(",")),
             kinds,
             devices,

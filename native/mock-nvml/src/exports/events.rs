@@ -78,7 +78,7 @@ system_calls! {
         let mut sets = session.event_sets.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let handle = sets.last_key_value().map_or(1, |(last, _)| last + 1);
         out.set(handle)?;
-        sets.insert(handle, Arc::new(EventSet::new(session.ledger.events())));
+        sets.insert(handle, Arc::new(EventSet::new(session.state.events())));
         Ok(())
     }
 

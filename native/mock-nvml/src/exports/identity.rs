@@ -86,12 +86,12 @@ gpu_calls! {
     }
 
     nvmlDeviceGetComputeMode(session, gpu, mode: Out<u32>) {
-        mode.set(session.ledger.settings(session.gpu(gpu).minor)?.compute_mode)
+        mode.set(session.state.settings(session.gpu(gpu).minor)?.compute_mode)
     }
 
     nvmlDeviceSetComputeMode(session, gpu, mode: u32) {
         let minor = session.gpu(gpu).minor;
-        session.ledger.set(&session.portrait, minor, |settings, is_mig| settings.set_compute_mode(mode, is_mig))
+        session.state.set(&session.portrait, minor, |settings, is_mig| settings.set_compute_mode(mode, is_mig))
     }
 
     nvmlDeviceGetSupportedEventTypes(session, gpu, types: Out<u64>) {

@@ -123,7 +123,7 @@ gpu_calls! {
         if !state.mode {
             return Err(Code::NOT_SUPPORTED);
         }
-        if !session.ledger.is_host() {
+        if !session.state.is_host() {
             return Err(Code::NO_PERMISSION);
         }
         let handles: Vec<Handle> = state
@@ -193,7 +193,7 @@ instance_calls! {
     nvmlGpuInstanceGetComputeInstances(
         session, gpu, Instance::Gpu(id), profile: u32, out: Out<Handle>, count: Out<u32>,
     ) {
-        if !session.ledger.is_host() {
+        if !session.state.is_host() {
             return Err(Code::NO_PERMISSION);
         }
         let (instance, of) = known(session, gpu, id)?;

@@ -44,7 +44,7 @@ pub extern "C" fn nvmlShutdown() -> u32 {
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 pub extern "C" fn nvmlErrorString(result: u32) -> *const c_char {
-    faults::begin(&session::place().root);
+    faults::begin(&session::location().root);
     calls::count(Function::nvmlErrorString);
     code::text(result).as_ptr().cast()
 }

@@ -23,7 +23,7 @@ use crate::{calls, faults};
 
 /// The return value; a bug in here is an unknown error to the caller, never an abort.
 pub fn returned(function: Function, body: impl FnOnce() -> Answer) -> u32 {
-    faults::begin(&session::place().root);
+    faults::begin(&session::location().root);
     calls::count(function);
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => 0,

@@ -17,7 +17,7 @@ fn cuda_version(function: Function, version: Out<c_int>) -> u32 {
         let cuda_version = match session::current() {
             Ok(session) => session.portrait.cuda_version.value,
             Err(_) => {
-                session::place()
+                session::location()
                     .portrait()
                     .map_err(|_| Code::LIBRARY_NOT_FOUND)?
                     .cuda_version

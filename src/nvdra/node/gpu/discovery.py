@@ -17,9 +17,9 @@ from nvdra.ports import Clock
 
 LOOK_EVERY_S = 10.0
 # A GPU that refused may answer after a reset, which leaves no trace in the files compared.
-REFUSED_AGAIN_S = 300.0
+REFUSED_RETRY_S = 300.0
 # Nor does a driver that comes up only now, or a call into it that hung and returned.
-UNREAD_AGAIN_S = 30.0
+UNREAD_RETRY_S = 30.0
 
 
 class Discovery:
@@ -99,8 +99,8 @@ class Discovery:
     def _is_overdue(self) -> bool:
         age_s = self._clock.now() - self._looked_s
         if self.inventory.unread:
-            return age_s >= UNREAD_AGAIN_S
-        return bool(self.inventory.not_offered) and age_s >= REFUSED_AGAIN_S
+            return age_s >= UNREAD_RETRY_S
+        return bool(self.inventory.not_published) and age_s >= REFUSED_RETRY_S
 
     async def _look(self) -> Hashable:
         try:
@@ -125,7 +125,7 @@ class Discovery:
             # What was offered stays offered: without the driver no claim of it can be prepared, and says why.
             found = replace(self.inventory, unread=str(error))
         else:
-            for left in found.not_offered:
+            for left in found.not_published:
                 telemetry.warning("A GPU is not offered", device=left.device, reason=left.reason)
         newer = {
             address: self.inventory.partitions[address]

@@ -6,16 +6,16 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from nvdra.api.gates import Gates
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory
 from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice
+from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.parts import NodePaths, claim_context
-from nvdra.node.record_file import RecordFile
 from nvdra.ports import Host
 
 
@@ -30,8 +30,8 @@ def gpu_context(
     inventory: Callable[[], Inventory],
     *,
     rescan: Callable[[], Coroutine[Any, Any, None]],
-    on_record: Callable[[Record], None] = lambda _record: None,
-) -> tuple[ClaimContext, RecordFile]:
+    on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
+) -> tuple[ClaimContext, CheckpointFile]:
     """gpu.nvidia.com on this node."""
 
     def former_locks(address: str) -> Iterable[str]:
@@ -48,6 +48,6 @@ def gpu_context(
         {CreatePartition.kind: mig, LeaveMigMode.kind: mig, SetTimeSlice.kind: time_slices},
         inventory,
         rescan=rescan,
-        on_record=on_record,
+        on_checkpoint=on_checkpoint,
         former_locks=former_locks,
     )

@@ -17,7 +17,7 @@ from nvdra.programs.demo.page import NotTrue, Page, seconds, tail
 _ABOUT = """\
 The driver's main job, on a node without hardware: no cluster, no GPU, no container runtime is needed.
 
-Real here: gpu-kubelet-plugin as its own process, its sockets, its record, its CDI files, and a library with NVML's
+Real here: gpu-kubelet-plugin as its own process, its sockets, its checkpoint, its CDI files, and a library with NVML's
 interface that it loads. Played: the GPUs behind that library, the API server (on loopback), the scheduler, kubelet.
 
 Every claim the demo makes is checked as it is made. Exit status: 0 all of it is true, 1 something is not (the plugin's

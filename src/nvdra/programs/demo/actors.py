@@ -9,19 +9,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from nvdra import cdi, checkpoint
+from nvdra import cdi
 from nvdra.api import ClaimRef
+from nvdra.checkpoint import Checkpoint
+from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.kube import HttpKube
 from nvdra.ports import Resource
 from nvdra.programs.demo import scheduler
 from nvdra.programs.demo.page import NotTrue, Page
-from nvdra.programs.demo.scheduler import Device, Wish, attribute
-from nvdra.programs.demo.stage import NODE, PATIENCE_S, Stage
-from nvdra.testing.kubelet import DraClient, Kubelet, Registered, Told
+from nvdra.programs.demo.scheduler import SliceDevice, Wish, attribute
+from nvdra.programs.demo.stage import NODE, TIMEOUT_S, Stage
+from nvdra.testing.kubelet import ClaimAnswer, DraClient, Kubelet, Registered
 
 DRIVER = "gpu.nvidia.com"
 NAMESPACE = "demo"
-RECORD = "checkpoint.json"
+CHECKPOINT = "checkpoint.json"
 _CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 _SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
 
@@ -50,7 +52,7 @@ class Actors:
         self._kube = kube
         self._kubelet = kubelet
         self._starts = 0
-        self.devices: list[Device] = []
+        self.devices: list[SliceDevice] = []
         self.claims: list[Allocated] = []
 
     async def registered(self) -> Registered:
@@ -66,7 +68,7 @@ class Actors:
 
     async def published(self) -> None:
         """Know the node's devices once its pool is complete, and check them against what the node has."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
             page = await self._kube.list(_SLICES, field_selector=f"spec.driver={DRIVER}")
             slices = [json.loads(item) for item in page.items]
@@ -74,7 +76,7 @@ class Actors:
                 break
             self._stage.must_run("it to publish")
             if time.monotonic() > deadline:
-                raise NotTrue(f"waited {PATIENCE_S:.0f} s for a complete pool, there are {len(slices)} slices")
+                raise NotTrue(f"waited {TIMEOUT_S:.0f} s for a complete pool, there are {len(slices)} slices")
             await asyncio.sleep(0.005)
         self.devices = [device for one in slices for device in one["spec"]["devices"]]
         self._check_devices()
@@ -100,7 +102,7 @@ class Actors:
         self._page.must(not error, f"{claim.wish.name} was not unprepared: {error}")
         gone = cdi.GPU_CLAIMS.file_name(claim.ref.uid) not in self._stage.cdi_files()
         self._page.must(
-            gone and claim.ref.uid not in self.record().entries, f"{claim.wish.name} is unprepared and not gone"
+            gone and claim.ref.uid not in self.checkpoint().entries, f"{claim.wish.name} is unprepared and not gone"
         )
         return took
 
@@ -132,7 +134,7 @@ class Actors:
         finally:
             await client.close()
 
-    def device(self, name: str) -> Device:
+    def device(self, name: str) -> SliceDevice:
         return next(device for device in self.devices if device["name"] == name)
 
     def free(self) -> bool:
@@ -145,28 +147,28 @@ class Actors:
             raise NotTrue(f"{claim.wish.name} is answered as prepared, but its CDI file {path.name} is not there")
         return cdi.parse(path.read_bytes())
 
-    def record(self) -> checkpoint.Record:
-        return checkpoint.decode((self._stage.plugin_dir / RECORD).read_bytes())
+    def checkpoint(self) -> Checkpoint:
+        return decode_checkpoint((self._stage.plugin_dir / CHECKPOINT).read_bytes())
 
-    def check_record(self) -> None:
-        record = self.record()
-        completed = {uid for uid, entry in record.entries.items() if entry.state == "PrepareCompleted"}
+    def check_checkpoint(self) -> None:
+        checkpoint = self.checkpoint()
+        completed = {uid for uid, entry in checkpoint.entries.items() if entry.state == "PrepareCompleted"}
         wanted = {claim.ref.uid for claim in self.claims}
         files = {cdi.GPU_CLAIMS.claim_uid(name) for name in self._stage.cdi_files()}
-        self._page.must(completed == record.entries.keys() == wanted, f"the record holds {sorted(completed)}")
+        self._page.must(completed == checkpoint.entries.keys() == wanted, f"the checkpoint holds {sorted(completed)}")
         self._page.must(files == wanted, f"the CDI folder holds files of {sorted(map(str, files))}")
 
     def written(self) -> list[tuple[str, int, int]]:
         """Every file a prepare could write, by name, inode and time."""
-        paths = [*self._stage.cdi_root.iterdir(), self._stage.plugin_dir / RECORD]
+        paths = [*self._stage.cdi_root.iterdir(), self._stage.plugin_dir / CHECKPOINT]
         return sorted((path.name, path.stat().st_ino, path.stat().st_mtime_ns) for path in paths)
 
-    def check_answer(self, claim: Allocated, told: Told) -> None:
+    def check_answer(self, claim: Allocated, answer: ClaimAnswer) -> None:
         must = self._page.must
-        must(not told.error, f"{claim.wish.name} was not prepared: {told.error}")
-        names = [device.device for device in told.devices]
+        must(not answer.error, f"{claim.wish.name} was not prepared: {answer.error}")
+        names = [device.device for device in answer.devices]
         must(sorted(names) == sorted(claim.devices), f"{claim.wish.name} has {claim.devices}, the answer names {names}")
-        ids = [one for device in told.devices for one in device.cdi_ids]
+        ids = [one for device in answer.devices for one in device.cdi_ids]
         wanted = [cdi.GPU_CLAIMS.device_id(claim.ref.uid, name) for name in names]
         must(ids == wanted, f"the answer for {claim.wish.name} should name {wanted}, not {ids}")
         document = self.document(claim)

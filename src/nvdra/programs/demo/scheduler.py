@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Device = Mapping[str, Any]
+SliceDevice = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Attribute:
         value = f'"{self.value}"' if isinstance(self.value, str) else str(self.value)
         return f'device.attributes["{domain or driver}"].{name} == {value}'
 
-    def is_met(self, device: Device) -> bool:
+    def is_met(self, device: SliceDevice) -> bool:
         return bool(attribute(device, self.name) == self.value)
 
 
@@ -47,13 +47,13 @@ class Wish:
         }
 
 
-def attribute(device: Device, name: str) -> Any:
+def attribute(device: SliceDevice, name: str) -> Any:
     """The value of a device's attribute; None if it has none of this name."""
     value = device["attributes"].get(name, {})
     return next(iter(value.values()), None)
 
 
-def telling(devices: Sequence[Device]) -> Attribute | None:
+def telling(devices: Sequence[SliceDevice]) -> Attribute | None:
     """An attribute that tells the last device from the first, so that picking by it shows; None if there is none."""
     for name in ("resource.kubernetes.io/numaNode", "resource.kubernetes.io/pcieRoot", "uuid"):
         value = attribute(devices[-1], name)
@@ -62,7 +62,7 @@ def telling(devices: Sequence[Device]) -> Attribute | None:
     return None
 
 
-def allocate(wish: Wish, devices: Iterable[Device], taken: Iterable[str]) -> list[str] | None:
+def allocate(wish: Wish, devices: Iterable[SliceDevice], taken: Iterable[str]) -> list[str] | None:
     """Names of devices for the wish; None if the node has not enough left."""
     used = set(taken)
     fit = [

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 NODE = "demo-node"
 PLUGIN = "gpu-kubelet-plugin"
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 # Below it lie unix sockets, whose paths may have 107 bytes.
 _LONGEST_FOLDER = 48
 
@@ -154,14 +154,14 @@ class Stage:
 
     async def until(self, what: str, probe: Callable[[], T], *, alive: str = "plugin") -> T:
         """The first true answer of `probe`. Raises NotTrue after a while, or once the process called `alive` ends."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
             found = probe()
             if found:
                 return found
             self.must_run(what, alive)
             if time.monotonic() > deadline:
-                raise NotTrue(f"waited {PATIENCE_S:.0f} s for {what}, in vain")
+                raise NotTrue(f"waited {TIMEOUT_S:.0f} s for {what}, in vain")
             await asyncio.sleep(0.005)
 
     def must_run(self, what: str, name: str = "plugin") -> None:
@@ -192,7 +192,7 @@ class Stage:
 
     def api_calls(self) -> Mapping[str, int]:
         """How often the API server was asked, by verb and kind."""
-        with urllib.request.urlopen(f"{self.url}/testing/calls", timeout=PATIENCE_S) as answer:
+        with urllib.request.urlopen(f"{self.url}/testing/calls", timeout=TIMEOUT_S) as answer:
             calls: Mapping[str, int] = json.load(answer)
         return calls
 
@@ -205,7 +205,7 @@ class Stage:
 
     def _door(self, verb: str, body: bytes) -> None:
         request = urllib.request.Request(f"{self.url}/testing/faults", data=body, method=verb)
-        urllib.request.urlopen(request, timeout=PATIENCE_S).close()
+        urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
 
     def cdi_files(self) -> list[str]:
         return sorted(os.listdir(self.cdi_root))

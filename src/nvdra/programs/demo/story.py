@@ -8,11 +8,11 @@ from typing import Any
 from nvdra import cdi
 from nvdra.kube import HttpKube, access
 from nvdra.programs.demo import container, scheduler
-from nvdra.programs.demo.actors import DRIVER, RECORD, Actors
+from nvdra.programs.demo.actors import CHECKPOINT, DRIVER, Actors
 from nvdra.programs.demo.page import NotTrue, Page, seconds
 from nvdra.programs.demo.scheduler import Wish, attribute
 from nvdra.programs.demo.stage import Stage
-from nvdra.testing.kubelet import Kubelet, PluginError, Told
+from nvdra.testing.kubelet import ClaimAnswer, Kubelet, PluginError
 
 _COLUMNS = (*(f"resource.kubernetes.io/{name}" for name in ("numaNode", "pciBusID", "pcieRoot")), "uuid")
 
@@ -96,7 +96,7 @@ class Story:
                     began = time.perf_counter()
                     claim.answer = await socket.prepare_bytes([claim.ref])
                     took = time.perf_counter() - began
-                    told = socket.told(claim.answer)[claim.ref.uid]
+                    told = socket.decode_answers(claim.answer)[claim.ref.uid]
                     self._actors.check_answer(claim, told)
                     page.pair(claim.wish.name, f"{seconds(took):>7}  {_shown_ids(told)}")
             gets = stage.api_calls().get("get resourceclaims", 0) - before
@@ -161,7 +161,7 @@ class Story:
         with page.step("The plugin is killed in the middle of a prepare, and starts again"):
             status = await stage.stop_plugin()
             page.must(status == 0, f"the plugin should end with exit status 0 at SIGTERM, not {status}")
-            stage.start_plugin(killed_before=RECORD)
+            stage.start_plugin(killed_before=CHECKPOINT)
             await self._actors.registered()
             claim = await self._actors.allocate(Wish("late-gpu", 1))
             if claim is None:
@@ -178,24 +178,24 @@ class Story:
             stage.trap.unlink()
             page.must(
                 cdi.GPU_CLAIMS.file_name(claim.ref.uid) in stage.cdi_files()
-                and claim.ref.uid not in self._actors.record().entries,
-                "the kill should have come after the CDI file and before the record",
+                and claim.ref.uid not in self._actors.checkpoint().entries,
+                "the kill should have come after the CDI file and before the checkpoint",
             )
-            page.line("SIGKILL struck after the CDI file was in place and before the record was")
+            page.line("SIGKILL struck after the CDI file was in place and before the checkpoint was")
             began = time.perf_counter()
             stage.start_plugin()
             await self._actors.registered()
             async with self._actors.socket() as socket:
                 claim.answer = await socket.prepare_bytes([claim.ref])
-                told = socket.told(claim.answer)[claim.ref.uid]
+                told = socket.decode_answers(claim.answer)[claim.ref.uid]
             took = time.perf_counter() - began
             self._actors.check_answer(claim, told)
             await stage.until("what the kill left behind to go", lambda: not stage.leftovers())
             await self._actors.same_answers()
-            self._actors.check_record()
+            self._actors.check_checkpoint()
             page.line(f"{seconds(took)} after the new start {claim.wish.name} is prepared: …-{told.devices[0].device}")
             count = len(self._actors.claims)
-            page.line(f"record and CDI folder agree on {count} claims; earlier answers are the same bytes")
+            page.line(f"checkpoint and CDI folder agree on {count} claims; earlier answers are the same bytes")
 
     # ── 7 and 8: the end ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,8 +215,8 @@ class Story:
         with page.step("The node is clean"):
             files = stage.cdi_files()
             page.must(not files, f"CDI files are left: {', '.join(files)}")
-            held = self._actors.record().entries
-            page.must(not held, f"claims are left in the record: {', '.join(held)}")
+            held = self._actors.checkpoint().entries
+            page.must(not held, f"claims are left in the checkpoint: {', '.join(held)}")
             left = stage.leftovers()
             page.must(not left, f"temporary files are left: {', '.join(left)}")
             status = await stage.stop_plugin()
@@ -227,14 +227,14 @@ class Story:
                 if path.exists()
             ]
             page.must(not sockets, f"sockets are left: {', '.join(sockets)}")
-            page.line("no CDI file, no claim in the record, no temporary file, no socket, no process")
+            page.line("no CDI file, no claim in the checkpoint, no temporary file, no socket, no process")
 
 
 def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _shown_ids(told: Told) -> str:
+def _shown_ids(told: ClaimAnswer) -> str:
     """CDI devices of an answer, the claim's UID in them cut short."""
     ids = [one for device in told.devices for one in device.cdi_ids]
     kind, _, name = ids[0].partition("=")

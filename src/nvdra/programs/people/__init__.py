@@ -19,7 +19,7 @@ _COMMANDS = {
     ),
     "checkpoint show": (
         "nvdra.programs.people.checkpoint:main",
-        "the claims this node has prepared, from the plugin's record",
+        "the claims this node has prepared, from the plugin's checkpoint",
     ),
     "claim explain": (
         "nvdra.programs.people.explain:main",

@@ -13,7 +13,7 @@ from nvdra.gpu import Gpu, Inventory, MigDevice, MigSpec, parent
 from nvdra.gpu.edits import CapabilityNode, common_edits, gpu_edits, mig_edits
 from nvdra.host import CapabilityUnknown, DriverVersionUnknown, capability_nodes, gpu_files, look_up
 from nvdra.programs.flags import Flag, UsageError
-from nvdra.programs.people.place import Place, place
+from nvdra.programs.people.local_node import LocalNode, open_local_node
 
 _ABOUT = """\
 The CDI document that gpu-kubelet-plugin would write for a claim with these devices: what a container runtime adds to
@@ -30,7 +30,7 @@ class Incomplete(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    here, values, names = place(
+    here, values, names = open_local_node(
         "cdi render", _ABOUT, argv, os.environ, outputs=("yaml", "json"), more=(_UID,), words="DEVICE [DEVICE ...]"
     )
     if not names:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-async def _document(here: Place, uid: str, names: Sequence[str]) -> cdi.Document:
+async def _document(here: LocalNode, uid: str, names: Sequence[str]) -> cdi.Document:
     """The claim's document in its final form. Raises Incomplete."""
     inventory = await here.inventory(here.bus())
     if inventory.unread:
@@ -84,7 +84,7 @@ def _named(name: str, inventory: Inventory) -> Gpu | MigDevice:
             return device
 
 
-def _capabilities(here: Place, device: MigDevice) -> tuple[CapabilityNode, ...]:
+def _capabilities(here: LocalNode, device: MigDevice) -> tuple[CapabilityNode, ...]:
     try:
         return capability_nodes(here.host, here.root, device.parent.minor, device.gi_id, device.ci_id)
     except CapabilityUnknown as error:

@@ -1,4 +1,4 @@
-"""nvdra checkpoint show: the plugin's record for people, and what is wrong with one that cannot be read."""
+"""nvdra checkpoint show: the plugin's checkpoint for people, and what is wrong with one that cannot be read."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nvdra import checkpoint, claims
-from nvdra.checkpoint import Booted, Entry, Foreign, PreparedMig
+from nvdra import claims
+from nvdra.checkpoint import Booted, Checkpoint, Corrupt, Entry, PreparedMig, Unreadable, Unsupported, boot
+from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu.extents import DRIVER
 from nvdra.programs.flags import Flag
+from nvdra.programs.people.local_node import open_local_node
 from nvdra.programs.people.paper import as_json, counted, table
-from nvdra.programs.people.place import place
 
 _ABOUT = """\
-The claims that this node has prepared or begun to prepare, as the plugin's record on disk says; also records of the
+The claims that this node has prepared or begun to prepare, as the plugin's checkpoint on disk says; also checkpoints of the
 Go driver and of other releases. A file that cannot be read is explained: what is wrong, and where it differs from
 what a release would write.
 
-Exit status: 0, or 1 if there is no record or it cannot be read."""
+Exit status: 0, or 1 if there is no checkpoint or it cannot be read."""
 
 _FILE = Flag(("file",), (), "", "this file instead of the plugin's checkpoint.json")
 
 
 def main(argv: Sequence[str]) -> int:
-    here, values, _ = place("checkpoint show", _ABOUT, argv, os.environ, more=(_FILE,))
-    path = str(values["file"]) or here.record_path
+    here, values, _ = open_local_node("checkpoint show", _ABOUT, argv, os.environ, more=(_FILE,))
+    path = str(values["file"]) or here.checkpoint_path
     try:
         content = here.host.read(path)
     except FileNotFoundError:
@@ -36,22 +37,22 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         return _failed(here.output, path, str(error.strerror))
     try:
-        record = checkpoint.decode(content)
-    except checkpoint.Unreadable as error:
-        diff = error.diff if isinstance(error, checkpoint.Corrupt) else ""
+        checkpoint = decode_checkpoint(content)
+    except Unreadable as error:
+        diff = error.diff if isinstance(error, Corrupt) else ""
         return _failed(here.output, path, _explained(error), diff)
-    booted = checkpoint.boot(record, here.host.boot_id())
+    booted = boot(checkpoint, here.host.boot_id())
     if here.output == "json":
-        print(as_json(_json(path, booted, record)), end="")
+        print(as_json(_json(path, booted, checkpoint)), end="")
     else:
-        _print(path, booted, record)
+        _print(path, booted, checkpoint)
     return 0
 
 
-def _explained(error: checkpoint.Unreadable) -> str:
+def _explained(error: Unreadable) -> str:
     """What is wrong with the file, and what comes of it."""
     what = str(error)
-    if isinstance(error, checkpoint.Corrupt):
+    if isinstance(error, Corrupt):
         what += (
             ": it differs from what a release writes"
             if error.diff
@@ -78,15 +79,15 @@ def _boot(booted: Booted) -> str:
         case "invalidated":
             return (
                 f"written in another boot ({booted.stored}, this one is {booted.current}): "
-                "the plugin will start with an empty record"
+                "the plugin will start with an empty checkpoint"
             )
 
 
-def _print(path: str, booted: Booted, record: checkpoint.Record) -> None:
-    print(f"{path}: {counted(len(record.entries), 'claim')}\n{_boot(booted)}")
-    if record.left_out:
-        print(f"keys that this release does not know and would drop: {', '.join(record.left_out)}")
-    if record.entries:
+def _print(path: str, booted: Booted, checkpoint: Checkpoint) -> None:
+    print(f"{path}: {counted(len(checkpoint.entries), 'claim')}\n{_boot(booted)}")
+    if checkpoint.left_out:
+        print(f"keys that this release does not know and would drop: {', '.join(checkpoint.left_out)}")
+    if checkpoint.entries:
         rows = [
             [
                 f"{entry.namespace}/{entry.name}" if entry.name else "-",
@@ -94,7 +95,7 @@ def _print(path: str, booted: Booted, record: checkpoint.Record) -> None:
                 _state(entry),
                 ", ".join(device["device"] for device in _devices(entry)) or "-",
             ]
-            for uid, entry in record.entries.items()
+            for uid, entry in checkpoint.entries.items()
         ]
         print(f"\n{table(['CLAIM', 'UID', 'STATE', 'DEVICES'], rows)}", end="")
 
@@ -103,7 +104,7 @@ def _state(entry: Entry) -> str:
     state = "prepared"
     if entry.state == "PrepareStarted":
         state = "being let go" if entry.prepared else "begun"
-    if isinstance(entry.prepared, Foreign):
+    if isinstance(entry.prepared, Unsupported):
         state += f" ({', '.join(sorted(entry.prepared.kinds))}, by another release)"
     return state
 
@@ -124,32 +125,32 @@ def _devices(entry: Entry) -> list[dict[str, Any]]:
             "uuid": one.uuid,
             "cdiDeviceIDs": list(one.cdi_ids),
             **({"shareID": one.share_id} if one.share_id is not None else {}),
-            **({"mig": _place(one.mig)} if one.mig is not None else {}),
+            **({"mig": _placement(one.mig)} if one.mig is not None else {}),
         }
         for one in answers
     ]
 
 
-def _place(mig: PreparedMig) -> dict[str, Any]:
+def _placement(mig: PreparedMig) -> dict[str, Any]:
     return {"parentMinor": mig.parent_minor, "parentUUID": mig.parent_uuid, "giId": mig.gi_id, "ciId": mig.ci_id}
 
 
-def _json(path: str, booted: Booted, record: checkpoint.Record) -> dict[str, Any]:
+def _json(path: str, booted: Booted, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "path": path,
         "nodeBootID": booted.stored,
         "currentBootID": booted.current,
         "boot": booted.what,
-        "unknownKeys": list(record.left_out),
+        "unknownKeys": list(checkpoint.left_out),
         "claims": [
             {
                 "uid": uid,
                 "namespace": entry.namespace,
                 "name": entry.name,
                 "state": entry.state,
-                "kinds": sorted(entry.prepared.kinds) if isinstance(entry.prepared, Foreign) else [],
+                "kinds": sorted(entry.prepared.kinds) if isinstance(entry.prepared, Unsupported) else [],
                 "devices": _devices(entry),
             }
-            for uid, entry in record.entries.items()
+            for uid, entry in checkpoint.entries.items()
         ],
     }

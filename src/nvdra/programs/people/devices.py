@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nvdra import checkpoint
 from nvdra.api.gates import DYNAMIC_MIG, Gates
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint, Unreadable
 from nvdra.gpu import (
     Gpu,
     GpuName,
@@ -19,38 +18,38 @@ from nvdra.gpu import (
     MigDevice,
     MigName,
     MigSpec,
-    NotOffered,
+    NotPublished,
     Partitioning,
     Partitions,
     parent,
     parse_name,
     published,
 )
-from nvdra.gpu.withheld import withdrawn
+from nvdra.gpu.unpublished import withdrawn
 from nvdra.host import PciBus
 from nvdra.programs.flags import GATES
+from nvdra.programs.people.local_node import LocalNode, gates_of, open_local_node
 from nvdra.programs.people.paper import as_json, gibibytes, table
 from nvdra.programs.people.partitions import Divided, as_values, divided, holders_of, picture
-from nvdra.programs.people.place import Place, gates_of, place
 
-HELD_BACK = "held back: a claim holds its GPU under another name, or a partition that nobody here made overlaps it"
+UNPUBLISHED = "held back: a claim holds its GPU under another name, or a partition that nobody here made overlaps it"
 
 _ABOUT = """\
 The GPUs and MIG devices of this node as gpu-kubelet-plugin publishes them, those that it does not publish and why, and
-which claim holds each (from the plugin's record); how GPUs are partitioned, as a picture of their memory slices. Opens
+which claim holds each (from the plugin's checkpoint); how GPUs are partitioned, as a picture of their memory slices. Opens
 NVML for a moment. With the feature gate DynamicMIG, what could be made is summed up (--output json lists it all).
 
 Exit status: 0, or 1 if the GPUs cannot be read."""
 
 
 def main(argv: Sequence[str]) -> int:
-    here, values, _ = place("devices", _ABOUT, argv, os.environ, more=GATES)
+    here, values, _ = open_local_node("devices", _ABOUT, argv, os.environ, more=GATES)
     gates = gates_of(values)
     bus = here.bus()
     inventory = asyncio.run(here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG)))
-    record, unreadable = _record(here)
-    left_out = list(_left_out(inventory, bus, record))
-    shown = _Shown(inventory, holders_of(record), left_out, unreadable, divided(inventory, record))
+    checkpoint, unreadable = _checkpoint(here)
+    left_out = list(_left_out(inventory, bus, checkpoint))
+    shown = _Shown(inventory, holders_of(checkpoint), left_out, unreadable, divided(inventory, checkpoint))
     if here.output == "json":
         print(as_json(_json(shown, gates)), end="")
     else:
@@ -67,7 +66,7 @@ class _Shown:
 
     holders     claims by the device they hold
     left_out    what is there and not published: (what, why)
-    unreadable  why the record cannot be read
+    unreadable  why the checkpoint cannot be read
     """
 
     inventory: Inventory
@@ -77,21 +76,21 @@ class _Shown:
     divided: Sequence[Divided]
 
 
-def _record(here: Place) -> tuple[Record | None, str]:
-    """The record, or why it cannot be read."""
+def _checkpoint(here: LocalNode) -> tuple[Checkpoint | None, str]:
+    """The checkpoint, or why it cannot be read."""
     try:
-        return here.record() or Record(""), ""
-    except (OSError, checkpoint.Unreadable) as error:
-        return None, f"who holds what is not known: {here.record_path}: {error}"
+        return here.checkpoint() or Checkpoint(""), ""
+    except (OSError, Unreadable) as error:
+        return None, f"who holds what is not known: {here.checkpoint_path}: {error}"
 
 
-def _left_out(inventory: Inventory, bus: PciBus, record: Record | None) -> Iterator[tuple[str, str]]:
+def _left_out(inventory: Inventory, bus: PciBus, checkpoint: Checkpoint | None) -> Iterator[tuple[str, str]]:
     """What is there and not published: (what, why)."""
-    for left in inventory.not_offered:
+    for left in inventory.not_published:
         yield left.device, left.reason
-    if record is not None:
-        for name in sorted(withdrawn(inventory, record)):
-            yield name, HELD_BACK
+    if checkpoint is not None:
+        for name in sorted(withdrawn(inventory, checkpoint)):
+            yield name, UNPUBLISHED
     if not inventory.unread and not refused(inventory):
         # With a GPU that NVML refuses, the bus cannot tell which of the two it is.
         seen = {gpu.pci_bus_id for gpu in inventory.gpus.values()}
@@ -101,12 +100,12 @@ def _left_out(inventory: Inventory, bus: PciBus, record: Record | None) -> Itera
     yield from bus.left_out
 
 
-def refused(inventory: Inventory) -> list[NotOffered]:
+def refused(inventory: Inventory) -> list[NotPublished]:
     """GPUs that could not be read: not those that were, and whose MIG devices are lacking or odd."""
     read = {gpu.name for gpu in inventory.gpus.values() if inventory.partitions.get(gpu.pci_bus_id, Partitions()).is_on}
     return [
         left
-        for left in inventory.not_offered
+        for left in inventory.not_published
         if left.device not in read and not isinstance(parse_name(left.device), MigName)
     ]
 
@@ -180,7 +179,7 @@ def _could_be_made(inventory: Inventory) -> Iterator[str]:
         if gpu.partitioning is not None:
             models.setdefault(gpu.partitioning, []).append(gpu.name)
     for whole, names in models.items():
-        profiles = ", ".join(f"{profile.text} ({len(places)})" for profile, places in whole.profiles)
+        profiles = ", ".join(f"{profile.text} ({len(placements)})" for profile, placements in whole.profiles)
         yield f"\npublished to be made on demand, with how many places each has:\n  {', '.join(names)}: {profiles}"
 
 

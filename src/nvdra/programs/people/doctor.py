@@ -15,13 +15,13 @@ from nvdra.api.gates import DYNAMIC_MIG
 from nvdra.programs.flags import GATES, Flag, UsageError, boolean
 from nvdra.programs.people import doctor_claims, doctor_driver, doctor_fix, doctor_kubelet, doctor_mig
 from nvdra.programs.people.finding import LEVELS, Finding, Level, worst
+from nvdra.programs.people.local_node import LocalNode, gates_of, open_local_node
 from nvdra.programs.people.paper import as_json, counted
-from nvdra.programs.people.place import Place, gates_of, place
 
 _ABOUT = """\
 Looks at everything that serving a claim needs on this node, in the order in which one thing rests on another: driver
 root, library, kernel module, NVML, device nodes, driver files, GPUs; kubelet's folders, the plugin's sockets, the CDI
-hook; the record, its locks, the CDI folder; partitions of GPUs. Each is ok, a warning or a problem, with its cause and
+hook; the checkpoint, its locks, the CDI folder; partitions of GPUs. Each is ok, a warning or a problem, with its cause and
 what to do next. The plugin is asked what kubelet asks it, for no claims.
 
 Nothing is repaired and nothing is written, but for --fix: it asks about each thing that claims left half done on GPUs,
@@ -38,7 +38,7 @@ _FIX = Flag(("fix",), (), False, "ask about each leftover of claims, and take it
 
 
 def main(argv: Sequence[str]) -> int:
-    here, values, _ = place("doctor", _ABOUT, argv, os.environ, more=(*GATES, _FIX))
+    here, values, _ = open_local_node("doctor", _ABOUT, argv, os.environ, more=(*GATES, _FIX))
     gates = gates_of(values)
     if values["fix"]:
         if here.output == "json":
@@ -63,14 +63,16 @@ def main(argv: Sequence[str]) -> int:
     return LEVELS.index(level)
 
 
-async def _fix(here: Place, gates: Gates) -> bool:
+async def _fix(here: LocalNode, gates: Gates) -> bool:
     """Whether nothing was left to do, or all that was agreed to is done."""
     inventory = await here.inventory(here.bus(), dynamic_mig=gates.enabled(DYNAMIC_MIG))
-    record = doctor_mig.known_record(here)
-    if inventory.unread or record is None:
-        print(f"nothing can be done before this is put right: {inventory.unread or here.record_path}", file=sys.stderr)
+    checkpoint = doctor_mig.readable_checkpoint(here)
+    if inventory.unread or checkpoint is None:
+        print(
+            f"nothing can be done before this is put right: {inventory.unread or here.checkpoint_path}", file=sys.stderr
+        )
         return False
-    leftovers = list(doctor_mig.leftovers(here, inventory, record))
+    leftovers = list(doctor_mig.leftovers(here, inventory, checkpoint))
     if not leftovers:
         print("claims left nothing half done on GPUs")
     return await doctor_fix.fix(here, gates, inventory, leftovers, _ask)
@@ -84,7 +86,7 @@ def _ask(question: str) -> bool:
         return False
 
 
-async def examine(here: Place, gates: Gates) -> list[Finding]:
+async def examine(here: LocalNode, gates: Gates) -> list[Finding]:
     """Every finding, in order. A look that fails itself is a finding too."""
     bus = here.bus()
     inventory = await here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG))

@@ -1,4 +1,4 @@
-"""The doctor on claims: what the record says, who holds its locks, whether the CDI folder agrees with it."""
+"""The doctor on claims: what the checkpoint says, who holds its locks, whether the CDI folder agrees with it."""
 
 from __future__ import annotations
 
@@ -7,68 +7,70 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 
-from nvdra import cdi, checkpoint, claims
-from nvdra.checkpoint import Record
+from nvdra import cdi, claims
+from nvdra.checkpoint import Checkpoint, Unreadable, boot
 from nvdra.gpu import Inventory, overlapping
 from nvdra.gpu.partitions import unmanaged_partitions
-from nvdra.gpu.withheld import withdrawn
+from nvdra.gpu.unpublished import withdrawn
 from nvdra.host import gone, is_temporary, meant_for
-from nvdra.node.record_file import QUARANTINED
+from nvdra.node.checkpoint_file import QUARANTINED
 from nvdra.programs.people.finding import Finding
+from nvdra.programs.people.local_node import LocalNode
 from nvdra.programs.people.paper import counted
-from nvdra.programs.people.place import Place
 
 # A batch holds the locks for milliseconds; whoever holds them longer than this is stuck.
 _STUCK_S = 0.5
 
 
-def look(here: Place, inventory: Inventory) -> Iterator[Finding]:
-    record: Record | None = None
+def look(here: LocalNode, inventory: Inventory) -> Iterator[Finding]:
+    checkpoint: Checkpoint | None = None
     try:
-        record = here.record()
-    except (OSError, checkpoint.Unreadable) as error:
+        checkpoint = here.checkpoint()
+    except (OSError, Unreadable) as error:
         is_denied = isinstance(error, PermissionError)
         cause = error.strerror if isinstance(error, OSError) else error
         next_step = (
             "run it as root" if is_denied else "nvdra checkpoint show tells more; the plugin sets it aside at its start"
         )
-        yield Finding("record", "problem", f"{here.record_path} cannot be read: {cause}", next_step)
+        yield Finding("checkpoint", "problem", f"{here.checkpoint_path} cannot be read: {cause}", next_step)
     else:
-        yield from _record(here, record, inventory)
+        yield from _checkpoint(here, checkpoint, inventory)
     yield _locks(here)
-    yield from _folder(here, record)
+    yield from _folder(here, checkpoint)
 
 
-def _record(here: Place, record: Record | None, inventory: Inventory) -> Iterator[Finding]:
+def _checkpoint(here: LocalNode, checkpoint: Checkpoint | None, inventory: Inventory) -> Iterator[Finding]:
     quarantine = f"{here.plugin_dir}/{QUARANTINED}"
     if here.host.resolve(quarantine) is not None:
-        text = f"a former record lies aside as {quarantine}: its claims are being made up from the API server"
-        yield Finding("record", "warning", text, "if it stays, the plugin cannot reach the API server: see its log")
-    if record is None:
-        yield Finding("record", "warning", f"there is no {here.record_path}", "the plugin makes it when it starts")
+        text = f"a former checkpoint lies aside as {quarantine}: its claims are being made up from the API server"
+        yield Finding("checkpoint", "warning", text, "if it stays, the plugin cannot reach the API server: see its log")
+    if checkpoint is None:
+        yield Finding(
+            "checkpoint", "warning", f"there is no {here.checkpoint_path}", "the plugin makes it when it starts"
+        )
         return
-    booted = checkpoint.boot(record, here.host.boot_id())
-    count = counted(len(record.entries), "claim")
+    booted = boot(checkpoint, here.host.boot_id())
+    count = counted(len(checkpoint.entries), "claim")
     if booted.what == "invalidated":
         text = f"{count} of another boot ({booted.stored}): no plugin has started since"
-        yield Finding("record", "warning", text, "the plugin forgets them when it starts")
+        yield Finding("checkpoint", "warning", text, "the plugin forgets them when it starts")
         return
-    yield Finding("record", "ok", f"{count} in {here.record_path}")
-    for uid, entry in record.entries.items():
+    yield Finding("checkpoint", "ok", f"{count} in {here.checkpoint_path}")
+    for uid, entry in checkpoint.entries.items():
         if entry.state == "PrepareStarted":
             text = f"claim {uid} was begun and not finished"
             yield Finding(
-                "record", "warning", text, "kubelet asks again while a pod wants it; else the plugin lets it go"
+                "checkpoint", "warning", text, "kubelet asks again while a pod wants it; else the plugin lets it go"
             )
-    beside_unknown: set[str] = set()  # told with the partition that keeps them back
-    for unknown in unmanaged_partitions(inventory, record):
-        beside_unknown |= overlapping(inventory, unknown.gpu.pci_bus_id, unknown.start, unknown.size)
-    for name in sorted(withdrawn(inventory, record) - beside_unknown):
+    beside_unmanaged: set[str] = set()  # told with the partition that keeps them back
+    for unmanaged in unmanaged_partitions(inventory, checkpoint):
+        beside_unmanaged |= overlapping(inventory, unmanaged.gpu.pci_bus_id, unmanaged.start, unmanaged.size)
+    for name in sorted(withdrawn(inventory, checkpoint) - beside_unmanaged):
         text = f"{name} is held back: a claim holds its GPU under another name"
-        yield Finding("record", "warning", text, "delete the pods of that claim (nvdra devices names it)")
+        yield Finding("checkpoint", "warning", text, "delete the pods of that claim (nvdra devices names it)")
 
 
-def _locks(here: Place) -> Finding:
+def _locks(here: LocalNode) -> Finding:
     """Locks that somebody holds and does not give back. Read off the kernel's list: taking them would be a change."""
     deadline = time.monotonic() + _STUCK_S
     held = held_locks(here)
@@ -82,7 +84,7 @@ def _locks(here: Place) -> Finding:
     return Finding("locks", "warning", text, "if it stays so, that process hangs: SIGUSR2 makes a plugin tell where")
 
 
-def held_locks(here: Place) -> dict[str, str]:
+def held_locks(here: LocalNode) -> dict[str, str]:
     """Lock files of the plugin that are held now, and by whom."""
     paths = [f"{here.plugin_dir}/pu.lock", f"{here.plugin_dir}/cp.lock"]
     with contextlib.suppress(OSError):
@@ -103,7 +105,7 @@ def held_locks(here: Place) -> dict[str, str]:
     return held
 
 
-def _process(here: Place, pid: str) -> str:
+def _process(here: LocalNode, pid: str) -> str:
     if not pid.isdigit() or pid == "0":
         return "a process outside of this container"
     try:
@@ -113,7 +115,7 @@ def _process(here: Place, pid: str) -> str:
     return f"process {pid} ({name})"
 
 
-def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
+def _folder(here: LocalNode, checkpoint: Checkpoint | None) -> Iterator[Finding]:
     try:
         names = here.host.list(here.cdi_root)
     except OSError as error:
@@ -121,17 +123,17 @@ def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
         yield Finding("CDI folder", "warning", f"{here.cdi_root}: {error.strerror}", next_step)
         return
     files = {uid: name for name in names if (uid := cdi.GPU_CLAIMS.claim_uid(name)) is not None}
-    before = list(_file_findings(here, files, record))
+    before = list(_file_findings(here, files, checkpoint))
     yield from before
     wrong = bool(before)
-    if record is not None:
-        # A claim may have come or gone between the two looks: only what is wrong in both records is wrong.
-        again = _record_again(here) or record
-        orphans = set(claims.orphans(files, record)) & set(claims.orphans(files, again))
+    if checkpoint is not None:
+        # A claim may have come or gone between the two looks: only what is wrong in both checkpoints is wrong.
+        again = _checkpoint_again(here) or checkpoint
+        orphans = set(claims.orphans(files, checkpoint)) & set(claims.orphans(files, again))
         for uid in sorted(orphans):
-            text = f"{here.cdi_root}/{files[uid]} is of a claim that the record does not know"
+            text = f"{here.cdi_root}/{files[uid]} is of a claim that the checkpoint does not know"
             yield Finding("CDI folder", "warning", text, "the plugin removes it when it starts")
-        lost = _lost(record, files) & _lost(again, files)
+        lost = _lost(checkpoint, files) & _lost(again, files)
         for uid in sorted(lost):
             text = f"the file of claim {uid} is lost: containers that use it cannot start"
             yield Finding("CDI folder", "problem", text, "the plugin writes it again within a minute")
@@ -144,10 +146,10 @@ def _folder(here: Place, record: Record | None) -> Iterator[Finding]:
         yield Finding("CDI folder", "warning", text, "the plugin removes them when it starts")
     if not wrong and not left:
         told = counted(len(files), "file")
-        yield Finding("CDI folder", "ok", f"{told} in {here.cdi_root}, as the record says" if record else told)
+        yield Finding("CDI folder", "ok", f"{told} in {here.cdi_root}, as the checkpoint says" if checkpoint else told)
 
 
-def _file_findings(here: Place, files: Mapping[str, str], record: Record | None) -> Iterator[Finding]:
+def _file_findings(here: LocalNode, files: Mapping[str, str], checkpoint: Checkpoint | None) -> Iterator[Finding]:
     """Files that cannot be read, or name what is no longer there."""
     for uid, name in sorted(files.items()):
         try:
@@ -157,7 +159,7 @@ def _file_findings(here: Place, files: Mapping[str, str], record: Record | None)
             continue
         lost = gone(here.host, here.root, here.host_root, document)
         if lost:
-            entry = record.entries.get(uid) if record is not None else None
+            entry = checkpoint.entries.get(uid) if checkpoint is not None else None
             who = f"{entry.namespace}/{entry.name} ({uid})" if entry is not None and entry.name else uid
             text = f"claim {who} names driver files that are gone, or device nodes made anew: {_some(lost)}"
             next_step = "its containers run on with what is gone; the plugin writes the file anew: restart the pod"
@@ -168,22 +170,22 @@ def _some(paths: list[str]) -> str:
     return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
-def _lost(record: Record, files: Mapping[str, str]) -> set[str]:
+def _lost(checkpoint: Checkpoint, files: Mapping[str, str]) -> set[str]:
     return {
         uid
-        for uid, entry in record.entries.items()
+        for uid, entry in checkpoint.entries.items()
         if entry.state == "PrepareCompleted" and uid not in files and any(one.cdi_ids for one in claims.answers(entry))
     }
 
 
-def _record_again(here: Place) -> Record | None:
+def _checkpoint_again(here: LocalNode) -> Checkpoint | None:
     try:
-        return here.record()
-    except (OSError, checkpoint.Unreadable):
+        return here.checkpoint()
+    except (OSError, Unreadable):
         return None
 
 
-def _listed(here: Place) -> list[str]:
+def _listed(here: LocalNode) -> list[str]:
     try:
         return here.host.list(here.plugin_dir)
     except OSError:

@@ -19,14 +19,14 @@ from nvdra.host import (
 )
 from nvdra.programs.people.devices import bound, refused
 from nvdra.programs.people.finding import Finding
+from nvdra.programs.people.local_node import LocalNode
 from nvdra.programs.people.paper import counted
-from nvdra.programs.people.place import Place
 
 _LIBRARY = re.compile(r"libnvidia-ml\.so\.(\d+(?:\.\d+)+)", re.ASCII)
 _WHERE = "say where the driver is: --container-driver-root here, nvidiaDriverRoot in the chart"
 
 
-def look(here: Place, bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
+def look(here: LocalNode, bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
     root = here.root
     if here.host.resolve("/", root.path) is None:
         yield Finding("driver root", "problem", f"{root.path} is no folder", _WHERE)
@@ -50,14 +50,14 @@ def look(here: Place, bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
     yield from _gpus(bus, inventory)
 
 
-def _library(here: Place) -> str | None:
+def _library(here: LocalNode) -> str | None:
     try:
         return find_library(here.host, here.root)
     except DriverFileMissing:
         return None
 
 
-def _module(here: Place, library: str | None) -> Finding:
+def _module(here: LocalNode, library: str | None) -> Finding:
     version = module_version(here.host, here.root)
     if version is None:
         return Finding(
@@ -77,7 +77,7 @@ def _module(here: Place, library: str | None) -> Finding:
     return Finding("kernel module", "ok", f"nvidia {version}, as the library" if named else f"nvidia {version}")
 
 
-def _files(here: Place, inventory: Inventory) -> Iterator[Finding]:
+def _files(here: LocalNode, inventory: Inventory) -> Iterator[Finding]:
     """Device nodes and driver files that every container gets."""
     host, root = here.host, here.root
     try:
@@ -111,7 +111,7 @@ def _gpus(bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
     seen = {gpu.pci_bus_id for gpu in inventory.gpus.values()}
     hidden = [function for function in bus.gpus if function.address not in seen]
     unread = refused(inventory)
-    for left in inventory.not_offered:
+    for left in inventory.not_published:
         next_step = "nvidia-smi -q shows its state" if left in unread else ""
         yield Finding("GPUs", "warning", f"{left.device} is not offered: {left.reason}", next_step)
     if len(hidden) > len(unread) and not inventory.unread:
@@ -119,7 +119,7 @@ def _gpus(bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
             yield _hidden(function)
     for address, reason in bus.left_out:
         yield Finding("GPUs", "warning", f"{address} on the PCI bus cannot be read: {reason}")
-    yield from _offered(inventory)
+    yield from _gpus_published(inventory)
     if inventory.devices:
         return
     if not bus.gpus:
@@ -128,7 +128,7 @@ def _gpus(bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
         yield Finding("GPUs", "problem", f"none of {counted(len(bus.gpus), 'GPU')} on the PCI bus can be offered")
 
 
-def _offered(inventory: Inventory) -> Iterator[Finding]:
+def _gpus_published(inventory: Inventory) -> Iterator[Finding]:
     devices = inventory.devices.values()
     for kind, word in ((Gpu, "GPU"), (MigDevice, "MIG device")):
         if names := [device.name for device in devices if isinstance(device, kind)]:

@@ -1,6 +1,6 @@
 """nvdra doctor --fix: what claims left half done is taken away, by the plugin's own rules and after a question.
 
-Only what the record names as begun is touched, in the order in which the plugin does it: under the locks of the record
+Only what the checkpoint names as begun is touched, in the order in which the plugin does it: under the locks of the checkpoint
 and of the GPU, and only if the entry is still the one that was shown. What a claim holds, and what nobody here made,
 stays.
 """
@@ -14,21 +14,21 @@ from nvdra import claims
 from nvdra.api import Gates
 from nvdra.gpu import Inventory
 from nvdra.host import find_nvidia_smi
+from nvdra.node.checkpoint_writer import CheckpointError
 from nvdra.node.clock import LoopClock
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
+from nvdra.node.gpu.edits_provider import GpuEditsProvider
 from nvdra.node.gpu.parts import gpu_context
-from nvdra.node.gpu.supply import Supply
-from nvdra.node.ledger import LedgerError
 from nvdra.node.parts import NodePaths
 from nvdra.node.unprepare_flow import UnprepareFlow
 from nvdra.nvml import Nvml
 from nvdra.programs.people.doctor_mig import Leftover
-from nvdra.programs.people.place import Place
+from nvdra.programs.people.local_node import LocalNode
 
 
 async def fix(
-    here: Place, gates: Gates, inventory: Inventory, leftovers: list[Leftover], ask: Callable[[str], bool]
+    here: LocalNode, gates: Gates, inventory: Inventory, leftovers: list[Leftover], ask: Callable[[str], bool]
 ) -> bool:
     """Take away what `ask` says yes to, and say what became of it. Whether all that was agreed to is done."""
     chosen = [left for left in leftovers if ask(f"{left.text}. Take it away?")]
@@ -43,15 +43,15 @@ async def fix(
             "",
             NodePaths(here.plugin_dir, here.cdi_root),
             here.host,
-            Supply(here.host, here.root, hook_path=here.hook, host_root=here.host_root),
+            GpuEditsProvider(here.host, here.root, hook_path=here.hook, host_root=here.host_root),
             MigActor(nvml, lambda _address, _partitions: None),
             TimeSliceActor(lambda: find_nvidia_smi(here.host, here.root), lambda: inventory),
             lambda: inventory,
             rescan=_nothing,
         )
         await context.locks.make_folder()
-        context.ledger.start()
-        stack.push_async_callback(context.ledger.stop)
+        context.checkpoint_writer.start()
+        stack.push_async_callback(context.checkpoint_writer.stop)
         flow = UnprepareFlow(context)
         for left in chosen:
             done, text = await _release(flow, left)
@@ -64,7 +64,7 @@ async def _release(flow: UnprepareFlow, left: Leftover) -> tuple[bool, str]:
     who = f"claim {left.who}"
     try:
         released = await flow.unprepare(left.claim, only=left.entry)
-    except LedgerError as error:
+    except CheckpointError as error:
         return False, f"{who}: {error}"
     match released:
         case claims.Refuse(reason):

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from nvdra.gpu.extents import DRIVER
 from nvdra.kubelet import HealthService, SocketPathError, SocketPaths, found_paths
 from nvdra.programs.people.finding import Finding
-from nvdra.programs.people.place import Place
+from nvdra.programs.people.local_node import LocalNode
 
 _LOGS = "the log of the container gpus of the kubelet-plugin pod on this node tells why"
 
 
-async def ask(here: Place) -> str:
+async def ask(here: LocalNode) -> str:
     """Ask the plugin what kubelet asks it, for no claims; what is wrong, "" if it answers."""
     try:
         paths = _paths(here)
@@ -21,14 +21,14 @@ async def ask(here: Place) -> str:
     return await HealthService(paths=paths, port=-1).failure()
 
 
-def look(here: Place, failure: str) -> Iterator[Finding]:
+def look(here: LocalNode, failure: str) -> Iterator[Finding]:
     """failure   what `ask` found"""
     yield from _folders(here)
     yield from _sockets(here, failure)
     yield _hook(here)
 
 
-def _folders(here: Place) -> Iterator[Finding]:
+def _folders(here: LocalNode) -> Iterator[Finding]:
     for name, path, value in (
         ("kubelet folder", here.registrar_dir, "kubeletRegistrarDirectoryPath"),
         ("kubelet folder", here.plugins_dir, "kubeletPluginsDirectoryPath"),
@@ -40,7 +40,7 @@ def _folders(here: Place) -> Iterator[Finding]:
             yield Finding(name, "problem", f"{path} is no folder", next_step)
 
 
-def _sockets(here: Place, failure: str) -> Iterator[Finding]:
+def _sockets(here: LocalNode, failure: str) -> Iterator[Finding]:
     if not failure:
         yield Finding("plugin", "ok", "answers at both sockets, as kubelet asks")
         return
@@ -59,7 +59,7 @@ def _sockets(here: Place, failure: str) -> Iterator[Finding]:
         yield Finding("plugin", "problem", f"does not answer: {failure}", _LOGS)
 
 
-def _hook(here: Place) -> Finding:
+def _hook(here: LocalNode) -> Finding:
     path = here.hook
     found = here.host.resolve(path)
     if found is None and here.hook_path and here.root.path == "/driver-root":
@@ -77,11 +77,11 @@ def _hook(here: Place) -> Finding:
     return Finding("CDI hook", "ok", path)
 
 
-def _paths(here: Place) -> SocketPaths:
+def _paths(here: LocalNode) -> SocketPaths:
     return found_paths(DRIVER, here.registrar_dir, here.plugins_dir)
 
 
-def _kind(here: Place, path: str) -> str:
+def _kind(here: LocalNode, path: str) -> str:
     """What is at a path, links followed; "" if nothing is."""
     found = here.host.resolve(path)
     return "" if found is None else here.host.stat(found).kind

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
-from nvdra import checkpoint, claims
+from nvdra import claims
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Checkpoint, Entry, Unreadable, boot
 from nvdra.gpu import Gpu, Inventory, MigName, overlapping
 from nvdra.gpu.extents import partitions
 from nvdra.programs.people.doctor_claims import held_locks
 from nvdra.programs.people.finding import Finding
+from nvdra.programs.people.local_node import LocalNode
 from nvdra.programs.people.paper import counted
 from nvdra.programs.people.partitions import Divided, Partition, divided, in_words
-from nvdra.programs.people.place import Place
 
 CHECK = "partitions"
 
@@ -36,10 +36,10 @@ class Leftover:
         return f"claim {self.who} was begun, and nobody works on it: {self.what}"
 
 
-def look(here: Place, inventory: Inventory) -> Iterator[Finding]:
-    record = known_record(here)
-    gpus = divided(inventory, record)
-    findings = list(_wrong(here, inventory, record, gpus))
+def look(here: LocalNode, inventory: Inventory) -> Iterator[Finding]:
+    checkpoint = readable_checkpoint(here)
+    gpus = divided(inventory, checkpoint)
+    findings = list(_wrong(here, inventory, checkpoint, gpus))
     yield from findings
     parts = [part for gpu in gpus for part in gpu.partitions]
     if parts and not findings:
@@ -47,7 +47,9 @@ def look(here: Place, inventory: Inventory) -> Iterator[Finding]:
         yield Finding(CHECK, "ok", f"{counted(len(parts), 'partition')}, {held} of them held by claims")
 
 
-def _wrong(here: Place, inventory: Inventory, record: Record | None, gpus: list[Divided]) -> Iterator[Finding]:
+def _wrong(
+    here: LocalNode, inventory: Inventory, checkpoint: Checkpoint | None, gpus: list[Divided]
+) -> Iterator[Finding]:
     for gpu in gpus:
         for part in gpu.partitions:
             yield from _odd(inventory, gpu.gpu, part)
@@ -55,19 +57,19 @@ def _wrong(here: Place, inventory: Inventory, record: Record | None, gpus: list[
         if gpu.is_on and not gpu.partitions and can_toggle:
             text = f"MIG mode of {gpu.gpu.name} is on with no partition on it"
             yield Finding(CHECK, "warning", text, "the plugin turns it off when it starts, or with its next partition")
-    if record is None:
+    if checkpoint is None:
         return
-    for leftover in leftovers(here, inventory, record):
+    for leftover in leftovers(here, inventory, checkpoint):
         yield Finding(CHECK, "warning", leftover.text, "nvdra doctor --fix takes it away, as the plugin does in time")
     if not inventory.unread:
-        yield from _lost(inventory, record)
+        yield from _lost(inventory, checkpoint)
 
 
 def _odd(inventory: Inventory, gpu: Gpu, part: Partition) -> Iterator[Finding]:
     instance = part.instance
     where = f"GPU instance {instance.gi_id} of {gpu.name} ({part.profile}, memory {in_words(instance)})"
     smi = f"nvidia-smi mig -i {gpu.uuid} -gi {instance.gi_id}"
-    if part.state == "foreign":
+    if part.state == "unmanaged":
         names = overlapping(inventory, gpu.pci_bus_id, instance.start, instance.size)
         text = f"{where}: nobody here made it; {counted(len(names), 'device')} that overlap it are not offered"
         by_hand = f"{smi} -dci, then -dgi" if instance.compute else f"{smi} -dgi"
@@ -78,16 +80,16 @@ def _odd(inventory: Inventory, gpu: Gpu, part: Partition) -> Iterator[Finding]:
         yield Finding(CHECK, "warning", text, f"{smi} -cci makes one, -dgi takes it away")
 
 
-def leftovers(here: Place, inventory: Inventory, record: Record) -> Iterator[Leftover]:
+def leftovers(here: LocalNode, inventory: Inventory, checkpoint: Checkpoint) -> Iterator[Leftover]:
     """What is left of claims of this boot that were begun, where nobody holds the lock of the GPU."""
-    if checkpoint.boot(record, here.host.boot_id()).what == "invalidated":
+    if boot(checkpoint, here.host.boot_id()).what == "invalidated":
         return
     in_work = {path.rpartition("/")[2] for path in held_locks(here)}
-    for uid, entry in record.entries.items():
+    for uid, entry in checkpoint.entries.items():
         if entry.state != "PrepareStarted":
             continue
-        places = partitions(entry, inventory)
-        left = [text for name, address in places if (text := _left(inventory, name, address, in_work))]
+        placements = partitions(entry, inventory)
+        left = [text for name, address in placements if (text := _left(inventory, name, address, in_work))]
         if left:
             yield Leftover(ClaimRef(entry.namespace, entry.name, uid), entry, "; ".join(left))
 
@@ -106,9 +108,9 @@ def _left(inventory: Inventory, name: MigName, address: str, in_work: Set[str]) 
     return "" if now.instances else f"MIG mode of {gpu.name} is on for it"
 
 
-def _lost(inventory: Inventory, record: Record) -> Iterator[Finding]:
+def _lost(inventory: Inventory, checkpoint: Checkpoint) -> Iterator[Finding]:
     live = {compute.uuid for now in inventory.partitions.values() for each in now.instances for compute in each.compute}
-    for uid, entry in record.entries.items():
+    for uid, entry in checkpoint.entries.items():
         if entry.state != "PrepareCompleted":
             continue
         for device in claims.answers(entry):
@@ -118,9 +120,9 @@ def _lost(inventory: Inventory, record: Record) -> Iterator[Finding]:
                 yield Finding(CHECK, "problem", text, "delete the claim's pods: they have no GPU any more")
 
 
-def known_record(here: Place) -> Record | None:
-    """The record; empty if there is none, None if it cannot be read (said elsewhere)."""
+def readable_checkpoint(here: LocalNode) -> Checkpoint | None:
+    """The checkpoint; empty if there is none, None if it cannot be read (said elsewhere)."""
     try:
-        return here.record() or Record("")
-    except (OSError, checkpoint.Unreadable):
+        return here.checkpoint() or Checkpoint("")
+    except (OSError, Unreadable):
         return None

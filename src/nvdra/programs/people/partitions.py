@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.gpu import Gpu, GpuInstanceScan, Inventory, MigDevice, MigName, Partitions
 from nvdra.gpu.extents import exclusive_names, names, partitions
 from nvdra.gpu.partitions import unmanaged_partitions
@@ -17,13 +17,13 @@ from nvdra.programs.people.paper import table
 # free       an administrator made it, a claim may have it
 # foreign    made by nobody here on a GPU that is partitioned on demand: what overlaps it is not offered
 # half made  a GPU instance without compute instance
-# unknown    whose it is cannot be told without the record
-State = Literal["held", "free", "foreign", "half made", "unknown"]
+# unknown    whose it is cannot be told without the checkpoint
+State = Literal["held", "free", "unmanaged", "half made", "unknown"]
 
 _WORDS: Mapping[State, str] = {
     "held": "held",
     "free": "free",
-    "foreign": "nobody here made it: what overlaps it is not offered",
+    "unmanaged": "nobody here made it: what overlaps it is not offered",
     "half made": "half made: it has no compute instance",
     "unknown": "not known",
 }
@@ -50,10 +50,10 @@ class Divided:
     partitions: tuple[Partition, ...]
 
 
-def holders_of(record: Record | None) -> dict[str, list[str]]:
+def holders_of(checkpoint: Checkpoint | None) -> dict[str, list[str]]:
     """Claims by the device they hold, each as "namespace/name" or its UID; one that only looks is marked."""
     holders: dict[str, list[str]] = {}
-    for uid, entry in record.entries.items() if record is not None else ():
+    for uid, entry in checkpoint.entries.items() if checkpoint is not None else ():
         for name in sorted(names(entry)):
             holders.setdefault(name, []).append(_called_by(uid, entry, name))
     return holders
@@ -64,23 +64,23 @@ def _called_by(uid: str, entry: Entry, device: str) -> str:
     return f"{entry.namespace}/{entry.name}{looks}" if entry.name else f"{uid}{looks}"
 
 
-def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
+def divided(inventory: Inventory, checkpoint: Checkpoint | None) -> list[Divided]:
     """Every GPU with MIG mode on or partitioned on demand.
 
-    record   None: it cannot be read
+    checkpoint   None: it cannot be read
     """
-    holders = _holders_by_place(record, inventory)
-    unknown = unmanaged_partitions(inventory, record) if record is not None else ()
-    foreign = {(each.gpu.pci_bus_id, each.gi_id) for each in unknown}
+    holders = _holders_by_placement(checkpoint, inventory)
+    unmanaged = unmanaged_partitions(inventory, checkpoint) if checkpoint is not None else ()
+    unmanaged_keys = {(each.gpu.pci_bus_id, each.gi_id) for each in unmanaged}
     devices = {(d.parent.pci_bus_id, d.gi_id): d for d in inventory.devices.values() if isinstance(d, MigDevice)}
 
     def partition(gpu: Gpu, instance: GpuInstanceScan) -> Partition:
         key = (gpu.pci_bus_id, instance.gi_id)
         profile, device = _called(gpu, instance, devices.get(key))
         who = tuple(holders.get((gpu.pci_bus_id, instance.profile_id, instance.start), ()))
-        state: State = "free" if record is not None else "unknown"
-        if key in foreign:
-            state = "foreign"
+        state: State = "free" if checkpoint is not None else "unknown"
+        if key in unmanaged_keys:
+            state = "unmanaged"
         elif not instance.compute:
             state = "half made"
         elif who:
@@ -97,10 +97,10 @@ def divided(inventory: Inventory, record: Record | None) -> list[Divided]:
     return found
 
 
-def _holders_by_place(record: Record | None, inventory: Inventory) -> dict[tuple[str, int, int], list[str]]:
+def _holders_by_placement(checkpoint: Checkpoint | None, inventory: Inventory) -> dict[tuple[str, int, int], list[str]]:
     """Claims by the GPU's PCI address, profile id and first memory slice: a profile's text in a name is for people."""
     holders: dict[tuple[str, int, int], list[str]] = {}
-    for uid, entry in record.entries.items() if record is not None else ():
+    for uid, entry in checkpoint.entries.items() if checkpoint is not None else ():
         for name, address in partitions(entry, inventory):
             holders.setdefault((address, name.profile_id, name.start), []).append(_called_by(uid, entry, str(name)))
     return holders
@@ -148,7 +148,7 @@ def _bar(each: Divided) -> str:
 def _letters(each: Divided) -> Iterator[str]:
     for number, part in enumerate(each.partitions):
         letter = ascii_uppercase[number % len(ascii_uppercase)]
-        yield letter.lower() if part.state == "foreign" else letter
+        yield letter.lower() if part.state == "unmanaged" else letter
 
 
 def in_words(instance: GpuInstanceScan) -> str:

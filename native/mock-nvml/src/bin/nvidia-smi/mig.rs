@@ -84,7 +84,7 @@ pub fn set_mode(node: &Node, index: usize, gpu: &Gpu, on: bool) -> Outcome<Strin
 pub fn reset(node: &Node, index: usize, gpu: &Gpu) -> Outcome<String> {
     let one = One { node, index, gpu };
     one.change("reset", |state, processes| state.reset(processes))?;
-    let back = node.ledger.set(&node.portrait, gpu.minor, |settings, _| {
+    let back = node.state.set(&node.portrait, gpu.minor, |settings, _| {
         *settings = Settings::default();
         Ok(())
     });
@@ -94,7 +94,7 @@ pub fn reset(node: &Node, index: usize, gpu: &Gpu) -> Outcome<String> {
 
 impl Node {
     pub fn partitioning(&self, gpu: &Gpu) -> Outcome<Partitioning> {
-        let state = self.ledger.gpu(&self.portrait, gpu.minor);
+        let state = self.state.gpu(&self.portrait, gpu.minor);
         state.map_err(|code| Failure(format!("cannot read the partitions: {}", said(code)), 1))
     }
 
@@ -115,7 +115,7 @@ impl Node {
             return Ok(Vec::new());
         };
         let state = self.partitioning(gpu)?;
-        let ids = self.ledger.devices(&self.portrait, gpu.minor);
+        let ids = self.state.devices(&self.portrait, gpu.minor);
         let ids = ids.map_err(|code| Failure(said(code).into(), 1))?;
         let device = |(instance, compute): (u32, u32)| {
             let made = state.instance(instance)?;
@@ -150,7 +150,7 @@ impl One<'_> {
         rule: impl FnOnce(&mut Partitioning, &[Process]) -> Result<T, Code>,
     ) -> Outcome<T> {
         let node = self.node;
-        node.ledger
+        node.state
             .change(&node.portrait, self.gpu.minor, rule)
             .map_err(|code| {
                 let text = format!("Unable to {what} GPU {}: {}", self.index, said(code));

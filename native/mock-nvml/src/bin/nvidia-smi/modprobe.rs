@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nvdra_mock_nvml::capabilities::make_node;
-use nvdra_mock_nvml::place::{PROGRAM_FOLDERS, above};
+use nvdra_mock_nvml::location::{PROGRAM_FOLDERS, above};
 
 use crate::node::own_file;
 use crate::{Failure, Outcome, misuse};

@@ -6,9 +6,9 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nvdra_mock_nvml::ledger::Ledger;
+use nvdra_mock_nvml::location::LibraryLocation;
+use nvdra_mock_nvml::node_state::NodeState;
 use nvdra_mock_nvml::notation::address;
-use nvdra_mock_nvml::place::Place;
 use nvdra_mock_nvml::portrait::{Gpu, Portrait};
 
 use crate::{Failure, Outcome};
@@ -16,9 +16,9 @@ use crate::{Failure, Outcome};
 const LOG: &str = "var/log/nvdra-mock-smi.log";
 
 pub struct Node {
-    pub place: Place,
+    pub location: LibraryLocation,
     pub portrait: Portrait,
-    pub ledger: Ledger,
+    pub state: NodeState,
 }
 
 /// The file of this program: from procfs, or as it was named at the start, for a chroot that has no procfs.
@@ -46,18 +46,18 @@ impl Node {
             Failure(format!("{text} {advice}\n(mock: {why})"), 9)
         };
         let program = own_file().ok_or_else(|| failed("this program cannot tell where it lies"))?;
-        let place = Place::of_program(&program)
+        let location = LibraryLocation::of_program(&program)
             .ok_or_else(|| failed("no libnvidia-ml.so.1 in this root"))?;
-        let portrait = place.portrait().map_err(|error| failed(&error))?;
+        let portrait = location.portrait().map_err(|error| failed(&error))?;
         Ok(Node {
-            ledger: Ledger::of(&place.root),
-            place,
+            state: NodeState::of(&location.root),
+            location,
             portrait,
         })
     }
 
     pub fn visible(&self) -> Outcome<Vec<&Gpu>> {
-        let gpus = self.place.visible(&self.portrait);
+        let gpus = self.location.visible(&self.portrait);
         if gpus.is_empty() {
             Err(Failure("No devices were found".into(), 6))
         } else {
@@ -85,7 +85,7 @@ impl Node {
     }
 
     pub fn write_down(&self, arguments: &[String]) {
-        let file = self.place.root.join(LOG);
+        let file = self.location.root.join(LOG);
         // A root that cannot be written is as good as any other; what was asked for is then not kept.
         let _ = fs::create_dir_all(file.parent().unwrap_or(Path::new("/")));
         if let Ok(mut log) = OpenOptions::new().create(true).append(true).open(file) {

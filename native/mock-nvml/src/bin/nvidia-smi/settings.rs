@@ -56,7 +56,7 @@ fn list(node: &Node, choice: Option<&str>) -> Outcome<String> {
     const RULE: &str = "+-------------------------------------+\n";
     let (mut refusals, mut rows, mut last) = (String::new(), String::new(), None);
     for (index, gpu) in node.chosen(choice)? {
-        match node.command(LIST_POLICIES, gpu, || node.ledger.settings(gpu.minor)) {
+        match node.command(LIST_POLICIES, gpu, || node.state.settings(gpu.minor)) {
             Ok(seen) => {
                 let value = in_words(TIME_SLICES, seen.time_slice);
                 rows += &format!("| {index:>3}   {:<15} {value:<13} |\n", "Timeslice");
@@ -149,14 +149,14 @@ pub fn set_compute_mode(node: &Node, choice: Option<&str>, wanted: &str) -> Outc
 
 /// A compute mode as `--query-gpu=compute_mode` prints it: `Exclusive_Process`.
 pub fn compute_mode(node: &Node, gpu: &Gpu) -> Outcome<String> {
-    let seen = node.ledger.settings(gpu.minor);
+    let seen = node.state.settings(gpu.minor);
     let seen = seen.map_err(|code| failure("cannot read the settings".into(), code))?;
     Ok(in_words(COMPUTE_MODES, seen.compute_mode))
 }
 
 impl Node {
     fn command<T>(&self, name: &str, gpu: &Gpu, work: impl FnOnce() -> Answer<T>) -> Answer<T> {
-        around_command(&self.place.root, &self.ledger, name, gpu.minor, work)
+        around_command(&self.location.root, &self.state, name, gpu.minor, work)
     }
 
     fn set<T>(
@@ -166,7 +166,7 @@ impl Node {
         rule: impl FnOnce(&mut Settings, bool) -> Answer<T>,
     ) -> Answer<T> {
         self.command(name, gpu, || {
-            self.ledger.set(&self.portrait, gpu.minor, rule)
+            self.state.set(&self.portrait, gpu.minor, rule)
         })
     }
 }

@@ -32,7 +32,7 @@ impl Node {
             "memory.used" => mib(total.map(|_| 0)),
             "memory.free" => mib(total.map(|total| total - reserved)),
             "memory.reserved" => mib(total.map(|_| reserved)),
-            "driver_version" => self.place.driver_version(&self.portrait),
+            "driver_version" => self.location.driver_version(&self.portrait),
             "serial" | "gpu_serial" => {
                 or_not_available(gpu.serial.as_ref().map(|serial| serial.value.clone()))
             }
@@ -89,7 +89,7 @@ pub fn list(node: &Node) -> Outcome<String> {
 }
 
 pub fn version(node: &Node) -> String {
-    let driver = node.place.driver_version(&node.portrait);
+    let driver = node.location.driver_version(&node.portrait);
     let nvml: Vec<&str> = driver.split('.').take(2).collect();
     format!(
         "NVIDIA-SMI version  : {driver}\nNVML version        : {}\nDRIVER version      : {driver}\nCUDA Version        : {}\n",
@@ -99,7 +99,7 @@ pub fn version(node: &Node) -> String {
 }
 
 pub fn table(node: &Node) -> Outcome<String> {
-    let driver = node.place.driver_version(&node.portrait);
+    let driver = node.location.driver_version(&node.portrait);
     let rule = format!("+{}+\n", "-".repeat(91));
     let row = |text: String| format!("| {text:<89} |\n");
     let mut text = rule.clone();

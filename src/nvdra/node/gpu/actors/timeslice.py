@@ -41,7 +41,7 @@ class TimeSliceActor:
         """No facts. Raises StepFailed."""
         gpu, address = step.gpu, step.gpu.pci_bus_id
         try:
-            known = await self._known()
+            known = await self._read_intervals()
             now = known.get(address)
             journal.touch(journal.first_previous or (None if now is None else {_PREVIOUS: now}))
             if now == step.interval:
@@ -64,7 +64,7 @@ class TimeSliceActor:
         before = journal.previous.get(_PREVIOUS, _DEFAULT)
         interval = before if isinstance(before, int) and 0 <= before <= 3 else _DEFAULT
         try:
-            known = await self._known()
+            known = await self._read_intervals()
             if known.get(address) == interval:
                 return
             known[address] = None
@@ -87,7 +87,7 @@ class TimeSliceActor:
             if not error.is_not_supported:
                 raise
 
-    async def _known(self) -> dict[str, int | None]:
+    async def _read_intervals(self) -> dict[str, int | None]:
         """Intervals by PCI address. Raises DriverFileMissing."""
         async with self._reading:
             if self._intervals is None:

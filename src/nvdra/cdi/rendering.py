@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from nvdra._core import device_yaml, edits_yaml, head_yaml, render_json, render_yaml
 from nvdra.cdi.document import distinct, minimum_version, move, version_for, version_of, without
-from nvdra.cdi.edits import Device, DeviceNode, Document, Edits, Hook, Mount
+from nvdra.cdi.edits import CdiDevice, DeviceNode, Document, Edits, Hook, Mount
 from nvdra.cdi.names import ClaimKind
-from nvdra.cdi.validate import (
+from nvdra.cdi.validation import (
     InvalidDocument,
     check_device_edits,
     check_edits,
@@ -125,13 +125,13 @@ def parse(content: bytes) -> Document:
     Raises ValueError.
     """
     root = _table(_loaded(content), "the file")
-    devices = tuple(Device(_text(item, "name"), _edits(item)) for item in _list(root, "devices"))
+    devices = tuple(CdiDevice(_text(item, "name"), _edits(item)) for item in _list(root, "devices"))
     return Document(_text(root, "kind"), devices, _edits(root))
 
 
 def _loaded(content: bytes) -> Any:
     """The file's lists and tables; numbers stay text."""
-    # Both are needed only when a record was lost, which is not worth every start's memory.
+    # Both are needed only when a checkpoint was lost, which is not worth every start's memory.
     import json
 
     import yaml

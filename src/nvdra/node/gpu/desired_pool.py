@@ -1,4 +1,4 @@
-"""The offer: what of the inventory is published, given what the record holds."""
+"""The offer: what of the inventory is published, given what the checkpoint holds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from nvdra import telemetry
 from nvdra.api import Gates
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory, published
 from nvdra.gpu.partitions import unmanaged_partitions
-from nvdra.gpu.withheld import withdrawn
+from nvdra.gpu.unpublished import withdrawn
 from nvdra.node.publication import Publication
 
 
-class Offer:
+class DesiredPool:
     """Tells publication what the pool is to hold.
 
     has_gpus   whether the node has GPUs at all, whoever can read them
@@ -30,47 +30,47 @@ class Offer:
         self._gates = gates
         self._inventory = inventory
         self._has_gpus = has_gpus
-        self._record: Record | None = None
+        self._checkpoint: Checkpoint | None = None
         self._withdrawn: frozenset[str] = frozenset()
-        self._unknown: frozenset[str] = frozenset()
+        self._unmanaged: frozenset[str] = frozenset()
 
-    def recorded(self, record: Record) -> None:
-        """The record is another one: it may hold other devices back."""
-        is_first, self._record = self._record is None, record
-        if is_first or withdrawn(self._inventory(), record) != self._withdrawn:
+    def checkpoint_changed(self, checkpoint: Checkpoint) -> None:
+        """The checkpoint is another one: it may hold other devices back."""
+        is_first, self._checkpoint = self._checkpoint is None, checkpoint
+        if is_first or withdrawn(self._inventory(), checkpoint) != self._withdrawn:
             self.renew()
 
     def renew(self) -> None:
         """The inventory may be another one."""
-        if self._record is None:
+        if self._checkpoint is None:
             return
         inventory = self._inventory()
-        held_back = withdrawn(inventory, self._record)
+        unpublished = withdrawn(inventory, self._checkpoint)
         if not inventory.devices and (inventory.unread or self._has_gpus()):
             # GPUs are there and cannot be read now: what is published stays, an empty pool would be a lie.
             return
-        self._tell(inventory, self._record, held_back)
-        self._withdrawn = held_back
+        self._log_changes(inventory, self._checkpoint, unpublished)
+        self._withdrawn = unpublished
         for name in inventory.devices:
             telemetry.info(4, f"About to announce device {name}")
         self._publication.publish(
             [published(device, self._gates) for device in inventory.devices.values()],
-            withdrawn=held_back,
+            withdrawn=unpublished,
             counter_sets=inventory.counter_sets(),
         )
 
-    def _tell(self, inventory: Inventory, record: Record, held_back: frozenset[str]) -> None:
-        unknown = frozenset(map(str, unmanaged_partitions(inventory, record)))
-        for partition in sorted(unknown - self._unknown):
+    def _log_changes(self, inventory: Inventory, checkpoint: Checkpoint, unpublished: frozenset[str]) -> None:
+        unmanaged = frozenset(map(str, unmanaged_partitions(inventory, checkpoint)))
+        for partition in sorted(unmanaged - self._unmanaged):
             telemetry.warning(
                 "A partition that this driver did not make keeps what overlaps it from being offered: destroy it "
                 "(nvidia-smi mig -dci, -dgi), or leave that to who made it",
                 partition=partition,
             )
-        for partition in sorted(self._unknown - unknown):
+        for partition in sorted(self._unmanaged - unmanaged):
             telemetry.info(0, "A partition that this driver did not make is gone", partition=partition)
-        self._unknown = unknown
-        if more := sorted(held_back - self._withdrawn):
+        self._unmanaged = unmanaged
+        if more := sorted(unpublished - self._withdrawn):
             telemetry.warning(
                 "Devices are not offered: a claim has them under another name, or something overlaps them",
                 devices=more,

@@ -29,7 +29,7 @@ const PORTRAIT_IN_ETC: &str = "etc/nvdra-mock-portrait.json";
 
 /// A driver root and the portrait found in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct LibraryLocation {
     pub root: PathBuf,
     /// The folder with the libraries.
     pub folder: PathBuf,
@@ -37,16 +37,16 @@ pub struct Place {
     pub version: Option<String>,
 }
 
-impl Place {
+impl LibraryLocation {
     /// The place of a library file (links already followed).
-    pub fn of_library(file: &Path) -> Place {
+    pub fn of_library(file: &Path) -> LibraryLocation {
         let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
         let name = file.file_name().and_then(OsStr::to_str).unwrap_or("");
         let version = name
             .strip_prefix(LIBRARY_PREFIX)
             .filter(|suffix| suffix.contains('.'))
             .map(String::from);
-        Place {
+        LibraryLocation {
             root: above(&folder, LIBRARY_FOLDERS),
             folder,
             version,
@@ -54,7 +54,7 @@ impl Place {
     }
 
     /// The place a program belongs to: its root, and the first library folder there that holds the mock.
-    pub fn of_program(file: &Path) -> Option<Place> {
+    pub fn of_program(file: &Path) -> Option<LibraryLocation> {
         let root = above(file.parent()?, PROGRAM_FOLDERS);
         LIBRARY_FOLDERS
             .iter()
@@ -64,9 +64,9 @@ impl Place {
                 let library = fs::canonicalize(folder.join("libnvidia-ml.so.1"))
                     .ok()
                     .or_else(|| versioned(&folder))?;
-                Some(Place {
+                Some(LibraryLocation {
                     root: root.clone(),
-                    ..Place::of_library(&library)
+                    ..LibraryLocation::of_library(&library)
                 })
             })
     }
@@ -193,7 +193,7 @@ mod tests {
             ("/r/libnvidia-ml.so.1", "/r"),
         ] {
             assert_eq!(
-                Place::of_library(Path::new(file)).root,
+                LibraryLocation::of_library(Path::new(file)).root,
                 Path::new(root),
                 "{file}"
             );
@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn the_version_is_in_the_file_name() {
-        let version = |name: &str| Place::of_library(&Path::new("/r/usr/lib64").join(name)).version;
+        let version =
+            |name: &str| LibraryLocation::of_library(&Path::new("/r/usr/lib64").join(name)).version;
         assert_eq!(
             version("libnvidia-ml.so.580.159.04").as_deref(),
             Some("580.159.04")

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from nvdra.api.claim import Claim, ClaimRef, Result
-from nvdra.checkpoint import Entry, Record
-from nvdra.claims.driver import ConfigRefused, Device, Driver, Missing, Refuse
+from nvdra.checkpoint import Checkpoint, Entry
+from nvdra.claims.driver import ConfigRefused, Driver, Missing, NodeDevice, Refuse
 from nvdra.claims.entries import allocation, answers, exclusive_names
 from nvdra.claims.outcome import (
     AlreadyPrepared,
@@ -26,8 +26,8 @@ from nvdra.claims.outcome import (
     TearDownFirst,
     WaitForClaim,
 )
-from nvdra.claims.release import release
-from nvdra.claims.seal import seal_entry
+from nvdra.claims.sealing import seal_entry
+from nvdra.claims.unprepare_plan import release
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -38,7 +38,7 @@ def plan(
     driver: Driver[V],
     claim: Claim,
     node: V,
-    record: Record,
+    checkpoint: Checkpoint,
     *,
     pool: str,
     has_file: bool,
@@ -47,7 +47,7 @@ def plan(
 ) -> Plan:
     """What preparing `claim` takes on this node, given everything prepared before it.
 
-    record     the checkpoint, including the batch's earlier claims
+    checkpoint     the checkpoint, including the batch's earlier claims
     pool       this node's pool; a result of another pool is another node's device
     has_file   the claim's CDI file exists and says what it should now
     unsettled  device name to claim UID: CDI files whose entries were lost, while the API server is silent
@@ -60,7 +60,7 @@ def plan(
         return Refuse(
             f"claim {claim.ref} is allocated no device of {driver.name}: its allocation changed since kubelet read it"
         )
-    if (known := answer_if_prepared(driver, claim, node, record, has_file=has_file)) is not None:
+    if (known := answer_if_prepared(driver, claim, node, checkpoint, has_file=has_file)) is not None:
         return known
     for result in ours:
         if result.pool != pool:
@@ -70,11 +70,11 @@ def plan(
             )
         if why := driver.forbids(result, node):
             return Refuse(f"prepare devices failed: {why}", permanent=True)
-    if refuse := _conflict(driver, claim.ref, ours, node, record, unsettled):
+    if refuse := _conflict(driver, claim.ref, ours, node, checkpoint, unsettled):
         return refuse
-    if first := _first(driver, claim.ref, ours, node, record, in_work):
+    if first := _first(driver, claim.ref, ours, node, checkpoint, in_work):
         return first
-    members: list[tuple[Result, Device]] = []
+    members: list[tuple[Result, NodeDevice]] = []
     for result in ours:
         device = driver.resolve(result, node)
         if isinstance(device, Missing):
@@ -85,32 +85,32 @@ def plan(
         groups = driver.group(members, claim.configs)
     except ConfigRefused as odd:
         return Refuse(f"prepare devices failed: {odd}", permanent=True)
-    steps = driver.steps(claim.ref, groups, node, record)
+    steps = driver.steps(claim.ref, groups, node, checkpoint)
     if isinstance(steps, Refuse):
         return steps
     return NeedsSteps(claim, groups, steps) if steps.apply else Ready(claim, groups, steps.facts)
 
 
 def answer_if_prepared(
-    driver: Driver[V], claim: Claim, node: V, record: Record, *, has_file: bool
+    driver: Driver[V], claim: Claim, node: V, checkpoint: Checkpoint, *, has_file: bool
 ) -> AlreadyPrepared | Repair | Refuse | None:
     """The checkpoint's answer for a claim that was completed with this very allocation; None for any other."""
-    entry = record.entries.get(claim.ref.uid)
+    entry = checkpoint.entries.get(claim.ref.uid)
     if entry is None or entry.state != "PrepareCompleted":
         return None
     if allocation(entry.status, driver.name) != allocation(claim.status, driver.name):
         return None
-    return _again(driver, claim.ref, entry, node, has_file)
+    return _answer_prepared(driver, claim.ref, entry, node, has_file)
 
 
 def answer_from_checkpoint(
-    driver: Driver[V], claim: ClaimRef, node: V, record: Record, *, has_file: bool
+    driver: Driver[V], claim: ClaimRef, node: V, checkpoint: Checkpoint, *, has_file: bool
 ) -> AlreadyPrepared | Repair | Refuse | None:
     """The checkpoint's answer while the API server is silent; None if the claim was never completed."""
-    entry = record.entries.get(claim.uid)
+    entry = checkpoint.entries.get(claim.uid)
     if entry is None or entry.state != "PrepareCompleted":
         return None
-    return _again(driver, claim, entry, node, has_file)
+    return _answer_prepared(driver, claim, entry, node, has_file)
 
 
 def unable(claim: ClaimRef) -> str:
@@ -119,28 +119,28 @@ def unable(claim: ClaimRef) -> str:
 
 
 def _first(
-    driver: Driver[V], claim: ClaimRef, ours: list[Result], node: V, record: Record, in_work: Set[str]
+    driver: Driver[V], claim: ClaimRef, ours: list[Result], node: V, checkpoint: Checkpoint, in_work: Set[str]
 ) -> Refuse | RollBackFirst | WaitForClaim | None:
     """What must end before anything is prepared."""
-    entry = record.entries.get(claim.uid)
-    if entry is not None and (first := _rolled_back_first(driver, claim, entry, node, record)):
+    entry = checkpoint.entries.get(claim.uid)
+    if entry is not None and (first := _rolled_back_first(driver, claim, entry, node, checkpoint)):
         return first
     for result in ours:
         if result.admin_access:
             continue
-        for uid in _overlapping(driver, result, claim, node, record):
+        for uid in _overlapping(driver, result, claim, node, checkpoint):
             if uid in in_work:
                 return WaitForClaim(uid)
-            begun = record.entries[uid]
+            begun = checkpoint.entries[uid]
             other = ClaimRef(begun.namespace, begun.name, uid)
-            if first := _rolled_back_first(driver, other, begun, node, record):
+            if first := _rolled_back_first(driver, other, begun, node, checkpoint):
                 return first
     return None
 
 
-def _overlapping(driver: Driver[V], result: Result, claim: ClaimRef, node: V, record: Record) -> Iterator[str]:
+def _overlapping(driver: Driver[V], result: Result, claim: ClaimRef, node: V, checkpoint: Checkpoint) -> Iterator[str]:
     """UIDs of other claims that are half prepared or half torn down where the result's device lies."""
-    for uid, entry in record.entries.items():
+    for uid, entry in checkpoint.entries.items():
         if uid == claim.uid or entry.state != "PrepareStarted":
             continue
         if result.device in exclusive_names(entry, driver.name) or driver.overlaps(result, entry, node):
@@ -148,12 +148,12 @@ def _overlapping(driver: Driver[V], result: Result, claim: ClaimRef, node: V, re
 
 
 def _rolled_back_first(
-    driver: Driver[V], claim: ClaimRef, entry: Entry, node: V, record: Record
+    driver: Driver[V], claim: ClaimRef, entry: Entry, node: V, checkpoint: Checkpoint
 ) -> Refuse | RollBackFirst | None:
-    match release(driver, claim, entry, node, record):
+    match release(driver, claim, entry, node, checkpoint):
         case Refuse() as refuse:
             return refuse
-        case Forget(holds=False) if entry.state == "PrepareStarted":
+        case Forget(blocks_others=False) if entry.state == "PrepareStarted":
             return None  # it changed nothing
         case Forget() | TearDownFirst():
             # Also where no hardware changes: for a claim that was allocated anew, one write for both would leave the
@@ -162,7 +162,7 @@ def _rolled_back_first(
             return RollBackFirst(claim, entry)
 
 
-def _again(
+def _answer_prepared(
     driver: Driver[V], claim: ClaimRef, entry: Entry, node: V, has_file: bool
 ) -> AlreadyPrepared | Repair | Refuse:
     """The answer for a completed claim whose allocation is unchanged."""
@@ -192,13 +192,13 @@ def _conflict(
     claim: ClaimRef,
     ours: list[Result],
     node: V,
-    record: Record,
+    checkpoint: Checkpoint,
     unsettled: Mapping[str, str],
 ) -> Refuse | None:
     for result in ours:
         if result.admin_access:
             continue
-        if other := conflicting_claim(driver, result, claim, node, record):
+        if other := conflicting_claim(driver, result, claim, node, checkpoint):
             return Refuse(
                 f"{unable(claim)}requested device {result.device} is already allocated to different claim {other}"
             )
@@ -211,12 +211,14 @@ def _conflict(
     return None
 
 
-def conflicting_claim(driver: Driver[V], result: Result, claim: ClaimRef, node: V, record: Record) -> str | None:
+def conflicting_claim(
+    driver: Driver[V], result: Result, claim: ClaimRef, node: V, checkpoint: Checkpoint
+) -> str | None:
     """UID of another completed claim that holds the result's device, or where it lies; None if it is free.
 
     A device is held by name (the allocation's word) and by extent (the driver's word).
     """
-    for uid, entry in record.entries.items():
+    for uid, entry in checkpoint.entries.items():
         if uid == claim.uid or entry.state != "PrepareCompleted":
             continue
         if any(other.device == result.device for other in allocation(entry.status, driver.name).exclusive):

@@ -18,7 +18,7 @@ from nvdra._nvml import TIMEOUT, Library, Mig, Sweep
 from nvdra.gpu.scan import GpuScan, LeftOut, MigScan, NodeScan, NvLink
 from nvdra.nvml import partitions
 from nvdra.nvml.errors import NvmlHung
-from nvdra.nvml.worker import Gate, Worker, outcome
+from nvdra.nvml.worker import SessionBarrier, Worker, outcome
 from nvdra.ports import Clock
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Stuck:
+class HungCall:
     """A call that has not come back.
 
     gpu   NVML's index; None where the call was to tell it
@@ -43,7 +43,7 @@ class Stuck:
     since_s: float
 
 
-class Crew:
+class NvmlThreads:
     """The threads, and the walk over a node that survives losing some of them.
 
     when_back   called when the last call is out of NVML
@@ -52,19 +52,19 @@ class Crew:
     def __init__(self, clock: Clock, when_back: Callable[[], None]) -> None:
         self._clock = clock
         self._when_back = when_back
-        self._gate = Gate(when_back)
+        self._barrier = SessionBarrier(when_back)
         self._owner = Worker("nvml-owner")
         self._workers: dict[int | str, Worker] = {}  # by index in a scan, by UUID for one GPU
         self._turns: dict[str, asyncio.Lock] = {}
         self._gpus: dict[str, Mig] = {}  # by UUID, of this session
         self._minors: dict[str, int] = {}  # by UUID
-        self._stuck: list[Stuck] = []
+        self._hung_calls: list[HungCall] = []
         self._hung: tuple[asyncio.Future[None], NvmlHung] | None = None
 
     @property
     def is_quiet(self) -> bool:
         """Whether no call is under way, not even one that nobody waits for any more."""
-        return self._gate.is_quiet
+        return self._barrier.is_quiet
 
     async def look(self, work: Callable[[], None], timeout_s: float, function: str) -> None:
         """Carries out what concerns the session but changes nothing for the calls under way. Raises NvmlHung."""
@@ -78,11 +78,11 @@ class Crew:
 
     async def change(self, work: Callable[[], None], timeout_s: float, function: str) -> None:
         """Carries out a change of the session: no other call is under way meanwhile. Raises NvmlHung."""
-        for stuck in self._stuck:
-            silence_s = self._clock.now() - stuck.since_s
-            raise NvmlHung(stuck.function, silence_s, "NVML can be neither closed nor opened anew until it does")
+        for hung in self._hung_calls:
+            silence_s = self._clock.now() - hung.since_s
+            raise NvmlHung(hung.function, silence_s, "NVML can be neither closed nor opened anew until it does")
         try:
-            async with self._gate.alone(self._clock, timeout_s):
+            async with self._barrier.alone(self._clock, timeout_s):
                 await self.look(work, timeout_s, function)
         except TimeoutError:
             raise NvmlHung("a call into NVML", timeout_s, f"{function} waits for it") from None
@@ -108,8 +108,8 @@ class Crew:
         turn = self._turns.setdefault(uuid, asyncio.Lock())
         await turn.acquire()
         try:
-            self._refuse_stuck(uuid)
-            running = await self._gate.call(self._worker(uuid), lambda: work(self._gpu(library(), uuid)))
+            self._refuse_if_hung(uuid)
+            running = await self._barrier.call(self._worker(uuid), lambda: work(self._gpu(library(), uuid)))
         except BaseException:
             turn.release()
             raise
@@ -122,8 +122,8 @@ class Crew:
             gpu = self._gpus.get(uuid)
             function = "" if gpu is None else gpu.function
             index = None if gpu is None or gpu.index < 0 else gpu.index
-            stuck = Stuck(function, index, None, self._minors.get(uuid), uuid, self._clock.now())
-            self._leave(running, self._workers.pop(uuid), stuck)
+            hung = HungCall(function, index, None, self._minors.get(uuid), uuid, self._clock.now())
+            self._leave(running, self._workers.pop(uuid), hung)
             raise NvmlHung(function, timeout_s, f"{uuid} is left alone until it does", running) from None
         finally:
             turn.release()
@@ -134,11 +134,11 @@ class Crew:
             gpu = self._gpus[uuid] = Mig(library, uuid)
         return gpu
 
-    def _refuse_stuck(self, uuid: str) -> None:
-        for stuck in self._stuck:
-            if stuck.uuid == uuid and stuck.peer is None:
-                silence_s = self._clock.now() - stuck.since_s
-                raise NvmlHung(stuck.function, silence_s, f"{uuid} is left alone until it does")
+    def _refuse_if_hung(self, uuid: str) -> None:
+        for hung in self._hung_calls:
+            if hung.uuid == uuid and hung.peer is None:
+                silence_s = self._clock.now() - hung.since_s
+                raise NvmlHung(hung.function, silence_s, f"{uuid} is left alone until it does")
 
     async def scan(self, library: Library, timeout_s: float, *, profiles: bool) -> NodeScan:
         """The node in one sweep by the owner.
@@ -148,7 +148,7 @@ class Crew:
         Raises NvmlError when the node refuses, NvmlHung when a call about no GPU hangs.
         """
         sweep = Sweep(library, self._silent(), self._without_pairs(), profiles)
-        running = await self._gate.call(self._owner, sweep.run)
+        running = await self._barrier.call(self._owner, sweep.run)
         if await self._stops(running, sweep, timeout_s):
             gpu, peer, function, _ = sweep.place
             if gpu is None:
@@ -159,7 +159,7 @@ class Crew:
                 await self._read_pairs(sweep, timeout_s)
         else:
             running.result()
-        return self._told(sweep)
+        return self._node_scan(sweep)
 
     async def _stops(self, running: asyncio.Future[None], sweep: Sweep, timeout_s: float) -> bool:
         """Whether the walk stands still in one call for `timeout_s`; False when it came to its end."""
@@ -176,7 +176,7 @@ class Crew:
 
     async def _read_rest(self, sweep: Sweep, timeout_s: float) -> None:
         reading = {
-            gpu: await self._gate.call(self._worker(gpu), partial(sweep.read_gpu, gpu)) for gpu in sweep.unread()
+            gpu: await self._barrier.call(self._worker(gpu), partial(sweep.read_gpu, gpu)) for gpu in sweep.unread()
         }
         if not reading:
             return
@@ -189,7 +189,7 @@ class Crew:
                     self._give_up(running, self._workers.pop(gpu), sweep, gpu, None, sweep.function_at(gpu))
 
     async def _read_pairs(self, sweep: Sweep, timeout_s: float) -> None:
-        running = await self._gate.call(self._owner, sweep.read_pairs)
+        running = await self._barrier.call(self._owner, sweep.read_pairs)
         if await self._stops(running, sweep, timeout_s):
             gpu, peer, function, _ = sweep.place
             assert gpu is not None
@@ -209,36 +209,36 @@ class Crew:
         self, running: asyncio.Future[None], worker: Worker, sweep: Sweep, gpu: int, peer: int | None, function: str
     ) -> None:
         minor, uuid = sweep.known(gpu)
-        self._leave(running, worker, Stuck(function, gpu, peer, minor, uuid, self._clock.now()))
+        self._leave(running, worker, HungCall(function, gpu, peer, minor, uuid, self._clock.now()))
 
-    def _leave(self, running: asyncio.Future[T], worker: Worker, stuck: Stuck) -> None:
+    def _leave(self, running: asyncio.Future[T], worker: Worker, hung: HungCall) -> None:
         """Leaves a thread in its call, and its GPU alone for as long."""
-        self._stuck.append(stuck)
+        self._hung_calls.append(hung)
         worker.retire()
 
         def back(_: asyncio.Future[T]) -> None:
-            self._stuck.remove(stuck)
-            telemetry.info(0, "An NVML call came back", function=stuck.function, index=stuck.gpu, uuid=stuck.uuid)
+            self._hung_calls.remove(hung)
+            telemetry.info(0, "An NVML call came back", function=hung.function, index=hung.gpu, uuid=hung.uuid)
 
         running.add_done_callback(back)
         telemetry.warning(
-            "An NVML call does not return", function=stuck.function, index=stuck.gpu, uuid=stuck.uuid, peer=stuck.peer
+            "An NVML call does not return", function=hung.function, index=hung.gpu, uuid=hung.uuid, peer=hung.peer
         )
 
     def _silent(self) -> set[int]:
-        return {stuck.gpu for stuck in self._stuck if stuck.gpu is not None and stuck.peer is None}
+        return {hung.gpu for hung in self._hung_calls if hung.gpu is not None and hung.peer is None}
 
     def _without_pairs(self) -> set[int]:
         """GPUs in a pair that hung: which of the two is to blame is not known, and topology is worth no thread more."""
-        pairs = [(stuck.gpu, stuck.peer) for stuck in self._stuck if stuck.peer is not None]
+        pairs = [(hung.gpu, hung.peer) for hung in self._hung_calls if hung.peer is not None]
         return {gpu for pair in pairs for gpu in pair if gpu is not None}
 
-    def _told(self, sweep: Sweep) -> NodeScan:
+    def _node_scan(self, sweep: Sweep) -> NodeScan:
         driver_version, cuda_driver_version, gpus, refused, ancestors, p2p = sweep.tell()
         left_out = [LeftOut(*refusal) for refusal in refused]
         # Two calls about one GPU may hang: it is left out once.
-        alone = {stuck.gpu: stuck for stuck in self._stuck if stuck.gpu is not None and stuck.peer is None}
-        left_out += [self._left_alone(index, stuck) for index, stuck in alone.items()]
+        alone = {hung.gpu: hung for hung in self._hung_calls if hung.gpu is not None and hung.peer is None}
+        left_out += [self._left_alone(index, hung) for index, hung in alone.items()]
         # GPUs on one board have the same links to the same switches: each is made once.
         links = {link: NvLink(*link) for link in {link for gpu in gpus for link in gpu[13]}}
         tables, partitioned = sweep.tell_mig()
@@ -266,7 +266,7 @@ class Crew:
             if gpu[2] not in self._gpus:
                 self._gpus[gpu[2]] = sweep.mig(gpu[0])
 
-    def _left_alone(self, index: int, stuck: Stuck) -> LeftOut:
-        silence_s = self._clock.now() - stuck.since_s
+    def _left_alone(self, index: int, hung: HungCall) -> LeftOut:
+        silence_s = self._clock.now() - hung.since_s
         text = f"given up {silence_s:.0f} s ago, as the call did not return; the GPU is left alone until it does"
-        return LeftOut(index, stuck.minor, stuck.uuid, stuck.function, TIMEOUT, text)
+        return LeftOut(index, hung.minor, hung.uuid, hung.function, TIMEOUT, text)

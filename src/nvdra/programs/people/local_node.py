@@ -7,15 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nvdra import checkpoint
 from nvdra.api import Gates
 from nvdra.api import gates as feature_gates
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
+from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory, from_scan
 from nvdra.gpu.extents import DRIVER
 from nvdra.host import DriverFileMissing, DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
+from nvdra.node.checkpoint_file import NAME
 from nvdra.node.clock import LoopClock
-from nvdra.node.record_file import NAME
 from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
 from nvdra.programs import gpu_flags
 from nvdra.programs.flags import Flag, UsageError, parse_words
@@ -31,7 +31,7 @@ _SHARED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LocalNode:
     """One node's paths, and how the answer is to look.
 
     root       the driver root as this process sees it
@@ -55,7 +55,7 @@ class Place:
         return f"{self.plugins_dir}/{DRIVER}"
 
     @property
-    def record_path(self) -> str:
+    def checkpoint_path(self) -> str:
         return f"{self.plugin_dir}/{NAME}"
 
     @property
@@ -66,10 +66,10 @@ class Place:
     def bus(self) -> PciBus:
         return look_at_bus(self.host, self.root)
 
-    def record(self) -> Record | None:
-        """The record as it is on disk; None if there is none. Raises OSError and checkpoint.Unreadable."""
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint as it is on disk; None if there is none. Raises OSError and Unreadable."""
         try:
-            return checkpoint.decode(self.host.read(self.record_path))
+            return decode_checkpoint(self.host.read(self.checkpoint_path))
         except FileNotFoundError:
             return None
 
@@ -105,7 +105,7 @@ def gates_of(values: Mapping[str, object]) -> Gates:
         raise UsageError(f'invalid value "{text}" for flag -feature-gates: {error}') from None
 
 
-def place(
+def open_local_node(
     command: str,
     about: str,
     argv: Sequence[str],
@@ -114,7 +114,7 @@ def place(
     outputs: tuple[str, ...] = ("text", "json"),
     more: Sequence[Flag] = (),
     words: str = "",
-) -> tuple[Place, dict[str, object], list[str]]:
+) -> tuple[LocalNode, dict[str, object], list[str]]:
     """The place that the command line and the environment name, the values of `more`, and the words.
 
     outputs  the first is the default
@@ -135,7 +135,7 @@ def place(
     values, rest = parse_words(f"nvdra {command}", about, flags, argv, environ, usage=usage)
     if rest and not words:
         raise UsageError(f"nvdra {command} takes no arguments: {' '.join(rest)}")
-    here = Place(
+    here = LocalNode(
         host=host,
         root=driver_root(host, os.path.abspath(values["container_driver_root"]), environ),
         host_root=values["nvidia_driver_root"],

@@ -1,4 +1,4 @@
-"""The offer: what is published of an inventory, given what the record holds; and what the log says of it, once."""
+"""The offer: what is published of an inventory, given what the checkpoint holds; and what the log says of it, once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from nvdra import telemetry
 from nvdra.api import gates
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory
-from nvdra.node.gpu.offer import Offer
+from nvdra.node.gpu.desired_pool import DesiredPool
 from tests.unit.claims.world import claim, h200s, mig_prepared
 from tests.unit.gpu.scans import h200_scan, instance, inventory
 from tests.unit.node.mig_world import half, small
 
-NONE = Record("boot")
+NONE = Checkpoint("boot")
 
 
 class Node:
@@ -28,7 +28,9 @@ class Node:
         self.has_gpus = True
         self.published: list[tuple[set[str], Set[str], int]] = []
         self.logged: list[str] = []
-        self.offer = Offer(self, gates.parse("DynamicMIG=true"), lambda: self.inventory, lambda: self.has_gpus)  # type: ignore[arg-type]
+        self.desired_pool = DesiredPool(
+            self, gates.parse("DynamicMIG=true"), lambda: self.inventory, lambda: self.has_gpus
+        )  # type: ignore[arg-type]
         monkeypatch.setattr(telemetry, "warning", self._log)
         monkeypatch.setattr(telemetry, "info", lambda level, text, **more: level or self._log(text, **more))
 
@@ -49,28 +51,28 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     return Node(monkeypatch)
 
 
-def test_nothing_is_offered_before_the_record_is_known(node: Node) -> None:
-    node.offer.renew()
+def test_nothing_is_published_before_the_checkpoint_is_known(node: Node) -> None:
+    node.desired_pool.renew()
     assert node.published == []
-    node.offer.recorded(NONE)
+    node.desired_pool.checkpoint_changed(NONE)
     ((names, withdrawn, counters),) = node.published
     assert names == set(node.inventory.devices)
     assert (withdrawn, counters) == (frozenset(), 2)
 
 
-def test_a_record_that_holds_nothing_back_publishes_nothing_anew(node: Node) -> None:
-    node.offer.recorded(NONE)
-    node.offer.recorded(mig_prepared(claim("c1", small(0))))
+def test_a_checkpoint_that_holds_nothing_back_publishes_nothing_anew(node: Node) -> None:
+    node.desired_pool.checkpoint_changed(NONE)
+    node.desired_pool.checkpoint_changed(mig_prepared(claim("c1", small(0))))
     assert len(node.published) == 1
-    node.offer.renew()
+    node.desired_pool.renew()
     assert len(node.published) == 2
 
 
-def test_what_overlaps_somebody_else_s_partition_is_held_back_and_said_once(node: Node) -> None:
-    node.offer.recorded(NONE)
+def test_what_overlaps_an_unmanaged_partition_is_held_back_and_said_once(node: Node) -> None:
+    node.desired_pool.checkpoint_changed(NONE)
     node.partitioned(instance(19, 3, 1))
     for _ in range(2):
-        node.offer.renew()
+        node.desired_pool.renew()
     assert {"gpu-0", small(3)} <= node.published[-1][1]
     assert half(4) not in node.published[-1][1]
     partition = f"GPU instance 4 (profile 19, memory slice 3) of gpu-0 ({h200_scan().uuid})"
@@ -81,33 +83,33 @@ def test_what_overlaps_somebody_else_s_partition_is_held_back_and_said_once(node
     (line,) = (line for line in node.logged if line.startswith("Devices are not offered"))
     assert line.endswith(f": {sorted(node.published[-1][1])}")
     node.partitioned()
-    node.offer.renew()
+    node.desired_pool.renew()
     assert node.logged[-1] == f"A partition that this driver did not make is gone: {partition}"
     assert node.published[-1][1] == frozenset()
 
 
 def test_a_claim_that_leaves_its_partition_behind_makes_it_somebody_else_s(node: Node) -> None:
-    record = mig_prepared(claim("c1", small(3)))
+    checkpoint = mig_prepared(claim("c1", small(3)))
     node.partitioned(instance(19, 3, 1))
-    node.offer.recorded(record)
+    node.desired_pool.checkpoint_changed(checkpoint)
     assert node.published[-1][1] == frozenset()
-    node.offer.recorded(NONE)
+    node.desired_pool.checkpoint_changed(NONE)
     assert small(3) in node.published[-1][1]
 
 
 def test_what_cannot_be_read_now_stays_as_it_is(node: Node) -> None:
-    node.offer.recorded(NONE)
+    node.desired_pool.checkpoint_changed(NONE)
     node.inventory = Inventory(unread="no driver is loaded")
-    node.offer.renew()
+    node.desired_pool.renew()
     node.inventory = Inventory()
-    node.offer.renew()  # GPUs are on the bus, and none of them is an NVML's
+    node.desired_pool.renew()  # GPUs are on the bus, and none of them is an NVML's
     assert len(node.published) == 1
     node.has_gpus = False
-    node.offer.renew()
+    node.desired_pool.renew()
     assert node.published[-1] == (set(), frozenset(), 0)
 
 
 def test_what_could_be_read_before_is_offered_while_the_driver_is_away(node: Node) -> None:
     node.inventory = replace(inventory(), unread="no driver is loaded")
-    node.offer.recorded(NONE)
+    node.desired_pool.checkpoint_changed(NONE)
     assert len(node.published[-1][0]) == 8

@@ -1,11 +1,11 @@
-"""The ledger: the record on disk, changed in batches.
+"""The ledger: the checkpoint on disk, changed in batches.
 
 What arrives while a batch is being written waits for the next one and shares its locks, its read and its write; a batch
 waits a moment for what is on the way to it.
 The two file locks span one batch and nothing slower; they exclude another instance of this driver, ours or the Go
 driver. What a change contains is decided elsewhere, by pure functions; this module only carries it out:
 
-    CDI files that a new entry needs   →   the record, once, durably   →   CDI files nobody needs any more
+    CDI files that a new entry needs   →   the checkpoint, once, durably   →   CDI files nobody needs any more
 
 so that a completed entry is never without its file, and a file without entry is an orphan that a sweep removes.
 """
@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from nvdra.checkpoint import Entry, Record
-from nvdra.node.record_file import RecordFile
+from nvdra.checkpoint import Checkpoint, Entry
+from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.ports import Host, LockError, Put, Removal
 
 T = TypeVar("T")
@@ -37,9 +37,9 @@ class Change(Generic[T]):
     """What one decision does to the node.
 
     answer   what its asker gets once everything below is on disk
-    entries  claim UID to its new entry; None: the entry leaves the record
-    write    CDI files to put in place before the record, path to content
-    remove   CDI files to take away after the record
+    entries  claim UID to its new entry; None: the entry leaves the checkpoint
+    write    CDI files to put in place before the checkpoint, path to content
+    remove   CDI files to take away after the checkpoint
     """
 
     answer: T
@@ -48,10 +48,10 @@ class Change(Generic[T]):
     remove: tuple[str, ...] = ()
 
 
-Decide = Callable[[Record], Change[T]]
+Decide = Callable[[Checkpoint], Change[T]]
 
 
-class LedgerError(Exception):
+class CheckpointError(Exception):
     """A change that could not be made durable; the text names the file and the cause. Nothing of it remains."""
 
     def __init__(self, text: str, *, lock: bool = False) -> None:
@@ -61,7 +61,7 @@ class LedgerError(Exception):
 
 @dataclass(slots=True)
 class _Job:
-    decide: Callable[[Record], Change[Any]]
+    decide: Callable[[Checkpoint], Change[Any]]
     done: asyncio.Future[Any]
     change: Change[Any] | None = None
     has_failed: bool = False
@@ -72,21 +72,21 @@ class _Job:
             self.done.set_exception(error)
 
 
-class Ledger:
+class CheckpointWriter:
     """Decisions in, durable changes out; one batch at a time.
 
-    on_record(record)   called with each record that is new, whether it was written or found on disk, for gauges
+    on_checkpoint(checkpoint)   called with each checkpoint that is new, whether it was written or found on disk, for gauges
     """
 
     def __init__(
-        self, host: Host, record_file: RecordFile, plugin_dir: str, on_record: Callable[[Record], None]
+        self, host: Host, checkpoint_file: CheckpointFile, plugin_dir: str, on_checkpoint: Callable[[Checkpoint], None]
     ) -> None:
         self._host = host
-        self._file = record_file
+        self._file = checkpoint_file
         self._pu_lock = f"{plugin_dir}/pu.lock"
         self._cp_lock = f"{plugin_dir}/cp.lock"
-        self._on_record = on_record
-        self._told: Record | None = None
+        self._on_checkpoint = on_checkpoint
+        self._announced: Checkpoint | None = None
         self._waiting: deque[_Job] = deque()
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
@@ -109,10 +109,10 @@ class Ledger:
             self._waiting.popleft().fail(_shutting_down())
 
     async def submit(self, decide: Decide[T]) -> T:
-        """Run `decide` on the record as it will then be, carry its change out, return its answer.
+        """Run `decide` on the checkpoint as it will then be, carry its change out, return its answer.
 
         `decide` must be pure and quick: it runs under the node's locks. A caller that is cancelled does not stop its
-        change. Raises LedgerError, or what `decide` raises.
+        change. Raises CheckpointError, or what `decide` raises.
         """
         if self._has_stopped:
             raise _shutting_down()
@@ -135,13 +135,13 @@ class Ledger:
                 self._none_coming.set()
 
     @property
-    def remembered(self) -> Record | None:
-        """The record as this program last saw it: a hint, nothing to decide by."""
-        return self._file.remembered
+    def last_seen(self) -> Checkpoint | None:
+        """The checkpoint as this program last saw it: a hint, nothing to decide by."""
+        return self._file.last_seen
 
-    def known(self) -> Record | None:
-        """The record as it is now, for answers that change nothing: nobody's lock is waited for. None: `submit`."""
-        return self._file.known()
+    def peek(self) -> Checkpoint | None:
+        """The checkpoint as it is now, for answers that change nothing: nobody's lock is waited for. None: `submit`."""
+        return self._file.peek()
 
     async def _batches(self) -> None:
         while True:
@@ -170,9 +170,9 @@ class Ledger:
         except LockError as refused:
             # DROP-IN: texts and counters of the Go driver, so that existing alerts still match.
             if refused.path == self._pu_lock:
-                failure = LedgerError(f"error acquiring prep/unprep lock: {refused}", lock=True)
+                failure = CheckpointError(f"error acquiring prep/unprep lock: {refused}", lock=True)
             else:
-                failure = LedgerError(f"unable to get checkpoint: error acquiring cplock: {refused}")
+                failure = CheckpointError(f"unable to get checkpoint: error acquiring cplock: {refused}")
             for job in batch:
                 job.fail(failure)
         except Exception as error:
@@ -189,40 +189,40 @@ class Ledger:
         try:
             before = await self._file.current()
         except OSError as error:
-            raise LedgerError(
+            raise CheckpointError(
                 f"unable to get checkpoint: {error.filename or self._file.path}: {error.strerror or error}"
             ) from None
-        record = before
+        checkpoint = before
         for job in batch:
             try:
-                job.change = job.decide(record)
+                job.change = job.decide(checkpoint)
             except Exception as error:
                 job.fail(error)
                 continue
-            record = _with(record, job.change.entries)
+            checkpoint = _with(checkpoint, job.change.entries)
 
         written = await self._write(batch, before)
-        if written is not None and written is not self._told:
-            self._told = written
-            self._on_record(written)
+        if written is not None and written is not self._announced:
+            self._announced = written
+            self._on_checkpoint(written)
 
-    async def _write(self, batch: list[_Job], before: Record) -> Record | None:
-        """The record with the batch's changes, all of them done; None if it could not be written.
+    async def _write(self, batch: list[_Job], before: Checkpoint) -> Checkpoint | None:
+        """The checkpoint with the batch's changes, all of them done; None if it could not be written.
 
         In one turn of the writer; where a CDI file cannot be written, once more without the claims it is for.
         """
         made: set[str] = set()
         while True:
             alive = _alive(batch)
-            record = before
+            checkpoint = before
             for job in alive:
-                record = _with(record, _change(job).entries)
+                checkpoint = _with(checkpoint, _change(job).entries)
             put = [Put(path, content, mode=0o644) for job in alive for path, content in _change(job).write.items()]
             removals = _removals(alive)
             try:
-                if record.entries != before.entries:
-                    await self._file.store(record, first=put, then=removals)
-                    return record
+                if checkpoint.entries != before.entries:
+                    await self._file.store(checkpoint, first=put, then=removals)
+                    return checkpoint
                 if put or removals:
                     await self._host.carry_out([*put, *removals])
                 return before
@@ -231,7 +231,7 @@ class Ledger:
                 concerned = [job for job in alive if path in _change(job).write]
                 if not concerned:
                     self._file.forget()
-                    await self._take_back(alive, before, error)
+                    await self._roll_back(alive, before, error)
                     return None
                 folder = path.rpartition("/")[0]
                 if isinstance(error, FileNotFoundError) and folder not in made:
@@ -241,18 +241,18 @@ class Ledger:
                         continue
                 for job in concerned:
                     job.fail(
-                        LedgerError(f"unable to create CDI spec file for claim: {path}: {error.strerror or error}")
+                        CheckpointError(f"unable to create CDI spec file for claim: {path}: {error.strerror or error}")
                     )
 
-    async def _take_back(self, alive: list[_Job], before: Record, error: OSError) -> None:
-        """The record could not be written: nothing of this batch's changes may remain."""
-        # An answer from the record, or a repaired file, is true all the same.
+    async def _roll_back(self, alive: list[_Job], before: Checkpoint, error: OSError) -> None:
+        """The checkpoint could not be written: nothing of this batch's changes may remain."""
+        # An answer from the checkpoint, or a repaired file, is true all the same.
         failed = [job for job in alive if _change(job).entries or _change(job).remove]
         new = [job for job in failed if all(uid not in before.entries for uid in _change(job).entries)]
         # No entry names them: what cannot be removed now is an orphan for the sweep.
         await self._host.carry_out([Removal(path) for job in new for path in _change(job).write])
         for job in failed:
-            job.fail(LedgerError(f"unable to update checkpoint: {self._file.path}: {error.strerror or error}"))
+            job.fail(CheckpointError(f"unable to update checkpoint: {self._file.path}: {error.strerror or error}"))
 
 
 def _removals(alive: list[_Job]) -> list[Removal]:
@@ -274,17 +274,17 @@ def _change(job: _Job) -> Change[Any]:
     return job.change
 
 
-def _shutting_down() -> LedgerError:
-    return LedgerError("the plugin is shutting down; kubelet will ask its successor")
+def _shutting_down() -> CheckpointError:
+    return CheckpointError("the plugin is shutting down; kubelet will ask its successor")
 
 
-def _with(record: Record, entries: Mapping[str, Entry | None]) -> Record:
+def _with(checkpoint: Checkpoint, entries: Mapping[str, Entry | None]) -> Checkpoint:
     if not entries:
-        return record
-    merged = dict(record.entries)
+        return checkpoint
+    merged = dict(checkpoint.entries)
     for uid, entry in entries.items():
         if entry is None:
             merged.pop(uid, None)
         else:
             merged[uid] = entry
-    return replace(record, entries=merged)
+    return replace(checkpoint, entries=merged)

@@ -7,29 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra import claims
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Ready, Refuse
 from tests.unit.claims import world
-from tests.unit.claims.world import claim, foreign, plan, prepared, sealed, started
+from tests.unit.claims.world import claim, plan, prepared, sealed, started, unsupported
 
 
-def held_by(device: str, other: str, uid: str = "new") -> Refuse:
+def conflicting(device: str, other: str, uid: str = "new") -> Refuse:
     return Refuse(
         f"unable to prepare claim {uid}: requested device {device} is already allocated to different claim {other}"
     )
 
 
 def test_a_device_of_another_claim_is_refused_by_the_holder_s_uid():
-    assert plan(claim("new", "gpu-1", "gpu-0"), prepared(claim("c1", "gpu-0"))) == held_by("gpu-0", "c1")
+    assert plan(claim("new", "gpu-1", "gpu-0"), prepared(claim("c1", "gpu-0"))) == conflicting("gpu-0", "c1")
 
 
 def test_a_share_id_shares_nothing_while_sharing_is_off():
     share = {"device": "gpu-0", "shareID": "11111111-2222-3333-4444-555555555555"}
-    assert plan(claim("new", share), prepared(claim("c1", share))) == held_by("gpu-0", "c1")
+    assert plan(claim("new", share), prepared(claim("c1", share))) == conflicting("gpu-0", "c1")
 
 
 def test_a_claim_that_was_only_begun_holds_nothing():
-    begun = Record("boot", {"c1": started(claim("c1", "gpu-0"))})
+    begun = Checkpoint("boot", {"c1": started(claim("c1", "gpu-0"))})
     assert isinstance(plan(claim("new", "gpu-0"), begun), Ready)
 
 
@@ -63,12 +63,12 @@ def test_overlap_is_symmetric_and_exactly_a_common_device(one, other):
 
 @pytest.mark.parametrize("kind", ["mps", "mig"])
 def test_a_device_in_a_foreign_entry_is_held(kind):
-    record = Record("boot", {"c1": foreign(claim("c1", "gpu-0"), kind)})
-    assert plan(claim("new", "gpu-0"), record) == held_by("gpu-0", "c1")
-    assert isinstance(plan(claim("new", "gpu-1"), record), Ready)
+    checkpoint = Checkpoint("boot", {"c1": unsupported(claim("c1", "gpu-0"), kind)})
+    assert plan(claim("new", "gpu-0"), checkpoint) == conflicting("gpu-0", "c1")
+    assert isinstance(plan(claim("new", "gpu-1"), checkpoint), Ready)
 
 
-# --- files whose record was lost ---
+# --- files whose checkpoint was lost ---
 
 
 def test_a_device_of_an_unsettled_file_is_refused_to_others_only():

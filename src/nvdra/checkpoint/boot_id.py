@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from nvdra.checkpoint.record import Record
+from nvdra.checkpoint.content import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """The record to go on with, and what became of the one on disk.
+    """The checkpoint to go on with, and what became of the one on disk.
 
     what      "kept": written in this boot; "injected": it named none, this one was put in;
-              "invalidated": written in another boot, so `record` is empty
+              "invalidated": written in another boot, so `checkpoint` is empty
     stored    the boot id on disk, "" if there was none
     current   the boot id now
     """
 
-    record: Record
+    checkpoint: Checkpoint
     what: Literal["kept", "injected", "invalidated"]
     stored: str
     current: str
@@ -33,10 +33,10 @@ class Booted:
                 return f'Invalidating checkpoint: checkpoint nodeBootID "{self.stored}" != current "{self.current}"'
 
 
-def boot(record: Record, boot_id: str) -> Booted:
-    """What a program that starts in boot `boot_id` makes of the record it finds."""
-    if record.boot_id == boot_id:
-        return Booted(record, "kept", record.boot_id, boot_id)
-    if not record.boot_id:
-        return Booted(replace(record, boot_id=boot_id), "injected", "", boot_id)
-    return Booted(Record(boot_id), "invalidated", record.boot_id, boot_id)
+def boot(checkpoint: Checkpoint, boot_id: str) -> Booted:
+    """What a program that starts in boot `boot_id` makes of the checkpoint it finds."""
+    if checkpoint.boot_id == boot_id:
+        return Booted(checkpoint, "kept", checkpoint.boot_id, boot_id)
+    if not checkpoint.boot_id:
+        return Booted(replace(checkpoint, boot_id=boot_id), "injected", "", boot_id)
+    return Booted(Checkpoint(boot_id), "invalidated", checkpoint.boot_id, boot_id)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from nvdra.checkpoint import Entry, Record
-from nvdra.node import ledger as ledger_module
-from nvdra.node.ledger import Change, LedgerError
-from tests.unit.node.world import RECORD, C, P, World
+from nvdra.checkpoint import Checkpoint, Entry
+from nvdra.node import checkpoint_writer as checkpoint_writer_module
+from nvdra.node.checkpoint_writer import Change, CheckpointError
+from tests.unit.node.world import CHECKPOINT, C, P, World
 
-Decide = Callable[[Record], Change[str]]
+Decide = Callable[[Checkpoint], Change[str]]
 STATUS = b"{}"
 
 
@@ -25,20 +25,20 @@ def entry(name: str) -> Entry:
 def put(uid: str, *, file: bool = True) -> Decide:
     """A claim prepared: its file, then its entry."""
     write = {f"{C}/{uid}.yaml": uid.encode()} if file else {}
-    return lambda record: Change(f"put {uid}", entries={uid: entry(uid)}, write=write)
+    return lambda checkpoint: Change(f"put {uid}", entries={uid: entry(uid)}, write=write)
 
 
 def drop(uid: str) -> Decide:
-    return lambda record: Change(f"dropped {uid}", entries={uid: None}, remove=(f"{C}/{uid}.yaml",))
+    return lambda checkpoint: Change(f"dropped {uid}", entries={uid: None}, remove=(f"{C}/{uid}.yaml",))
 
 
-def look(record: Record) -> Change[str]:
-    return Change(" ".join(sorted(record.entries)))
+def look(checkpoint: Checkpoint) -> Change[str]:
+    return Change(" ".join(sorted(checkpoint.entries)))
 
 
-async def outcomes(world: World, *decides: Callable[[Record], Change[Any]]) -> list[Any]:
+async def outcomes(world: World, *decides: Callable[[Checkpoint], Change[Any]]) -> list[Any]:
     """What the decisions of one batch come to."""
-    return await asyncio.gather(*map(world.ledger.submit, decides), return_exceptions=True)
+    return await asyncio.gather(*map(world.checkpoint_writer.submit, decides), return_exceptions=True)
 
 
 def names(world: World) -> list[str]:
@@ -49,40 +49,40 @@ async def test_what_comes_together_shares_a_write_and_sees_what_came_before(worl
     await outcomes(world, look)
     world.since_now()
     assert await outcomes(world, put("a"), look, put("b"), look) == ["put a", "a", "put b", "a b"]
-    assert world.effects("fsync") == [RECORD]
-    assert sorted(world.record().entries) == ["a", "b"]
-    # Files before the record.
-    assert world.effects("rename")[-1] == RECORD
+    assert world.effects("fsync") == [CHECKPOINT]
+    assert sorted(world.checkpoint().entries) == ["a", "b"]
+    # Files before the checkpoint.
+    assert world.effects("rename")[-1] == CHECKPOINT
 
 
 async def test_what_waits_while_a_batch_is_held_shares_one_more_write(world: World) -> None:
     await outcomes(world, look)
     world.since_now()
     async with world.host.lock(f"{P}/pu.lock", timeout_s=1):
-        first = asyncio.create_task(world.ledger.submit(put("first")))
+        first = asyncio.create_task(world.checkpoint_writer.submit(put("first")))
         await world.clock.settle()
-        rest = [asyncio.create_task(world.ledger.submit(put(f"c{i}"))) for i in range(20)]
+        rest = [asyncio.create_task(world.checkpoint_writer.submit(put(f"c{i}"))) for i in range(20)]
         await world.clock.settle()
     await asyncio.gather(first, *rest)
-    assert world.effects("fsync") == [RECORD, RECORD]
-    assert len(world.record().entries) == 21
+    assert world.effects("fsync") == [CHECKPOINT, CHECKPOINT]
+    assert len(world.checkpoint().entries) == 21
 
 
 async def test_a_batch_waits_for_what_is_on_its_way(world: World) -> None:
     await outcomes(world, look)
     world.since_now()
-    with world.ledger.coming():
-        first = asyncio.create_task(world.ledger.submit(put("a")))
+    with world.checkpoint_writer.coming():
+        first = asyncio.create_task(world.checkpoint_writer.submit(put("a")))
         await asyncio.sleep(0)
-        second = asyncio.create_task(world.ledger.submit(put("b")))
+        second = asyncio.create_task(world.checkpoint_writer.submit(put("b")))
         await asyncio.sleep(0)
     assert await asyncio.gather(first, second) == ["put a", "put b"]
-    assert world.effects("fsync") == [RECORD]
+    assert world.effects("fsync") == [CHECKPOINT]
 
 
 async def test_a_batch_does_not_wait_for_what_does_not_come(world: World) -> None:
-    with world.ledger.coming():
-        assert await world.timely(asyncio.create_task(world.ledger.submit(put("a")))) == "put a"
+    with world.checkpoint_writer.coming():
+        assert await world.timely(asyncio.create_task(world.checkpoint_writer.submit(put("a")))) == "put a"
 
 
 async def test_what_changes_nothing_writes_nothing(world: World) -> None:
@@ -97,14 +97,14 @@ async def test_after_the_entry_goes_the_file(world: World) -> None:
     world.since_now()
     await outcomes(world, drop("a"))
     steps = [(e.kind, e.path) for e in world.host.effects[world._mark :] if e.kind in ("rename", "unlink")]
-    assert steps == [("rename", RECORD), ("unlink", f"{C}/a.yaml")]
+    assert steps == [("rename", CHECKPOINT), ("unlink", f"{C}/a.yaml")]
 
 
 async def test_a_file_written_again_in_the_same_batch_stays(world: World) -> None:
     """A sweep takes a file for an orphan, and the claim is prepared right after it."""
     world.host.write(f"{C}/a.yaml", "orphan")
     sweep = Change("swept", remove=(f"{C}/a.yaml",))
-    assert await outcomes(world, lambda record: sweep, put("a")) == ["swept", "put a"]
+    assert await outcomes(world, lambda checkpoint: sweep, put("a")) == ["swept", "put a"]
     assert names(world) == ["a.yaml"]
     assert world.host.read(f"{C}/a.yaml") == b"a"
 
@@ -113,24 +113,24 @@ async def test_a_file_that_cannot_be_written_fails_its_claim_alone(world: World)
     world.host.refuse("write", f"{C}/bad.yaml", errno.ENOSPC)
     good, bad, seen = await outcomes(world, put("good"), put("bad"), look)
     assert (good, seen) == ("put good", "bad good")
-    assert isinstance(bad, LedgerError)
+    assert isinstance(bad, CheckpointError)
     assert str(bad) == f"unable to create CDI spec file for claim: {C}/bad.yaml: No space left on device"
-    assert sorted(world.record().entries) == ["good"]
+    assert sorted(world.checkpoint().entries) == ["good"]
     assert names(world) == ["good.yaml"]
 
 
 @pytest.mark.parametrize("kind", ["create", "write", "fsync", "rename"])
-async def test_a_record_that_cannot_be_written_fails_the_batch_and_leaves_nothing_of_it(
+async def test_a_checkpoint_that_cannot_be_written_fails_the_batch_and_leaves_nothing_of_it(
     world: World, kind: str
 ) -> None:
     await outcomes(world, put("old"))
     before = world.files()
-    world.host.refuse(kind, RECORD, errno.ENOSPC)
+    world.host.refuse(kind, CHECKPOINT, errno.ENOSPC)
     done, seen, dropped = await outcomes(world, put("a"), look, drop("old"))
     assert seen == "a old"
     for failed in (done, dropped):
-        assert isinstance(failed, LedgerError)
-        assert str(failed) == f"unable to update checkpoint: {RECORD}: No space left on device"
+        assert isinstance(failed, CheckpointError)
+        assert str(failed) == f"unable to update checkpoint: {CHECKPOINT}: No space left on device"
     assert world.files() == before
     world.host.forgive()
     assert await outcomes(world, look, put("a"), drop("old")) == ["old", "put a", "dropped old"]
@@ -139,15 +139,15 @@ async def test_a_record_that_cannot_be_written_fails_the_batch_and_leaves_nothin
 
 async def test_what_cannot_be_taken_back_is_an_orphan_and_no_worse(world: World) -> None:
     await outcomes(world, look)
-    world.host.refuse("rename", RECORD, errno.EROFS)
+    world.host.refuse("rename", CHECKPOINT, errno.EROFS)
     world.host.refuse("unlink", C, errno.EROFS)
     (failed,) = await outcomes(world, put("a"))
-    assert str(failed) == f"unable to update checkpoint: {RECORD}: Read-only file system"
+    assert str(failed) == f"unable to update checkpoint: {CHECKPOINT}: Read-only file system"
     world.host.forgive()
     assert await outcomes(world, look) == [""]
 
 
-async def test_a_record_written_but_not_opened_again_counts_as_written(
+async def test_a_checkpoint_written_but_not_opened_again_counts_as_written(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await outcomes(world, look)
@@ -163,7 +163,7 @@ async def test_a_record_written_but_not_opened_again_counts_as_written(
 
 
 async def test_a_decision_that_raises_is_its_own_failure(world: World) -> None:
-    def surprise(record: Record) -> Change[str]:
+    def surprise(checkpoint: Checkpoint) -> Change[str]:
         raise RuntimeError("a surprise")
 
     failed, done = await outcomes(world, surprise, put("a"))
@@ -174,7 +174,7 @@ async def test_a_decision_that_raises_is_its_own_failure(world: World) -> None:
 
 async def test_a_caller_that_goes_away_stops_nothing(world: World) -> None:
     async with world.host.lock(f"{P}/pu.lock", timeout_s=1):
-        asked = asyncio.create_task(world.ledger.submit(put("a")))
+        asked = asyncio.create_task(world.checkpoint_writer.submit(put("a")))
         await world.clock.settle()
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
@@ -192,7 +192,7 @@ async def test_a_caller_that_goes_away_stops_nothing(world: World) -> None:
 async def test_locks_held_by_another_instance_are_waited_for_and_then_named(
     world: World, monkeypatch: pytest.MonkeyPatch, lock: str, text: str, counted: bool
 ) -> None:
-    monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(checkpoint_writer_module, "LOCK_TIMEOUT_S", 0.02)
     path = f"{P}/{lock}"
     async with world.host.lock(path, timeout_s=1):
         failed, also = await outcomes(world, put("a"), look)
@@ -202,42 +202,42 @@ async def test_locks_held_by_another_instance_are_waited_for_and_then_named(
     assert await outcomes(world, put("a")) == ["put a"]
 
 
-async def test_another_instance_s_record_is_read_again(world: World) -> None:
+async def test_another_instance_s_checkpoint_is_read_again(world: World) -> None:
     await outcomes(world, put("ours"))
-    content = world.host.read(RECORD)
+    content = world.host.read(CHECKPOINT)
     await outcomes(world, put("more"))
-    await world.host.replace(RECORD, content, mode=0o600, durable=False)
+    await world.host.replace(CHECKPOINT, content, mode=0o600, durable=False)
     assert await outcomes(world, look) == ["ours"]
-    assert sorted(world.records[-1].entries) == ["ours"]
+    assert sorted(world.checkpoints[-1].entries) == ["ours"]
 
 
 async def test_an_unreadable_place_is_named(world: World) -> None:
-    (world.folder / RECORD.strip("/")).mkdir()
+    (world.folder / CHECKPOINT.strip("/")).mkdir()
     failed, also = await outcomes(world, put("a"), look)
-    assert str(failed) == str(also) == f"unable to get checkpoint: {RECORD}: Is a directory"
-    (world.folder / RECORD.strip("/")).rmdir()
+    assert str(failed) == str(also) == f"unable to get checkpoint: {CHECKPOINT}: Is a directory"
+    (world.folder / CHECKPOINT.strip("/")).rmdir()
     assert await outcomes(world, put("a")) == ["put a"]
 
 
-async def test_each_new_record_is_told_once(world: World) -> None:
+async def test_each_new_checkpoint_is_told_once(world: World) -> None:
     await outcomes(world, look)
-    assert [sorted(r.entries) for r in world.records] == [[]]
+    assert [sorted(r.entries) for r in world.checkpoints] == [[]]
     await outcomes(world, look, put("a"), put("b"))
     await outcomes(world, look)
-    assert [sorted(r.entries) for r in world.records] == [[], ["a", "b"]]
+    assert [sorted(r.entries) for r in world.checkpoints] == [[], ["a", "b"]]
 
 
 async def test_who_comes_after_the_end_is_refused(world: World) -> None:
     async with world.host.lock(f"{P}/pu.lock", timeout_s=1):
-        running = asyncio.create_task(world.ledger.submit(put("a")))
+        running = asyncio.create_task(world.checkpoint_writer.submit(put("a")))
         await world.clock.settle()
-        waiting = asyncio.create_task(world.ledger.submit(put("b")))
+        waiting = asyncio.create_task(world.checkpoint_writer.submit(put("b")))
         await world.clock.settle()
-        stopping = asyncio.create_task(world.ledger.stop())
+        stopping = asyncio.create_task(world.checkpoint_writer.stop())
         await world.clock.settle()
     await stopping
     assert await running == "put a"
-    for work in (waiting, world.ledger.submit(look)):
-        with pytest.raises(LedgerError, match="shutting down; kubelet will ask its successor"):
+    for work in (waiting, world.checkpoint_writer.submit(look)):
+        with pytest.raises(CheckpointError, match="shutting down; kubelet will ask its successor"):
             await work
-    assert sorted(world.record().entries) == ["a"]
+    assert sorted(world.checkpoint().entries) == ["a"]

@@ -28,7 +28,7 @@ const HOME: &str = "var/lib/nvdra-mock";
 const STATE: &str = "state.json";
 const SETTINGS: &str = "settings.json";
 
-pub struct Ledger {
+pub struct NodeState {
     root: PathBuf,
     home: PathBuf,
     is_host: bool,
@@ -43,10 +43,10 @@ struct State {
     gpus: BTreeMap<u32, Partitioning>,
 }
 
-impl Ledger {
-    pub fn of(root: &Path) -> Ledger {
+impl NodeState {
+    pub fn of(root: &Path) -> NodeState {
         let home = root.join(HOME);
-        Ledger {
+        NodeState {
             root: root.to_path_buf(),
             is_host: home.is_dir(),
             home,

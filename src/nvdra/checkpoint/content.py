@@ -1,7 +1,7 @@
-"""The record: what this node has prepared for whom. The checkpoint's content, as values.
+"""The checkpoint: what this node has prepared for whom. The checkpoint's content, as values.
 
 Prepared devices that this driver does not build, or that the file does not say in full, are carried verbatim in
-`Foreign` entries, never dropped.
+`Unsupported` entries, never dropped.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nvdra.checkpoint.prepared import Foreign, Group
+from nvdra.checkpoint.prepared import Group, Unsupported
 
 State = Literal["PrepareStarted", "PrepareCompleted", "PrepareAborted"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One claim in the record.
+    """One claim in the checkpoint.
 
     state       PrepareAborted only where the driver's schema allows it
     status      `ResourceClaim.status` as JSON bytes in the checkpoint's own field order
@@ -30,7 +30,7 @@ class Entry:
 
     state: State
     status: bytes
-    prepared: tuple[Group, ...] | Foreign = ()
+    prepared: tuple[Group, ...] | Unsupported = ()
     name: str = ""
     namespace: str = ""
     unknown: bytes = b""
@@ -38,7 +38,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Checkpoint:
     """Everything the checkpoint holds.
 
     entries    by claim UID

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Iterable
 
 from nvdra import cdi
-from nvdra.gpu import Device, Gpu, MigDevice, parent
+from nvdra.gpu import Gpu, GpuDevice, MigDevice, parent
 from nvdra.gpu.edits import CapabilityNode, common_edits, gpu_edits, mig_edits
 from nvdra.host import (
     CapabilityUnknown,
@@ -34,7 +34,7 @@ from nvdra.node.edits import EditsMissing
 from nvdra.ports import Host
 
 
-class Supply:
+class GpuEditsProvider:
     """Edits for containers from the driver root.
 
     hook_path   nvidia-cdi-hook, as the container runtime reaches it
@@ -59,7 +59,7 @@ class Supply:
         self._gpus.clear()
         self._times_forgotten += 1
 
-    async def refresh(self, devices: Iterable[Device]) -> None:
+    async def refresh(self, devices: Iterable[GpuDevice]) -> None:
         """Make sure of the driver's files and of these devices' nodes. Raises EditsMissing with what is missing.
 
         Of a partition that is not made these are its GPU's.
@@ -78,7 +78,7 @@ class Supply:
             if isinstance(device, MigDevice):
                 self._capabilities(device)
 
-    def is_at_hand(self, devices: Iterable[Device]) -> bool:
+    def is_available(self, devices: Iterable[GpuDevice]) -> bool:
         """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
         devices = tuple(devices)
         if not self._has_common() or not all(map(self._has_gpu, _parents(devices))):
@@ -99,7 +99,7 @@ class Supply:
 
     def edits(self, device: Gpu | MigDevice) -> cdi.Edits:
         """The device's own edits; it must be at hand. Raises EditsMissing if the partition went since."""
-        _, gpu = self._gpus[_place(parent(device))]
+        _, gpu = self._gpus[_key(parent(device))]
         return mig_edits(gpu, self._capabilities(device)) if isinstance(device, MigDevice) else gpu
 
     def gone(self, document: cdi.Document) -> list[str]:
@@ -128,7 +128,7 @@ class Supply:
         self._is_checked = False
 
     def _has_gpu(self, gpu: Gpu) -> bool:
-        known = self._gpus.get(_place(gpu))
+        known = self._gpus.get(_key(gpu))
         return known is not None and is_unchanged(self._host, self._root, known[0])
 
     def _looked(self, _task: asyncio.Task[None]) -> None:
@@ -154,14 +154,14 @@ class Supply:
             self._common, self._seen, self._is_checked = common, seen, False
 
     async def _look_up_gpu(self, gpu: Gpu) -> None:
-        self._gpus.pop(_place(gpu), None)
+        self._gpus.pop(_key(gpu), None)
         files, seen = survey_gpu(self._host, self._root, gpu.minor, gpu.pci_bus_id)
         if files.missing:
             reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
             files, seen = survey_gpu(self._host, self._root, gpu.minor, gpu.pci_bus_id)
             if files.missing:
                 raise EditsMissing(self._missing(files.missing, reasons))
-        self._gpus[_place(gpu)] = seen, gpu_edits(files, self._hook_path)
+        self._gpus[_key(gpu)] = seen, gpu_edits(files, self._hook_path)
 
     def _missing(self, missing: Iterable[str], reasons: object) -> str:
         told = reasons if isinstance(reasons, dict) else {}
@@ -172,13 +172,13 @@ class Supply:
         )
 
 
-def _place(gpu: Gpu) -> tuple[int, str]:
+def _key(gpu: Gpu) -> tuple[int, str]:
     return gpu.minor, gpu.pci_bus_id
 
 
-def _parents(devices: Iterable[Device]) -> Iterable[Gpu]:
+def _parents(devices: Iterable[GpuDevice]) -> Iterable[Gpu]:
     """The GPUs that these devices are or lie on, each once: partitions are many."""
-    return {_place(gpu): gpu for gpu in map(parent, devices)}.values()
+    return {_key(gpu): gpu for gpu in map(parent, devices)}.values()
 
 
 def _nodes(missing: Iterable[str]) -> list[str]:
