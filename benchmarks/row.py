@@ -17,7 +17,7 @@ class Target:
         if self.most is not None:
             return f"≤ {self.most:g}"
         assert self.share is not None
-        return f"≤ {self.share:g} ×" if self.share >= 0.5 or self.share < 0.3 else f"≥ {round(1 / self.share, 1):g} ×"
+        return f"≤ {self.share:g} ×" if self.share >= 0.35 or self.share < 0.3 else f"≥ {round(1 / self.share, 1):g} ×"
 
 
 THREE_TIMES = Target(share=1 / 3)

@@ -589,7 +589,7 @@ def test_which_claims_hold_a_socket_that_is_gone(left: Site) -> None:
         (
             ["frobnicate"],
             "nvdra has no command 'frobnicate'; there are demo, doctor, devices, checkpoint show, claim explain, "
-            "cdi render",
+            "forecast, cdi render",
         ),
         (["cdi"], "nvdra has no command 'cdi'; there are cdi render"),
         (["checkpoint", "edit"], "nvdra has no command 'checkpoint edit'; there are checkpoint show"),
@@ -611,7 +611,7 @@ def test_called_wrongly(left: Site, words: list[str], text: str) -> None:
 def test_help_lists_the_commands(left: Site, words: list[str]) -> None:
     ran = left.run(*words)
     assert (ran.status, ran.err) == (0, "")
-    for name in ("demo", "doctor", "devices", "checkpoint show", "cdi render"):
+    for name in ("demo", "doctor", "devices", "checkpoint show", "forecast", "cdi render"):
         assert f"\n  nvdra {name} " in ran.out
 
 

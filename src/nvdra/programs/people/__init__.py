@@ -25,6 +25,10 @@ _COMMANDS = {
         "nvdra.programs.people.explain:main",
         "why a claim is pending: every node's refusal, and what would help",
     ),
+    "forecast": (
+        "nvdra.programs.people.forecast:main",
+        "the ResourceSlices that a type of node would publish, without the node",
+    ),
     "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
 }
 
