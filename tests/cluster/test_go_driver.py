@@ -1,7 +1,8 @@
 """From the Go driver and back, with pods running: each takes up the checkpoint and the CDI files that the other left.
 
 `$NVDRA_CLUSTER_GO_DRIVER` names a real build of its `gpu-kubelet-plugin`, v0.4.x: then that one plays its own part.
-Without it, the node is laid out as v0.4.1 leaves it, by the checkpoint that a build of it wrote, filled in for this node.
+Without it, the node is laid out as v0.4.1 leaves it, by a checkpoint that a build of it wrote, filled in for
+this node.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ async def test_a_claim_allocated_anew_under_the_same_uid(node: PluginNode) -> No
     assert f"{ref.uid}-gpu-0" not in node.cdi_path(ref).read_text()
 
 
-# ── the checkpoint ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the checkpoint ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def foreign_boot(content: bytes) -> bytes:
@@ -249,7 +249,8 @@ async def test_a_checkpoint_that_cannot_be_written(node: PluginNode) -> None:
     resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (0, most))  # every write fails, those of the log too
     told = (await node.client.unprepare([before]))[before.uid]
     assert told == (
-        f"error unpreparing devices for claim {before}: unable to update checkpoint: {node.checkpoint_path}: File too large"
+        f"error unpreparing devices for claim {before}: "
+        f"unable to update checkpoint: {node.checkpoint_path}: File too large"
     )
     assert "File too large" in await node.refused(ref)
     assert await node.prepared(before) == ["gpu-1"]

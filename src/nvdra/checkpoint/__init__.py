@@ -1,4 +1,4 @@
-"""The checkpoint on disk: codec, checksum, boot-id rule, a schema for each driver. It knows bytes and values, no file."""
+"""The checkpoint format: codec, checksum, boot id rule, a schema for each driver. Bytes and values, no files."""
 
 from nvdra.checkpoint.boot_id import Booted, boot
 from nvdra.checkpoint.codec import Corrupt, Encoder, Future, Truncated, Unreadable, decode, encode

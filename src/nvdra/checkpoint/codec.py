@@ -35,7 +35,7 @@ from nvdra.checkpoint.schema import GPU, Schema
 
 
 class Unreadable(ValueError):
-    """A checkpoint file that no checkpoint can be had from; quarantine it."""
+    """The file holds no usable checkpoint. The caller sets the file aside."""
 
 
 class Truncated(Unreadable):

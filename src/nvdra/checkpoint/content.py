@@ -1,7 +1,7 @@
-"""The checkpoint: what this node has prepared for whom. The checkpoint's content, as values.
+"""The checkpoint's content as values: one entry for each claim that this node has prepared or begun to prepare.
 
-Prepared devices that this driver does not build, or that the file does not say in full, are carried verbatim in
-`Unsupported` entries, never dropped.
+Prepared devices that this driver does not build, or that the file describes only in part, are carried verbatim in
+`Unsupported` values and never dropped.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def plan(
 ) -> Plan:
     """What preparing `claim` takes on this node, given everything prepared before it.
 
-    checkpoint     the checkpoint, including the batch's earlier claims
+    checkpoint  including the batch's earlier claims
     pool       this node's pool; a result of another pool is another node's device
     has_file   the claim's CDI file exists and says what it should now
     unsettled  device name to claim UID: CDI files whose entries were lost, while the API server is silent

@@ -54,7 +54,7 @@ class CheckpointFile:
         return self.peek() or await self._read()
 
     def peek(self) -> Checkpoint | None:
-        """The checkpoint, if it is in memory and still the one on disk: one look at a file that is only ever replaced."""
+        """The checkpoint in memory if the file on disk is still the one it came from, else None. Costs one stat."""
         return self._checkpoint if self._held is not None and self._held.is_current() else None
 
     async def store(
@@ -146,8 +146,8 @@ class CheckpointFile:
                 f"(on-disk vs re-marshaled by current binary):\n{error.diff}"
             )
         telemetry.error(
-            f"The checkpoint {self.path} cannot be used; it is kept as {UNREADABLE} beside it, and its claims are made up "
-            "from the API server",
+            f"The checkpoint {self.path} cannot be used; it is kept as {UNREADABLE} beside it, "
+            "and its claims are made up from the API server",
             error,
         )
         await self._host.replace(f"{self._dir}/{UNREADABLE}", content, mode=0o600, durable=False)

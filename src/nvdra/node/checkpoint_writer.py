@@ -1,4 +1,4 @@
-"""The ledger: the checkpoint on disk, changed in batches.
+"""The checkpoint writer: changes the checkpoint on disk in batches.
 
 What arrives while a batch is being written waits for the next one and shares its locks, its read and its write; a batch
 waits a moment for what is on the way to it.
@@ -75,7 +75,7 @@ class _Job:
 class CheckpointWriter:
     """Decisions in, durable changes out; one batch at a time.
 
-    on_checkpoint(checkpoint)   called with each checkpoint that is new, whether it was written or found on disk, for gauges
+    on_checkpoint(checkpoint)   called with each new checkpoint, written here or found on disk; for gauges
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class CheckpointWriter:
         self._none_coming = asyncio.Event()
 
     def start(self) -> None:
-        self._loop = asyncio.create_task(self._batches(), name="ledger")
+        self._loop = asyncio.create_task(self._batches(), name="checkpoint writer")
 
     async def stop(self) -> None:
         """Finish the batch in work, then stop; what still waits or comes later is refused."""
@@ -176,7 +176,7 @@ class CheckpointWriter:
             for job in batch:
                 job.fail(failure)
         except Exception as error:
-            # One bad batch never ends the ledger: its claims fail, kubelet asks again, the next batch reads anew.
+            # One bad batch never ends the writer: its claims fail, kubelet asks again, the next batch reads anew.
             self._file.forget()
             for job in batch:
                 job.fail(error)

@@ -1,7 +1,7 @@
 """The sweep: what a crash, a force-deleted pod or a lost checkpoint leave behind, found and put right.
 
 Which claims to ask about and what the answers mean is decided in `claims`; this module asks, and carries the decisions
-out through the ledger. It never frees a device on the word of an API server that did not answer.
+out through the checkpoint writer. It never frees a device on the word of an API server that did not answer.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Sweep:
         self._unknown_in: object = None
 
     async def run(self) -> None:
-        """Settle what a lost checkpoint left; look at claims and files every ten minutes, nodes apart from each other."""
+        """Settle claims of a lost checkpoint; check claims and files every ten minutes, each node at its own times."""
         each = (self.settle, self.half_prepared, self.leftovers, self.files, self.stale_claims)
         steps = {step: self._clock.now() for step in each}
         while True:
@@ -238,7 +238,7 @@ class Sweep:
             return Change(False)
         return Change(True, write={self._path(uid): self._cdi_files.content(sealed.cdi_devices)})
 
-    # ── a lost checkpoint ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── a lost checkpoint ─────────────────────────────────────────────────────────────────────────────────────────
 
     def unsettled(self) -> Mapping[str, str]:
         """Device name to claim UID: what CDI files say is in use while the checkpoint is lost and the API silent."""
@@ -248,7 +248,7 @@ class Sweep:
         return claims.settle(self._driver, self._devices_of_files(), None, self._context.node(), self._pool).unsettled
 
     async def settle(self) -> float:
-        """Make up the claims of a lost checkpoint from the API server. Returns when to look again, in seconds from now."""
+        """Restore the claims of a lost checkpoint from the API server. Returns the seconds until the next attempt."""
         if not self._file.is_quarantined:
             return LOOK_S
         node = self._context.node()

@@ -170,8 +170,8 @@ def test_who_uses_the_claim_and_what_others_got_does_not_count():
 def test_allocated_anew_under_the_same_uid_it_is_prepared_anew(after):
     before = claim("c1", "gpu-0")
     checkpoint = prepared(before)
-    # First the former entry goes, then its file: with one write for both, a death between file and checkpoint would leave
-    # the former entry with the new file.
+    # The former entry leaves first, then its file is replaced. With one write for both, a crash between file and
+    # checkpoint would leave the former entry with the new file.
     assert plan(after, checkpoint) == RollBackFirst(after.ref, checkpoint.entries["c1"])
 
 

@@ -127,7 +127,7 @@ def mig_plan(one: Claim, checkpoint: Checkpoint | None = None, **more: Any) -> P
 
 
 def administered(checkpoint: Checkpoint, *some: Claim) -> Checkpoint:
-    """The checkpoint with the entries of these claims written for administrators, as the Go driver's v0.4.1 left them."""
+    """The checkpoint with these claims' entries as the Go driver's v0.4.1 writes them for administrators."""
     entries = {one.ref.uid: replace(checkpoint.entries[one.ref.uid], status=claim_of_admin(one).status) for one in some}
     return Checkpoint(checkpoint.boot_id, {**checkpoint.entries, **entries})
 

@@ -1,4 +1,4 @@
-"""docs/compat.md is a ledger: what it names exists, and what exists is named in it."""
+"""docs/compat.md: every name in it exists, and every flag, variable and metric is named in it."""
 
 from __future__ import annotations
 

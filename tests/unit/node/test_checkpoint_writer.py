@@ -1,4 +1,4 @@
-"""The ledger: decisions in, durable changes out, one batch at a time."""
+"""The checkpoint writer: decisions in, durable changes out, one batch at a time."""
 
 from __future__ import annotations
 

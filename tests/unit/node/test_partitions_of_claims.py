@@ -1,4 +1,4 @@
-"""Claims for partitions, from kubelet's call to the GPU and back: what the checkpoint says meanwhile, and what fails."""
+"""Claims for partitions, from kubelet's call to the GPU and back: the checkpoint in between, and failures."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ async def test_a_killed_writer_s_file_is_known_as_ours(world: World) -> None:
     assert world.files() == before
 
 
-# ── a lost checkpoint ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── a lost checkpoint ──────────────────────────────────────────────────────────────────────────────────────────────
 
 DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
     "corrupt": lambda content: content.replace(b"gpu-0", b"gpu-3"),

@@ -1,4 +1,4 @@
-//! From the file to a record.
+//! Decodes a checkpoint file.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::json::{self, Node, Value, parse, text, write_compact, write_text};
 use crate::shape::{Style, marshal};
 use crate::time;
 
-/// The record in a file of `driver`, of any release. Kinds of error: syntax, truncated, checksum, future.
+/// The checkpoint in a file of `driver`, of any release. Kinds of error: syntax, truncated, checksum, future.
 ///
 /// Entries with a device of an `unsupported` kind ("vfio", or "mps" for its group) are foreign.
 pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<Checkpoint> {
@@ -28,7 +28,7 @@ pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<
         .filter(|(key, _)| !matches!(&**key, "checksum" | "v1" | "v2"));
     let mut left_out: Vec<String> = unknown.map(|(key, _)| key.to_string()).collect();
     if v2.is_none() && !left_out.is_empty() {
-        // The first section alone is a complete record only where nothing newer stands beside it.
+        // The first section alone is a complete checkpoint only where nothing newer stands beside it.
         let found = left_out.join(", ");
         return Err(Error::new(
             Kind::Future,

@@ -1,4 +1,4 @@
-"""The offer: what of the inventory is published, given what the checkpoint holds."""
+"""The desired pool: which devices of the inventory are published, given the checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supply: what a driver puts into containers, looked up once, kept while it is whole and nothing changed.
+"""Container edits of GPUs: driver files and device nodes, looked up once, kept while complete and unchanged.
 
 Before each use a few stat calls make sure of that: every file and device node is there with its numbers, and nothing
 came since into the folders that were searched.

@@ -106,8 +106,8 @@ class MigUpkeep:
         unmanaged = [p for p in unmanaged_partitions(self._inventory(), checkpoint) if p.gpu == gpu]
         if unmanaged and self._destroy_unmanaged and self._is_checkpoint_lost():
             telemetry.warning(
-                "Partitions that no claim speaks of stay until the next start: the checkpoint was lost, and some may be of "
-                "its claims",
+                "Partitions that no claim speaks of stay until the next start: the checkpoint was lost, and some may "
+                "be of its claims",
                 partitions=[str(partition) for partition in unmanaged],
             )
         elif self._destroy_unmanaged:

@@ -16,9 +16,9 @@ from nvdra.programs.people.local_node import open_local_node
 from nvdra.programs.people.paper import as_json, counted, table
 
 _ABOUT = """\
-The claims that this node has prepared or begun to prepare, as the plugin's checkpoint on disk says; also checkpoints of the
-Go driver and of other releases. A file that cannot be read is explained: what is wrong, and where it differs from
-what a release would write.
+The claims that this node has prepared or begun to prepare, from the plugin's checkpoint on disk. Checkpoints of the Go
+driver and of other releases can be read too. For a file that cannot be read, the cause is shown, and where the file
+differs from a well-formed one.
 
 Exit status: 0, or 1 if there is no checkpoint or it cannot be read."""
 

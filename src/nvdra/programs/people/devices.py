@@ -36,8 +36,9 @@ UNPUBLISHED = "held back: a claim holds its GPU under another name, or a partiti
 
 _ABOUT = """\
 The GPUs and MIG devices of this node as gpu-kubelet-plugin publishes them, those that it does not publish and why, and
-which claim holds each (from the plugin's checkpoint); how GPUs are partitioned, as a picture of their memory slices. Opens
-NVML for a moment. With the feature gate DynamicMIG, what could be made is summed up (--output json lists it all).
+which claim holds each (from the plugin's checkpoint); how GPUs are partitioned, as a picture of their memory slices.
+Opens NVML for a moment. With the feature gate DynamicMIG, partitions that could be made are summed up (--output json
+lists them all).
 
 Exit status: 0, or 1 if the GPUs cannot be read."""
 

@@ -21,8 +21,8 @@ from nvdra.programs.people.paper import as_json, counted
 _ABOUT = """\
 Looks at everything that serving a claim needs on this node, in the order in which one thing rests on another: driver
 root, library, kernel module, NVML, device nodes, driver files, GPUs; kubelet's folders, the plugin's sockets, the CDI
-hook; the checkpoint, its locks, the CDI folder; partitions of GPUs. Each is ok, a warning or a problem, with its cause and
-what to do next. The plugin is asked what kubelet asks it, for no claims.
+hook; the checkpoint, its locks, the CDI folder; partitions of GPUs. Each is ok, a warning or a problem, with its cause
+and what to do next. The plugin is called as kubelet calls it, with no claims.
 
 Nothing is repaired and nothing is written, but for --fix: it asks about each thing that claims left half done on GPUs,
 and takes it away if told to. What a claim holds, and what nobody here made, stays.

@@ -1,8 +1,8 @@
 """nvdra doctor --fix: what claims left half done is taken away, by the plugin's own rules and after a question.
 
-Only what the checkpoint names as begun is touched, in the order in which the plugin does it: under the locks of the checkpoint
-and of the GPU, and only if the entry is still the one that was shown. What a claim holds, and what nobody here made,
-stays.
+Only claims that the checkpoint names as begun are rolled back, in the plugin's order: under the locks of the checkpoint
+and of the GPU, and only if the entry is still the one that was shown. Devices of completed claims and unmanaged
+partitions stay.
 """
 
 from __future__ import annotations
