@@ -402,3 +402,13 @@ async def test_answers_stay_the_same_text(world: World) -> None:
     texts = {await world.refused(ref), await world.refused(ref)}
     assert len(texts) == 1
     assert json.dumps(texts.pop())
+
+
+async def test_a_claim_decided_beside_one_whose_file_failed_is_decided_anew(world: World) -> None:
+    failing, beside = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-0")
+    await world.warm()
+    world.host.refuse("write", cdi_path(failing), errno.ENOSPC)
+    answers = await world.prepare(failing, beside)
+    assert isinstance(answers[failing.uid], Failure)
+    assert isinstance(answers[beside.uid], tuple), "nothing has its device"
+    assert set(world.record().entries) == {beside.uid}

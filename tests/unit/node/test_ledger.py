@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ async def test_a_file_written_again_in_the_same_batch_stays(world: World) -> Non
 async def test_a_file_that_cannot_be_written_fails_its_claim_alone(world: World) -> None:
     world.host.refuse("write", f"{C}/bad.yaml", errno.ENOSPC)
     good, bad, seen = await outcomes(world, put("good"), put("bad"), look)
-    assert (good, seen) == ("put good", "bad good")
+    assert (good, seen) == ("put good", "good")
     assert isinstance(bad, LedgerError)
     assert str(bad) == f"unable to create CDI spec file for claim: {C}/bad.yaml: No space left on device"
     assert sorted(world.record().entries) == ["good"]
@@ -127,7 +128,7 @@ async def test_a_record_that_cannot_be_written_fails_the_batch_and_leaves_nothin
     before = world.files()
     world.host.refuse(kind, RECORD, errno.ENOSPC)
     done, seen, dropped = await outcomes(world, put("a"), look, drop("old"))
-    assert seen == "a old"
+    assert seen == "old"
     for failed in (done, dropped):
         assert isinstance(failed, LedgerError)
         assert str(failed) == f"unable to update checkpoint: {RECORD}: No space left on device"
@@ -135,6 +136,38 @@ async def test_a_record_that_cannot_be_written_fails_the_batch_and_leaves_nothin
     world.host.forgive()
     assert await outcomes(world, look, put("a"), drop("old")) == ["old", "put a", "dropped old"]
     assert names(world) == ["a.yaml"]
+
+
+@pytest.mark.parametrize(("kind", "path"), [("write", f"{C}/bad.yaml"), ("rename", RECORD)])
+async def test_what_was_decided_on_top_of_a_failed_change_is_decided_anew(world: World, kind: str, path: str) -> None:
+    await outcomes(world, put("old"))
+    taken: list[str] = []
+
+    def once(uid: str) -> Decide:
+        """A claim that is refused while "bad" is there, and is put where "bad" or nothing of both is there."""
+
+        def decide(record: Record) -> Change[str]:
+            taken.append(uid)
+            if "bad" in record.entries and uid == "refused":
+                return Change("refused")
+            return replace(put(uid)(record), discard=lambda: taken.remove(uid))
+
+        return decide
+
+    world.host.refuse(kind, path, errno.ENOSPC)
+    bad, refused, after, seen = await outcomes(world, put("bad"), once("refused"), once("after"), look)
+    assert isinstance(bad, LedgerError)
+    assert taken.count("after") == 1
+    if path == RECORD:
+        assert isinstance(refused, LedgerError)
+        assert isinstance(after, LedgerError)
+        assert seen == "old"
+        assert names(world) == ["old.yaml"]
+    else:
+        assert (refused, after, seen) == ("put refused", "put after", "after old refused")
+        assert names(world) == ["after.yaml", "old.yaml", "refused.yaml"]
+    world.host.forgive()
+    assert await outcomes(world, look) == [seen]
 
 
 async def test_what_cannot_be_taken_back_is_an_orphan_and_no_worse(world: World) -> None:

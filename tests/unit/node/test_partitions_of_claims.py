@@ -246,6 +246,30 @@ async def test_a_full_cdi_folder_undoes_what_was_made(node: MigWorld) -> None:
     assert await node.prepared(ref) == [small(0)]
 
 
+async def test_a_claim_decided_beside_one_whose_file_failed_takes_its_place(node: MigWorld) -> None:
+    whole, part = await node.claim("whole", "gpu-0"), await node.claim("part", small(0))
+    await node.warm()
+    node.host.refuse("write", cdi_path(whole), errno.ENOSPC)
+    answers = await node.prepare(whole, part)
+    assert isinstance(answers[whole.uid], Failure)
+    assert isinstance(answers[part.uid], tuple)
+    node.host.forgive()
+    await node.released(part)
+    assert node.lines(AT_ZERO) == []
+    assert await node.prepared(whole) == ["gpu-0"]
+
+
+async def test_a_partition_decided_beside_one_whose_file_failed_leaves_no_lock(node: MigWorld) -> None:
+    first, part = await node.claim("first", "gpu-1"), await node.claim("part", small(0))
+    await node.warm()
+    node.host.refuse("write", cdi_path(first), errno.ENOSPC)
+    answers = await node.prepare(first, part)
+    assert isinstance(answers[first.uid], Failure)
+    assert isinstance(answers[part.uid], tuple)
+    assert node.lines(AT_ZERO) == []
+    assert node.host.try_lock(f"{P}/{FOLDER}/{AT_ZERO}") is not None
+
+
 async def test_capabilities_that_are_not_there_undo_what_was_made(node: MigWorld) -> None:
     node.host.write("/proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci0/access", "nothing\n")
     ref = await node.claim("a", small(0))
