@@ -260,6 +260,15 @@ class Kube(Protocol):
     async def list(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> Page: ...
+    def pages(
+        self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> AsyncIterator[Page]:
+        """The same LIST in pieces, none of which is kept: for kinds that a cluster may have any number of.
+
+        The list is complete once the iterator ends without an error.
+        """
+        ...
+
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes: ...
     async def update(
         self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""

@@ -91,6 +91,10 @@ pub fn decode(body: &[u8]) -> Result<Claim> {
         .get("status")
         .filter(|status| status.get("allocation").is_some())
     else {
+        // Items of a list say no kind, but every claim has a spec.
+        if root.get("kind").is_none() && root.get("spec").and_then(Node::members).is_none() {
+            return Err(within(malformed("it has neither kind nor spec")));
+        }
         return Err(Error::new(
             Kind::Unallocated,
             format!("claim {namespace}/{name} not allocated"),

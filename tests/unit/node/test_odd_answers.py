@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Awaitable, Callable
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,86 @@ async def test_an_api_group_that_is_switched_off_frees_nothing(world: World) -> 
     for _ in range(2):
         await world.timely(world.sweep.stale_claims())
     assert set(world.record().entries) == {other.uid}
+
+
+# ── a cluster with more claims than a node can hold ────────────────────────────────────────────────────────────────
+
+
+class ManyClaims(FakeKube):
+    """A server that lists many heavy claims of other nodes, made as they are read."""
+
+    count, weight = 3_000, 100_000
+
+    async def pages(
+        self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> AsyncIterator[Page]:
+        pages = super().pages(resource, namespace, field_selector=field_selector, label_selector=label_selector)
+        async for page in pages:
+            yield page
+        result = b'{"request":"r","driver":"%s","pool":"node-b","device":"gpu-0"}' % DRIVER.encode()
+        parameters = b'{"a":"%s"}' % (b"x" * self.weight)
+        for start in range(0, self.count, 30):
+            items = (
+                b'{"metadata":{"namespace":"ns","name":"m%d","uid":"many-%d"},"spec":{},"status":{"allocation":{"devices":'
+                b'{"results":[%s],"config":[{"source":"FromClaim","opaque":{"driver":"o","parameters":%s}}]}}}}'
+                % (number, number, result, parameters)
+                for number in range(start, start + 30)
+            )
+            yield Page(tuple(items), "1")
+
+
+async def test_a_list_of_many_heavy_claims_is_never_held(world: World) -> None:
+    gone, alive, lost = (
+        await world.claim("g", "gpu-0"),
+        await world.claim("a", "gpu-1"),
+        await world.claim("l", "gpu-2"),
+    )
+    await world.prepared(gone, alive, lost)
+    await nameless(world, gone, alive)
+    await world.delete(gone)
+    kube = ManyClaims(clock=world.clock)
+    kube.__dict__ |= world.kube.__dict__
+    world.kube = kube
+    await world.restart()
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            await asyncio.wait_for(world.sweep.stale_claims(), 60)
+        (world.folder / RECORD.strip("/")).unlink()
+        await world.restart()
+        await world.warm()
+        await asyncio.wait_for(world.sweep.settle(), 60)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert set(world.record().entries) == {alive.uid, lost.uid}
+    assert peak < 30 * 2**20, "of 300 MB"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        b'{"metadata":{"namespace":"ns","name":"a","uid":"%s"}}',
+        b'{"metadata":{"namespace":"ns","name":"a","uid":"%s"},"status":null}',
+        b'{"metadata":{"namespace":"ns","name":"a","uid":"%s"},"spec":null,"status":{}}',
+    ],
+)
+async def test_an_item_of_a_list_that_is_no_whole_claim_frees_nothing(world: World, shape: bytes) -> None:
+    ref = await world.claim("a", "gpu-0")
+    await world.prepared(ref)
+    await nameless(world, ref)
+    await world.delete(ref)
+    kube = OddItems(clock=world.clock)
+    kube.__dict__ |= world.kube.__dict__
+    kube.items = (shape % ref.uid.encode(),)
+    world.kube = kube
+    await world.restart()
+    for _ in range(2):
+        await world.timely(world.sweep.stale_claims())
+    assert world.state(ref) == "PrepareCompleted"
+    (world.folder / RECORD.strip("/")).unlink()
+    await world.restart()
+    await world.warm()
+    await world.timely(world.sweep.settle())
+    assert world.has_file(ref)
+    assert set(world.sweep.unsettled()) == {"gpu-0"}

@@ -443,3 +443,55 @@ async def test_a_claim_behind_a_call_that_hangs_is_answered_at_its_deadline_and_
     answers = await node.timely(again)
     assert all(isinstance(answer, tuple) for answer in answers.values())
     assert node.gpus.places(ZERO) == [(19, 0), (19, 1)]
+
+
+# ── the sweep beside a GPU whose call never returns ────────────────────────────────────────────────────────────────
+
+
+async def test_a_hung_call_delays_neither_other_claims_nor_the_sweep(node: MigWorld) -> None:
+    hung, other = await node.claim("h", small(0)), await node.claim("o", small(0, minor=1))
+    await node.prepared(hung, other)
+    node.gpus.held["destroy_compute_instance", ZERO] = asyncio.Event()
+    for ref in (hung, other):
+        await node.delete(ref)
+    await node.timely(node.sweep.stale_claims())
+    second = asyncio.create_task(node.sweep.stale_claims())
+    await until(lambda: not node.state(other))
+    assert node.state(hung) == "PrepareStarted"
+    await until(lambda: ("destroy_compute_instance", 0) in node.gpus.calls)
+    await node.clock.advance(CALL_TIMEOUT_S)
+    await asyncio.wait_for(second, 30)
+
+    # The next sweeps find other claims, and files to put right.
+    plain = await node.claim("p", half(0, minor=1))
+    await node.prepared(plain)
+    await node.delete(plain)
+    (node.folder / cdi_path(plain).strip("/")).unlink()
+    running = asyncio.create_task(node.sweep.run())
+    try:
+        await until(lambda: node.has_file(plain))
+        for _ in range(4):
+            await node.clock.advance(60)
+        await until(lambda: not node.state(plain))
+        assert node.state(hung) == "PrepareStarted"
+        node.gpus.held["destroy_compute_instance", ZERO].set()
+        await until(lambda: not node.state(hung))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert node.is_rid_of(hung)
+
+
+async def test_a_conflict_with_a_claim_whose_rollback_hangs_is_refused_in_time(node: MigWorld) -> None:
+    hung, other = await node.claim("h", small(0)), await node.claim("o", "gpu-0")
+    await node.prepared(hung)
+    node.gpus.held["destroy_compute_instance", ZERO] = asyncio.Event()
+    released = asyncio.create_task(node.service.unprepare([hung]))
+    await until(lambda: ("destroy_compute_instance", 0) in node.gpus.calls)
+    asked = asyncio.create_task(node.service.prepare([other]))
+    await node.clock.advance(CALL_TIMEOUT_S)
+    for answer in (await asyncio.wait_for(released, 30), await asyncio.wait_for(asked, 30)):
+        assert all(isinstance(each, Failure) for each in answer.values())
+    node.gpus.held["destroy_compute_instance", ZERO].set()
+    await node.released(hung)
+    assert await node.prepared(other) == ["gpu-0"]
