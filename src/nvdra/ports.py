@@ -110,6 +110,10 @@ class Host(Protocol):
         """Whether `stat` would tell of something there."""
         ...
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        """Inode and mtime in ns of what lies at the path, links not followed; (0, 0) if nothing can be seen there."""
+        ...
+
     def readlink(self, path: str) -> str: ...
     def resolve(self, path: str, root: str = "/") -> str | None:
         """`path`, as seen from inside `root`, with every link followed there: an absolute link starts at `root`

@@ -95,6 +95,24 @@ async def test_a_driver_that_is_replaced_is_refused_until_it_is_whole_and_then_m
 
 
 @BOTH
+@pytest.mark.parametrize("before", [VERSION, None])
+async def test_of_two_drivers_side_by_side_the_loaded_one_is_mounted(
+    world: World, how: str, before: str | None
+) -> None:
+    if before:
+        world.host.write("/proc/driver/nvidia/version", f"NVRM version: NVIDIA UNIX Kernel Module  {before}  x\n")
+    for name in ("libcuda.so", "libnvidia-ml.so"):
+        world.host.write(f"{LIBRARIES}/{name}.590.1.1", shared_object(f"{name}.1"))
+    ref = await world.claim("a", "gpu-0")
+    await world.prepared(ref)
+    assert f"/usr/lib64/libcuda.so.{VERSION}" in mounts(world, ref)
+    world.host.write("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX Kernel Module  590.1.1  x\n")
+    asking = await asked(world, ref, how)
+    assert "/usr/lib64/libcuda.so.590.1.1" in mounts(world, asking)
+    assert f"/usr/lib64/libcuda.so.{VERSION}" not in mounts(world, asking)
+
+
+@BOTH
 async def test_a_library_that_comes_later_is_mounted(world: World, ref: ClaimRef, how: str) -> None:
     world.host.write(
         f"{LIBRARIES}/libnvidia-ptxjitcompiler.so.{VERSION}", shared_object("libnvidia-ptxjitcompiler.so.1")
