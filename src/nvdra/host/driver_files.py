@@ -16,7 +16,7 @@ from glob import escape
 from nvdra.gpu.edits import DriverFiles, FoundFile, FoundLibrary, FoundNode
 from nvdra.host import elf, ld_cache
 from nvdra.host.driver_root import DriverRoot, matches, module_version
-from nvdra.host.footprint import Footprint, Searched, folder_now, untold
+from nvdra.host.footprint import Footprint, Searched, untold
 from nvdra.ports import Host
 
 _CONTROL_NODES = ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl")
