@@ -201,8 +201,11 @@ class ClaimService:
         text = f"still being {operation}d after {timeout_s:.0f} s{f': {reason}' if reason else ''}; "
         text += "the work goes on, and kubelet's retry joins it"
         if operation == "prepare":
-            return self._failed(ref, text)
-        return self._not_unprepared(ref, text, "unprepare_devices")
+            failure = self._failed(ref, text)
+        else:
+            failure = self._not_unprepared(ref, text, "unprepare_devices")
+        self._metrics.failed(operation, failure.kind)
+        return failure
 
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 

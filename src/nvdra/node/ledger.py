@@ -73,16 +73,6 @@ class _Job:
         if not self.done.done():
             self.done.set_exception(error)
 
-    def decide_on(self, record: Record) -> Record:
-        """The record with this job's entries; the decision is made if it is not."""
-        if self.change is None:
-            try:
-                self.change = self.decide(record)
-            except Exception as error:
-                self.fail(error)
-                return record
-        return _with(record, self.change.entries)
-
     def drop_decision(self) -> None:
         if self.change is not None and self.change.discard is not None:
             self.change.discard()
@@ -224,7 +214,7 @@ class Ledger:
         while True:
             record = before
             for job in _alive(batch):
-                record = job.decide_on(record)
+                record = self._decided(job, record)
             alive = _alive(batch)
             put = [Put(path, content, mode=0o644) for job in alive for path, content in _change(job).write.items()]
             removals = _removals(alive)
@@ -249,6 +239,25 @@ class Ledger:
                 first = next(index for index, job in enumerate(alive) if job.has_failed)
                 for job in _alive(alive[first:]):
                     job.drop_decision()
+
+    def _decided(self, job: _Job, record: Record) -> Record:
+        """The record with the job's entries; the decision is made if it is not."""
+        try:
+            if job.change is None:
+                job.change = job.decide(record)
+                self._check(job.change, record)
+        except Exception as error:
+            job.fail(error)
+            return record
+        return _with(record, job.change.entries)
+
+    def _check(self, change: Change[Any], record: Record) -> None:
+        """One entry that cannot be read again would cost all others at the next start."""
+        for uid, entry in change.entries.items():
+            if entry is not None and entry != record.entries.get(uid) and (why := self._file.refusal(uid, entry)):
+                raise LedgerError(
+                    f"unable to update checkpoint: {self._file.path} could not be read again with claim {uid}: {why}"
+                )
 
     async def _made_folder(self, error: OSError, made: set[str]) -> bool:
         """Whether the folder of the file that could not be written was missing, and is there now."""

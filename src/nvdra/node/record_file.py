@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nvdra import checkpoint, telemetry
-from nvdra.checkpoint import Record
+from nvdra.checkpoint import Entry, Record
 from nvdra.ports import Held, Host, Put, Removal
 
 NAME = "checkpoint.json"
@@ -68,6 +68,10 @@ class RecordFile:
             self.forget()  # it is written all the same: the next look reads it
         else:
             self._trust(record, held)
+
+    def refusal(self, uid: str, entry: Entry) -> str:
+        """Why the file could not be read again with this entry; "" if it can."""
+        return checkpoint.refusal(uid, entry, self._schema)
 
     def forget(self) -> None:
         """Trust nothing in memory: the next look reads the file."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nvdra import checkpoint
 from nvdra.checkpoint import (
     DOMAIN,
     GPU,
@@ -468,3 +469,21 @@ def test_damage_is_found_or_does_not_matter() -> None:
         [read] = record.entries["c1"].prepared  # type: ignore[misc]
         kept = dataclasses.replace(record.entries["c1"], prepared=(dataclasses.replace(read, verbatim=b""),))
         assert Record(record.boot_id, {"c1": kept}) == Record(BOOT, {"c1": ENTRY})
+
+
+@pytest.mark.parametrize(
+    ("entry", "schema", "is_refused"),
+    [
+        (Entry("PrepareAborted", b"{}", (), "a", "ns", aborted_at=253402300799), checkpoint.DOMAIN, False),
+        (Entry("PrepareAborted", b"{}", (), "a", "ns", aborted_at=253402300800), checkpoint.DOMAIN, True),
+        (Entry("PrepareAborted", b"{}", (), "a", "ns", aborted_at=1), checkpoint.GPU, True),
+        (Entry("PrepareCompleted", b"[]", (), "a", "ns"), checkpoint.GPU, True),
+        (Entry("PrepareCompleted", b"{}", (), "a", "ns"), checkpoint.GPU, False),
+        (Entry("PrepareCompleted", b'{"x":' * 9_990 + b"{}" + b"}" * 9_990, (), "a", "ns"), checkpoint.GPU, False),
+        (Entry("PrepareCompleted", b'{"x":' * 9_999 + b"{}" + b"}" * 9_999, (), "a", "ns"), checkpoint.GPU, True),
+    ],
+)
+def test_an_entry_that_could_not_be_read_again_is_known_before(
+    entry: Entry, schema: checkpoint.Schema, is_refused: bool
+) -> None:
+    assert bool(checkpoint.refusal("u", entry, schema)) == is_refused

@@ -64,7 +64,7 @@ async def test_asked_again_no_lock_is_waited_for(world: World) -> None:
 async def test_a_prepared_claim_that_cannot_be_compared_costs_itself_alone(world: World) -> None:
     good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
     first = await world.prepare(good, bad)
-    odd = replace(world.record().entries[bad.uid], status=b"[]")
+    odd = replace(world.record().entries[bad.uid], status=b'{"allocation":{"allocationTimestamp":"today"}}')
     await world.ledger.submit(lambda _: Change(None, entries={bad.uid: odd}))
     answers = await world.prepare(good, bad)
     assert answers[good.uid] == first[good.uid]

@@ -195,6 +195,27 @@ async def test_a_record_written_but_not_opened_again_counts_as_written(
     assert await outcomes(world, look) == ["a"]
 
 
+ODD_ENTRIES = {
+    "no status": Entry("PrepareCompleted", b"[]", (), "odd", "ns"),
+    "no JSON": Entry("PrepareCompleted", b"{", (), "odd", "ns"),
+    "depth": Entry("PrepareCompleted", b'{"x":' * 60_000 + b"1" + b"}" * 60_000, (), "odd", "ns"),
+    "a state": Entry("PrepareAborted", STATUS, (), "odd", "ns"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ENTRIES.values(), ids=ODD_ENTRIES)
+async def test_an_entry_that_could_not_be_read_again_costs_its_claim_alone(world: World, odd: Entry) -> None:
+    write = {f"{C}/odd.yaml": b"odd"}
+    failed, done = await outcomes(world, lambda _: Change("odd", entries={"odd": odd}, write=write), put("a"))
+    assert isinstance(failed, LedgerError)
+    assert f"unable to update checkpoint: {RECORD} could not be read again with claim odd: " in str(failed) or (
+        odd.state == "PrepareAborted"
+    )
+    assert done == "put a"
+    assert sorted(world.record().entries) == ["a"]
+    assert names(world) == ["a.yaml"]
+
+
 async def test_a_decision_that_raises_is_its_own_failure(world: World) -> None:
     def surprise(record: Record) -> Change[str]:
         raise RuntimeError("a surprise")

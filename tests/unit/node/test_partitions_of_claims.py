@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from nvdra import cdi
 from nvdra.api import ClaimRef
@@ -492,6 +493,9 @@ async def test_a_conflict_with_a_claim_whose_rollback_hangs_is_refused_in_time(n
     await node.clock.advance(CALL_TIMEOUT_S)
     for answer in (await asyncio.wait_for(released, 30), await asyncio.wait_for(asked, 30)):
         assert all(isinstance(each, Failure) for each in answer.values())
+    counted = generate_latest(node.registry).decode()
+    for kind in ("prepare_devices", "unprepare_devices"):
+        assert f'errors_total{{driver="gpu.nvidia.com",error_type="{kind}"}}' in counted
     node.gpus.held["destroy_compute_instance", ZERO].set()
     await node.released(hung)
     assert await node.prepared(other) == ["gpu-0"]
