@@ -12,7 +12,7 @@ from nvdra_mock_nvml.elf import shared_object
 from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.gpu import Inventory
-from tests.unit.node.world import LIBRARIES, VERSION, World, cdi_path
+from tests.unit.node.world import BUNDLED, LIBRARIES, VERSION, World, cdi_path
 
 DEV = "/driver/dev"
 
@@ -110,6 +110,26 @@ async def test_of_two_drivers_side_by_side_the_loaded_one_is_mounted(
     asking = await asked(world, ref, how)
     assert "/usr/lib64/libcuda.so.590.1.1" in mounts(world, asking)
     assert f"/usr/lib64/libcuda.so.{VERSION}" not in mounts(world, asking)
+
+
+@BOTH
+async def test_the_hook_that_was_removed_is_there_again(world: World, how: str) -> None:
+    world.host.write(BUNDLED, b"a program")
+    await world.restart()
+    ref = await world.claim("a", "gpu-0")
+    await world.prepared(ref)
+    found = document(world, ref)
+    (hook,) = {hook.path for hook in found.edits.hooks}
+    assert world.host.read(hook) == b"a program"
+    (world.folder / hook.strip("/")).unlink()
+    asking = await asked(world, ref, how)
+    assert world.host.read(hook) == b"a program"
+    (world.folder / hook.strip("/")).unlink()
+    await world.timely(world.sweep.files())
+    assert world.host.read(hook) == b"a program"
+    (world.folder / hook.strip("/")).unlink()
+    (world.folder / BUNDLED.strip("/")).unlink()
+    assert "cannot copy the CDI hook" in await world.refused(asking)
 
 
 @BOTH

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from nvdra import checkpoint, telemetry
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Entry, Record
+from nvdra.checkpoint import Entry, Record, State
 from nvdra.node.claim_service import Failure
 from nvdra.node.ledger import Change
 from nvdra.ports import ApiError, Page, Resource
 from nvdra.testing.kube import FakeKube
+from tests.unit.node.mig_world import MigWorld, small
 from tests.unit.node.world import CLAIMS, DRIVER, MARK, POOL, RECORD, World, cdi_path
 
 
@@ -379,3 +380,43 @@ async def test_an_item_of_a_list_that_is_no_whole_claim_frees_nothing(world: Wor
     await world.timely(world.sweep.settle())
     assert world.has_file(ref)
     assert set(world.sweep.unsettled()) == {"gpu-0"}
+
+
+# ── entries whose status holds what no release writes ──────────────────────────────────────────────────────────────
+
+STATUSES = [
+    b"{}",
+    b'{"allocation":[]}',
+    b'{"allocation":{"allocationTimestamp":"today"}}',
+    b'{"allocation":{"devices":{"results":[1,{"request":1,"driver":"gpu.nvidia.com","device":[]}]}}}',
+    b'{"allocation":{"devices":{"results":[{"request":"r","driver":"gpu.nvidia.com","pool":"node-a","device":"gpu-0",'
+    b'"consumedCapacity":{"a":"x"}}]}}}',
+    b'{"allocation":{"devices":{"results":[{"request":"r","driver":"gpu.nvidia.com","pool":"node-a",'
+    b'"device":"gpu-0-mig-99g-1-7777777777777777777777"}]}}}',
+    b'{"allocation":{"devices":{"config":[{"opaque":{"driver":"gpu.nvidia.com","parameters":{"kind":"x"}}},7]}}}',
+]
+
+
+@pytest.mark.parametrize("state", ["PrepareStarted", "PrepareCompleted"])
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("device", ["gpu-0", small(0)])
+async def test_an_odd_entry_costs_neither_other_claims_nor_a_sweep(
+    tmp_path: Path, state: State, status: bytes, device: str
+) -> None:
+    world = MigWorld(tmp_path)
+    world.start()
+    odd, beside = await world.claim("odd", device), await world.claim("beside", "gpu-1")
+    await world.prepared(odd)
+    prepared = world.record().entries[odd.uid].prepared if state == "PrepareCompleted" else ()
+    entry = Entry(state, status, prepared, "odd", "ns")
+    await world.ledger.submit(lambda _: Change(None, entries={odd.uid: entry}))
+    await world.restart()
+    sweep = world.sweep
+    for step in (sweep.settle, sweep.half_done, sweep.leftovers, sweep.files, sweep.stale_claims):
+        await world.timely(step())
+    assert await world.prepared(beside) == ["gpu-1"]
+    answer = (await world.prepare(odd))[odd.uid]
+    assert isinstance(answer, tuple) or "internal error" not in answer.error
+    await world.released(odd, beside)
+    assert not world.record().entries
+    await world.stop()
