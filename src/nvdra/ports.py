@@ -110,6 +110,10 @@ class Host(Protocol):
         """Whether `stat` would tell of something there."""
         ...
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        """Inode and mtime in ns of what lies at the path, links not followed; (0, 0) if nothing can be seen there."""
+        ...
+
     def readlink(self, path: str) -> str: ...
     def resolve(self, path: str, root: str = "/") -> str | None:
         """`path`, as seen from inside `root`, with every link followed there: an absolute link starts at `root`
@@ -260,6 +264,15 @@ class Kube(Protocol):
     async def list(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> Page: ...
+    def pages(
+        self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> AsyncIterator[Page]:
+        """The same LIST in pieces, none of which is kept: for kinds that a cluster may have any number of.
+
+        The list is complete once the iterator ends without an error.
+        """
+        ...
+
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes: ...
     async def update(
         self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""

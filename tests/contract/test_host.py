@@ -73,6 +73,10 @@ def test_stat_says_what_lies_there(case: Case) -> None:
     seen = case.host.stat(case("/f"))
     assert (seen.mode, seen.size, seen.ino) == (0o640, 3, (case.disk / "f").stat().st_ino)
     assert seen.mtime_ns == (case.disk / "f").stat().st_mtime_ns
+    for name in ("f", "d", "l"):
+        there = (case.disk / name).lstat()
+        assert case.host.stamp(case(f"/{name}")) == (there.st_ino, there.st_mtime_ns)
+    assert case.host.stamp(case("/none")) == case.host.stamp(case("/f/none")) == (0, 0)
     assert case.host.readlink(case("/l")) == "nowhere"
     with pytest.raises(FileNotFoundError):
         case.host.stat(case("/none"))

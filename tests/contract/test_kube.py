@@ -266,6 +266,23 @@ async def test_long_lists_come_complete(breakable: Kube, server: FakeKube) -> No
         await server.create(NODES, b'{"metadata":{"name":"node-%04d"}}' % number)
     page = await breakable.list(NODES)
     assert len({json.loads(item)["metadata"]["name"] for item in page.items}) == 1203
+    pages = [each async for each in breakable.pages(NODES)]
+    assert tuple(item for each in pages for item in each.items) == page.items
+    assert max(len(each.items) for each in pages) == 500
+    assert {each.resource_version for each in pages} == {page.resource_version}
+
+
+async def test_an_empty_list_is_one_empty_page(kube: Kube) -> None:
+    pages = [each async for each in kube.pages(SLICES, field_selector="spec.driver=contract-none")]
+    assert [each.items for each in pages] == [()]
+    assert pages[0].resource_version
+
+
+@pytest.mark.parametrize("plural", ["nodes", "pods", "deviceclasses", "resourceclaims", "resourceslices"])
+async def test_every_kind_is_listed_by_its_own_name(kube: Kube, plural: str) -> None:
+    group, version = ("", "v1") if plural in ("nodes", "pods") else ("resource.k8s.io", "v1")
+    page = await kube.list(Resource(group, version, plural, namespaced=plural in ("pods", "resourceclaims")))
+    assert page.resource_version
 
 
 async def test_a_watch_continues_where_the_list_ended(kube: Kube) -> None:

@@ -88,9 +88,14 @@ def decode_claim(body: bytes) -> Claim:
     try:
         namespace, name, uid, results, configs, status = _decode_claim(body)
     except CoreError as error:
-        named = identify_claim(body)
-        raise _refusal(error, None if named is None else ClaimRef(*named)) from None
+        raise _refusal(error, claim_ref(body)) from None
     return Claim(ClaimRef(namespace, name, uid), _results(results), _configs(configs), status)
+
+
+def claim_ref(body: bytes) -> ClaimRef | None:
+    """Which claim an API object's body is, whatever else it holds; None if it does not say."""
+    named = identify_claim(body)
+    return None if named is None else ClaimRef(*named)
 
 
 def decode_status(status: bytes) -> tuple[tuple[Result, ...], tuple[OpaqueConfig, ...]]:

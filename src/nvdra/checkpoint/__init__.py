@@ -1,7 +1,7 @@
 """The checkpoint format: codec, checksum, boot id rule, a schema for each driver. Bytes and values, no files."""
 
 from nvdra.checkpoint.boot_id import Booted, boot
-from nvdra.checkpoint.codec import Corrupt, Encoder, Future, Truncated, Unreadable, decode, encode
+from nvdra.checkpoint.codec import Corrupt, Encoder, Future, Truncated, Unreadable, decode, encode, refusal
 from nvdra.checkpoint.content import Checkpoint, Entry, State
 from nvdra.checkpoint.prepared import (
     DeviceType,
@@ -49,4 +49,5 @@ __all__ = [
     "boot",
     "decode",
     "encode",
+    "refusal",
 ]

@@ -88,6 +88,15 @@ def encode(checkpoint: Checkpoint, schema: Schema = GPU) -> bytes:
     return Encoder(schema).encode(checkpoint)
 
 
+def refusal(uid: str, entry: Entry, schema: Schema = GPU) -> str:
+    """Why a file with this entry could not be written, or not be read again; "" if it can."""
+    try:
+        decode(encode(Checkpoint("", {uid: entry}), schema), schema)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def _fragment(uid: str, entry: Entry, schema: Schema) -> Fragment:
     if entry.state == "PrepareAborted" and not schema.can_abort:
         raise ValueError(f"claim {uid} is PrepareAborted, which a checkpoint of {schema.driver} cannot hold")

@@ -108,7 +108,7 @@ def settle(
             continue
         claim = claims.get(uid)
         results = () if claim is None else _of_node(claim, driver.name, pool)
-        if claim is None or {result.device for result in results} != names:
+        if claim is None or not results or {result.device for result in results} != names:
             gone.append(uid)
             continue
         # Configs are not read: the writer of the file applied them.

@@ -16,7 +16,7 @@ from glob import escape
 from nvdra.gpu.edits import DriverFiles, FoundFile, FoundLibrary, FoundNode
 from nvdra.host import elf, ld_cache
 from nvdra.host.driver_root import DriverRoot, matches, module_version
-from nvdra.host.footprint import Footprint, Searched, folder_now, untold
+from nvdra.host.footprint import Footprint, Searched, untold
 from nvdra.ports import Host
 
 _CONTROL_NODES = ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-uvm", "/dev/nvidiactl")
@@ -88,8 +88,8 @@ def look_up(
     upgrade of a driver and the reboot: libraries that the loaded module refuses are of no use to a container.
     """
     search = _Search(host, root)
-    if version is None and not root.is_mocked:
-        version = module_version(host, root)
+    if version is None:
+        version = _loaded(host, root)
     version, directory = _driver_library(search, version)
     directories = [directory, f"{directory.rstrip('/')}/vdpau"]
     libraries = search.resolved(search.paths(directories, f"*.so.{escape(version)}"))
@@ -115,6 +115,7 @@ def look_up(
 def survey(host: Host, root: DriverRoot) -> tuple[DriverFiles, Footprint]:
     """Everything of the driver that containers get, and what that rests on. Raises as `look_up` does."""
     searched = Searched(host, root)
+    module = _loaded(host, root)
     nodes = tuple((path, device_node(host, root, path)) for path in _CONTROL_NODES)
     others = {place: host.exists(place) for place in _socket_places(host, root)}
     files = look_up(searched, root)  # type: ignore[arg-type]  # the part of a host that a search needs
@@ -123,7 +124,7 @@ def survey(host: Host, root: DriverRoot) -> tuple[DriverFiles, Footprint]:
     named = [file.host_path for file in mounted]
     targets = [host.resolve(root.inside(place), root.path) or place for place in named]  # links lead elsewhere
     others |= dict.fromkeys(untold([*named, *targets], searched.folders, time.time_ns()), True)
-    return files, Footprint(searched.folders, nodes, tuple(others.items()))
+    return files, Footprint(searched.folders, nodes, tuple(others.items()), module, has_module=True)
 
 
 def is_unchanged(host: Host, root: DriverRoot, seen: Footprint) -> bool:
@@ -131,8 +132,14 @@ def is_unchanged(host: Host, root: DriverRoot, seen: Footprint) -> bool:
     return (
         all(device_node(host, root, path) == node for path, node in seen.nodes)
         and all(host.exists(path) == was_there for path, was_there in seen.others)
-        and all(folder_now(host, folder[0]) == folder for folder in seen.folders)
+        and all(host.stamp(path) == (inode, mtime_ns) for path, inode, mtime_ns in seen.folders)
+        and (not seen.has_module or _loaded(host, root) == seen.module)
     )
+
+
+def _loaded(host: Host, root: DriverRoot) -> str | None:
+    """The version of the kernel module whose files are looked for; None: that of the libraries found."""
+    return None if root.is_mocked else module_version(host, root)
 
 
 def _socket_places(host: Host, root: DriverRoot) -> Iterator[str]:

@@ -24,11 +24,14 @@ class Footprint:
     folders  that were searched; of a path that is missing, the last folder of it that is there
     nodes    device nodes by their path in containers; None: it was not there
     others   what no folder tells of, and whether it was there
+    module   version of the kernel module that was loaded, None if none was; looked at where `has_module`
     """
 
     folders: tuple[Folder, ...]
     nodes: tuple[tuple[str, FoundNode | None], ...]
     others: tuple[tuple[str, bool], ...] = ()
+    module: str | None = None
+    has_module: bool = False
 
 
 class Searched:
@@ -83,11 +86,7 @@ class Searched:
 
 def folder_now(host: Host, path: str) -> Folder:
     """The folder as it is now."""
-    try:
-        status = host.stat(path)
-    except OSError:
-        return path, 0, 0
-    return path, status.ino, status.mtime_ns
+    return path, *host.stamp(path)
 
 
 def untold(places: Iterable[str], folders: Iterable[Folder], now_ns: int) -> tuple[str, ...]:

@@ -124,6 +124,13 @@ class Node:
     def exists(self, path: str) -> bool:
         return os.path.lexists(self._at(path, follow=False))
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        try:
+            status = os.lstat(self._at(path, follow=False))
+        except OSError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns
+
     def readlink(self, path: str) -> str:
         return os.readlink(self._at(path, follow=False))
 

@@ -39,18 +39,25 @@ def document(body: bytes) -> dict[str, Any]:
     return found
 
 
-def chunk(body: bytes) -> Chunk:
-    """An answer to a LIST; its items are not read. Raises ApiError for anything but a list, an object for instance."""
+def chunk(body: bytes, plural: str) -> Chunk:
+    """An answer to a LIST; its items are not read. Raises ApiError for anything but a list of this kind."""
     try:
         others, items = parted(body)
     except ValueError as error:
         raise _odd(f"is not JSON: {error}") from None
     metadata = document(others.get("metadata", b"null"))
     version, more = metadata.get("resourceVersion"), metadata.get("continue") or ""
-    kind = others.get("kind", b"")
-    if items is None or not kind.endswith(b'List"') or not isinstance(version, str) or not isinstance(more, str):
-        raise _odd(f"to a LIST is no list (kind {kind.decode(errors='replace')[:40] or 'absent'})")
-    return Chunk(items, version, more)
+    kind = others.get("kind", b"").strip(b'"').decode(errors="replace")
+    is_list = _is_list_of(kind, plural) and isinstance(version, str) and isinstance(more, str)
+    if items is None or not is_list:
+        raise _odd(f"to a LIST of {plural} is no such list (kind {kind[:40] or 'absent'})")
+    return Chunk(items, str(version), str(more))
+
+
+def _is_list_of(kind: str, plural: str) -> bool:
+    """Whether "ResourceClaimList" is a list of "resourceclaims"."""
+    name = kind.removesuffix("List").lower()
+    return kind.endswith("List") and plural in (name, f"{name}s", f"{name}es", f"{name[:-1]}ies")
 
 
 def event(line: bytes) -> Event:

@@ -126,9 +126,15 @@ class HttpKube:
     async def list(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> Page:
+        pages = self.pages(resource, namespace, field_selector=field_selector, label_selector=label_selector)
+        found = [page async for page in pages]
+        return Page(tuple(item for page in found for item in page.items), found[-1].resource_version)
+
+    async def pages(
+        self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> AsyncIterator[Page]:
         query = _selectors(field_selector, label_selector)
         size = PageSize()
-        found: list[bytes] = []
         while True:
             query["limit"] = str(size.limit)
             try:
@@ -137,11 +143,12 @@ class HttpKube:
                 if error.reason != TOO_LARGE or not size.shrink():
                     raise
                 continue
-            part = chunk(answer)
+            part = chunk(answer, resource.plural)
             size.took(len(answer), len(part.items))
-            found += part.items
+            del answer
+            yield Page(part.items, part.resource_version)
             if not part.more:
-                return Page(tuple(found), part.resource_version)
+                return
             if part.more == query.get("continue"):
                 raise ApiError(0, "", "the API server's answer to a LIST goes on where it began")
             query["continue"] = part.more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from functools import cache
 from typing import TypeVar
 
@@ -56,14 +57,16 @@ class ResourceApi:
         claims = await self._claims(timeout_s)
         return await self.kube.get(claims, name, namespace, timeout_s=timeout_s, cached=cached)
 
-    async def claims(self) -> tuple[bytes, ...]:
-        """Every ResourceClaim of the cluster."""
-        try:
-            return (await self.kube.list(await self.resource("resourceclaims"))).items
-        except ApiError as error:
-            if not self.forget(error):
-                raise
-        return (await self.kube.list(await self.resource("resourceclaims"))).items
+    async def claims(self) -> AsyncIterator[tuple[bytes, ...]]:
+        """Every ResourceClaim of the cluster, some at a time; all anew where the version is gone meanwhile."""
+        for is_last in (False, True):
+            try:
+                async for page in self.kube.pages(await self.resource("resourceclaims")):
+                    yield page.items
+                return
+            except ApiError as error:
+                if is_last or not self.forget(error):
+                    raise
 
     async def _claims(self, timeout_s: float) -> Resource:
         if self._version:

@@ -25,7 +25,8 @@ T = TypeVar("T")
 PAUSE_FIRST_S = 0.5
 PAUSE_LIMIT_S = 30.0
 
-# A watch that ends sooner than this without a word is a failure like any other: asked for at once, it would spin.
+# A watch that ends sooner than this is a failure like any other, whatever it told: asked for at once, it would spin.
+# One that lasts longer shows that the server is back; that it keeps its history is shown by PAUSE_LIMIT_S.
 SHORT_S = 1.0
 
 # The net below the watch: a list this old is made anew when a watch ends.
@@ -266,24 +267,24 @@ class Watcher(Generic[T]):
 
     async def _watch(self, resource_version: str) -> Outcome:
         began = self._clock.now()
-        is_alive = False
+        failure: Failed | None = None
         events = self._kube.watch(self._resource, self._namespace, resource_version=resource_version, **self._selectors)
         try:
             async with aclosing(events) as stream:  # type: ignore[type-var]
                 async for event in stream:
                     resource_version = self._apply(event) or resource_version
-                    is_alive = True
-                    self._failures = self._losses = 0
         except _Unusable as error:
-            return Failed(ApiError(0, "", str(error)))  # what the watch would have told, a list tells
+            failure = Failed(ApiError(0, "", str(error)))  # what the watch would have told, a list tells
         except ApiError as error:
-            if self._clock.now() - began >= SHORT_S:
-                self._failures = self._losses = 0
-            return Failed(error, resource_version, is_version_gone=self._is_gone(error))
-        if not is_alive and self._clock.now() - began < SHORT_S:
-            return Failed(ApiError(0, "", "the server ended a watch at once"), resource_version)
-        self._failures = self._losses = 0
-        return Ended(resource_version, is_stale=self._clock.now() - self._listed_at >= self._relist_s)
+            failure = Failed(error, resource_version, is_version_gone=self._is_gone(error))
+        lasted_s = self._clock.now() - began
+        if lasted_s >= SHORT_S:
+            self._failures = 0
+        elif failure is None:
+            failure = Failed(ApiError(0, "", "the server ended a watch at once"), resource_version)
+        if lasted_s >= PAUSE_LIMIT_S:
+            self._losses = 0
+        return failure or Ended(resource_version, is_stale=self._clock.now() - self._listed_at >= self._relist_s)
 
     def _apply(self, event: Event) -> str:
         """Put the event into the store; its resourceVersion, "" if it says none."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from nvdra import telemetry
 from nvdra.checkpoint import GPU as GPU_SCHEMA
-from nvdra.checkpoint import Checkpoint, Corrupt, Encoder, Schema, Unreadable, boot
+from nvdra.checkpoint import Checkpoint, Corrupt, Encoder, Entry, Schema, Unreadable, boot, refusal
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.ports import Held, Host, Put, Removal
 
@@ -72,6 +72,10 @@ class CheckpointFile:
             self.forget()  # it is written all the same: the next look reads it
         else:
             self._trust(checkpoint, held)
+
+    def refusal(self, uid: str, entry: Entry) -> str:
+        """Why the file could not be read again with this entry; "" if it can."""
+        return refusal(uid, entry, self._schema)
 
     def forget(self) -> None:
         """Trust nothing in memory: the next look reads the file."""

@@ -40,12 +40,14 @@ class Change(Generic[T]):
     entries  claim UID to its new entry; None: the entry leaves the checkpoint
     write    CDI files to put in place before the checkpoint, path to content
     remove   CDI files to take away after the checkpoint
+    discard  called where the change is dropped and decided anew: gives back what deciding took (locks)
     """
 
     answer: T
     entries: Mapping[str, Entry | None] = field(default_factory=dict)
     write: Mapping[str, bytes] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
+    discard: Callable[[], None] | None = None
 
 
 Decide = Callable[[Checkpoint], Change[T]]
@@ -70,6 +72,11 @@ class _Job:
         self.has_failed = True
         if not self.done.done():
             self.done.set_exception(error)
+
+    def drop_decision(self) -> None:
+        if self.change is not None and self.change.discard is not None:
+            self.change.discard()
+        self.change = None
 
 
 class CheckpointWriter:
@@ -192,31 +199,23 @@ class CheckpointWriter:
             raise CheckpointError(
                 f"unable to get checkpoint: {error.filename or self._file.path}: {error.strerror or error}"
             ) from None
-        checkpoint = before
-        for job in batch:
-            try:
-                job.change = job.decide(checkpoint)
-            except Exception as error:
-                job.fail(error)
-                continue
-            checkpoint = _with(checkpoint, job.change.entries)
-
         written = await self._write(batch, before)
-        if written is not None and written is not self._announced:
+        if written is not self._announced:
             self._announced = written
             self._on_checkpoint(written)
 
-    async def _write(self, batch: list[_Job], before: Checkpoint) -> Checkpoint | None:
-        """The checkpoint with the batch's changes, all of them done; None if it could not be written.
+    async def _write(self, batch: list[_Job], before: Checkpoint) -> Checkpoint:
+        """The checkpoint with the batch's changes, in one turn of the writer.
 
-        In one turn of the writer; where a CDI file cannot be written, once more without the claims it is for.
+        Where something cannot be written, once more without the claims it is for. What was decided after those rests
+        on entries that do not come about: it is decided anew.
         """
         made: set[str] = set()
         while True:
-            alive = _alive(batch)
             checkpoint = before
-            for job in alive:
-                checkpoint = _with(checkpoint, _change(job).entries)
+            for job in _alive(batch):
+                checkpoint = self._decided(job, checkpoint)
+            alive = _alive(batch)
             put = [Put(path, content, mode=0o644) for job in alive for path, content in _change(job).write.items()]
             removals = _removals(alive)
             try:
@@ -227,27 +226,54 @@ class CheckpointWriter:
                     await self._host.carry_out([*put, *removals])
                 return before
             except OSError as error:
-                path = error.filename
-                concerned = [job for job in alive if path in _change(job).write]
-                if not concerned:
+                concerned = [job for job in alive if error.filename in _change(job).write]
+                if concerned and await self._made_folder(error, made):
+                    continue
+                if concerned:
+                    text = f"unable to create CDI spec file for claim: {error.filename}: {error.strerror or error}"
+                    for job in concerned:
+                        job.fail(CheckpointError(text))
+                else:
                     self._file.forget()
-                    await self._roll_back(alive, before, error)
-                    return None
-                folder = path.rpartition("/")[0]
-                if isinstance(error, FileNotFoundError) and folder not in made:
-                    made.add(folder)  # somebody removed it
-                    with contextlib.suppress(OSError):  # then the file is refused again, with its own words
-                        await self._host.mkdir(folder, mode=0o750)
-                        continue
-                for job in concerned:
-                    job.fail(
-                        CheckpointError(f"unable to create CDI spec file for claim: {path}: {error.strerror or error}")
-                    )
+                    await self._fail_changes(alive, before, error)
+                first = next(index for index, job in enumerate(alive) if job.has_failed)
+                for job in _alive(alive[first:]):
+                    job.drop_decision()
 
-    async def _roll_back(self, alive: list[_Job], before: Checkpoint, error: OSError) -> None:
+    def _decided(self, job: _Job, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with the job's entries; the decision is made if it is not."""
+        try:
+            if job.change is None:
+                job.change = job.decide(checkpoint)
+                self._check(job.change, checkpoint)
+        except Exception as error:
+            job.fail(error)
+            return checkpoint
+        return _with(checkpoint, job.change.entries)
+
+    def _check(self, change: Change[Any], checkpoint: Checkpoint) -> None:
+        """One entry that cannot be read again would cost all others at the next start."""
+        for uid, entry in change.entries.items():
+            if entry is not None and entry != checkpoint.entries.get(uid) and (why := self._file.refusal(uid, entry)):
+                raise CheckpointError(
+                    f"unable to update checkpoint: {self._file.path} could not be read again with claim {uid}: {why}"
+                )
+
+    async def _made_folder(self, error: OSError, made: set[str]) -> bool:
+        """Whether the folder of the file that could not be written was missing, and is there now."""
+        folder = error.filename.rpartition("/")[0]
+        if not isinstance(error, FileNotFoundError) or folder in made:
+            return False
+        made.add(folder)
+        with contextlib.suppress(OSError):  # then the file is refused with its own words
+            await self._host.mkdir(folder, mode=0o750)
+            return True
+        return False
+
+    async def _fail_changes(self, alive: list[_Job], before: Checkpoint, error: OSError) -> None:
         """The checkpoint could not be written: nothing of this batch's changes may remain."""
-        # An answer from the checkpoint, or a repaired file, is true all the same.
-        failed = [job for job in alive if _change(job).entries or _change(job).remove]
+        # An answer from the checkpoint, or a repaired file, is none.
+        failed = [job for job in alive if _change(job).entries or _change(job).remove] or alive
         new = [job for job in failed if all(uid not in before.entries for uid in _change(job).entries)]
         # No entry names them: what cannot be removed now is an orphan for the sweep.
         await self._host.carry_out([Removal(path) for job in new for path in _change(job).write])

@@ -104,12 +104,12 @@ class ClaimService:
         answers: dict[str, Prepared] = {uid: again for uid, again in found.items() if isinstance(again, tuple)}
         if others := [ref for ref in refs if ref.uid not in answers]:
             silence = {uid: error for uid, error in found.items() if isinstance(error, ApiError)}
-            answers |= await self._serve("prepare", others, partial(self._prepare_all, silence), self._late)
+            answers |= await self._serve("prepare", others, partial(self._prepare_all, silence))
         return answers
 
     async def unprepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Unprepared]:
         """None: nothing of the claim is left on this node."""
-        return await self._serve("unprepare", refs, self._unprepare_all, self._late)
+        return await self._serve("unprepare", refs, self._unprepare_all)
 
     async def finish(self, timeout_s: float) -> None:
         """Returns once no claim is worked on, whoever still waits for it, or after so many seconds."""
@@ -117,7 +117,10 @@ class ClaimService:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
 
     async def unprepare_stale(self, ref: ClaimRef, entry: Entry) -> Unprepared:
-        """Unprepare a claim that kubelet does not ask for any more, if `entry` is still its entry."""
+        """Unprepare a claim that kubelet does not ask for any more, if `entry` is still its entry.
+
+        Work that outlasts a call's time goes on, and is joined by whoever asks next.
+        """
         answers: Mapping[str, Unprepared] = await self._serve(
             "unprepare", [ref], partial(self._unprepare_all, only=entry)
         )
@@ -128,9 +131,8 @@ class ClaimService:
         operation: Operation,
         refs: Sequence[ClaimRef],
         work: Callable[[list[ClaimRef]], Coroutine[Any, Any, None]],
-        late: Callable[[Operation, ClaimRef, float], Failure] | None = None,
     ) -> dict[str, Any]:
-        """The answer for each claim; with `late`, that for claims whose work outlasts the call's time."""
+        """The answer for each claim; where its work outlasts the call's time, the reason so far."""
         answers: dict[str, Any] = {}
         wanted = {ref.uid: ref for ref in refs}
         timeout_s = self._timeout_s()
@@ -142,16 +144,14 @@ class ClaimService:
             busy = {uid: self._owned[uid] for uid in wanted}
             pending = [owned.answer for owned in busy.values()]
             try:
-                if late is None:
+                async with self._clock.deadline(max(ends - self._clock.now(), 0.0)):
                     await asyncio.wait(pending)  # a cancelled caller leaves the work running
-                else:
-                    async with self._clock.deadline(max(ends - self._clock.now(), 0.0)):
-                        await asyncio.wait(pending)
             except TimeoutError:
-                assert late is not None
                 for uid, owned in busy.items():
                     is_answered = owned.answer.done() and owned.operation == operation
-                    answers[uid] = owned.answer.result() if is_answered else late(operation, wanted[uid], timeout_s)
+                    answers[uid] = (
+                        owned.answer.result() if is_answered else self._late(operation, wanted[uid], timeout_s)
+                    )
                 return answers
             for uid, owned in busy.items():
                 if owned.operation == operation:
@@ -201,8 +201,11 @@ class ClaimService:
         text = f"still being {operation}d after {timeout_s:.0f} s{f': {reason}' if reason else ''}; "
         text += "the work goes on, and kubelet's retry joins it"
         if operation == "prepare":
-            return self._failed(ref, text)
-        return self._not_unprepared(ref, text, "unprepare_devices")
+            failure = self._failed(ref, text)
+        else:
+            failure = self._not_unprepared(ref, text, "unprepare_devices")
+        self._metrics.failed(operation, failure.kind)
+        return failure
 
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 

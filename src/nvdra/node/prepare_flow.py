@@ -161,7 +161,8 @@ class PrepareFlow:
             if step.resources <= changed:
                 # The other claim may leave meanwhile: then the step is this claim's alone, and is rolled back with it.
                 locks.touch(uid, step)
-        return Change(needs, entries={uid: needs.started})
+        discard = partial(self._context.end_work, uid, is_done=True)
+        return Change(needs, entries={uid: needs.started}, discard=discard)
 
     def _decide_from_checkpoint(self, ref: ClaimRef, otherwise: str, checkpoint: Checkpoint) -> Change[_Decision]:
         has_file = self._cdi_files.is_whole(ref.uid, checkpoint)

@@ -6,15 +6,16 @@ out through the checkpoint writer. It never frees a device on the word of an API
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 from nvdra import cdi, claims, telemetry
-from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
-from nvdra.checkpoint import Checkpoint
+from nvdra.api import Claim, ClaimError, ClaimRef, claim_ref, decode_claim
+from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.node.cdi_files import REWRITTEN, concrete
 from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import Change, CheckpointError
@@ -32,28 +33,29 @@ LIST_PAUSE_S, LIST_PAUSE_LIMIT_S = 2.5, 60.0
 
 
 class ClaimLister(Protocol):
-    """All claims of the cluster, and one by name."""
+    """All claims of the cluster, some at a time, and one by name."""
 
     async def claim(self, namespace: str, name: str, *, timeout_s: float) -> bytes: ...
-    async def claims(self) -> tuple[bytes, ...]: ...
+    def claims(self) -> AsyncIterator[tuple[bytes, ...]]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Cluster:
-    """All claims of the cluster.
+class _Found:
+    """What a LIST of all claims says of some of them.
 
-    allocated    by UID
-    unreadable   UIDs of those that cannot be read
-    is_complete  False where one of those does not say its UID: it may be any
+    claims   by UID; None: not allocated
+    gone     UIDs of those that are not in the list
     """
 
-    allocated: Mapping[str, Claim]
-    unreadable: frozenset[str]
-    is_complete: bool
+    claims: Mapping[str, Claim | None]
+    gone: Set[str]
 
-    def says_nothing_of(self, uid: str) -> bool:
-        """Whether the claim may be there all the same."""
-        return uid in self.unreadable or (not self.is_complete and uid not in self.allocated)
+    def tells_of(self, uid: str) -> bool:
+        return uid in self.claims or uid in self.gone
+
+    @property
+    def allocated(self) -> Mapping[str, Claim]:
+        return {uid: claim for uid, claim in self.claims.items() if claim is not None}
 
 
 class Sweep:
@@ -85,13 +87,13 @@ class Sweep:
 
     async def run(self) -> None:
         """Settle claims of a lost checkpoint; check claims and files every ten minutes, each node at its own times."""
-        each = (self.settle, self.half_prepared, self.leftovers, self.files, self.stale_claims)
-        steps = {step: self._clock.now() for step in each}
+        async with asyncio.TaskGroup() as side_by_side:
+            for step in (self.settle, self.half_prepared, self.leftovers, self.files, self.stale_claims):
+                side_by_side.create_task(self._repeat(step), name=f"sweep {step.__name__}")
+
+    async def _repeat(self, step: Callable[[], Coroutine[Any, Any, float]]) -> None:
         while True:
-            for step, due in steps.items():
-                if due <= self._clock.now():
-                    steps[step] = self._clock.now() + await self._attempt(step)
-            await self._clock.sleep(max(min(steps.values()) - self._clock.now(), 0.0))
+            await self._clock.sleep(await self._attempt(step))
 
     async def _attempt(self, step: Callable[[], Coroutine[Any, Any, float]]) -> float:
         try:
@@ -114,32 +116,28 @@ class Sweep:
             elif checkpoint.entries[ref.uid].state == "PrepareStarted":
                 telemetry.info(4, f"partially prepared claim not stale: {ref.namespace}/{ref.name}")
         due = claims.due(found.keys(), self._stale_before, checkpoint)
-        for uid in sorted(due):
-            ref, why = found[uid]
-            if await self._service().unprepare_stale(ref, checkpoint.entries[uid]) is None:
-                telemetry.info(
-                    0, f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}", uid=uid, why=why
-                )
+        await asyncio.gather(*(self._unprepare(*found[uid], checkpoint.entries[uid]) for uid in sorted(due)))
         self._stale_before = frozenset(found) - due
         return SECOND_LOOK_S if self._stale_before else EVERY_S * random.uniform(0.9, 1.1)
+
+    async def _unprepare(self, ref: ClaimRef, why: str, entry: Entry) -> None:
+        if await self._service().unprepare_stale(ref, entry) is None:
+            text = f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}"
+            telemetry.info(0, text, uid=ref.uid, why=why)
 
     async def _answers(self, checkpoint: Checkpoint) -> list[tuple[ClaimRef, claims.Answer]]:
         """What the API server says of the checkpoint's claims; those it does not tell about are left out."""
         answers = [(ref, answer) for ref in claims.to_get(checkpoint) if (answer := await self._ask(ref)) is not None]
         if nameless := claims.nameless(checkpoint):
             try:
-                cluster = await self._all_claims()
+                found = await self._look_up(nameless)
             except ApiError as error:
                 telemetry.info(4, "Cleanup: the API server does not list claims, asking again later", cause=str(error))
                 return answers
-            for uid in nameless:
-                if cluster.says_nothing_of(uid):
-                    continue
-                claim = cluster.allocated.get(uid)
-                ref, answer = (
-                    (claim.ref, claims.Answer(uid, claim)) if claim else (ClaimRef("", "", uid), claims.NOT_FOUND)
-                )
-                answers.append((ref, answer))
+            for uid in filter(found.tells_of, nameless):
+                claim = found.claims.get(uid)
+                answer = claims.Answer(uid, claim) if uid in found.claims else claims.NOT_FOUND
+                answers.append((claim.ref if claim else ClaimRef("", "", uid), answer))
         return answers
 
     async def _ask(self, ref: ClaimRef) -> claims.Answer | None:
@@ -166,23 +164,28 @@ class Sweep:
         if not self._driver.has_steps:
             return EVERY_S
         checkpoint = await self._checkpoint_writer.submit(Change)
-        is_left = False
-        for uid, entry in checkpoint.entries.items():
-            if entry.state != "PrepareStarted" or uid in self._context.work.claims:
-                continue
-            ref = ClaimRef(entry.namespace, entry.name, uid)
-            match claims.release(self._driver, ref, entry, self._context.node(), checkpoint):
-                case claims.TearDownFirst():
-                    failure = await self._service().unprepare_stale(ref, entry)
-                    is_left = is_left or failure is not None
-                    if failure is None:
-                        telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
-                case claims.Refuse(rescan=True):
-                    is_left = True  # its GPU cannot be read now
-                case claims.Forget() | claims.Refuse():
-                    pass  # nothing of it is on the hardware, or another release's business
+        left = await asyncio.gather(
+            *(
+                self._roll_back(ClaimRef(entry.namespace, entry.name, uid), entry, checkpoint)
+                for uid, entry in checkpoint.entries.items()
+                if entry.state == "PrepareStarted" and uid not in self._context.work.claims
+            )
+        )
         # Any claim's steps may come to a stop half way; a look is a batch that writes nothing.
-        return AFTER_FAILURE_S if is_left else SECOND_LOOK_S
+        return AFTER_FAILURE_S if any(left) else SECOND_LOOK_S
+
+    async def _roll_back(self, ref: ClaimRef, entry: Entry, checkpoint: Checkpoint) -> bool:
+        """Whether something of the claim is left to roll back."""
+        match claims.release(self._driver, ref, entry, self._context.node(), checkpoint):
+            case claims.TearDownFirst():
+                failure = await self._service().unprepare_stale(ref, entry)
+                if failure is None:
+                    telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
+                return failure is not None
+            case claims.Refuse(rescan=True):
+                return True  # its GPU cannot be read now
+            case claims.Forget() | claims.Refuse():
+                return False  # nothing of it is on the hardware, or another release's business
 
     # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────
 
@@ -255,13 +258,13 @@ class Sweep:
         if node == self._unknown_in and self._clock.now() < self._list_again_at:
             return LOOK_S  # what is missing is a device, and asking the API server does not bring it
         try:
-            cluster = await self._all_claims()
+            found = await self._look_up(self._context.files.uids())
         except ApiError as error:
             telemetry.warning("The checkpoint is lost and the API server does not list claims yet", cause=str(error))
             self._list_pause_s = min(self._list_pause_s * 2, LIST_PAUSE_LIMIT_S)
             return self._list_pause_s
         self._list_pause_s = LIST_PAUSE_S
-        settled = await self._checkpoint_writer.submit(partial(self._decide_settled, cluster=cluster))
+        settled = await self._checkpoint_writer.submit(partial(self._decide_settled, found=found))
         for uid in settled.adopted:
             telemetry.warning("Took over a claim whose checkpoint was lost: it is still allocated here", uid=uid)
         for uid in settled.orphans:
@@ -276,32 +279,34 @@ class Sweep:
             self._unknown_in, self._list_again_at = node, self._clock.now() + EVERY_S
         return LOOK_S
 
-    async def _all_claims(self) -> _Cluster:
-        allocated: dict[str, Claim] = {}
+    async def _look_up(self, uids: Iterable[str]) -> _Found:
+        """These claims, out of all claims of the cluster: any number of others pass by and are not kept."""
+        wanted = frozenset(uids)
         unreadable: set[str] = set()
-        is_complete = True
-        for body in await self._source.claims():
-            try:
-                claim = decode_claim(body)
-            except ClaimError as error:
-                if error.kind == "malformed":
-                    telemetry.warning(
-                        "Skipped a claim that cannot be read",
-                        claim=str(error.ref or "of unknown name"),
-                        cause=str(error),
-                    )
-                    if error.ref is None:
-                        is_complete = False
-                    else:
-                        unreadable.add(error.ref.uid)
-                continue
-            allocated[claim.ref.uid] = claim
-        return _Cluster(allocated, frozenset(unreadable), is_complete)
+        found: dict[str, Claim | None] = {}
+        unnamed = 0
+        async for bodies in self._source.claims():
+            for body in bodies:
+                if (ref := claim_ref(body)) is None:
+                    unnamed += 1
+                elif ref.uid in wanted:
+                    try:
+                        found[ref.uid] = decode_claim(body)
+                    except ClaimError as error:
+                        if error.kind == "unallocated":
+                            found[ref.uid] = None
+                            continue
+                        telemetry.warning("Skipped a claim that cannot be read", claim=str(ref), cause=str(error))
+                        unreadable.add(ref.uid)
+        if unnamed:
+            telemetry.warning("Skipped items of the list of claims that do not say their claim", items=unnamed)
+        # An item without a UID may be any claim, so none counts as gone.
+        return _Found(found, frozenset() if unnamed else wanted - found.keys() - unreadable)
 
-    def _decide_settled(self, checkpoint: Checkpoint, cluster: _Cluster) -> Change[claims.Settled]:
+    def _decide_settled(self, checkpoint: Checkpoint, found: _Found) -> Change[claims.Settled]:
         files = {uid: names for uid, names in self._devices_of_files().items() if uid not in checkpoint.entries}
-        open_ones = {uid: files.pop(uid) for uid in list(files) if cluster.says_nothing_of(uid)}
-        settled = claims.settle(self._driver, files, cluster.allocated, self._context.node(), self._pool)
+        open_ones = {uid: files.pop(uid) for uid in list(files) if not found.tells_of(uid)}
+        settled = claims.settle(self._driver, files, found.allocated, self._context.node(), self._pool)
         if open_ones:
             unsettled = claims.settle(self._driver, open_ones, None, self._context.node(), self._pool).unsettled
             settled = replace(settled, unsettled={**settled.unsettled, **unsettled})

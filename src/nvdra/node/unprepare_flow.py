@@ -72,7 +72,8 @@ class UnprepareFlow:
                     for step in (*teardown.steps, *teardown.shared):
                         if step.resources <= resources:
                             locks.touch(ref.uid, step)
-                return Change(release, entries={ref.uid: started})
+                discard = partial(self._context.end_work, ref.uid, is_done=False)
+                return Change(release, entries={ref.uid: started}, discard=discard)
             case _:
                 return Change(release)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from nvdra import telemetry
@@ -72,7 +73,10 @@ class GpuNode:
             dynamic_mig=gates.enabled(DYNAMIC_MIG),
             never_toggles=never_toggles(os.environ),
         )
-        self._edits_provider = GpuEditsProvider(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
+        restore = None if options.nvidia_cdi_hook_path else partial(install_hook, host, chassis.paths.plugin_dir)
+        self._edits_provider = GpuEditsProvider(
+            host, root, hook_path=hook, host_root=options.nvidia_driver_root, restore_hook=restore
+        )
         mig = MigActor(nvml, self._discovery.note)
         self._time_slices = TimeSliceActor(lambda: find_nvidia_smi(host, root), self._inventory)
         self.context, self.checkpoint_file = gpu_context(

@@ -172,7 +172,10 @@ def _newest(slices: Iterable[Slice]) -> int:
 
 
 def _generation(stored: Slice) -> int:
-    return int(stored["spec"]["pool"].get("generation", 0))
+    try:
+        return int(stored["spec"]["pool"]["generation"])
+    except (KeyError, TypeError, ValueError):
+        return 0  # older than any of ours
 
 
 def _name(stored: Slice) -> str:

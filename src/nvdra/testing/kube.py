@@ -42,6 +42,7 @@ from nvdra.testing.watches import Watch
 _NAME_LIMIT = 63
 _RANDOM = 5
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+_PAGE = 500  # objects of a LIST at a time
 _READ = ("apiVersion", "kind", "metadata")
 _OWN_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "generation", "generateName")
 
@@ -190,6 +191,13 @@ class FakeKube:
         kind = await self._enter_kind("list", resource)
         chosen = self._chosen(kind, namespace, field_selector, label_selector)
         return Page(tuple(self._render(kind, resource.version, each) for each in chosen), str(self._revision))
+
+    async def pages(
+        self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> AsyncIterator[Page]:
+        page = await self.list(resource, namespace, field_selector=field_selector, label_selector=label_selector)
+        for start in range(0, len(page.items) or 1, _PAGE):
+            yield Page(page.items[start : start + _PAGE], page.resource_version)
 
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes:
         kind = await self._enter_kind("create", resource)

@@ -115,6 +115,8 @@ def given(plugin: Plugin, pod: str) -> Sight:
     uid = body["metadata"]["uid"]
     results = [each for each in body["status"]["allocation"]["devices"]["results"] if each["driver"] == DRIVER]
     names = {each["device"] for each in results}
+    # A kubelet of 1.32 deletes the slices of a plugin that left, even when the next one is there.
+    wait_until("the devices to be published", lambda: names <= plugin.uuids().keys(), 60, plugin.tail)
     published = plugin.uuids()
     uuids = frozenset(published[name] for name in names)
     assert len(uuids) == len(results), f"claim {uid} was allocated a device twice, or two of the same UUID: {results}"

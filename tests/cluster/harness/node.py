@@ -132,6 +132,7 @@ class Node:
         """A new kubelet process runs on the files of the one before; pods run on meanwhile."""
         before = self._readiness().get("lastHeartbeatTime", "")
         self.kubelet.stop()
+        self._need_report()
         for _ in range(KUBELET_STARTS):
             self.kubelet.start()
             try:
@@ -153,6 +154,16 @@ class Node:
             return ready.get("status") == "True" and ready.get("lastHeartbeatTime", "") > after
 
         wait_until(f"node {self.name} to be Ready", is_ready, 60, lambda: (self._readiness(), self.kubelet.tail(15)))
+
+    def _need_report(self) -> None:
+        """The next kubelet finds its node other than it is: that of 1.32 says nothing of a node that did not change."""
+        api = self.plane.api()
+        node = api.get("Node", self.name)
+        node["metadata"].pop("resourceVersion")
+        for condition in node["status"]["conditions"]:
+            if condition["type"] == "PIDPressure":
+                condition["status"] = "Unknown"
+        api.call("PUT", f"api/v1/nodes/{self.name}/status", node)
 
     def _readiness(self) -> dict[str, str]:
         node = self.plane.api().find("Node", self.name) or {}

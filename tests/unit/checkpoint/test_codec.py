@@ -33,7 +33,11 @@ from nvdra.checkpoint import (
     Unreadable,
     decode,
     encode,
+    files,
+    refusal,
 )
+from nvdra.checkpoint import DOMAIN as DOMAIN_SCHEMA
+from nvdra.checkpoint import GPU as GPU_SCHEMA
 from tests.twins import checkpoint as twin
 from tests.unit.checkpoint.files import BOOT, DEVICE, ENTRY, STATUS, gpu, group, mirrored, second, signed
 
@@ -470,3 +474,19 @@ def test_damage_is_found_or_does_not_matter() -> None:
         [read] = checkpoint.entries["c1"].prepared  # type: ignore[misc]
         kept = dataclasses.replace(checkpoint.entries["c1"], prepared=(dataclasses.replace(read, verbatim=b""),))
         assert Checkpoint(checkpoint.boot_id, {"c1": kept}) == Checkpoint(BOOT, {"c1": ENTRY})
+
+
+@pytest.mark.parametrize(
+    ("entry", "schema", "is_refused"),
+    [
+        (Entry("PrepareAborted", b"{}", (), "a", "ns", aborted_at=253402300799), DOMAIN_SCHEMA, False),
+        (Entry("PrepareAborted", b"{}", (), "a", "ns", aborted_at=253402300800), DOMAIN_SCHEMA, True),
+        (Entry("PrepareAborted", b"{}", (), "a", "ns", aborted_at=1), GPU_SCHEMA, True),
+        (Entry("PrepareCompleted", b"[]", (), "a", "ns"), GPU_SCHEMA, True),
+        (Entry("PrepareCompleted", b"{}", (), "a", "ns"), GPU_SCHEMA, False),
+        (Entry("PrepareCompleted", b'{"x":' * 9_990 + b"{}" + b"}" * 9_990, (), "a", "ns"), GPU_SCHEMA, False),
+        (Entry("PrepareCompleted", b'{"x":' * 9_999 + b"{}" + b"}" * 9_999, (), "a", "ns"), GPU_SCHEMA, True),
+    ],
+)
+def test_an_entry_that_could_not_be_read_again_is_known_before(entry: Entry, schema: Schema, is_refused: bool) -> None:
+    assert bool(refusal("u", entry, schema)) == is_refused

@@ -359,7 +359,7 @@ anything = st.recursive(
 bodies = st.binary(max_size=8) | anything.map(lambda thing: json.dumps(thing).encode())
 READERS: tuple[Callable[[bytes], object], ...] = (
     answers.document,
-    answers.chunk,
+    lambda body: answers.chunk(body, "resourceclaims"),
     answers.event,
     answers.versions,
     lambda body: answers.refusal(Answer(429, body)),
@@ -379,6 +379,11 @@ def test_only_one_error_leaves_whatever_is_answered(body: bytes) -> None:
         b"{}",
         b'{"kind":"Status","metadata":{"resourceVersion":"1"},"items":[]}',
         b'{"kind":"ResourceClaimList","items":[]}',
+        b'{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[]}',
+        b'{"kind":"List","metadata":{"resourceVersion":"1"},"items":[]}',
+        b'{"kind":"ResourceClaim","metadata":{"resourceVersion":"1"},"items":[]}',
+        b'{"kind":"APIResourceList","metadata":{"resourceVersion":"1"},"items":[]}',
+        b'{"kind":"PartialObjectMetadataList","metadata":{"resourceVersion":"1"},"items":[]}',
         b'{"kind":"ResourceClaimList","metadata":{"resourceVersion":"1"}}',
         b'{"kind":"ResourceClaimList","metadata":{"resourceVersion":1},"items":[]}',
         b'{"kind":"ResourceClaimList","metadata":{"resourceVersion":"1"},"items":{}}',

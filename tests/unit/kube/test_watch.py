@@ -208,6 +208,30 @@ async def test_a_watch_that_ends_at_once_is_not_asked_for_in_a_loop(world: World
     assert world.calls("watch") < 15
 
 
+@pytest.mark.parametrize("status", [None, 0, 410, 500])
+@pytest.mark.parametrize("lasts_s", [0.0, 0.1, 1.1])
+async def test_a_watch_that_ends_after_one_event_is_not_asked_for_in_a_loop(
+    world: World, status: int | None, lasts_s: float
+) -> None:
+    began: list[float] = []
+
+    async def short(*_: Any, resource_version: str, **__: Any) -> AsyncIterator[Event]:
+        began.append(world.clock.now())
+        yield Event("BOOKMARK", b'{"metadata":{"resourceVersion":"%s"}}' % resource_version.encode())
+        await world.clock.sleep(lasts_s)
+        if status is not None:
+            raise error(status)
+
+    await world.clock.settle()
+    world.kube.watch = short  # type: ignore[method-assign]
+    await world.clock.advance(60)
+    world.kube.end_watches()
+    await world.clock.advance(600)
+    assert not world.task.done()
+    assert world.calls("list") < 60
+    assert 5 < len(began) < (60 if lasts_s < 1 else 600 / lasts_s + 2)
+
+
 async def test_pauses_grow_while_the_server_is_away_and_start_small_again(world: World) -> None:
     await world.clock.advance(10)
     world.kube.go_away()

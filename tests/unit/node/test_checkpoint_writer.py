@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ async def test_a_file_written_again_in_the_same_batch_stays(world: World) -> Non
 async def test_a_file_that_cannot_be_written_fails_its_claim_alone(world: World) -> None:
     world.host.refuse("write", f"{C}/bad.yaml", errno.ENOSPC)
     good, bad, seen = await outcomes(world, put("good"), put("bad"), look)
-    assert (good, seen) == ("put good", "bad good")
+    assert (good, seen) == ("put good", "good")
     assert isinstance(bad, CheckpointError)
     assert str(bad) == f"unable to create CDI spec file for claim: {C}/bad.yaml: No space left on device"
     assert sorted(world.checkpoint().entries) == ["good"]
@@ -127,7 +128,7 @@ async def test_a_checkpoint_that_cannot_be_written_fails_the_batch_and_leaves_no
     before = world.files()
     world.host.refuse(kind, CHECKPOINT, errno.ENOSPC)
     done, seen, dropped = await outcomes(world, put("a"), look, drop("old"))
-    assert seen == "a old"
+    assert seen == "old"
     for failed in (done, dropped):
         assert isinstance(failed, CheckpointError)
         assert str(failed) == f"unable to update checkpoint: {CHECKPOINT}: No space left on device"
@@ -135,6 +136,38 @@ async def test_a_checkpoint_that_cannot_be_written_fails_the_batch_and_leaves_no
     world.host.forgive()
     assert await outcomes(world, look, put("a"), drop("old")) == ["old", "put a", "dropped old"]
     assert names(world) == ["a.yaml"]
+
+
+@pytest.mark.parametrize(("kind", "path"), [("write", f"{C}/bad.yaml"), ("rename", CHECKPOINT)])
+async def test_what_was_decided_on_top_of_a_failed_change_is_decided_anew(world: World, kind: str, path: str) -> None:
+    await outcomes(world, put("old"))
+    taken: list[str] = []
+
+    def once(uid: str) -> Decide:
+        """A claim that is refused while "bad" is there, and is put where "bad" or nothing of both is there."""
+
+        def decide(checkpoint: Checkpoint) -> Change[str]:
+            taken.append(uid)
+            if "bad" in checkpoint.entries and uid == "refused":
+                return Change("refused")
+            return replace(put(uid)(checkpoint), discard=lambda: taken.remove(uid))
+
+        return decide
+
+    world.host.refuse(kind, path, errno.ENOSPC)
+    bad, refused, after, seen = await outcomes(world, put("bad"), once("refused"), once("after"), look)
+    assert isinstance(bad, CheckpointError)
+    assert taken.count("after") == 1
+    if path == CHECKPOINT:
+        assert isinstance(refused, CheckpointError)
+        assert isinstance(after, CheckpointError)
+        assert seen == "old"
+        assert names(world) == ["old.yaml"]
+    else:
+        assert (refused, after, seen) == ("put refused", "put after", "after old refused")
+        assert names(world) == ["after.yaml", "old.yaml", "refused.yaml"]
+    world.host.forgive()
+    assert await outcomes(world, look) == [seen]
 
 
 async def test_what_cannot_be_taken_back_is_an_orphan_and_no_worse(world: World) -> None:
@@ -160,6 +193,27 @@ async def test_a_checkpoint_written_but_not_opened_again_counts_as_written(
         assert await outcomes(world, put("a")) == ["put a"]
     assert names(world) == ["a.yaml"]
     assert await outcomes(world, look) == ["a"]
+
+
+ODD_ENTRIES = {
+    "no status": Entry("PrepareCompleted", b"[]", (), "odd", "ns"),
+    "no JSON": Entry("PrepareCompleted", b"{", (), "odd", "ns"),
+    "depth": Entry("PrepareCompleted", b'{"x":' * 60_000 + b"1" + b"}" * 60_000, (), "odd", "ns"),
+    "a state": Entry("PrepareAborted", STATUS, (), "odd", "ns"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ENTRIES.values(), ids=ODD_ENTRIES)
+async def test_an_entry_that_could_not_be_read_again_costs_its_claim_alone(world: World, odd: Entry) -> None:
+    write = {f"{C}/odd.yaml": b"odd"}
+    failed, done = await outcomes(world, lambda _: Change("odd", entries={"odd": odd}, write=write), put("a"))
+    assert isinstance(failed, CheckpointError)
+    assert f"unable to update checkpoint: {CHECKPOINT} could not be read again with claim odd: " in str(failed) or (
+        odd.state == "PrepareAborted"
+    )
+    assert done == "put a"
+    assert sorted(world.checkpoint().entries) == ["a"]
+    assert names(world) == ["a.yaml"]
 
 
 async def test_a_decision_that_raises_is_its_own_failure(world: World) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
 
 from nvdra import cdi
-from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import Failure
 from tests.unit.gpu.scans import inventory
 from tests.unit.node.world import CHECKPOINT, C, World, cdi_path
@@ -59,16 +57,6 @@ async def test_asked_again_no_lock_is_waited_for(world: World) -> None:
     assert set(await world.timely(both)) == {ref.uid, fresh.uid}
     assert dict(world.kube.calls) == {("get", "resourceclaims"): 3}
     assert 'operation="prepare"} 4.0' in generate_latest(world.registry).decode()
-
-
-async def test_a_prepared_claim_that_cannot_be_compared_costs_itself_alone(world: World) -> None:
-    good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
-    first = await world.prepare(good, bad)
-    odd = replace(world.checkpoint().entries[bad.uid], status=b"[]")
-    await world.checkpoint_writer.submit(lambda _: Change(None, entries={bad.uid: odd}))
-    answers = await world.prepare(good, bad)
-    assert answers[good.uid] == first[good.uid]
-    assert isinstance(answers[bad.uid], Failure)
 
 
 async def test_old_news_confirms_and_decides_nothing(world: World) -> None:
@@ -407,3 +395,13 @@ async def test_answers_stay_the_same_text(world: World) -> None:
     texts = {await world.refused(ref), await world.refused(ref)}
     assert len(texts) == 1
     assert json.dumps(texts.pop())
+
+
+async def test_a_claim_decided_beside_one_whose_file_failed_is_decided_anew(world: World) -> None:
+    failing, beside = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-0")
+    await world.warm()
+    world.host.refuse("write", cdi_path(failing), errno.ENOSPC)
+    answers = await world.prepare(failing, beside)
+    assert isinstance(answers[failing.uid], Failure)
+    assert isinstance(answers[beside.uid], tuple), "nothing has its device"
+    assert set(world.checkpoint().entries) == {beside.uid}

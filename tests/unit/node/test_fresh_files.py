@@ -12,7 +12,7 @@ from nvdra_mock_nvml.elf import shared_object
 from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.gpu import Inventory
-from tests.unit.node.world import LIBRARIES, VERSION, World, cdi_path
+from tests.unit.node.world import BUNDLED, LIBRARIES, VERSION, World, cdi_path
 
 DEV = "/driver/dev"
 
@@ -92,6 +92,44 @@ async def test_a_driver_that_is_replaced_is_refused_until_it_is_whole_and_then_m
     await world.prepared(asking)
     assert f"{LIBRARIES.removeprefix('/driver')}/libcuda.so.590.1.1" in mounts(world, asking)
     assert not [path for path in mounts(world, asking) if path.endswith(VERSION)]
+
+
+@BOTH
+@pytest.mark.parametrize("before", [VERSION, None])
+async def test_of_two_drivers_side_by_side_the_loaded_one_is_mounted(
+    world: World, how: str, before: str | None
+) -> None:
+    if before:
+        world.host.write("/proc/driver/nvidia/version", f"NVRM version: NVIDIA UNIX Kernel Module  {before}  x\n")
+    for name in ("libcuda.so", "libnvidia-ml.so"):
+        world.host.write(f"{LIBRARIES}/{name}.590.1.1", shared_object(f"{name}.1"))
+    ref = await world.claim("a", "gpu-0")
+    await world.prepared(ref)
+    assert f"/usr/lib64/libcuda.so.{VERSION}" in mounts(world, ref)
+    world.host.write("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX Kernel Module  590.1.1  x\n")
+    asking = await asked(world, ref, how)
+    assert "/usr/lib64/libcuda.so.590.1.1" in mounts(world, asking)
+    assert f"/usr/lib64/libcuda.so.{VERSION}" not in mounts(world, asking)
+
+
+@BOTH
+async def test_the_hook_that_was_removed_is_there_again(world: World, how: str) -> None:
+    world.host.write(BUNDLED, b"a program")
+    await world.restart()
+    ref = await world.claim("a", "gpu-0")
+    await world.prepared(ref)
+    found = document(world, ref)
+    (hook,) = {hook.path for hook in found.edits.hooks}
+    assert world.host.read(hook) == b"a program"
+    (world.folder / hook.strip("/")).unlink()
+    asking = await asked(world, ref, how)
+    assert world.host.read(hook) == b"a program"
+    (world.folder / hook.strip("/")).unlink()
+    await world.timely(world.sweep.files())
+    assert world.host.read(hook) == b"a program"
+    (world.folder / hook.strip("/")).unlink()
+    (world.folder / BUNDLED.strip("/")).unlink()
+    assert "cannot copy the CDI hook" in await world.refused(asking)
 
 
 @BOTH

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Awaitable, Callable
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 
 from nvdra import telemetry
 from nvdra.api import ClaimRef
-from nvdra.checkpoint import Checkpoint, Entry
+from nvdra.checkpoint import Checkpoint, Entry, State
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import Failure
 from nvdra.ports import ApiError, Page, Resource
 from nvdra.testing.kube import FakeKube
+from tests.unit.node.mig_world import MigWorld, small
 from tests.unit.node.world import CHECKPOINT, CLAIMS, DRIVER, MARK, POOL, World, cdi_path
 
 
@@ -296,3 +298,126 @@ async def test_an_api_group_that_is_switched_off_frees_nothing(world: World) -> 
     for _ in range(2):
         await world.timely(world.sweep.stale_claims())
     assert set(world.checkpoint().entries) == {other.uid}
+
+
+# ── a cluster with more claims than a node can hold ────────────────────────────────────────────────────────────────
+
+
+class ManyClaims(FakeKube):
+    """A server that lists many heavy claims of other nodes, made as they are read."""
+
+    count, weight = 3_000, 100_000
+
+    async def pages(
+        self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+    ) -> AsyncIterator[Page]:
+        pages = super().pages(resource, namespace, field_selector=field_selector, label_selector=label_selector)
+        async for page in pages:
+            yield page
+        result = b'{"request":"r","driver":"%s","pool":"node-b","device":"gpu-0"}' % DRIVER.encode()
+        parameters = b'{"a":"%s"}' % (b"x" * self.weight)
+        for start in range(0, self.count, 30):
+            items = (
+                b'{"metadata":{"namespace":"ns","name":"m%d","uid":"many-%d"},"spec":{},"status":{"allocation":{"devices":'
+                b'{"results":[%s],"config":[{"source":"FromClaim","opaque":{"driver":"o","parameters":%s}}]}}}}'
+                % (number, number, result, parameters)
+                for number in range(start, start + 30)
+            )
+            yield Page(tuple(items), "1")
+
+
+async def test_a_list_of_many_heavy_claims_is_never_held(world: World) -> None:
+    gone, alive, lost = (
+        await world.claim("g", "gpu-0"),
+        await world.claim("a", "gpu-1"),
+        await world.claim("l", "gpu-2"),
+    )
+    await world.prepared(gone, alive, lost)
+    await nameless(world, gone, alive)
+    await world.delete(gone)
+    kube = ManyClaims(clock=world.clock)
+    kube.__dict__ |= world.kube.__dict__
+    world.kube = kube
+    await world.restart()
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            await asyncio.wait_for(world.sweep.stale_claims(), 60)
+        (world.folder / CHECKPOINT.strip("/")).unlink()
+        await world.restart()
+        await world.warm()
+        await asyncio.wait_for(world.sweep.settle(), 60)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert set(world.checkpoint().entries) == {alive.uid, lost.uid}
+    assert peak < 30 * 2**20, "of 300 MB"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        b'{"metadata":{"namespace":"ns","name":"a","uid":"%s"}}',
+        b'{"metadata":{"namespace":"ns","name":"a","uid":"%s"},"status":null}',
+        b'{"metadata":{"namespace":"ns","name":"a","uid":"%s"},"spec":null,"status":{}}',
+    ],
+)
+async def test_an_item_of_a_list_that_is_no_whole_claim_frees_nothing(world: World, shape: bytes) -> None:
+    ref = await world.claim("a", "gpu-0")
+    await world.prepared(ref)
+    await nameless(world, ref)
+    await world.delete(ref)
+    kube = OddItems(clock=world.clock)
+    kube.__dict__ |= world.kube.__dict__
+    kube.items = (shape % ref.uid.encode(),)
+    world.kube = kube
+    await world.restart()
+    for _ in range(2):
+        await world.timely(world.sweep.stale_claims())
+    assert world.state(ref) == "PrepareCompleted"
+    (world.folder / CHECKPOINT.strip("/")).unlink()
+    await world.restart()
+    await world.warm()
+    await world.timely(world.sweep.settle())
+    assert world.has_file(ref)
+    assert set(world.sweep.unsettled()) == {"gpu-0"}
+
+
+# ── entries whose status holds what no release writes ──────────────────────────────────────────────────────────────
+
+STATUSES = [
+    b"{}",
+    b'{"allocation":[]}',
+    b'{"allocation":{"allocationTimestamp":"today"}}',
+    b'{"allocation":{"devices":{"results":[1,{"request":1,"driver":"gpu.nvidia.com","device":[]}]}}}',
+    b'{"allocation":{"devices":{"results":[{"request":"r","driver":"gpu.nvidia.com","pool":"node-a","device":"gpu-0",'
+    b'"consumedCapacity":{"a":"x"}}]}}}',
+    b'{"allocation":{"devices":{"results":[{"request":"r","driver":"gpu.nvidia.com","pool":"node-a",'
+    b'"device":"gpu-0-mig-99g-1-7777777777777777777777"}]}}}',
+    b'{"allocation":{"devices":{"config":[{"opaque":{"driver":"gpu.nvidia.com","parameters":{"kind":"x"}}},7]}}}',
+]
+
+
+@pytest.mark.parametrize("state", ["PrepareStarted", "PrepareCompleted"])
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("device", ["gpu-0", small(0)])
+async def test_an_odd_entry_costs_neither_other_claims_nor_a_sweep(
+    tmp_path: Path, state: State, status: bytes, device: str
+) -> None:
+    world = MigWorld(tmp_path)
+    world.start()
+    odd, beside = await world.claim("odd", device), await world.claim("beside", "gpu-1")
+    await world.prepared(odd)
+    prepared = world.checkpoint().entries[odd.uid].prepared if state == "PrepareCompleted" else ()
+    entry = Entry(state, status, prepared, "odd", "ns")
+    await world.checkpoint_writer.submit(lambda _: Change(None, entries={odd.uid: entry}))
+    await world.restart()
+    sweep = world.sweep
+    for step in (sweep.settle, sweep.half_prepared, sweep.leftovers, sweep.files, sweep.stale_claims):
+        await world.timely(step())
+    assert await world.prepared(beside) == ["gpu-1"]
+    answer = (await world.prepare(odd))[odd.uid]
+    assert isinstance(answer, tuple) or "internal error" not in answer.error
+    await world.released(odd, beside)
+    assert not world.checkpoint().entries
+    await world.stop()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from nvdra import cdi
 from nvdra.api import ClaimRef
@@ -246,6 +247,30 @@ async def test_a_full_cdi_folder_undoes_what_was_made(node: MigWorld) -> None:
     assert await node.prepared(ref) == [small(0)]
 
 
+async def test_a_claim_decided_beside_one_whose_file_failed_takes_its_place(node: MigWorld) -> None:
+    whole, part = await node.claim("whole", "gpu-0"), await node.claim("part", small(0))
+    await node.warm()
+    node.host.refuse("write", cdi_path(whole), errno.ENOSPC)
+    answers = await node.prepare(whole, part)
+    assert isinstance(answers[whole.uid], Failure)
+    assert isinstance(answers[part.uid], tuple)
+    node.host.forgive()
+    await node.released(part)
+    assert node.lines(AT_ZERO) == []
+    assert await node.prepared(whole) == ["gpu-0"]
+
+
+async def test_a_partition_decided_beside_one_whose_file_failed_leaves_no_lock(node: MigWorld) -> None:
+    first, part = await node.claim("first", "gpu-1"), await node.claim("part", small(0))
+    await node.warm()
+    node.host.refuse("write", cdi_path(first), errno.ENOSPC)
+    answers = await node.prepare(first, part)
+    assert isinstance(answers[first.uid], Failure)
+    assert isinstance(answers[part.uid], tuple)
+    assert node.lines(AT_ZERO) == []
+    assert node.host.try_lock(f"{P}/{FOLDER}/{AT_ZERO}") is not None
+
+
 async def test_capabilities_that_are_not_there_undo_what_was_made(node: MigWorld) -> None:
     node.host.write("/proc/driver/nvidia/capabilities/gpu0/mig/gi1/ci0/access", "nothing\n")
     ref = await node.claim("a", small(0))
@@ -421,3 +446,58 @@ async def test_a_claim_behind_a_call_that_hangs_is_answered_at_its_deadline_and_
     answers = await node.timely(again)
     assert all(isinstance(answer, tuple) for answer in answers.values())
     assert node.gpus.placements(ZERO) == [(19, 0), (19, 1)]
+
+
+# ── the sweep beside a GPU whose call never returns ────────────────────────────────────────────────────────────────
+
+
+async def test_a_hung_call_delays_neither_other_claims_nor_the_sweep(node: MigWorld) -> None:
+    hung, other = await node.claim("h", small(0)), await node.claim("o", small(0, minor=1))
+    await node.prepared(hung, other)
+    node.gpus.held["destroy_compute_instance", ZERO] = asyncio.Event()
+    for ref in (hung, other):
+        await node.delete(ref)
+    await node.timely(node.sweep.stale_claims())
+    second = asyncio.create_task(node.sweep.stale_claims())
+    await until(lambda: not node.state(other))
+    assert node.state(hung) == "PrepareStarted"
+    await until(lambda: ("destroy_compute_instance", 0) in node.gpus.calls)
+    await node.clock.advance(CALL_TIMEOUT_S)
+    await asyncio.wait_for(second, 30)
+
+    # The next sweeps find other claims, and files to put right.
+    plain = await node.claim("p", half(0, minor=1))
+    await node.prepared(plain)
+    await node.delete(plain)
+    (node.folder / cdi_path(plain).strip("/")).unlink()
+    running = asyncio.create_task(node.sweep.run())
+    try:
+        await until(lambda: node.has_file(plain))
+        for _ in range(4):
+            await node.clock.advance(60)
+        await until(lambda: not node.state(plain))
+        assert node.state(hung) == "PrepareStarted"
+        node.gpus.held["destroy_compute_instance", ZERO].set()
+        await until(lambda: not node.state(hung))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert node.is_rid_of(hung)
+
+
+async def test_a_conflict_with_a_claim_whose_rollback_hangs_is_refused_in_time(node: MigWorld) -> None:
+    hung, other = await node.claim("h", small(0)), await node.claim("o", "gpu-0")
+    await node.prepared(hung)
+    node.gpus.held["destroy_compute_instance", ZERO] = asyncio.Event()
+    released = asyncio.create_task(node.service.unprepare([hung]))
+    await until(lambda: ("destroy_compute_instance", 0) in node.gpus.calls)
+    asked = asyncio.create_task(node.service.prepare([other]))
+    await node.clock.advance(CALL_TIMEOUT_S)
+    for answer in (await asyncio.wait_for(released, 30), await asyncio.wait_for(asked, 30)):
+        assert all(isinstance(each, Failure) for each in answer.values())
+    counted = generate_latest(node.registry).decode()
+    for kind in ("prepare_devices", "unprepare_devices"):
+        assert f'errors_total{{driver="gpu.nvidia.com",error_type="{kind}"}}' in counted
+    node.gpus.held["destroy_compute_instance", ZERO].set()
+    await node.released(hung)
+    assert await node.prepared(other) == ["gpu-0"]

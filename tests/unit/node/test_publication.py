@@ -14,7 +14,7 @@ from nvdra.gpu import from_scan, published
 from nvdra.kube import ResourceApi
 from nvdra.node.publication import Publication
 from nvdra.node.slice_writes import Notice
-from nvdra.ports import ApiError, Resource
+from nvdra.ports import ApiError, Page, Resource
 from nvdra.slices import Pool
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.kube import FakeKube
@@ -464,6 +464,7 @@ async def test_a_server_that_changes_its_versions_is_followed(world: World) -> N
     world.kube.serve(("v1beta1",))
     world.publication.publish(devices(0))
     await world.start()
+    await world.clock.advance(2)
     world.kube.serve(("v1",))
     world.kube.end_watches()
     world.publication.publish(devices(0, 1))
@@ -613,3 +614,22 @@ async def test_where_no_one_keeps_count_no_partition_is_published(server: dict[s
     assert world.writes() == writes
     assert world.publication.is_published
     await world.stop()
+
+
+@pytest.mark.parametrize("generation", ["x", None, [], {}])
+async def test_a_slice_whose_generation_is_no_number_keeps_nothing_from_being_published(
+    world: World, generation: Any
+) -> None:
+    odd = await world.put("odd", (7,))
+    odd["spec"]["pool"]["generation"] = generation
+    ask = world.kube.list
+
+    async def listed(*which: Any, **more: Any) -> Page:
+        page = await ask(*which, **more)
+        return Page((json.dumps(odd).encode(),), page.resource_version)
+
+    world.kube.list = listed  # type: ignore[method-assign]
+    world.publication.publish(devices(0, 1))
+    await world.start()
+    await world.clock.advance(5)
+    assert [names for names in world.names() if "gpu-0" in names] == [["gpu-0", "gpu-1"]]

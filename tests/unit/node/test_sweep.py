@@ -6,7 +6,7 @@ import asyncio
 import errno
 import io
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -271,12 +271,12 @@ async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
     await lose(world, "corrupt")
     ask = world.sweep._source.claims
 
-    async def claims() -> tuple[bytes, ...]:
-        listed = await ask()
-        return tuple(
-            json.dumps({**json.loads(b), "status": {"allocation": 7}}).encode() if odd.uid.encode() in b else b
-            for b in listed
-        )
+    async def claims() -> AsyncIterator[tuple[bytes, ...]]:
+        async for listed in ask():
+            yield tuple(
+                json.dumps({**json.loads(b), "status": {"allocation": 7}}).encode() if odd.uid.encode() in b else b
+                for b in listed
+            )
 
     world.sweep._source.claims = claims  # type: ignore[method-assign]
     await world.timely(world.sweep.settle())

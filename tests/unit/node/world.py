@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory, Partitions
-from nvdra.host import DriverRoot, find_nvidia_smi
+from nvdra.host import DriverRoot, find_nvidia_smi, install_hook
 from nvdra.kube import ResourceApi
 from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import Prepared, Unprepared
@@ -45,6 +46,8 @@ VERSION = "550.163.01"
 LIBRARIES = "/driver/usr/lib64"
 ROOT = DriverRoot("/driver", "/driver")
 GPUS = 4
+BUNDLED = "/image/nvidia-cdi-hook"
+"""Where a test puts the CDI hook of the plugin's image, if it wants one."""
 
 
 def lay_driver(host: FakeHost, gpus: int = GPUS) -> None:
@@ -93,8 +96,10 @@ class World:
         api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
+        restore = partial(install_hook, self.host, P, bundled=BUNDLED) if self.host.exists(BUNDLED) else None
+        hook = f"{P}/nvidia-cdi-hook" if restore else "/usr/bin/nvidia-cdi-hook"
         self.edits_provider = GpuEditsProvider(
-            self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver"
+            self.host, ROOT, hook_path=hook, host_root="/run/driver", restore_hook=restore
         )
         self.mig = MigActor(self.gpus, self.note)
         self.time_slices = TimeSliceActor(lambda: find_nvidia_smi(self.host, ROOT), lambda: self.inventory)

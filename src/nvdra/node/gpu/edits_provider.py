@@ -13,7 +13,7 @@ runtimes make them in the container from their numbers, and the host needs none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from nvdra import cdi
 from nvdra.gpu import Gpu, GpuDevice, MigDevice, parent
@@ -23,6 +23,7 @@ from nvdra.host import (
     DriverRoot,
     DriverVersionUnknown,
     Footprint,
+    HookMissing,
     capability_nodes,
     gone,
     is_unchanged,
@@ -37,15 +38,25 @@ from nvdra.ports import Host
 class GpuEditsProvider:
     """Edits for containers from the driver root.
 
-    hook_path   nvidia-cdi-hook, as the container runtime reaches it
-    host_root   the driver root as the container runtime sees it
+    hook_path      nvidia-cdi-hook, as the container runtime reaches it
+    host_root      the driver root as the container runtime sees it
+    restore_hook   puts the hook there if it is gone, raises HookMissing; None: it is the host's, and not looked at
     """
 
-    def __init__(self, host: Host, root: DriverRoot, *, hook_path: str, host_root: str) -> None:
+    def __init__(
+        self,
+        host: Host,
+        root: DriverRoot,
+        *,
+        hook_path: str,
+        host_root: str,
+        restore_hook: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         self._host = host
         self._root = root
         self._hook_path = hook_path
         self._host_root = host_root
+        self._restore_hook = restore_hook
         self._common: cdi.Common | None = None
         self._seen: Footprint | None = None
         self._is_checked = False  # in this turn of the event loop, which no file is waited for in
@@ -120,7 +131,8 @@ class GpuEditsProvider:
             return False
         if not self._is_checked:
             # Claims of one batch are decided in one turn: for all of them the files are looked at once.
-            self._is_checked = is_unchanged(self._host, self._root, self._seen)
+            has_hook = self._restore_hook is None or self._host.exists(self._hook_path)
+            self._is_checked = has_hook and is_unchanged(self._host, self._root, self._seen)
             asyncio.get_running_loop().call_soon(self._uncheck)
         return self._is_checked
 
@@ -138,13 +150,15 @@ class GpuEditsProvider:
         self._common = None
         times_forgotten = self._times_forgotten
         try:
+            if self._restore_hook is not None:
+                await self._restore_hook()
             files, seen = await asyncio.to_thread(survey, self._host, self._root)
             if files.missing:
                 reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
                 files, seen = await asyncio.to_thread(survey, self._host, self._root)
                 if files.missing:
                     raise EditsMissing(self._missing(files.missing, reasons))
-        except (DriverVersionUnknown, OSError) as error:
+        except (DriverVersionUnknown, HookMissing, OSError) as error:
             raise EditsMissing(f"failed to get common CDI spec edits: {error}") from None
         try:
             common = cdi.Common(common_edits(files, self._hook_path), self._root.path, self._host_root)
