@@ -28,7 +28,7 @@ def process_metrics(registry: CollectorRegistry) -> None:
 class DriverMetrics:
     """What a kubelet plugin counts. Names, labels and buckets of the first six are the Go driver's.
 
-    device_types   every one is always shown, also at 0
+    device_types   the driver's; every one is always shown, also at 0. The last one stands for types not named here
     now            seconds since 1970
     """
 
@@ -38,7 +38,7 @@ class DriverMetrics:
         *,
         driver: str,
         node: str,
-        device_types: Sequence[str] = ("gpu", "mig", "vfio", "unknown"),
+        device_types: Sequence[str],
         now: Callable[[], float] = time.time,
     ) -> None:
         self._driver, self._types, self._now = driver, tuple(device_types), now
@@ -109,10 +109,10 @@ class DriverMetrics:
         self._last.labels(self._driver, "error").set(self._now())
 
     def prepared(self, counts: Mapping[str, int]) -> None:
-        """Devices prepared now, by type; types not named have none, types not known count as unknown."""
+        """Devices prepared now, by type; types not named have none, others count as the last one."""
         shown = dict.fromkeys(self._types, 0)
         for device_type, count in counts.items():
-            shown[device_type if device_type in shown else "unknown"] += count
+            shown[device_type if device_type in shown else self._types[-1]] += count
         for device_type, count in shown.items():
             self._prepared_of[device_type].set(count)
 

@@ -59,7 +59,7 @@ class LampNode:
             (folder / path.strip("/")).mkdir(parents=True)
 
     async def start(self) -> None:
-        metrics = DriverMetrics(CollectorRegistry(), driver=NAME, node=POOL)
+        metrics = DriverMetrics(CollectorRegistry(), driver=NAME, node=POOL, device_types=self.driver.device_types)
         self.context, record_file = claim_context(
             self.driver,
             POOL,

@@ -17,6 +17,7 @@ from nvdra.api import ClaimRef
 from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, Partitions
+from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.host import DriverRoot, find_nvidia_smi
 from nvdra.kube import ResourceApi
 from nvdra.node.claim_service import Prepared, Unprepared
@@ -91,7 +92,7 @@ class World:
     def start(self) -> None:
         api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
-        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
+        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL, device_types=DEVICE_TYPES)
         self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
         self.mig = MigActor(self.gpus, self.note)
         self.time_slices = TimeSliceActor(lambda: find_nvidia_smi(self.host, ROOT), lambda: self.inventory)

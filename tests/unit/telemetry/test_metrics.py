@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.telemetry.http import EndpointError, MetricsServer
 from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
@@ -31,7 +32,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry: CollectorRegistry) -> DriverMetrics:
-    return DriverMetrics(registry, driver=DRIVER, node="node-a", now=lambda: 1234.5)
+    return DriverMetrics(registry, driver=DRIVER, node="node-a", device_types=DEVICE_TYPES, now=lambda: 1234.5)
 
 
 def test_series_exist_from_the_start(registry: CollectorRegistry, metrics: DriverMetrics) -> None:

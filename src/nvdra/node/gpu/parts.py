@@ -50,4 +50,5 @@ def gpu_context(
         rescan=rescan,
         on_record=on_record,
         former_locks=former_locks,
+        former_kind=CreatePartition.kind,  # the one kind of step that they knew, by "<profile id>@<start>"
     )
