@@ -199,7 +199,8 @@ class ClaimService:
         return min(self._call_timeout_s, max(left_s - ANSWER_BEFORE_S, left_s / 2))
 
     def _late(self, operation: Operation, ref: ClaimRef, timeout_s: float) -> Failure:
-        """The answer at the call's deadline: the reason so far."""
+        """The answer at the call's deadline: the reason so far. No failure: what becomes of the claim is not known."""
+        self._metrics.unfinished(operation)
         reason = self._context.runner.waiting(ref.uid)
         text = f"still being {operation}d after {timeout_s:.0f} s{f': {reason}' if reason else ''}; "
         text += "the work goes on, and kubelet's retry joins it"

@@ -59,6 +59,12 @@ class DriverMetrics:
         self._inflight = Gauge(
             "nvidia_dra_requests_inflight", "[ALPHA] Claims being served now.", per_call, registry=registry
         )
+        self._unfinished = Counter(
+            "nvidia_dra_requests_unfinished_total",
+            "[ALPHA] Claims answered at their call's deadline while the work on them went on, by operation.",
+            per_call,
+            registry=registry,
+        )
         self._prepared = Gauge(
             "nvidia_dra_prepared_devices",
             "[ALPHA] Devices prepared on this node.",
@@ -89,6 +95,7 @@ class DriverMetrics:
         self._under_way = {operation: self._inflight.labels(driver, operation) for operation in OPERATIONS}
         self._prepared_of = {kind: self._prepared.labels(node, driver, kind) for kind in self._types}
         for operation in OPERATIONS:
+            self._unfinished.labels(driver, operation)
             for step in ("lock_acquire", f"{operation}_devices", "publish_resources"):
                 self._errors[operation].labels(driver, step)
         self.registered(False)
@@ -107,6 +114,10 @@ class DriverMetrics:
         """A claim failed. step: lock_acquire, prepare_devices or unprepare_devices, publish_resources."""
         self._errors[operation].labels(self._driver, step).inc()
         self._last.labels(self._driver, "error").set(self._now())
+
+    def unfinished(self, operation: Operation) -> None:
+        """A claim was answered at its call's deadline. Its work goes on, stays in flight, and is counted at its end."""
+        self._unfinished.labels(self._driver, operation).inc()
 
     def prepared(self, counts: Mapping[str, int]) -> None:
         """Devices prepared now, by type; types not named have none, others count as the last one."""
