@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from nvdra.checkpoint import Record
 from nvdra.claims import Driver
 from nvdra.node.claim_files import ClaimFiles
-from nvdra.node.claim_service import ClaimService, ClaimSource
+from nvdra.node.claim_service import ClaimService
+from nvdra.node.claim_source import ClaimSource
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
 from nvdra.node.ledger import Ledger

@@ -71,15 +71,7 @@ class DriverMetrics:
             ("node", "driver", "device_type"),
             registry=registry,
         )
-        self._errors = {
-            operation: Counter(
-                f"nvidia_dra_node_{operation}_errors_total",
-                f"[ALPHA] Claims whose {operation} failed, by the step that failed.",
-                ("driver", "error_type"),
-                registry=registry,
-            )
-            for operation in OPERATIONS
-        }
+        self._errors = {operation: _errors(registry, driver, operation) for operation in OPERATIONS}
         self._last = Gauge(
             "nvidia_dra_last_event_timestamp_seconds",
             "[ALPHA] When something last happened, since 1970: an error, a checkpoint write, a publication of slices.",
@@ -96,8 +88,6 @@ class DriverMetrics:
         self._prepared_of = {kind: self._prepared.labels(node, driver, kind) for kind in self._types}
         for operation in OPERATIONS:
             self._unfinished.labels(driver, operation)
-            for step in ("lock_acquire", f"{operation}_devices", "publish_resources"):
-                self._errors[operation].labels(driver, step)
         self.registered(False)
         self.prepared({})
 
@@ -136,3 +126,15 @@ class DriverMetrics:
 
     def registered(self, is_registered: bool) -> None:
         self._registered.labels(self._driver).set(float(is_registered))
+
+
+def _errors(registry: CollectorRegistry, driver: str, operation: Operation) -> Counter:
+    made = Counter(
+        f"nvidia_dra_node_{operation}_errors_total",
+        f"[ALPHA] Claims whose {operation} failed, by the step that failed.",
+        ("driver", "error_type"),
+        registry=registry,
+    )
+    for step in ("lock_acquire", f"{operation}_devices", "publish_resources"):
+        made.labels(driver, step)
+    return made

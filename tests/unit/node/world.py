@@ -90,7 +90,7 @@ class World:
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        api = ResourceApi(self.kube)
+        self.api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL, device_types=DEVICE_TYPES)
         self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
@@ -109,7 +109,7 @@ class World:
             on_record=self.records.append,
         )
         self.ledger, self.locks, self.runner = self.context.ledger, self.context.locks, self.context.runner
-        parts = claim_parts(self.context, self.file, self.host, self.clock, api, self.metrics)
+        parts = claim_parts(self.context, self.file, self.host, self.clock, self.api, self.metrics)
         self.service, self.sweep = parts.service, parts.sweep
         self.ledger.start()
 
