@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Checkpoint
-from nvdra.node.cdi_files import REWRITTEN, concrete
+from nvdra.node.cdi_files import REWRITTEN
 from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import Change, CheckpointError
 from nvdra.node.claim_service import ClaimService
@@ -85,7 +85,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Settle what a lost checkpoint left; look at claims and files every ten minutes, nodes apart from each other."""
-        each = (self.settle, self.half_prepared, self.leftovers, self.files, self.stale_claims)
+        each = (self.settle, self.half_prepared, self.aborted, self.leftovers, self.files, self.stale_claims)
         steps = {step: self._clock.now() for step in each}
         while True:
             for step, due in steps.items():
@@ -116,7 +116,7 @@ class Sweep:
         due = claims.due(found.keys(), self._stale_before, checkpoint)
         for uid in sorted(due):
             ref, why = found[uid]
-            if await self._service().unprepare_stale(ref, checkpoint.entries[uid]) is None:
+            if await self._service().unprepare_stale(ref, checkpoint.entries[uid], is_given_up=True) is None:
                 telemetry.info(
                     0, f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}", uid=uid, why=why
                 )
@@ -178,11 +178,24 @@ class Sweep:
                     if failure is None:
                         telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
                 case claims.Refuse(rescan=True):
-                    is_left = True  # its GPU cannot be read now
+                    is_left = True  # its hardware cannot be read now
                 case claims.Forget() | claims.Refuse():
                     pass  # nothing of it is on the hardware, or another release's business
         # Any claim's steps may come to a stop half way; a look is a batch that writes nothing.
         return AFTER_FAILURE_S if is_left else SECOND_LOOK_S
+
+    async def aborted(self) -> float:
+        """Drop entries of aborted claims that no late prepare can follow. Returns when to look again, in seconds."""
+        if self._driver.on_abandoned == "forget":
+            return EVERY_S
+        dropped = await self._checkpoint_writer.submit(self._decide_aborted)
+        for uid in sorted(dropped):
+            telemetry.info(1, "Dropped the entry of an aborted claim", uid=uid)
+        return SECOND_LOOK_S
+
+    def _decide_aborted(self, checkpoint: Checkpoint) -> Change[frozenset[str]]:
+        expired = claims.expired(checkpoint, self._clock.wall())
+        return Change(expired, entries=dict.fromkeys(expired))
 
     # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────
 
@@ -215,7 +228,7 @@ class Sweep:
                 continue
             ref = ClaimRef(entry.namespace, entry.name, uid)
             try:
-                await self._context.edits.refresh(concrete(sealed))
+                await self._context.edits.refresh(sealed.devices, common=sealed.has_common)
                 if await self._checkpoint_writer.submit(partial(self._decide_file, uid)):
                     telemetry.warning(REWRITTEN, claim=str(ref))
             except (EditsMissing, cdi.InvalidDocument) as error:
@@ -234,7 +247,7 @@ class Sweep:
 
     def _decide_file(self, uid: str, checkpoint: Checkpoint) -> Change[bool]:
         sealed = self._not_current(uid, checkpoint)
-        if sealed is None or not self._context.edits.is_available(concrete(sealed)):
+        if sealed is None or not self._cdi_files.is_available(sealed):
             return Change(False)
         return Change(True, write={self._path(uid): self._cdi_files.content(sealed.cdi_devices)})
 

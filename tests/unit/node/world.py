@@ -18,6 +18,7 @@ from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory, Partitions
+from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.host import DriverRoot, find_nvidia_smi
 from nvdra.kube import ResourceApi
 from nvdra.node.checkpoint_writer import Change
@@ -90,9 +91,9 @@ class World:
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        api = ResourceApi(self.kube)
+        self.api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
-        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
+        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL, device_types=DEVICE_TYPES)
         self.edits_provider = GpuEditsProvider(
             self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver"
         )
@@ -115,7 +116,7 @@ class World:
             self.context.locks,
             self.context.runner,
         )
-        parts = claim_parts(self.context, self.file, self.host, self.clock, api, self.metrics)
+        parts = claim_parts(self.context, self.file, self.host, self.clock, self.api, self.metrics)
         self.service, self.sweep = parts.service, parts.sweep
         self.checkpoint_writer.start()
 
