@@ -30,9 +30,9 @@ from nvdra.claims.outcome import (
     WaitForClaim,
 )
 from nvdra.claims.prepare_plan import answer_from_checkpoint, answer_if_prepared, plan, unable
-from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
-from nvdra.claims.sealing import restored, seal, seal_entry
-from nvdra.claims.unprepare_plan import release, unprepare
+from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, expired, nameless, orphans, settle, stale, to_get
+from nvdra.claims.sealing import adopted, restored, seal
+from nvdra.claims.unprepare_plan import release, remains, unprepare
 
 __all__ = [
     "NOT_FOUND",
@@ -62,6 +62,7 @@ __all__ = [
     "TearDownFirst",
     "Teardown",
     "WaitForClaim",
+    "adopted",
     "allocation",
     "answer_from_checkpoint",
     "answer_if_prepared",
@@ -69,15 +70,16 @@ __all__ = [
     "device_types",
     "due",
     "exclusive_names",
+    "expired",
     "nameless",
     "names",
     "orphans",
     "plan",
     "release",
+    "remains",
     "resources",
     "restored",
     "seal",
-    "seal_entry",
     "settle",
     "stale",
     "to_get",

@@ -1,18 +1,19 @@
 """The seam: what the neutral frame of prepare and unprepare knows of a driver.
 
-`claims` and `node` know devices, steps and configs only through these protocols. `gpu.nvidia.com` implements them in
-`nvdra.gpu.driver`. A driver's view of its node (for GPUs, the inventory) is passed through untouched.
+`claims` and `node` know devices, steps and configs only through these protocols. A driver's view of its node (an
+inventory of its devices) is passed through untouched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
 from nvdra.cdi import ClaimKind, Edits
 from nvdra.checkpoint import Checkpoint, DomainGroup, Entry, PreparedDevice, PreparedGroup, Schema
+from nvdra.claims.entries import Allocation
 
 Facts = Mapping[str, Any]
 """What steps found out, by names of the driver's choice."""
@@ -127,14 +128,17 @@ class ConfigRefused(ValueError):
 class Driver(Protocol[V_contra]):
     """One DRA driver's rules. Every method is pure.
 
-    name   "gpu.nvidia.com"
-    cdi    kind and names of the CDI files of claims
+    name           as claims and slices name the driver
+    cdi            kind and names of the CDI files of claims
+    device_types   the metric's words for kinds of device, in their order there; the last one is for unknown devices
     """
 
     @property
     def name(self) -> str: ...
     @property
     def cdi(self) -> ClaimKind: ...
+    @property
+    def device_types(self) -> tuple[str, ...]: ...
     @property
     def schema(self) -> Schema:
         """What its checkpoint file may hold."""
@@ -143,6 +147,14 @@ class Driver(Protocol[V_contra]):
     @property
     def has_steps(self) -> bool:
         """Whether any claim can need a step; without, no claim is ever half prepared."""
+        ...
+
+    @property
+    def on_abandoned(self) -> Literal["forget", "abort"]:
+        """What an unprepare of a half-prepared claim leaves: nothing, or an aborted entry, which refuses late prepares.
+
+        "abort" needs a schema that can hold such an entry.
+        """
         ...
 
     def resolve(self, result: Result, node: V_contra) -> NodeDevice | Missing:
@@ -170,7 +182,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def steps(self, claim: ClaimRef, groups: Sequence[Group], node: V_contra, checkpoint: Checkpoint) -> Steps | Refuse:
-        """What must be done before the claim is usable; empty for a plain GPU."""
+        """What must be done before the claim is usable; empty for devices that are ready as they are."""
         ...
 
     def teardown(self, claim: ClaimRef, entry: Entry, node: V_contra, checkpoint: Checkpoint) -> Teardown | Refuse:
@@ -178,7 +190,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def needs(self, step: Step, entry: Entry) -> bool:
-        """Whether an entry of any state still needs what the step did."""
+        """Whether an entry still needs what the step did; of any state but PrepareAborted."""
         ...
 
     def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup | DomainGroup:
@@ -193,20 +205,26 @@ class Driver(Protocol[V_contra]):
         """Container edits that the group's config and facts add to each of its devices."""
         ...
 
-    def restore(self, entry: Entry, node: V_contra) -> tuple[tuple[Group, ...], Facts] | Missing:
-        """Groups and facts of a completed entry, for writing its CDI file again."""
+    def has_common_edits(self, group: Group) -> bool:
+        """Whether containers with the group's devices get the edits that the driver's devices have in common."""
+        ...
+
+    def restore(
+        self, claim: ClaimRef, given: Allocation, entry: Entry | None, node: V_contra
+    ) -> tuple[tuple[Group, ...], Facts] | Missing:
+        """Groups and facts of a claim that was prepared before, for writing its CDI file or its entry again.
+
+        given  its results and configs. No config is refused: one that this release cannot read does not apply.
+        entry  completed; None where it was lost: facts then come from what stands on the node
+        """
         ...
 
     def changed(self, device: PreparedDevice, node: V_contra) -> str:
         """What became of a prepared device since; "" if nothing is known against it."""
         ...
 
-    def adopt(self, results: Sequence[Result], node: V_contra) -> tuple[tuple[Group, ...], Facts] | Missing:
-        """Groups and facts of a claim whose CDI file is in place and whose entry was lost."""
-        ...
-
     def device_type(self, device: str) -> str:
-        """The metric's word for a device, by name: "gpu", "mig", … or "unknown"."""
+        """The one of `device_types` that a device, by name, is of."""
         ...
 
 

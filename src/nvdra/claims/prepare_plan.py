@@ -26,8 +26,8 @@ from nvdra.claims.outcome import (
     TearDownFirst,
     WaitForClaim,
 )
-from nvdra.claims.sealing import seal_entry
-from nvdra.claims.unprepare_plan import release
+from nvdra.claims.sealing import restored
+from nvdra.claims.unprepare_plan import is_late, release
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -44,6 +44,7 @@ def plan(
     has_file: bool,
     unsettled: Mapping[str, str] = _NOTHING,
     in_work: Set[str] = frozenset(),
+    now: float = 0.0,
 ) -> Plan:
     """What preparing `claim` takes on this node, given everything prepared before it.
 
@@ -52,16 +53,19 @@ def plan(
     has_file   the claim's CDI file exists and says what it should now
     unsettled  device name to claim UID: CDI files whose entries were lost, while the API server is silent
     in_work    UIDs of claims that are being worked on here
+    now        seconds since 1970, for claims that were aborted
     """
     ours = [result for result in claim.results if result.driver == driver.name]
     if not ours:
         # The Go driver answers with no devices. Kubelet asks a driver only for claims that name it, so the
-        # allocation must have changed since: a pod without its GPU would be worse than one that waits.
+        # allocation must have changed since: a pod without its device would be worse than one that waits.
         return Refuse(
             f"claim {claim.ref} is allocated no device of {driver.name}: its allocation changed since kubelet read it"
         )
     if (known := answer_if_prepared(driver, claim, node, checkpoint, has_file=has_file)) is not None:
         return known
+    if (entry := checkpoint.entries.get(claim.ref.uid)) is not None and is_late(entry, claim, now):
+        return Refuse(f"stale prepare for claim {claim.ref}: claim prepare was already aborted", permanent=True)
     for result in ours:
         if result.pool != pool:
             return Refuse(
@@ -123,7 +127,11 @@ def _first(
 ) -> Refuse | RollBackFirst | WaitForClaim | None:
     """What must end before anything is prepared."""
     entry = checkpoint.entries.get(claim.uid)
-    if entry is not None and (first := _rolled_back_first(driver, claim, entry, node, checkpoint)):
+    if (
+        entry is not None
+        and entry.state != "PrepareAborted"
+        and (first := _rolled_back_first(driver, claim, entry, node, checkpoint))
+    ):
         return first
     for result in ours:
         if result.admin_access:
@@ -176,15 +184,15 @@ def _answer_prepared(
             )
     if has_file:
         return AlreadyPrepared(known)
-    restored = driver.restore(entry, node)
-    if isinstance(restored, Missing):
-        because = f" ({restored.reason})" if restored.reason else ""
+    sealed = restored(driver, claim, entry, node)
+    if isinstance(sealed, Missing):
+        because = f" ({sealed.reason})" if sealed.reason else ""
         return Refuse(
-            f"{unable(claim)}its CDI file is lost or names files that are gone, and device {restored.device} is not "
+            f"{unable(claim)}its CDI file is lost or names files that are gone, and device {sealed.device} is not "
             f"known here, so it cannot be written again{because}",
             rescan=True,
         )
-    return Repair(seal_entry(driver, claim.uid, entry, *restored))
+    return Repair(sealed)
 
 
 def _conflict(

@@ -12,8 +12,8 @@ from typing import TypeVar
 from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.claims.driver import Driver, Missing
-from nvdra.claims.outcome import Ready
-from nvdra.claims.sealing import seal
+from nvdra.claims.sealing import adopted as adopt
+from nvdra.claims.unprepare_plan import is_aborted
 
 V = TypeVar("V")
 
@@ -49,12 +49,27 @@ class Settled:
 
 def to_get(checkpoint: Checkpoint) -> tuple[ClaimRef, ...]:
     """Claims that one GET each can tell about: entries that say their name."""
-    return tuple(ClaimRef(entry.namespace, entry.name, uid) for uid, entry in checkpoint.entries.items() if entry.name)
+    return tuple(
+        ClaimRef(entry.namespace, entry.name, uid)
+        for uid, entry in checkpoint.entries.items()
+        if entry.name and entry.state != "PrepareAborted"
+    )
 
 
 def nameless(checkpoint: Checkpoint) -> frozenset[str]:
     """UIDs of entries without a name (completed ones of the Go driver): only a LIST of all claims can tell."""
-    return frozenset(uid for uid, entry in checkpoint.entries.items() if not entry.name)
+    return frozenset(
+        uid for uid, entry in checkpoint.entries.items() if not entry.name and entry.state != "PrepareAborted"
+    )
+
+
+def expired(checkpoint: Checkpoint, now: float) -> frozenset[str]:
+    """UIDs of aborted claims that no late prepare is to be expected of any more; `now` in seconds since 1970."""
+    return frozenset(
+        uid
+        for uid, entry in checkpoint.entries.items()
+        if entry.state == "PrepareAborted" and not is_aborted(entry, now)
+    )
 
 
 def stale(uid: str, answer: Answer, driver: str, pool: str) -> str:
@@ -107,16 +122,15 @@ def settle(
             unsettled |= dict.fromkeys(names, uid)
             continue
         claim = claims.get(uid)
-        results = () if claim is None else _of_node(claim, driver.name, pool)
-        if claim is None or not results or {result.device for result in results} != names:
+        devices = set() if claim is None else {each.device for each in _of_node(claim, driver.name, pool)}
+        if claim is None or not devices or devices != names:
             gone.append(uid)
             continue
-        # Configs are not read: the writer of the file applied them.
-        found = driver.adopt(results, node)
-        if isinstance(found, Missing):
+        sealed = adopt(driver, claim, node, pool)
+        if isinstance(sealed, Missing):
             unsettled |= dict.fromkeys(names, uid)
         else:
-            adopted[uid] = seal(driver, Ready(claim, *found)).entry
+            adopted[uid] = sealed.entry
     return Settled(adopted, tuple(gone), unsettled)
 
 

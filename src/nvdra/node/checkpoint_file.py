@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nvdra import telemetry
-from nvdra.checkpoint import GPU as GPU_SCHEMA
 from nvdra.checkpoint import Checkpoint, Corrupt, Encoder, Entry, Schema, Unreadable, boot, refusal
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.ports import Held, Host, Put, Removal
@@ -31,7 +30,7 @@ class CheckpointFile:
         host: Host,
         plugin_dir: str,
         has_claim_files: Callable[[], bool],
-        schema: Schema = GPU_SCHEMA,
+        schema: Schema,
     ) -> None:
         self.path = f"{plugin_dir}/{NAME}"
         self.mark_path = f"{plugin_dir}/{QUARANTINED}"
@@ -119,7 +118,7 @@ class CheckpointFile:
         if booted.what == "kept":
             self._trust(checkpoint, held)
             return checkpoint
-        # After a reboot partitions, sockets and CDI files are gone or void; nothing is rebuilt from them.
+        # After a reboot devices that were made, sockets and CDI files are gone or void; nothing is rebuilt from them.
         telemetry.info(0, str(booted))
         held.close()
         await self.store(booted.checkpoint)

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Checkpoint, Entry, PreparedDevice
-from nvdra.node.cdi_files import REWRITTEN, concrete
+from nvdra.node.cdi_files import REWRITTEN
 from nvdra.node.checkpoint_writer import Change
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsMissing
@@ -34,6 +34,7 @@ class _EditsNeeded:
     """A CDI file must be written, and the edits of these devices are not at hand."""
 
     devices: tuple[claims.NodeDevice, ...]
+    common: bool
 
 
 _Unresolved = claims.NeedsSteps | claims.RollBackFirst | claims.WaitForClaim | Busy | _EditsNeeded
@@ -44,6 +45,7 @@ class PrepareFlow:
     """Prepares claims. The caller is the claim's one owner.
 
     roll_back   unprepares another claim's entry that nothing works on; why that failed, or ""
+    now         seconds since 1970
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class PrepareFlow:
         unsettled: Callable[[], Mapping[str, str]],
         unprepare: UnprepareFlow,
         roll_back: Callable[[ClaimRef, Entry], Awaitable[str]],
+        now: Callable[[], float],
     ) -> None:
         self._context = context
         self._cdi_files = context.cdi_files
         self._unsettled = unsettled
         self._unprepare = unprepare
         self._roll_back_other = roll_back
+        self._now = now
 
     async def prepare(self, claim: Claim) -> Answers | claims.Refuse:
         """Its devices, or why not. Raises CheckpointError."""
@@ -96,8 +100,8 @@ class PrepareFlow:
                     case claims.Refuse() if decision.rescan and not has_rescanned:
                         has_rescanned = True
                         await self._context.rescan()
-                    case _EditsNeeded(devices):
-                        await self._context.edits.refresh(devices)
+                    case _EditsNeeded(devices, common):
+                        await self._context.edits.refresh(devices, common=common)
                     case claims.RollBackFirst(ref, entry):
                         if failure := await self._roll_back_first(uid, ref, entry):
                             return claims.Refuse(failure)
@@ -131,6 +135,7 @@ class PrepareFlow:
             has_file=self._cdi_files.is_whole(uid, checkpoint),
             unsettled=self._unsettled(),
             in_work=self._context.work.claims,
+            now=self._now(),
         )
         match plan:
             case claims.AlreadyPrepared(answers):
@@ -150,8 +155,9 @@ class PrepareFlow:
     def _begin(self, needs: claims.NeedsSteps) -> Change[_Decision]:
         uid, locks = needs.claim.ref.uid, self._context.locks
         devices = tuple(device for group in needs.groups for _, device in group.members)
-        if not self._context.edits.is_available(devices):
-            return Change(_EditsNeeded(devices))
+        has_common = any(self._context.driver.has_common_edits(group) for group in needs.groups)
+        if not self._context.edits.is_available(devices, common=has_common):
+            return Change(_EditsNeeded(devices, has_common))
         if not locks.try_take(uid, needs.steps.resources):
             return Change(Busy(needs.steps.resources))
         self._context.work.begin(uid)
@@ -238,8 +244,7 @@ class PrepareFlow:
         entry = checkpoint.entries.get(uid)
         if entry is None or entry.state != "PrepareStarted":
             return Change(True)
-        others = [entry for other, entry in checkpoint.entries.items() if other != uid]
-        if not all(any(self._context.driver.needs(step, other) for other in others) for step in needs.steps.shared):
+        if not self._context.still_need(needs.steps.shared, uid, checkpoint):
             return Change(False)
         return Change(True, entries={uid: None})
 
@@ -252,9 +257,10 @@ class PrepareFlow:
         return change
 
     def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Decision]:
-        needed = concrete(sealed)
-        if not self._context.edits.is_available(needed):
-            return Change(_EditsNeeded(needed))
+        if not sealed.cdi_devices:
+            return Change(sealed.answers, entries=entries)
+        if not self._cdi_files.is_available(sealed):
+            return Change(_EditsNeeded(sealed.devices, sealed.has_common))
         try:
             content = self._cdi_files.content(sealed.cdi_devices)
         except EditsMissing as error:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, claim_ref, decode_claim
 from nvdra.checkpoint import Checkpoint, Entry
-from nvdra.node.cdi_files import REWRITTEN, concrete
+from nvdra.node.cdi_files import REWRITTEN
 from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import Change, CheckpointError
 from nvdra.node.claim_service import ClaimService
@@ -87,8 +87,9 @@ class Sweep:
 
     async def run(self) -> None:
         """Settle claims of a lost checkpoint; check claims and files every ten minutes, each node at its own times."""
+        steps = (self.settle, self.half_prepared, self.aborted, self.leftovers, self.files, self.stale_claims)
         async with asyncio.TaskGroup() as side_by_side:
-            for step in (self.settle, self.half_prepared, self.leftovers, self.files, self.stale_claims):
+            for step in steps:
                 side_by_side.create_task(self._repeat(step), name=f"sweep {step.__name__}")
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, float]]) -> None:
@@ -121,7 +122,7 @@ class Sweep:
         return SECOND_LOOK_S if self._stale_before else EVERY_S * random.uniform(0.9, 1.1)
 
     async def _unprepare(self, ref: ClaimRef, why: str, entry: Entry) -> None:
-        if await self._service().unprepare_stale(ref, entry) is None:
+        if await self._service().unprepare_stale(ref, entry, is_given_up=True) is None:
             text = f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}"
             telemetry.info(0, text, uid=ref.uid, why=why)
 
@@ -183,9 +184,22 @@ class Sweep:
                     telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
                 return failure is not None
             case claims.Refuse(rescan=True):
-                return True  # its GPU cannot be read now
+                return True  # its hardware cannot be read now
             case claims.Forget() | claims.Refuse():
                 return False  # nothing of it is on the hardware, or another release's business
+
+    async def aborted(self) -> float:
+        """Drop entries of aborted claims that no late prepare can follow. Returns when to look again, in seconds."""
+        if self._driver.on_abandoned == "forget":
+            return EVERY_S
+        dropped = await self._checkpoint_writer.submit(self._decide_aborted)
+        for uid in sorted(dropped):
+            telemetry.info(1, "Dropped the entry of an aborted claim", uid=uid)
+        return SECOND_LOOK_S
+
+    def _decide_aborted(self, checkpoint: Checkpoint) -> Change[frozenset[str]]:
+        expired = claims.expired(checkpoint, self._clock.wall())
+        return Change(expired, entries=dict.fromkeys(expired))
 
     # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────
 
@@ -218,7 +232,7 @@ class Sweep:
                 continue
             ref = ClaimRef(entry.namespace, entry.name, uid)
             try:
-                await self._context.edits.refresh(concrete(sealed))
+                await self._context.edits.refresh(sealed.devices, common=sealed.has_common)
                 if await self._checkpoint_writer.submit(partial(self._decide_file, uid)):
                     telemetry.warning(REWRITTEN, claim=str(ref))
             except (EditsMissing, cdi.InvalidDocument) as error:
@@ -237,7 +251,7 @@ class Sweep:
 
     def _decide_file(self, uid: str, checkpoint: Checkpoint) -> Change[bool]:
         sealed = self._not_current(uid, checkpoint)
-        if sealed is None or not self._context.edits.is_available(concrete(sealed)):
+        if sealed is None or not self._cdi_files.is_available(sealed):
             return Change(False)
         return Change(True, write={self._path(uid): self._cdi_files.content(sealed.cdi_devices)})
 

@@ -33,7 +33,6 @@ from nvdra.checkpoint import (
     Unreadable,
     decode,
     encode,
-    files,
     refusal,
 )
 from nvdra.checkpoint import DOMAIN as DOMAIN_SCHEMA

@@ -81,3 +81,7 @@ def test_a_group_with_an_mps_daemon_is_kept():
     refuse = release(one, Checkpoint("boot", {"c1": entry}))
     assert isinstance(refuse, Refuse)
     assert "an MPS control daemon (gpu-0)" in refuse.reason
+
+
+def test_this_driver_forgets_abandoned_claims_as_its_checkpoint_cannot_hold_them() -> None:
+    assert (world.DRIVER.on_abandoned, world.DRIVER.schema.can_abort) == ("forget", False)

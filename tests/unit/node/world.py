@@ -19,6 +19,7 @@ from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory, Partitions
+from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.host import DriverRoot, find_nvidia_smi, install_hook
 from nvdra.kube import ResourceApi
 from nvdra.node.checkpoint_writer import Change
@@ -93,9 +94,9 @@ class World:
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        api = ResourceApi(self.kube)
+        self.api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
-        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
+        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL, device_types=DEVICE_TYPES)
         restore = partial(install_hook, self.host, P, bundled=BUNDLED) if self.host.exists(BUNDLED) else None
         hook = f"{P}/nvidia-cdi-hook" if restore else "/usr/bin/nvidia-cdi-hook"
         self.edits_provider = GpuEditsProvider(
@@ -120,7 +121,7 @@ class World:
             self.context.locks,
             self.context.runner,
         )
-        parts = claim_parts(self.context, self.file, self.host, self.clock, api, self.metrics)
+        parts = claim_parts(self.context, self.file, self.host, self.clock, self.api, self.metrics)
         self.service, self.sweep = parts.service, parts.sweep
         self.checkpoint_writer.start()
 

@@ -13,7 +13,7 @@ runtimes make them in the container from their numbers, and the host needs none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from nvdra import cdi
 from nvdra.gpu import Gpu, GpuDevice, MigDevice, parent
@@ -41,6 +41,7 @@ class GpuEditsProvider:
     hook_path      nvidia-cdi-hook, as the container runtime reaches it
     host_root      the driver root as the container runtime sees it
     restore_hook   puts the hook there if it is gone, raises HookMissing; None: it is the host's, and not looked at
+    makes_nodes    missing device nodes are made; for a person who only looks they are not
     """
 
     def __init__(
@@ -51,13 +52,17 @@ class GpuEditsProvider:
         hook_path: str,
         host_root: str,
         restore_hook: Callable[[], Awaitable[object]] | None = None,
+        makes_nodes: bool = True,
     ) -> None:
         self._host = host
         self._root = root
         self._hook_path = hook_path
         self._host_root = host_root
         self._restore_hook = restore_hook
+        self._makes_nodes = makes_nodes
+        self._retry = "kubelet will ask again, " if makes_nodes else ""
         self._common: cdi.Common | None = None
+        self._bare = cdi.Common(cdi.Edits(), root.path, host_root)
         self._seen: Footprint | None = None
         self._is_checked = False  # in this turn of the event loop, which no file is waited for in
         self._gpus: dict[tuple[int, str], tuple[Footprint, cdi.Edits]] = {}  # by what their files are found by
@@ -70,12 +75,12 @@ class GpuEditsProvider:
         self._gpus.clear()
         self._times_forgotten += 1
 
-    async def refresh(self, devices: Iterable[GpuDevice]) -> None:
+    async def refresh(self, devices: Iterable[GpuDevice], *, common: bool = True) -> None:
         """Make sure of the driver's files and of these devices' nodes. Raises EditsMissing with what is missing.
 
         Of a partition that is not made these are its GPU's.
         """
-        if not self._has_common():
+        if common and not self._has_common():
             # Who comes while a look-up is under way shares it, and its failure too: the tools it runs are slow.
             if self._looking is None:
                 self._looking = asyncio.create_task(self._look_up(), name="driver files")
@@ -89,10 +94,10 @@ class GpuEditsProvider:
             if isinstance(device, MigDevice):
                 self._capabilities(device)
 
-    def is_available(self, devices: Iterable[GpuDevice]) -> bool:
+    def is_available(self, devices: Iterable[GpuDevice], *, common: bool = True) -> bool:
         """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
         devices = tuple(devices)
-        if not self._has_common() or not all(map(self._has_gpu, _parents(devices))):
+        if (common and not self._has_common()) or not all(map(self._has_gpu, _parents(devices))):
             return False
         try:
             for device in devices:
@@ -104,9 +109,13 @@ class GpuEditsProvider:
 
     @property
     def common(self) -> cdi.Common:
-        """What every container gets; it must be at hand."""
+        """What containers get with any device of the driver; it must be at hand."""
         assert self._common is not None
         return self._common
+
+    @property
+    def bare(self) -> cdi.Common:
+        return self._bare
 
     def edits(self, device: Gpu | MigDevice) -> cdi.Edits:
         """The device's own edits; it must be at hand. Raises EditsMissing if the partition went since."""
@@ -123,7 +132,7 @@ class GpuEditsProvider:
         except CapabilityUnknown as error:
             raise EditsMissing(
                 f"failed to construct MIG device DeviceNode edits: {error} (did another program destroy {device.name}, "
-                f"{device.uuid}? kubelet will ask again, nvdra devices shows what is there)"
+                f"{device.uuid}? {self._retry}nvdra devices shows what is there)"
             ) from None
 
     def _has_common(self) -> bool:
@@ -154,7 +163,7 @@ class GpuEditsProvider:
                 await self._restore_hook()
             files, seen = await asyncio.to_thread(survey, self._host, self._root)
             if files.missing:
-                reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
+                reasons = await self._make_nodes(files.missing)
                 files, seen = await asyncio.to_thread(survey, self._host, self._root)
                 if files.missing:
                     raise EditsMissing(self._missing(files.missing, reasons))
@@ -171,18 +180,23 @@ class GpuEditsProvider:
         self._gpus.pop(_key(gpu), None)
         files, seen = survey_gpu(self._host, self._root, gpu.minor, gpu.pci_bus_id)
         if files.missing:
-            reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
+            reasons = await self._make_nodes(files.missing)
             files, seen = survey_gpu(self._host, self._root, gpu.minor, gpu.pci_bus_id)
             if files.missing:
                 raise EditsMissing(self._missing(files.missing, reasons))
         self._gpus[_key(gpu)] = seen, gpu_edits(files, self._hook_path)
 
-    def _missing(self, missing: Iterable[str], reasons: object) -> str:
-        told = reasons if isinstance(reasons, dict) else {}
+    async def _make_nodes(self, missing: Iterable[str]) -> Mapping[str, str]:
+        """Why device nodes could not be made, by path."""
+        if not self._makes_nodes:
+            return {}
+        return await make_nodes(self._host, self._root, [path for path in missing if path.startswith("/dev/")])
+
+    def _missing(self, missing: Iterable[str], told: Mapping[str, str]) -> str:
         parts = [f"{path} ({told[path]})" if told.get(path) else path for path in missing]
         return (
             f"the driver's {', '.join(parts)} is missing below {self._root.dev if told else self._root.path}; "
-            "kubelet will ask again, nvdra doctor tells more"
+            f"{self._retry}nvdra doctor tells more"
         )
 
 
@@ -193,7 +207,3 @@ def _key(gpu: Gpu) -> tuple[int, str]:
 def _parents(devices: Iterable[GpuDevice]) -> Iterable[Gpu]:
     """The GPUs that these devices are or lie on, each once: partitions are many."""
     return {_key(gpu): gpu for gpu in map(parent, devices)}.values()
-
-
-def _nodes(missing: Iterable[str]) -> list[str]:
-    return [path for path in missing if path.startswith("/dev/")]

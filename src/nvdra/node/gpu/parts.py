@@ -36,8 +36,8 @@ def gpu_context(
 
     def former_locks(address: str) -> Iterable[str]:
         # Earlier releases named a GPU's lock by its UUID.
-        gpu = inventory().gpus.get(address)
-        return () if gpu is None else (gpu.uuid,)
+        uuid = inventory().uuid_of(address)
+        return () if uuid is None else (uuid,)
 
     return claim_context(
         GpuDriver(gates),
@@ -50,4 +50,5 @@ def gpu_context(
         rescan=rescan,
         on_checkpoint=on_checkpoint,
         former_locks=former_locks,
+        former_kind=CreatePartition.kind,  # the one kind of step that they knew, by "<profile id>@<start>"
     )

@@ -52,7 +52,7 @@ async def fix(
         await context.locks.make_folder()
         context.checkpoint_writer.start()
         stack.push_async_callback(context.checkpoint_writer.stop)
-        flow = UnprepareFlow(context)
+        flow = UnprepareFlow(context, LoopClock().wall)
         for left in chosen:
             done, text = await _release(flow, left)
             print(text)

@@ -79,7 +79,7 @@ def _slices(inventory: Inventory, gates: Gates, pool: Pool, minor: int) -> tuple
     counter_sets: Sequence[Value] = inventory.counter_sets()
     if counter_sets and minor < COUNTERS_SINCE:
         devices, counter_sets = uncounted(devices), ()
-    layout = layout_for(dynamic_mig=gates.enabled(DYNAMIC_MIG), counter_sets=counter_sets, minor=minor)
+    layout = layout_for(has_counters=gates.enabled(DYNAMIC_MIG), counter_sets=counter_sets, minor=minor)
     specs = wanted(devices, layout, counter_sets=counter_sets)
     bodies = tuple(create.body for create in changes(specs, (), pool).creates)
     for body in bodies:
