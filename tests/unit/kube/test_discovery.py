@@ -60,7 +60,7 @@ async def test_a_version_that_is_gone_is_replaced_without_a_failure() -> None:
     kube.serve(("v1",))
     assert json.loads(await api.claim("default", "one", timeout_s=2))["apiVersion"] == "resource.k8s.io/v1"
     kube.serve(("v1beta2",))
-    (claim,) = await api.claims()
+    [(claim,)] = [each async for each in api.claims()]
     assert json.loads(claim)["metadata"]["name"] == "one"
     assert kube.calls["discover", "resource.k8s.io"] == 3
 
