@@ -20,10 +20,12 @@ from nvdra_mock_nvml import lay_out
 from nvdra import cdi, checkpoint
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Record
+from nvdra.host import is_temporary
 from nvdra.ports import Resource
 from nvdra.testing.api_server import ApiServer, kubeconfig
 from nvdra.testing.kube import FakeKube
 from nvdra.testing.kubelet import DraClient, Told
+from tests.folders import contents
 
 DRIVER, POOL = "gpu.nvidia.com", "node-a"
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
@@ -252,13 +254,27 @@ class PluginNode:
         return self.cdi / cdi.GPU_CLAIMS.file_name(ref.uid)
 
     def files(self) -> dict[str, bytes]:
-        """What is on disk for claims: the record, the CDI folder, whatever lies beside them."""
-        found = {}
-        for folder in (self.plugin_dir, self.cdi):
-            for path in sorted(folder.iterdir()):
-                if path.is_file() and path.suffix != ".lock":
-                    found[f"{folder.name}/{path.name}"] = path.read_bytes()
-        return found
+        """Content of the checkpoint, the CDI files and what lies beside them, without locks and temporary files."""
+        return {
+            f"{folder.name}/{name}": content
+            for folder in (self.plugin_dir, self.cdi)
+            for name, content in contents(folder).items()
+            if not name.endswith(".lock") and not is_temporary(name)
+        }
+
+    def leftovers(self) -> list[str]:
+        """Names of temporary files: one that is being written, or one that a killed writer left."""
+        return [name for folder in (self.plugin_dir, self.cdi) for name in os.listdir(folder) if is_temporary(name)]
+
+    async def settled(self, wanted: dict[str, bytes]) -> None:
+        """Return once the files are as wanted and no temporary file is left.
+
+        The program sweeps soon after its start what a killed one left.
+        """
+        try:
+            await until(lambda: self.files() == wanted and not self.leftovers())
+        except AssertionError:
+            assert (self.files(), self.leftovers()) == (wanted, [])
 
 
 @contextmanager

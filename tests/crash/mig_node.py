@@ -22,6 +22,7 @@ from nvdra.nvml import Nvml, NvmlHeld, NvmlHung
 from nvdra.ports import Clock
 from nvdra.testing.host import FakeHost, Killed
 from tests.crash.story import Node
+from tests.folders import contents
 from tests.unit.node.world import VERSION, C, P
 
 T = TypeVar("T")
@@ -268,17 +269,8 @@ class MigNode(Node):
             if "-mig-" in device.device and device.device in claims.exclusive_names(entry, DRIVER)
         }
 
-    def files(self, *, volatile: bool = False) -> dict[str, bytes]:
-        return {
-            f"{folder}/{path.name}": path.read_bytes()
-            for folder in (P, C)
-            for path in sorted((self.folder / folder.strip("/")).iterdir())
-            if path.is_file() and path.suffix != ".lock"
-        }
-
     def lock_files(self) -> dict[str, bytes]:
-        folder = self.folder / P.strip("/") / FOLDER
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        return contents(self.folder / P.strip("/") / FOLDER)
 
     def end(self) -> End:
         gpus = {

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.contract.plugin_node import PluginNode, plugin_node, until
+from tests.folders import contents
 
 DYNAMIC = {"feature_gates": "DynamicMIG=true"}
 MODE, MAKE_GPU, MAKE_COMPUTE = (
@@ -93,4 +94,4 @@ async def test_an_unprepare(node: PluginNode, portrait: str, function: str, when
     assert node.root.mig_devices(1) == kept
     await node.released(bystander)
     assert is_bare(node, 1)
-    assert not list(node.cdi.iterdir())
+    await until(lambda: not contents(node.cdi), "no CDI file and no temporary one to be left")

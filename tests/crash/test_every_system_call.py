@@ -17,6 +17,7 @@ import pytest
 from nvdra import cdi, claims
 from nvdra.testing.kubelet import PluginError
 from tests.contract.plugin_node import PluginNode, plugin_node, until
+from tests.folders import contents
 
 DURABLE = ("rename", "fsync", "unlink", "renameat", "renameat2", "fdatasync", "unlinkat")
 
@@ -84,7 +85,7 @@ async def test_a_prepare(node: PluginNode, next_asked: str) -> None:
     await node.prepared(ref)
     with_it = node.files()
     await node.released(ref)
-    assert node.files() == without
+    await node.settled(without)
 
     struck = []
     enumeration = Enumeration()
@@ -99,9 +100,9 @@ async def test_a_prepare(node: PluginNode, next_asked: str) -> None:
         else:
             enumeration.ends(call)
         if next_asked == "asked again":
-            await settled(node, with_it)
+            await node.settled(with_it)
         await node.released(ref)
-        await settled(node, without)
+        await node.settled(without)
     # The CDI file's rename, the record's fsync, the record's rename.
     assert struck == [("rename", 1), ("rename", 2), ("fsync", 1)]
 
@@ -127,21 +128,11 @@ async def test_an_unprepare(node: PluginNode, next_asked: str) -> None:
         else:
             enumeration.ends(call)
         if next_asked == "asked again":
-            await settled(node, without)
+            await node.settled(without)
         assert await node.prepared(ref) == ["gpu-0", "gpu-1"]
-        await settled(node, with_it)
+        await node.settled(with_it)
     # The record's rename, its fsync, the CDI file's unlink.
     assert struck == [("rename", 1), ("fsync", 1), ("unlink", 1)]
-
-
-async def settled(node: PluginNode, wanted: dict[str, bytes]) -> None:
-    """The disk is as wanted; what a killed writer left beside its files is swept soon after the start."""
-    try:
-        async with asyncio.timeout(30):
-            while node.files() != wanted:  # noqa: ASYNC110  another process sweeps
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        assert node.files() == wanted
 
 
 # ── partitions ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -194,14 +185,14 @@ class Partitioned:
             "partitions": root.mig_devices(),
             "GPU instances": [root.gpu_instances(minor) for minor in range(3)],
             "modes": [root.mig_mode(minor) for minor in range(3)],
-            "lines": b"".join(path.read_bytes() for path in (self.node.plugin_dir / ".locks").iterdir()),
+            "lines": b"".join(contents(self.node.plugin_dir / ".locks").values()),
         }
 
     async def settled(self, wanted: dict[str, Any]) -> None:
         try:
-            await until(lambda: self.state() == wanted)
+            await until(lambda: self.state() == wanted and not self.node.leftovers())
         except AssertionError:
-            assert self.state() == wanted
+            assert (self.state(), self.node.leftovers()) == (wanted, [])
 
     def check(self) -> None:
         """Whatever is completed has its file and its partitions, and the bystander is."""
@@ -229,7 +220,7 @@ async def test_a_prepare_of_partitions(partitioned: Partitioned, next_asked: str
     await partitioned.prepare()
     with_them = partitioned.state()
     await partitioned.release()
-    assert partitioned.state() == without
+    await partitioned.settled(without)
 
     struck = []
     enumeration = Enumeration()

@@ -31,6 +31,7 @@ from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
 from nvdra.testing.kube import FakeKube
+from tests.folders import contents
 from tests.unit.gpu.scans import inventory
 
 T = TypeVar("T")
@@ -225,14 +226,14 @@ class World:
 
     # ── the disk ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def files(self, *, volatile: bool = False) -> dict[str, bytes]:
+    def files(self) -> dict[str, bytes]:
         """Everything in the plugin's and the CDI folder but the lock files."""
-        found = {}
-        for folder in (P, C):
-            for path in sorted((self.folder / folder.strip("/")).iterdir()):
-                if path.is_file() and path.suffix != ".lock":
-                    found[f"{folder}/{path.name}"] = path.read_bytes()
-        return found
+        return {
+            f"{folder}/{name}": content
+            for folder in (P, C)
+            for name, content in contents(self.folder / folder.strip("/")).items()
+            if not name.endswith(".lock")
+        }
 
     def record(self) -> Record:
         return checkpoint.decode(self.host.read(RECORD))
