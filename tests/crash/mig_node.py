@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from nvdra_mock_nvml import MigDevice, Root, lay_out
 
@@ -34,13 +36,34 @@ SMALL, HALF = 19, 9
 STAYS = ("a100x8",)
 
 
+class CountedNvml:
+    """NVML that tells which calls are under way, as it makes them on threads of its own."""
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml = nvml
+        self.calls: set[asyncio.Future[None]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._nvml, name)
+        return partial(self._counted, member) if inspect.iscoroutinefunction(member) else member
+
+    async def _counted(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+        under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.calls.add(under_way)
+        try:
+            return await call(*args, **options)
+        finally:
+            self.calls.remove(under_way)
+            under_way.set_result(None)
+
+
 class MortalNvml:
     """NVML as one program has it: changes are effects of its host, and once that is dead nothing is heard any more.
 
     destroyed   GPU and GPU instance id of each GPU instance it began to destroy
     """
 
-    def __init__(self, nvml: Nvml, host: FakeHost, destroyed: set[tuple[str, int]]) -> None:
+    def __init__(self, nvml: CountedNvml, host: FakeHost, destroyed: set[tuple[str, int]]) -> None:
         self._nvml = nvml
         self._host = host
         self._destroyed = destroyed
@@ -105,7 +128,7 @@ class Place:
 
     folder: Path
     root: Root
-    nvml: Nvml
+    nvml: CountedNvml
     state: bytes | None = None
     theirs: MigDevice | None = None
 
@@ -128,7 +151,7 @@ def lay(folder: Path, portrait: str, patience: Clock | None = None) -> Place:
         stand_in_dir=folder,
     )
     library = str(root.library.resolve())
-    return Place(folder, root, Nvml(lambda: library, patience or LoopClock()))
+    return Place(folder, root, CountedNvml(Nvml(lambda: library, patience or LoopClock())))
 
 
 def lay_partitioned(folder: Path, portrait: str) -> Place:
@@ -166,7 +189,7 @@ class MigNode(Node):
         self.gpus = MortalNvml(self.nvml, self.host, self._destroyed)
         super().start()
         self.upkeep = MigUpkeep(
-            self.nvml,
+            cast(Nvml, self.nvml),
             self.clock,
             self.context,
             self.mig,
@@ -174,6 +197,9 @@ class MigNode(Node):
             is_record_lost=lambda: self.file.is_quarantined,
             destroy_unknown=self.destroy_unknown,
         )
+
+    def calls(self) -> set[asyncio.Future[Any]]:
+        return super().calls() | self.nvml.calls
 
     async def boot(self) -> None:
         await super().boot()

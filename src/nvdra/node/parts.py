@@ -12,7 +12,7 @@ from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.claim_service import ClaimService, ClaimSource
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
-from nvdra.node.ledger import Ledger
+from nvdra.node.ledger import LOCK_TIMEOUT_S, Ledger
 from nvdra.node.locks import ResourceLocks
 from nvdra.node.record_file import RecordFile
 from nvdra.node.steps import Actor, StepRunner
@@ -53,15 +53,18 @@ def claim_context(
     actors: Mapping[str, Actor],
     node: Callable[[], Any],
     *,
+    clock: Clock,
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_record: Callable[[Record], None] = lambda _record: None,
     former_locks: Callable[[str], Iterable[str]] = lambda _resource: (),
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> tuple[ClaimContext, RecordFile]:
     """One driver on this node.
 
-    actors        by `Step.kind`
-    node          the driver's view of the node, as last seen
-    former_locks  names that a resource's lock had in earlier releases
+    actors          by `Step.kind`
+    node            the driver's view of the node, as last seen
+    former_locks    names that a resource's lock had in earlier releases
+    lock_timeout_s  as in `Ledger`
     """
     files = ClaimFiles(host, paths.cdi_root, driver.cdi)
     record_file = RecordFile(host, paths.plugin_dir, lambda: bool(files.uids()), driver.schema)
@@ -71,7 +74,7 @@ def claim_context(
         pool=pool,
         files=files,
         edits=edits,
-        ledger=Ledger(host, record_file, paths.plugin_dir, on_record),
+        ledger=Ledger(host, record_file, paths.plugin_dir, on_record, clock=clock, lock_timeout_s=lock_timeout_s),
         locks=locks,
         runner=StepRunner(locks, actors),
         work=WorkRegistry(),

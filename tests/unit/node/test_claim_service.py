@@ -52,11 +52,11 @@ async def test_asked_again_no_lock_is_waited_for(world: World) -> None:
     first = await world.prepare(ref)
     world.kube.calls.clear()
     async with world.host.lock("/plugins/gpu.nvidia.com/pu.lock", timeout_s=1):
-        assert await world.timely(asyncio.create_task(world.prepare(ref))) == first
-        both = asyncio.create_task(world.prepare(ref, fresh))
+        assert await world.prepare(ref) == first
+        both = asyncio.create_task(world.service.prepare([ref, fresh]))
         await world.clock.settle()
         assert not both.done()
-    assert set(await world.timely(both)) == {ref.uid, fresh.uid}
+    assert set(await both) == {ref.uid, fresh.uid}
     assert dict(world.kube.calls) == {("get", "resourceclaims"): 3}
     assert 'operation="prepare"} 4.0' in generate_latest(world.registry).decode()
 

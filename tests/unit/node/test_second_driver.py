@@ -55,6 +55,7 @@ class LampNode:
             LampEdits(),
             {SwitchOn.kind: LampActor(self.room)},
             lambda: tuple(self.room.lamps),
+            clock=self.clock,
             rescan=_nothing,
         )
         await self.context.locks.make_folder()

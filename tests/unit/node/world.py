@@ -31,6 +31,7 @@ from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
 from nvdra.testing.kube import FakeKube
+from tests.executors import InlineExecutor
 from tests.folders import contents
 from tests.unit.gpu.scans import inventory
 
@@ -45,6 +46,8 @@ VERSION = "550.163.01"
 LIBRARIES = "/driver/usr/lib64"
 ROOT = DriverRoot("/driver", "/driver")
 GPUS = 4
+# Turns of the event loop in which a whole prepare or unprepare is done that waits for nothing.
+_TURNS = 1000
 
 
 def lay_driver(host: FakeHost, gpus: int = GPUS) -> None:
@@ -90,6 +93,7 @@ class World:
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
+        asyncio.get_running_loop().set_default_executor(InlineExecutor())
         api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
@@ -105,6 +109,7 @@ class World:
             self.mig,
             self.time_slices,
             lambda: self.inventory,
+            clock=self.clock,
             rescan=lambda: self._rescan(),
             on_record=self.records.append,
         )
@@ -203,23 +208,46 @@ class World:
         assert await self.unprepare(*refs) == dict.fromkeys(ref.uid for ref in refs)
 
     async def timely(self, work: Awaitable[T]) -> T:
-        """What comes of the work; virtual time passes as long as it waits for nothing else."""
+        """What comes of the work. Virtual time passes to the next sleeper whenever all rests, and only then.
+
+        Whatever the work waits for must be on this loop, among `calls`, or on the clock.
+        """
         task = asyncio.ensure_future(work)
-        while True:
-            for _ in range(20):
-                await asyncio.wait([task], timeout=0.001)
-                if task.done():
-                    return task.result()
-            await self.clock.advance(0.1)
+        while not await self._rests(task):
+            await self.clock.advance(self._until_next_wake())
+        return task.result()
+
+    async def _rests(self, task: asyncio.Future[Any]) -> bool:
+        """Whether the task is done, once everything has run that can run without time passing."""
+        turns = 0
+        while turns < _TURNS and not task.done():
+            if self.host.is_dead:
+                await asyncio.wait([task])  # nothing of a dead program ends: until it is cancelled
+            elif calls := self.calls():
+                await asyncio.wait({task, *calls}, return_when=asyncio.FIRST_COMPLETED)
+                turns = 0
+            await asyncio.sleep(0)
+            turns += 1
+        return task.done()
+
+    def _until_next_wake(self) -> float:
+        seconds = self.clock.next_wake_s
+        assert seconds is not None, "the work waits for something that never comes"
+        return seconds
+
+    def calls(self) -> set[asyncio.Future[Any]]:
+        """What is under way on other threads, and ends without virtual time passing."""
+        return {*self.host.waits}
 
     async def dies(self, work: asyncio.Task[Any]) -> bool:
         """Whether the program died of what was told to `kill_after` before the work was done; the work is lost then."""
-        while not work.done() and not self.host.is_dead:
-            await asyncio.wait([work], timeout=0.001)
+        death = asyncio.ensure_future(self.host.dies())
+        await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
+        death.cancel()
         if work.done() and not self.host.is_dead:
             return False
         # Let everything run into its end; nothing of it touches the disk any more.
-        await asyncio.sleep(0.002)
+        await self.clock.settle()
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         return True
