@@ -58,6 +58,7 @@ def hang(node: PluginNode, function: str, when: str) -> None:
     node.root.set_faults([{"function": function, "minor": 0, "hang": True, "when": when, "times": 1}])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("portrait", "function"), PREPARE)
 async def test_a_prepare(node: PluginNode, portrait: str, function: str, when: str) -> None:
@@ -77,6 +78,7 @@ async def test_a_prepare(node: PluginNode, portrait: str, function: str, when: s
     assert node.root.mig_devices(1) == kept
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("portrait", "function"), UNPREPARE)
 async def test_an_unprepare(node: PluginNode, portrait: str, function: str, when: str) -> None:
