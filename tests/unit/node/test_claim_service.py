@@ -44,7 +44,7 @@ async def test_asked_again_it_gives_the_same_answer_and_touches_nothing(world: W
     first = await world.prepare(ref)
     world.since_now()
     assert await world.prepare(ref) == first
-    assert world.host.effects[world._mark :] == []
+    assert world.recent_effects == []
 
 
 async def test_asked_again_no_lock_is_waited_for(world: World) -> None:
@@ -250,16 +250,18 @@ async def test_a_retry_after_longer_than_our_patience_is_not_waited_for(world: W
     assert await world.prepared(ref) == ["gpu-0"]
 
 
-async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(world: World) -> None:
+async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
-    source, ask = world.service._source, world.service._source.claim
+    ask = world.api.claim
 
     async def claim(namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes:
         if name == "bad":
             raise RuntimeError("a surprise")
         return await ask(namespace, name, timeout_s=timeout_s)
 
-    source.claim = claim  # type: ignore[method-assign]
+    monkeypatch.setattr(world.api, "claim", claim)
     answers = await world.prepare(good, bad)
     assert isinstance(answers[good.uid], tuple)
     assert isinstance(answers[bad.uid], Failure)
@@ -276,7 +278,7 @@ async def test_a_claim_allocated_anew_is_let_go_of_first(world: World) -> None:
     world.since_now()
     assert await world.prepared(ref) == ["gpu-1"]
     # Never the old entry with the new file: the entry leaves, the file goes, then both come anew.
-    steps = [(e.kind, e.path) for e in world.host.effects[world._mark :] if e.kind in ("rename", "unlink")]
+    steps = [(e.kind, e.path) for e in world.recent_effects if e.kind in ("rename", "unlink")]
     assert steps == [("rename", RECORD), ("unlink", cdi_path(ref)), ("rename", cdi_path(ref)), ("rename", RECORD)]
     assert [d.name for d in cdi.parse(world.host.read(cdi_path(ref))).devices] == [f"{ref.uid}-gpu-1"]
     assert await world.prepared(other) == ["gpu-0"]

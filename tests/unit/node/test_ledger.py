@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from nvdra.checkpoint import Entry, Record
-from nvdra.node import ledger as ledger_module
 from nvdra.node.ledger import Change, LedgerError
 from tests.unit.node.world import RECORD, C, P, World
 
@@ -96,7 +95,7 @@ async def test_after_the_entry_goes_the_file(world: World) -> None:
     await outcomes(world, put("a"), put("b"))
     world.since_now()
     await outcomes(world, drop("a"))
-    steps = [(e.kind, e.path) for e in world.host.effects[world._mark :] if e.kind in ("rename", "unlink")]
+    steps = [(e.kind, e.path) for e in world.recent_effects if e.kind in ("rename", "unlink")]
     assert steps == [("rename", RECORD), ("unlink", f"{C}/a.yaml")]
 
 
@@ -190,9 +189,10 @@ async def test_a_caller_that_goes_away_stops_nothing(world: World) -> None:
     ],
 )
 async def test_locks_held_by_another_instance_are_waited_for_and_then_named(
-    world: World, monkeypatch: pytest.MonkeyPatch, lock: str, text: str, counted: bool
+    world: World, lock: str, text: str, counted: bool
 ) -> None:
-    monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_S", 0.02)
+    world.lock_timeout_s = 0.02
+    await world.restart()
     path = f"{P}/{lock}"
     async with world.host.lock(path, timeout_s=1):
         failed, also = await outcomes(world, put("a"), look)

@@ -15,7 +15,6 @@ from nvdra import checkpoint, telemetry
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
 from nvdra.gpu import Inventory
-from nvdra.node import ledger as ledger_module
 from nvdra.node.ledger import Change
 from nvdra.node.record_file import UNREADABLE
 from nvdra.node.sweep import EVERY_S, LIST_PAUSE_LIMIT_S, LOOK_S, SECOND_LOOK_S
@@ -104,21 +103,25 @@ async def test_silence_frees_nothing(world: World, status: int) -> None:
     assert world.state(ref) == "PrepareCompleted"
 
 
-async def test_a_claim_prepared_anew_while_it_is_looked_at_is_kept(world: World) -> None:
+async def test_a_claim_prepared_anew_while_it_is_looked_at_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ref = await world.claim("a", "gpu-0")
     await world.prepared(ref)
     await world.deallocate(ref)
     await world.timely(world.sweep.stale_claims())
-    ask = world.sweep._source.claim
+    ask, is_first = world.api.claim, True
 
-    async def claim(namespace: str, name: str, *, timeout_s: float) -> bytes:
-        answer = await ask(namespace, name, timeout_s=timeout_s)
-        await world.allocate(ref, "gpu-1")
-        assert isinstance((await world.service.prepare([ref]))[ref.uid], tuple)
+    async def claim(*what: Any, **how: Any) -> bytes:
+        nonlocal is_first
+        answer = await ask(*what, **how)
+        if is_first:
+            is_first = False
+            await world.allocate(ref, "gpu-1")
+            assert isinstance((await world.service.prepare([ref]))[ref.uid], tuple)
         return answer
 
-    world.sweep._source.claim = claim  # type: ignore[method-assign]
-    world.service._source = type(world.service._source)(world.kube)
+    monkeypatch.setattr(world.api, "claim", claim)
     await world.timely(world.sweep.stale_claims())
     assert world.state(ref) == "PrepareCompleted"
     assert world.has_file(ref)
@@ -264,11 +267,11 @@ async def test_a_claim_of_a_lost_record_may_be_prepared_and_released_at_any_time
     assert set(world.record().entries) == {ref.uid}
 
 
-async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
+async def test_an_unreadable_claim_decides_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ref, odd = await world.claim("a", "gpu-0"), await world.claim("odd", "gpu-1")
     await world.prepared(ref, odd)
     await lose(world, "corrupt")
-    ask = world.sweep._source.claims
+    ask = world.api.claims
 
     async def claims() -> tuple[bytes, ...]:
         listed = await ask()
@@ -277,12 +280,12 @@ async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
             for b in listed
         )
 
-    world.sweep._source.claims = claims  # type: ignore[method-assign]
+    monkeypatch.setattr(world.api, "claims", claims)
     await world.timely(world.sweep.settle())
     assert set(world.record().entries) == {ref.uid}
     assert world.has_file(odd)
     assert world.file.is_quarantined
-    world.sweep._source.claims = ask  # type: ignore[method-assign]
+    monkeypatch.undo()
     await world.clock.advance(EVERY_S)
     await world.timely(world.sweep.settle())
     assert set(world.record().entries) == {ref.uid, odd.uid}
@@ -382,13 +385,11 @@ async def test_a_record_lost_under_a_running_program_is_settled_too(world: World
 
 
 @pytest.mark.parametrize("trouble", ["locks", "disk"])
-async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(
-    world: World, trouble: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(world: World, trouble: str) -> None:
+    world.lock_timeout_s = 0.01
     ref = await world.claim("a", "gpu-0")
     await world.prepared(ref)
     await lose(world, "corrupt", read=False)
-    monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_S", 0.01)
     lock = world.host.try_lock(f"{P}/pu.lock") if trouble == "locks" else None
     if trouble == "disk":
         world.host.refuse("write", P, errno.ENOSPC)

@@ -24,12 +24,12 @@ from nvdra.node.gpu.actors.mig import MigActor, Partitioner
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.supply import Supply
-from nvdra.node.ledger import Change
+from nvdra.node.ledger import LOCK_TIMEOUT_S, Change
 from nvdra.node.parts import NodePaths, claim_parts
 from nvdra.ports import Resource
 from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
-from nvdra.testing.host import FakeHost
+from nvdra.testing.host import Effect, FakeHost
 from nvdra.testing.kube import FakeKube
 from tests.executors import InlineExecutor
 from tests.folders import contents
@@ -81,6 +81,7 @@ class World:
         self.host = FakeHost(folder)
         self.inventory: Inventory = inventory(GPUS)
         self.gates = ""
+        self.lock_timeout_s = LOCK_TIMEOUT_S
         self.gpus: Partitioner = NoPartitions()
         self.rescans = 0
         self.on_rescan: Callable[[], None] = lambda: None
@@ -94,7 +95,7 @@ class World:
 
     def start(self) -> None:
         asyncio.get_running_loop().set_default_executor(InlineExecutor())
-        api = ResourceApi(self.kube)
+        self.api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
         self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
@@ -110,11 +111,12 @@ class World:
             self.time_slices,
             lambda: self.inventory,
             clock=self.clock,
+            lock_timeout_s=self.lock_timeout_s,
             rescan=lambda: self._rescan(),
             on_record=self.records.append,
         )
         self.ledger, self.locks, self.runner = self.context.ledger, self.context.locks, self.context.runner
-        parts = claim_parts(self.context, self.file, self.host, self.clock, api, self.metrics)
+        parts = claim_parts(self.context, self.file, self.host, self.clock, self.api, self.metrics)
         self.service, self.sweep = parts.service, parts.sweep
         self.ledger.start()
 
@@ -165,15 +167,15 @@ class World:
         allocation: dict[str, Any] = {"devices": {"results": results}}
         if config is not None:
             allocation["devices"]["config"] = config
-        await self._status(ref, {"allocation": allocation} if devices else {})
+        await self.set_status(ref, {"allocation": allocation} if devices else {})
 
     async def deallocate(self, ref: ClaimRef) -> None:
-        await self._status(ref, {})
+        await self.set_status(ref, {})
 
     async def delete(self, ref: ClaimRef) -> None:
         await self.kube.delete(CLAIMS, ref.name, ref.namespace)
 
-    async def _status(self, ref: ClaimRef, status: dict[str, Any]) -> None:
+    async def set_status(self, ref: ClaimRef, status: dict[str, Any]) -> None:
         claim = json.loads(await self.kube.get(CLAIMS, ref.name, ref.namespace))
         claim["status"] = status
         await self.kube.update(CLAIMS, ref.name, json.dumps(claim).encode(), ref.namespace, subresource="status")
@@ -276,8 +278,12 @@ class World:
 
     def effects(self, kind: str, path: str = "") -> list[str]:
         """Paths of the effects of this kind since the last call of `since_now`."""
-        seen = self.host.effects[self._mark :]
-        return [effect.path for effect in seen if effect.kind == kind and effect.path.startswith(path)]
+        return [each.path for each in self.recent_effects if each.kind == kind and each.path.startswith(path)]
+
+    @property
+    def recent_effects(self) -> list[Effect]:
+        """All effects since the last call of `since_now`."""
+        return self.host.effects[self._mark :]
 
     _mark = 0
 
