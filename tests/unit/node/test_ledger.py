@@ -81,7 +81,7 @@ async def test_a_batch_waits_for_what_is_on_its_way(world: World) -> None:
 
 async def test_a_batch_does_not_wait_for_what_does_not_come(world: World) -> None:
     with world.ledger.coming():
-        assert await world.ledger.submit(put("a")) == "put a"
+        assert await world.timely(world.ledger.submit(put("a"))) == "put a"
 
 
 async def test_what_changes_nothing_writes_nothing(world: World) -> None:
