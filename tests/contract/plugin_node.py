@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from nvdra.testing.api_server import ApiServer, kubeconfig
 from nvdra.testing.kube import FakeKube
 from nvdra.testing.kubelet import DraClient, Told
 from tests.folders import contents
+from tests.waiting import until as until
 
 DRIVER, POOL = "gpu.nvidia.com", "node-a"
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
@@ -33,16 +34,6 @@ NODES = Resource("", "v1", "nodes", namespaced=False)
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 PROGRAM = str(Path(sys.executable).with_name("gpu-kubelet-plugin"))
 PATIENCE_S = 60.0
-
-
-async def until(condition: Callable[[], Any], what: str = "") -> None:
-    """Return once the condition holds; a test that waits in vain fails after a minute."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():  # noqa: ASYNC110  what is waited for happens in another process
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"waited in vain for {what or condition}") from None
 
 
 class PluginNode:

@@ -17,12 +17,6 @@ from tests.unit.gpu.scans import inventory
 from tests.unit.node.world import RECORD, C, World, cdi_path
 
 
-async def until(condition) -> None:  # type: ignore[no-untyped-def]
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  what is waited for happens on another thread
-            await asyncio.sleep(0.001)
-
-
 async def test_a_claim_is_prepared_with_one_get_and_one_durable_write(world: World) -> None:
     ref = await world.claim("a", "gpu-0", "gpu-2")
     assert await world.prepared(ref) == ["gpu-0", "gpu-2"]
