@@ -96,6 +96,15 @@ def test_an_open_session_holds_device_nodes_open(root: Root) -> None:
     assert held() == set()
 
 
+def test_sessions_that_a_test_leaves_open_end_with_the_library(root: Root) -> None:
+    library = Library(root)
+    library.nvmlInit_v2()
+    library.nvmlInit_v2()
+    library.handle(2)
+    del library
+    assert not [path for path in open_device_nodes() if path.startswith(str(root.root))]
+
+
 @pytest.mark.parametrize("lib_dir", ["usr/lib64", "usr/lib/aarch64-linux-gnu", "lib64", "lib/x86_64-linux-gnu", "."])
 def test_the_root_is_found_from_every_library_folder(lib_dir: str, tmp_path: Path) -> None:
     root = lay_out(tmp_path / "root", "h200x1", lib_dir=lib_dir, device_files="regular")
