@@ -56,6 +56,7 @@ class LampNode:
             LampEdits(),
             {SwitchOn.kind: LampActor(self.room)},
             lambda: tuple(self.room.lamps),
+            clock=self.clock,
             rescan=_nothing,
         )
         await self.context.locks.make_folder()
