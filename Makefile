@@ -10,7 +10,11 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 # maturin is called by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help build native demo test check fmt bench cluster-test oracle-test proto wheels clean
+.PHONY: help build native demo test crash-test check fmt bench cluster-test oracle-test proto wheels clean
+
+# One process a core. Each takes tests from the one that has most left, so that a long file at the end keeps none idle;
+# tests of one file stay together otherwise, and share what the file sets up.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 # Cases of `make oracle-test`, and the seed of the first.
 N ?= 10000
@@ -46,8 +50,13 @@ demo: build ## the main job on mock GPUs: no cluster, no hardware
 
 test: build ## every test that needs no cluster and no GPU
 	@tests/packages
-	@cargo test -q --manifest-path native/Cargo.toml --workspace --exclude nvdra-py
-	@$(BIN)/python -m pytest
+	@cargo test -q --no-run --manifest-path native/Cargo.toml --workspace --exclude nvdra-py
+	@timeout 300 cargo test -q --manifest-path native/Cargo.toml --workspace --exclude nvdra-py
+	@$(PYTEST)
+
+crash-test: build ## every death of every crash story; `make test` runs one in four
+	@tests/packages
+	@$(PYTEST) tests/crash --crash-sample=1
 
 check: build ## lint, types, arrows between rooms
 	$(BIN)/ruff check .

@@ -90,17 +90,17 @@ def written(page: str) -> str:
     return page
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], file: Path = PAGE) -> int:
     """Exit status: 1 if `--check` finds that the page is not current."""
-    page = PAGE.read_text(encoding="utf-8")
+    page = file.read_text(encoding="utf-8")
     wanted = written(page)
     if arguments == ["--check"]:
         if page != wanted:
-            print(f"{PAGE.name} is not what the code says: run python docs/{Path(__file__).name}", file=sys.stderr)
+            print(f"{file.name} is not what the code says: run python docs/{Path(__file__).name}", file=sys.stderr)
         return int(page != wanted)
     if page != wanted:
-        PAGE.write_text(wanted, encoding="utf-8")
-        print(f"wrote {PAGE.name}")
+        file.write_text(wanted, encoding="utf-8")
+        print(f"wrote {file.name}")
     return 0
 
 

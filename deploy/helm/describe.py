@@ -140,10 +140,10 @@ def written(chart: Path) -> dict[Path, str]:
     }
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], chart: Path = CHART) -> int:
     """Exit status: 1 if `--check` finds a file that is not current."""
     try:
-        wanted = written(CHART)
+        wanted = written(chart)
     except Undescribed as mistake:
         print(f"Error: {mistake}", file=sys.stderr)
         return 1

@@ -27,7 +27,7 @@ def guarded(release: HelmRelease) -> HelmRelease:
 
     def is_in_force() -> bool:
         try:
-            plugin.call("POST", plugin._path("ResourceSlice", "") + "?dryRun=All", body)
+            plugin.call("POST", plugin.path("ResourceSlice", "") + "?dryRun=All", body)
         except Refused as refused:
             return "may not modify" in str(refused)
         return False
@@ -61,7 +61,7 @@ def test_a_node_touches_its_own_slices_only(guarded: HelmRelease) -> None:
             with pytest.raises(Refused, match=message.replace("'", ".")):
                 plugin.create(slice_of("gpu.nvidia.com", "forged", **forged))
             admin.create(slice_of("gpu.nvidia.com", "foreign", **forged))
-            path = plugin._path("ResourceSlice", "", "foreign")
+            path = plugin.path("ResourceSlice", "", "foreign")
             with pytest.raises(Refused, match=message.replace("'", ".")):
                 plugin.call("DELETE", path)
             changed = admin.get("ResourceSlice", "foreign")
@@ -71,7 +71,7 @@ def test_a_node_touches_its_own_slices_only(guarded: HelmRelease) -> None:
             admin.delete("ResourceSlice", "foreign")
         own = plugin.get("ResourceSlice", "own")
         own["spec"]["pool"]["generation"] = 2
-        plugin.call("PUT", plugin._path("ResourceSlice", "", "own"), own)
+        plugin.call("PUT", plugin.path("ResourceSlice", "", "own"), own)
         plugin.delete("ResourceSlice", "own")
     finally:
         for name in ("own", "forged", "foreign"):

@@ -18,6 +18,7 @@ import pytest
 from tests.cluster.harness.api import Api, Object, wait_until
 from tests.cluster.harness.claims import claim, claim_of, given, life, remove, seen, user, wait_running
 from tests.cluster.harness.driver import Installed, Process
+from tests.folders import contents
 from tests.twins import checkpoint as twin
 
 pytestmark = pytest.mark.cluster
@@ -101,7 +102,8 @@ def start_pods(api: Api) -> None:
 
 def documents_of(plugin: Installed | Process) -> dict[str, bytes]:
     """Claim UID → its CDI document, as it lies on the disk."""
-    return {path.stem.rpartition("_")[2]: path.read_bytes() for path in plugin.cluster.node.cdi.iterdir()}
+    found = contents(plugin.cluster.node.cdi)
+    return {Path(name).stem.rpartition("_")[2]: found[name] for name in found if name.endswith(".yaml")}
 
 
 def lay_out(plugin: Installed) -> None:

@@ -64,7 +64,7 @@ def test_every_right_is_used_and_no_other_is_asked_for(installed: Installed) -> 
 
     (true,) = installed.slices()
     del true["metadata"]["resourceVersion"]
-    devices, path = true["spec"].pop("devices"), api._path("ResourceSlice", "", true["metadata"]["name"])
+    devices, path = true["spec"].pop("devices"), api.path("ResourceSlice", "", true["metadata"]["name"])
 
     def change_and_look() -> bool:
         # Somebody who writes again and again gets in between sooner or later: then the slice is read once more.

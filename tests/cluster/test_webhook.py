@@ -160,7 +160,7 @@ def test_what_the_api_server_never_asks_about(beside: Beside) -> None:
     for name in ("kept", "held"):
         kept = api.get("ResourceClaim", name)
         kept["metadata"]["labels"] = {"mine": "yes"}
-        api.call("PUT", api._path("ResourceClaim", "default", name), kept)
+        api.call("PUT", api.path("ResourceClaim", "default", name), kept)
         assert f"default/{name}" in beside.reviewed()
     beside.child.stop()
     reviewed = beside.reviewed()
@@ -174,7 +174,7 @@ def test_what_the_api_server_never_asks_about(beside: Beside) -> None:
     held = api.get("ResourceClaim", "held")
     assert held["metadata"]["deletionTimestamp"]
     held["metadata"]["finalizers"] = []
-    api.call("PUT", api._path("ResourceClaim", "default", "held"), held)
+    api.call("PUT", api.path("ResourceClaim", "default", "held"), held)
     wait_until("the claim to be gone", lambda: api.find("ResourceClaim", "held") is None, 30)
     api.delete("ResourceClaim", "kept")
     assert beside.reviewed() == reviewed

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from tests.waiting import until as until
 
 
 class LoopClock:
@@ -80,12 +82,3 @@ class StandingClock:
                 future.set_result(None)
         for _ in range(10):
             await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object], *, timeout_s: float = 20) -> None:
-    """Waits for what threads do in real time."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.001)

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from benchmarks import api, memory, plugin
+from tests.folders import contents
 
 NODE = "real"
 CYCLES = 400
@@ -76,7 +77,7 @@ async def watched(pid: int, server: api.Api, folder: Path, began: float, said: d
     (ref,) = await server.claims(NODE, devices[:1])
     caller = subject.caller
     caller.prepare_s([ref])
-    said["CDI"] = [yaml.safe_load(file.read_text()) for file in sorted((folder / "cdi").iterdir())]
+    said["CDI"] = [yaml.safe_load(content) for content in contents(folder / "cdi").values()]
     holds("with a claim prepared")
     caller.unprepare_s([ref])
     taken = []

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import subprocess
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +16,21 @@ LOST, MISMATCH, WRONG_VERSION, NO_GPUS, UNKNOWN = 15, 18, 25, 28, 999
 NO_GPUS_FLAG = 1
 
 
+def _end_sessions(library: ctypes.CDLL) -> None:
+    while library.nvmlShutdown() == SUCCESS:
+        pass
+
+
 class Library:
-    """The library of a root, loaded into this process; each root has its own copy, so they do not meet."""
+    """The library of a root, loaded into this process; each root has its own copy, so they do not meet.
+
+    Sessions that a test leaves open end with the object: they hold device nodes open.
+    """
 
     def __init__(self, root: Root) -> None:
         self.c = ctypes.CDLL(str(root.library.resolve()), mode=ctypes.RTLD_GLOBAL | os.RTLD_LAZY)
         self.c.nvmlErrorString.restype = ctypes.c_char_p
+        weakref.finalize(self, _end_sessions, self.c).atexit = False
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         function: Callable[..., int] = getattr(self.c, name)

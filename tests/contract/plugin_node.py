@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Checkpoint
 from nvdra.checkpoint import decode as decode_checkpoint
+from nvdra.host import is_temporary
 from nvdra.ports import Resource
 from nvdra.testing.api_server import ApiServer, kubeconfig
 from nvdra.testing.kube import FakeKube
 from nvdra.testing.kubelet import ClaimAnswer, DraClient
+from tests.folders import contents
+from tests.waiting import until as until
 
 DRIVER, POOL = "gpu.nvidia.com", "node-a"
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
@@ -32,16 +35,6 @@ NODES = Resource("", "v1", "nodes", namespaced=False)
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 PROGRAM = str(Path(sys.executable).with_name("gpu-kubelet-plugin"))
 TIMEOUT_S = 60.0
-
-
-async def until(condition: Callable[[], Any], what: str = "") -> None:
-    """Return once the condition holds; a test that waits in vain fails after a minute."""
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            while not condition():  # noqa: ASYNC110  what is waited for happens in another process
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"waited in vain for {what or condition}") from None
 
 
 class PluginNode:
@@ -253,13 +246,27 @@ class PluginNode:
         return self.cdi / cdi.GPU_CLAIMS.file_name(ref.uid)
 
     def files(self) -> dict[str, bytes]:
-        """What is on disk for claims: the checkpoint, the CDI folder, whatever lies beside them."""
-        found = {}
-        for folder in (self.plugin_dir, self.cdi):
-            for path in sorted(folder.iterdir()):
-                if path.is_file() and path.suffix != ".lock":
-                    found[f"{folder.name}/{path.name}"] = path.read_bytes()
-        return found
+        """Content of the checkpoint, the CDI files and what lies beside them, without locks and temporary files."""
+        return {
+            f"{folder.name}/{name}": content
+            for folder in (self.plugin_dir, self.cdi)
+            for name, content in contents(folder).items()
+            if not name.endswith(".lock") and not is_temporary(name)
+        }
+
+    def leftovers(self) -> list[str]:
+        """Names of temporary files: one that is being written, or one that a killed writer left."""
+        return [name for folder in (self.plugin_dir, self.cdi) for name in os.listdir(folder) if is_temporary(name)]
+
+    async def settled(self, wanted: dict[str, bytes]) -> None:
+        """Return once the files are as wanted and no temporary file is left.
+
+        The program sweeps soon after its start what a killed one left.
+        """
+        try:
+            await until(lambda: self.files() == wanted and not self.leftovers())
+        except AssertionError:
+            assert (self.files(), self.leftovers()) == (wanted, [])
 
 
 @contextmanager

@@ -255,7 +255,7 @@ async def test_a_checkpoint_that_cannot_be_written(node: PluginNode) -> None:
     assert "File too large" in await node.refused(ref)
     assert await node.prepared(before) == ["gpu-1"]
     resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (most, most))
-    assert node.files() == files
+    await node.settled(files)
     await node.released(before)
     assert await node.prepared(ref) == ["gpu-0"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from nvdra import cdi, claims
 from tests.contract.plugin_node import PluginNode, plugin_node, until
+from tests.folders import contents
 
 DYNAMIC = {"feature_gates": "DynamicMIG=true"}
 ONE_A, ONE_B, THREE, SEVEN = (
@@ -46,8 +47,8 @@ def is_bare(node: PluginNode) -> bool:
     return (
         all(not node.root.gpu_instances(minor) and node.root.mig_mode(minor) == (False, False) for minor in (0, 1))
         and not checkpoint.entries
-        and not list(node.cdi.iterdir())
-        and all(path.stat().st_size == 0 for path in (node.plugin_dir / ".locks").iterdir())
+        and not contents(node.cdi)
+        and not any(contents(node.plugin_dir / ".locks").values())
     )
 
 

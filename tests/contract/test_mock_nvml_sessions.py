@@ -30,6 +30,7 @@ from tests.contract.mock_node import (
     on,
     smi,
 )
+from tests.contract.nvml_node import open_device_nodes
 
 
 @pytest.fixture
@@ -82,8 +83,8 @@ def test_without_the_control_node_there_is_no_driver(root: Root) -> None:
 
 def test_an_open_session_holds_device_nodes_open(root: Root) -> None:
     def held() -> set[str]:
-        targets = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
-        return {target.rpartition("/")[2] for target in targets if target.startswith(str(root.root / "dev"))}
+        dev = f"{root.root}/dev/"
+        return {path.removeprefix(dev) for path in open_device_nodes() if path.startswith(dev)}
 
     library = Library(root)
     assert held() == set()
@@ -93,6 +94,15 @@ def test_an_open_session_holds_device_nodes_open(root: Root) -> None:
     assert held() == {"nvidiactl", "nvidia2"}
     library.nvmlShutdown()
     assert held() == set()
+
+
+def test_sessions_that_a_test_leaves_open_end_with_the_library(root: Root) -> None:
+    library = Library(root)
+    library.nvmlInit_v2()
+    library.nvmlInit_v2()
+    library.handle(2)
+    del library
+    assert not [path for path in open_device_nodes() if path.startswith(str(root.root))]
 
 
 @pytest.mark.parametrize("lib_dir", ["usr/lib64", "usr/lib/aarch64-linux-gnu", "lib64", "lib/x86_64-linux-gnu", "."])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -92,9 +93,14 @@ class Site:
         return [(one["check"], one["text"]) for one in found if one["level"] == level]
 
     def files(self) -> dict[str, tuple[int, int, int]]:
-        """Every file of the node, with what a write to it would change."""
-        paths = (path for path in self.folder.rglob("*") if path.name != "plugin.log")
-        return {str(path): (s.st_ino, s.st_size, s.st_mtime_ns) for path in paths if (s := path.lstat())}
+        """Every file of the node, with what a write to it would change; without those that vanish meanwhile."""
+        found = {}
+        for path in self.folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                seen = path.lstat()
+                if path.name != "plugin.log":
+                    found[str(path)] = seen.st_ino, seen.st_size, seen.st_mtime_ns
+        return found
 
 
 async def prepare(stage: Stage, wishes: dict[str, list[str]]) -> dict[str, ClaimRef]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from nvdra_mock_nvml import MigDevice, Root, lay_out
 
@@ -22,6 +24,7 @@ from nvdra.nvml import Nvml, NvmlHung, NvmlInUse
 from nvdra.ports import Clock
 from nvdra.testing.host import FakeHost, Killed
 from tests.crash.story import Node
+from tests.folders import contents
 from tests.unit.node.world import VERSION, C, P
 
 T = TypeVar("T")
@@ -33,13 +36,34 @@ SMALL, HALF = 19, 9
 STAYS = ("a100x8",)
 
 
+class CountedNvml:
+    """NVML that tells which calls are under way, as it makes them on threads of its own."""
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml = nvml
+        self.calls: set[asyncio.Future[None]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._nvml, name)
+        return partial(self._counted, member) if inspect.iscoroutinefunction(member) else member
+
+    async def _counted(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+        under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.calls.add(under_way)
+        try:
+            return await call(*args, **options)
+        finally:
+            self.calls.remove(under_way)
+            under_way.set_result(None)
+
+
 class MortalNvml:
     """NVML as one program has it: changes are effects of its host, and once that is dead nothing is heard any more.
 
     destroyed   GPU and GPU instance id of each GPU instance it began to destroy
     """
 
-    def __init__(self, nvml: Nvml, host: FakeHost, destroyed: set[tuple[str, int]]) -> None:
+    def __init__(self, nvml: CountedNvml, host: FakeHost, destroyed: set[tuple[str, int]]) -> None:
         self._nvml = nvml
         self._host = host
         self._destroyed = destroyed
@@ -104,7 +128,7 @@ class Place:
 
     folder: Path
     root: Root
-    nvml: Nvml
+    nvml: CountedNvml
     state: bytes | None = None
     theirs: MigDevice | None = None
 
@@ -127,7 +151,7 @@ def lay(folder: Path, portrait: str, patience: Clock | None = None) -> Place:
         stand_in_dir=folder,
     )
     library = str(root.library.resolve())
-    return Place(folder, root, Nvml(lambda: library, patience or LoopClock()))
+    return Place(folder, root, CountedNvml(Nvml(lambda: library, patience or LoopClock())))
 
 
 def lay_partitioned(folder: Path, portrait: str) -> Place:
@@ -165,7 +189,7 @@ class MigNode(Node):
         self.gpus = MortalNvml(self.nvml, self.host, self._destroyed)
         super().start()
         self.upkeep = MigUpkeep(
-            self.nvml,
+            cast(Nvml, self.nvml),
             self.clock,
             self.context,
             self.mig,
@@ -173,6 +197,9 @@ class MigNode(Node):
             is_checkpoint_lost=lambda: self.file.is_quarantined,
             destroy_unmanaged=self.destroy_unmanaged,
         )
+
+    def calls(self) -> set[asyncio.Future[Any]]:
+        return super().calls() | self.nvml.calls
 
     async def boot(self) -> None:
         await super().boot()
@@ -268,17 +295,8 @@ class MigNode(Node):
             if "-mig-" in device.device and device.device in claims.exclusive_names(entry, DRIVER)
         }
 
-    def files(self, *, volatile: bool = False) -> dict[str, bytes]:
-        return {
-            f"{folder}/{path.name}": path.read_bytes()
-            for folder in (P, C)
-            for path in sorted((self.folder / folder.strip("/")).iterdir())
-            if path.is_file() and path.suffix != ".lock"
-        }
-
     def lock_files(self) -> dict[str, bytes]:
-        folder = self.folder / P.strip("/") / FOLDER
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        return contents(self.folder / P.strip("/") / FOLDER)
 
     def end(self) -> End:
         gpus = {

@@ -14,6 +14,7 @@ import pytest
 
 from nvdra.checkpoint import Entry
 from nvdra.node.checkpoint_writer import Change
+from tests.crash.sample import Sample
 from tests.crash.story import Act, Node, Story, prepare, sweep_stale, then, told, unprepare, wake
 from tests.unit.node.world import CHECKPOINT, C, P, cdi_path
 
@@ -128,17 +129,15 @@ STORIES = {
 
 
 @pytest.mark.parametrize("name", STORIES)
-async def test_every_death_comes_to_the_same_end(memory: Path, name: str) -> None:
+async def test_every_death_comes_to_the_same_end(memory: Path, sample: Sample, name: str) -> None:
     story = STORIES[name]
     end, _ = await told(Node(memory / "whole"), story, None)
-    deaths = 0
-    while True:
-        reached, has_died = await told(Node(memory / f"after-{deaths}"), story, deaths)
-        assert reached == end, f"after {deaths} effects"
-        if not has_died:
-            break
-        deaths += 1
-    assert deaths >= 2, "the act has no effects"
+    effects, has_died = sample.first(list(STORIES).index(name)), True
+    while has_died:
+        reached, has_died = await told(Node(memory / f"after-{effects}"), story, effects)
+        assert reached == end, f"after {effects} effects"
+        effects += sample.step
+    assert effects >= 3, "the act has no effects"
 
 
 @pytest.mark.parametrize("name", ["prepare two devices", "unprepare two", "allocated anew"])

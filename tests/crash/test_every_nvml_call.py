@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.contract.plugin_node import PluginNode, plugin_node, until
+from tests.folders import contents
 
 DYNAMIC = {"feature_gates": "DynamicMIG=true"}
 MODE, MAKE_GPU, MAKE_COMPUTE = (
@@ -57,6 +58,7 @@ def hang(node: PluginNode, function: str, when: str) -> None:
     node.root.set_faults([{"function": function, "minor": 0, "hang": True, "when": when, "times": 1}])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("portrait", "function"), PREPARE)
 async def test_a_prepare(node: PluginNode, portrait: str, function: str, when: str) -> None:
@@ -76,6 +78,7 @@ async def test_a_prepare(node: PluginNode, portrait: str, function: str, when: s
     assert node.root.mig_devices(1) == kept
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("portrait", "function"), UNPREPARE)
 async def test_an_unprepare(node: PluginNode, portrait: str, function: str, when: str) -> None:
@@ -93,4 +96,4 @@ async def test_an_unprepare(node: PluginNode, portrait: str, function: str, when
     assert node.root.mig_devices(1) == kept
     await node.released(bystander)
     assert is_bare(node, 1)
-    assert not list(node.cdi.iterdir())
+    await until(lambda: not contents(node.cdi), "no CDI file and no temporary one to be left")

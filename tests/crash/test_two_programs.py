@@ -9,7 +9,7 @@ from pathlib import Path
 from nvdra.node.clock import LoopClock
 from nvdra.nvml import Nvml
 from nvdra.testing.host import FakeHost
-from tests.crash.mig_node import SMALL, MigNode, lay
+from tests.crash.mig_node import SMALL, CountedNvml, MigNode, lay
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 
@@ -28,7 +28,7 @@ async def another_program(node: MigNode) -> MigNode:
     another = copy.copy(node)
     another.host = FakeHost(node.folder)
     library = str(node.root.library.resolve())
-    another.nvml = Nvml(lambda: library, LoopClock())
+    another.nvml = CountedNvml(Nvml(lambda: library, LoopClock()))
     another.start()
     await another.look()
     await another.warm()

@@ -79,8 +79,8 @@ class Node:
     `_at` and `_effect` are where a fake steps in: the place of a path on the disk, and one change of the outside.
     """
 
-    def __init__(self) -> None:
-        self._writer = Writer()
+    def __init__(self, writer: Writer | None = None) -> None:
+        self._writer = writer or Writer()
         self._locks = Locks()
 
     async def drain(self) -> None:

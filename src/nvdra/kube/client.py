@@ -25,7 +25,7 @@ from nvdra.kube import connection
 from nvdra.kube.answers import chunk, document, event, refusal, versions
 from nvdra.kube.config import Access
 from nvdra.kube.connection import Broken, TooLarge
-from nvdra.kube.connections import Connections, Headers
+from nvdra.kube.connections import OPEN_S, Connections, Headers
 from nvdra.kube.paging import MOST_BYTES, PageSize
 from nvdra.kube.throttle import Throttle
 from nvdra.ports import ApiError, Event, Page, Resource
@@ -78,18 +78,20 @@ class HttpKube:
         user_agent: str = "nvdra",
         on_response: Callable[[Response], None] | None = None,
         warm_every_s: float = _WARM_EVERY_S,
+        open_timeout_s: float = OPEN_S,
     ) -> None:
         self._access = access
         self._qps, self._burst = qps, burst
         self._headers: Headers = (("Accept", _JSON), ("User-Agent", user_agent), *access.headers)
         self._on_response = on_response
         self._warm_every_s = warm_every_s
+        self._open_timeout_s = open_timeout_s
         self._urls: dict[tuple[Resource, str], str] = {}
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._throttle = Throttle(self._qps, self._burst, self._loop.time, asyncio.sleep)
-        self._connections = Connections(self._access)
+        self._connections = Connections(self._access, open_timeout_s=self._open_timeout_s)
         self._last_used = self._loop.time()
         self._pressed_until = self._last_used
         self._warming = asyncio.create_task(self._keep_warm())

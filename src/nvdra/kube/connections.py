@@ -45,9 +45,13 @@ class Connections:
     A server that keeps connections gets one handshake at a time. A server that closed a connection after its first
     answer counts as one that closes each, until a connection gives a second answer: calls then never wait for a
     connection in use, and up to OPENED_AT_ONCE connections are opened at a time.
+
+    open_after_s     how long a call waits for a connection in use before another one is opened
+    open_timeout_s   how long opening a connection may take
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, *, open_after_s: float = REUSE_WAIT_S, open_timeout_s: float = OPEN_S) -> None:
+        self._open_after_s, self._open_timeout_s = open_after_s, open_timeout_s
         url = urlsplit(access.server)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(f"{access.server} is no http or https URL")
@@ -209,7 +213,7 @@ class Connections:
         assert me is not None
         while True:
             if self._under_way and not self._closes_each:
-                await asyncio.sleep(REUSE_WAIT_S)
+                await asyncio.sleep(self._open_after_s)
             if len(self._opening) > self._to_open():
                 # At once: a call that comes next counts only the tasks that go on.
                 self._opening.discard(me)
@@ -232,7 +236,7 @@ class Connections:
     async def _connect(self) -> Connection:
         """A connection of its own, open. Raises OSError."""
         try:
-            async with asyncio.timeout(OPEN_S):
+            async with asyncio.timeout(self._open_timeout_s):
                 return await self._connected()
         except TimeoutError:
             # Not the time a call has: nobody took the connection.

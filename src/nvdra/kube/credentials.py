@@ -46,10 +46,12 @@ class TokenFile:
     """A bearer token in a file that is replaced now and then.
 
     fallback   the token to bear while the file has not been readable yet
+    now        seconds of a clock that never goes back
     """
 
-    def __init__(self, path: str, fallback: str = "") -> None:
+    def __init__(self, path: str, fallback: str = "", *, now: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._now = now
         self._identity: _Identity | None = None
         self._looked_at = 0.0
         self._header = f"Bearer {fallback}" if fallback else ""
@@ -60,7 +62,7 @@ class TokenFile:
                 raise
 
     def header(self) -> str:
-        now = time.monotonic()
+        now = self._now()
         if now - self._looked_at >= _LOOK_AGAIN_S:
             # An unreadable file keeps the old token: it may still be good, and the server will say if not.
             with contextlib.suppress(ConfigError):
@@ -75,7 +77,7 @@ class TokenFile:
         return self._header != before
 
     def _read(self) -> None:
-        self._looked_at = time.monotonic()
+        self._looked_at = self._now()
         try:
             identity = _identity(self._path)
             if identity == self._identity:

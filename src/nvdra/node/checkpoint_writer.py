@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.node.checkpoint_file import CheckpointFile
-from nvdra.ports import Host, LockError, Put, Removal
+from nvdra.ports import Clock, Host, LockError, Put, Removal
 
 T = TypeVar("T")
 
@@ -83,12 +83,22 @@ class CheckpointWriter:
     """Decisions in, durable changes out; one batch at a time.
 
     on_checkpoint(checkpoint)   called with each new checkpoint, written here or found on disk; for gauges
+    lock_timeout_s              how long each of the two locks may be held by another program
     """
 
     def __init__(
-        self, host: Host, checkpoint_file: CheckpointFile, plugin_dir: str, on_checkpoint: Callable[[Checkpoint], None]
+        self,
+        host: Host,
+        checkpoint_file: CheckpointFile,
+        plugin_dir: str,
+        on_checkpoint: Callable[[Checkpoint], None],
+        *,
+        clock: Clock,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
     ) -> None:
         self._host = host
+        self._clock = clock
+        self._lock_timeout_s = lock_timeout_s
         self._file = checkpoint_file
         self._pu_lock = f"{plugin_dir}/pu.lock"
         self._cp_lock = f"{plugin_dir}/cp.lock"
@@ -164,14 +174,14 @@ class CheckpointWriter:
     async def _gather(self) -> None:
         if self._coming:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GATHER_S):
+                async with self._clock.deadline(GATHER_S):
                     await self._none_coming.wait()
 
     async def _carry_out(self, batch: list[_Job]) -> None:
         try:
             async with (
-                self._host.lock(self._pu_lock, timeout_s=LOCK_TIMEOUT_S),
-                self._host.lock(self._cp_lock, timeout_s=LOCK_TIMEOUT_S),
+                self._host.lock(self._pu_lock, timeout_s=self._lock_timeout_s),
+                self._host.lock(self._cp_lock, timeout_s=self._lock_timeout_s),
             ):
                 await self._under_locks(batch)
         except LockError as refused:

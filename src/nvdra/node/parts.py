@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Driver
 from nvdra.node.checkpoint_file import CheckpointFile
-from nvdra.node.checkpoint_writer import CheckpointWriter
+from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S, CheckpointWriter
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.claim_service import ClaimService
 from nvdra.node.claim_source import ClaimSource
@@ -54,16 +54,19 @@ def claim_context(
     actors: Mapping[str, Actor],
     node: Callable[[], Any],
     *,
+    clock: Clock,
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
     former_locks: Callable[[str], Iterable[str]] = lambda _resource: (),
     former_kind: str = "",
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> tuple[ClaimContext, CheckpointFile]:
     """One driver on this node.
 
-    actors        by `Step.kind`
-    node          the driver's view of the node, as last seen
+    actors          by `Step.kind`
+    node            the driver's view of the node, as last seen
     former_locks, former_kind   what earlier releases left, as in `ResourceLocks`
+    lock_timeout_s  as in `CheckpointWriter`
     """
     files = ClaimFiles(host, paths.cdi_root, driver.cdi)
     checkpoint_file = CheckpointFile(host, paths.plugin_dir, lambda: bool(files.uids()), driver.schema)
@@ -73,7 +76,9 @@ def claim_context(
         pool=pool,
         files=files,
         edits=edits,
-        checkpoint_writer=CheckpointWriter(host, checkpoint_file, paths.plugin_dir, on_checkpoint),
+        checkpoint_writer=CheckpointWriter(
+            host, checkpoint_file, paths.plugin_dir, on_checkpoint, clock=clock, lock_timeout_s=lock_timeout_s
+        ),
         locks=locks,
         runner=StepRunner(locks, actors),
         work=WorkRegistry(),

@@ -88,6 +88,7 @@ class GpuNode:
             mig,
             self._time_slices,
             self._inventory,
+            clock=chassis.clock,
             rescan=lambda: self._guarded(self._discovery.scan()),
             on_checkpoint=chassis.on_checkpoint,
         )

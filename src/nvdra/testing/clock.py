@@ -56,6 +56,13 @@ class VirtualClock:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
+    @property
+    def next_wake_s(self) -> float | None:
+        """Seconds until the next sleeper wakes; None if nobody sleeps."""
+        while self._sleepers and self._sleepers[0][2].done():
+            heapq.heappop(self._sleepers)  # cancelled
+        return max(self._sleepers[0][0] - self._now, 0.0) if self._sleepers else None
+
     async def advance(self, seconds: float) -> None:
         """Let time pass: each sleeper wakes at its moment, and all it sets off happens before the next one."""
         ends = self._now + seconds

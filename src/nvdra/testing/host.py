@@ -5,15 +5,19 @@ It can be told to die before a chosen effect, and to refuse one: what crash test
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import os
 import re
 import stat
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nvdra.host.node import Node, OpenFile, resolve
+from nvdra.host.writer import Writer
 from nvdra.ports import Finished, Lock, Stat
 
 T = TypeVar("T")
@@ -55,25 +59,68 @@ class _Refusal:
     error: int
 
 
+class LoopWriter(Writer):
+    """Durable calls carried out by the event loop, in the order they were asked for.
+
+    Without a thread, everything that needs no time to pass is done after a few turns of the loop.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turns: collections.deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = collections.deque()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._turns.append((call, done))
+        loop.call_soon(self._carry_out)
+        return await done
+
+    def later(self, call: Callable[[], object]) -> None:
+        call()
+
+    async def drain(self) -> None:
+        await self.run(lambda: None)
+
+    def close(self) -> None:
+        while self._turns:
+            self._carry_out()
+
+    def _carry_out(self) -> None:
+        if not self._turns:  # `close` was first
+            return
+        call, done = self._turns.popleft()
+        try:
+            result = call()
+        except BaseException as error:  # a call's failure belongs to its caller
+            if not done.done():
+                done.set_exception(error)
+        else:
+            if not done.done():
+                done.set_result(result)
+
+
 class FakeHost(Node):
     """A node whose / is `folder`.
 
     effects     what has been done to it through this host, oldest first
     programs    what answers when a program is run, by the name of its file; others are not installed
     boot        the boot id
+    waits       waits for locks that are under way: they end when the lock is free, or at a timeout in real time
     """
 
     def __init__(self, folder: Path | str, *, boot_id: str = BOOT_ID) -> None:
-        super().__init__()
+        super().__init__(LoopWriter())
         self._folder = str(folder).rstrip("/")
         self._refusals: list[_Refusal] = []
         self._die_after: int | None = None
-        self._is_dead = False
+        self._death = asyncio.Event()
         self._locks_held: list[Lock] = []
         self._files_held: list[OpenFile] = []
         self.boot = boot_id
         self.effects: list[Effect] = []
         self.programs: dict[str, Program] = {}
+        self.waits: set[asyncio.Future[None]] = set()
 
     def kill_after(self, effects: int) -> None:
         """Let so many further effects take place; die instead of the next one."""
@@ -82,7 +129,11 @@ class FakeHost(Node):
     @property
     def is_dead(self) -> bool:
         """Whether it died of what `kill_after` said."""
-        return self._is_dead
+        return self._death.is_set()
+
+    async def dies(self) -> None:
+        """Return once it died."""
+        await self._death.wait()
 
     async def perform(self, kind: str, path: str, call: Callable[[], Awaitable[T]]) -> T:
         """Change something that is no file (a GPU, say): an effect like the others, counted when it begins.
@@ -184,6 +235,21 @@ class FakeHost(Node):
     def boot_id(self) -> str:
         return self.boot
 
+    def lock(self, path: str, *, timeout_s: float) -> AbstractAsyncContextManager[None]:
+        return self._waited_for(super().lock(path, timeout_s=timeout_s))
+
+    @asynccontextmanager
+    async def _waited_for(self, lock: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.waits.add(wait)
+            try:
+                await stack.enter_async_context(lock)
+            finally:
+                self.waits.remove(wait)
+                wait.set_result(None)
+            yield
+
     def try_lock(self, path: str) -> Lock | None:
         self._live()
         lock = super().try_lock(path)
@@ -210,13 +276,13 @@ class FakeHost(Node):
         return f"{found or self._folder + parent}/{name}"
 
     def _live(self) -> None:
-        if self._is_dead:
+        if self.is_dead:
             raise Killed
 
     def _effect(self, kind: str, path: str, call: Callable[[], T]) -> T:
         self._live()
         if self._die_after is not None and len(self.effects) >= self._die_after:
-            self._is_dead = True
+            self._death.set()
             raise Killed
         for refusal in self._refusals:
             if refusal.kind == kind and (path == refusal.path or path.startswith(refusal.path.rstrip("/") + "/")):

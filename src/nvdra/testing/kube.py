@@ -144,6 +144,11 @@ class FakeKube:
         for watch in list(self._watches):
             watch.end(error)
 
+    def send(self, event: Event) -> None:
+        """Put an event into each running watch, whatever it says."""
+        for watch in self._watches:
+            watch.put(event)
+
     def bookmark(self) -> None:
         """Send each running watch a bookmark."""
         for watch in self._watches:

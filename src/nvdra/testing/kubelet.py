@@ -8,6 +8,7 @@ socket vanishes and appears again.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import ctypes
 import os
@@ -75,13 +76,13 @@ class DraClient:
 
     def __init__(self, endpoint: str, version: str = "v1.DRAPlugin", deadline_s: float = DEADLINE_S) -> None:
         self.endpoint = endpoint
-        self._package = version.partition(".")[0]
-        self._messages: Any = v1 if self._package == "v1" else v1beta1
+        self.package = version.partition(".")[0]
+        self._messages: Any = v1 if self.package == "v1" else v1beta1
         self._deadline_s = deadline_s
         self._channel = grpc.aio.insecure_channel(
             f"unix:{endpoint}", options=(("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500))
         )
-        service = f"/k8s.io.kubelet.pkg.apis.dra.{self._package}.DRAPlugin/"
+        service = f"/k8s.io.kubelet.pkg.apis.dra.{self.package}.DRAPlugin/"
         self._calls: dict[str, Any] = {
             name: self._channel.unary_unary(service + name)
             for name in ("NodePrepareResources", "NodeUnprepareResources")
@@ -106,7 +107,7 @@ class DraClient:
                     pool=d.pool_name,
                     device=d.device_name,
                     cdi_ids=tuple(d.cdi_device_ids),
-                    share_id=d.share_id if self._package == "v1" and d.HasField("share_id") else None,
+                    share_id=d.share_id if self.package == "v1" and d.HasField("share_id") else None,
                 )
                 for d in entry.devices
             )
@@ -162,6 +163,7 @@ class Kubelet:
         self._registered: list[tuple[Registered, DraClient]] = []  # in the order of their registration
         self._changed = asyncio.Condition()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.appearances: collections.Counter[str] = collections.Counter()
         self._watch_fd = -1
 
     async def __aenter__(self) -> Kubelet:
@@ -241,6 +243,7 @@ class Kubelet:
         except FileNotFoundError:
             return
         if is_socket and not name.startswith("."):
+            self.appearances[path] += 1
             self._start_over(path, self._register(path))
 
     def _vanished(self, name: str) -> None:

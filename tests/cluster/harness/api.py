@@ -80,7 +80,7 @@ class Api:
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Object:
         """The object of that name. Raises Refused (404) if there is none."""
-        return _object(self.call("GET", self._path(kind, namespace, name)))
+        return _object(self.call("GET", self.path(kind, namespace, name)))
 
     def find(self, kind: str, name: str, namespace: str = "default") -> Object | None:
         """The object of that name, if there is one."""
@@ -93,7 +93,7 @@ class Api:
 
     def items(self, kind: str, namespace: str = "default") -> list[Object]:
         """All objects of a kind, of one namespace if the kind has namespaces."""
-        items: list[Object] = _object(self.call("GET", self._path(kind, namespace))).get("items") or []
+        items: list[Object] = _object(self.call("GET", self.path(kind, namespace))).get("items") or []
         return items
 
     def create(self, body: Object) -> Object:
@@ -101,24 +101,24 @@ class Api:
         kind, namespace = body["kind"], body["metadata"].get("namespace", "default")
         prefix = _RESOURCES[kind][0].format(dra=self.dra)
         group = prefix.removeprefix("apis/").removeprefix("api/")
-        return _object(self.call("POST", self._path(kind, namespace), {"apiVersion": group, **body}))
+        return _object(self.call("POST", self.path(kind, namespace), {"apiVersion": group, **body}))
 
     def delete(self, kind: str, name: str, namespace: str = "default", grace_s: int | None = None) -> None:
         """The object is asked to go; one that is gone already is fine."""
         query = "" if grace_s is None else f"?gracePeriodSeconds={grace_s}"
         try:
-            self.call("DELETE", self._path(kind, namespace, name) + query)
+            self.call("DELETE", self.path(kind, namespace, name) + query)
         except Refused as refused:
             if refused.status != 404:
                 raise
 
     def logs(self, pod: str, container: str, namespace: str = "default") -> str:
         """What a container has written so far."""
-        return self.call("GET", f"{self._path('Pod', namespace, pod)}/log?container={container}").decode()
+        return self.call("GET", f"{self.path('Pod', namespace, pod)}/log?container={container}").decode()
 
     def events(self, name: str, namespace: str = "default") -> str:
         """What was reported about one object, one `reason: message` a line."""
-        path = f"{self._path('Event', namespace)}?fieldSelector=involvedObject.name%3D{name}"
+        path = f"{self.path('Event', namespace)}?fieldSelector=involvedObject.name%3D{name}"
         items = _object(self.call("GET", path)).get("items") or []
         return "\n".join(f"{item.get('reason')}: {item.get('message')}" for item in items)
 
@@ -128,11 +128,11 @@ class Api:
         if node is not None:
             spec["boundObjectRef"] = {"kind": "Node", "apiVersion": "v1", "name": node}
         body: Object = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-        answer = _object(self.call("POST", f"{self._path('ServiceAccount', namespace, service_account)}/token", body))
+        answer = _object(self.call("POST", f"{self.path('ServiceAccount', namespace, service_account)}/token", body))
         token: str = answer["status"]["token"]
         return token
 
-    def _path(self, kind: str, namespace: str, name: str | None = None) -> str:
+    def path(self, kind: str, namespace: str, name: str | None = None) -> str:
         prefix, plural, has_namespaces = _RESOURCES[kind]
         path = prefix.format(dra=self.dra)
         path += f"/namespaces/{namespace}/{plural}" if has_namespaces else f"/{plural}"

@@ -23,16 +23,15 @@ def test_readme_and_schema_are_current() -> None:
         assert path.read_text() == content, f"{path.name}: run python deploy/helm/describe.py"
 
 
-def test_a_stale_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_stale_file_is_told(tmp_path: Path, capsys: Any) -> None:
     for name in ("values.yaml", "README.md", "values.schema.json"):
         (tmp_path / name).write_text((CHART / name).read_text())
-    monkeypatch.setattr(describe, "CHART", tmp_path)
-    assert describe.main(["--check"]) == 0
+    assert describe.main(["--check"], tmp_path) == 0
     (tmp_path / "values.yaml").write_text("# What it is for.\nmine: 1\n")
-    assert describe.main(["--check"]) == 1
+    assert describe.main(["--check"], tmp_path) == 1
     assert "README.md is not what values.yaml says" in capsys.readouterr().err
-    assert describe.main([]) == 0
-    assert describe.main(["--check"]) == 0
+    assert describe.main([], tmp_path) == 0
+    assert describe.main(["--check"], tmp_path) == 0
     assert "| `mine` | `1` | What it is for. |" in (tmp_path / "README.md").read_text()
 
 

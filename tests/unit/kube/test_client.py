@@ -16,7 +16,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdra.kube import Access, HttpKube, Response, access, answers, connections
+from nvdra.kube import Access, HttpKube, Response, access, answers
 from nvdra.kube.connection import Answer
 from nvdra.kube.credentials import TokenFile
 from nvdra.kube.retry_after import CAP_S, FLOOR_S, retry_after_s
@@ -421,13 +421,12 @@ async def test_a_watch_of_nonsense_is_an_error(line: bytes) -> None:
             _ = [event async for event in kube.watch(NODES, resource_version="1")]
 
 
-async def test_a_connection_that_nobody_takes_is_no_silence_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "OPEN_S", 0.05)
+async def test_a_connection_that_nobody_takes_is_no_silence_of_the_server() -> None:
     with socket.socket() as deaf:  # takes connections and never says a word of TLS
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
         url = f"https://127.0.0.1:{deaf.getsockname()[1]}"
-        async with HttpKube(Access(url)) as kube:
+        async with HttpKube(Access(url), open_timeout_s=0.05) as kube:
             with pytest.raises(ApiError, match=f"{url} cannot be reached: Connection timed out$"):
                 await kube.get(CLAIMS, "a", "default", timeout_s=20)
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from nvdra.kube import ConfigError, access
+from nvdra.kube.credentials import TokenFile
 
 TLS = Path(__file__).parents[2] / "contract" / "tls"
 INSIDE = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -75,10 +76,9 @@ async def test_a_token_file_is_read_again_when_the_server_refuses_the_token(acco
     assert credentials.header() == "Bearer two"
 
 
-async def test_a_token_file_that_changed_is_seen_after_a_while(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_file_that_changed_is_seen_after_a_while(account: Path) -> None:
     now = [1000.0]
-    monkeypatch.setattr("nvdra.kube.credentials.time.monotonic", lambda: now[0])
-    credentials = access("", INSIDE, str(account)).credentials
+    credentials = TokenFile(str(account / "token"), now=lambda: now[0])
     (account / "new").write_text("two")
     os.replace(account / "new", account / "token")
     assert credentials.header() == "Bearer one"

@@ -38,9 +38,9 @@ class Peer:
         self.port = 0
 
     @asynccontextmanager
-    async def __call__(self) -> AsyncIterator[Connections]:
+    async def __call__(self, **timing: float) -> AsyncIterator[Connections]:
         async with serving(self._serve, self._tls) as self.port:
-            kept = Connections(Access(f"http://127.0.0.1:{self.port}/prefix"))
+            kept = Connections(Access(f"http://127.0.0.1:{self.port}/prefix"), **timing)
             yield kept
             kept.close()
 
@@ -208,10 +208,9 @@ async def test_who_no_longer_waits_for_a_connection_leaves_it_to_the_others() ->
     assert peer.connections <= 6 + 30  # one more for each exchange that was cut off
 
 
-async def test_calls_at_once_share_a_connection_whose_exchanges_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PATIENCE_S", 30)  # soon, however slow the machine
+async def test_calls_at_once_share_a_connection_whose_exchanges_end_soon() -> None:
     peer = Peer(OK)
-    async with peer() as kept:
+    async with peer(open_after_s=30) as kept:  # soon, however slow the machine
         await get(kept)
         assert await asyncio.gather(*(get(kept) for _ in range(8))) == [Answer(200, b"ok")] * 8
     assert peer.connections == 1

@@ -304,8 +304,7 @@ ODD_EVENTS = [
 @pytest.mark.parametrize("event", ODD_EVENTS, ids=lambda event: f"{event.type} {event.object.decode()}")
 async def test_an_odd_event_costs_itself(world: World, event: Event) -> None:
     await world.add("a", "b")
-    (watch,) = world.kube._watches
-    watch.put(event)
+    world.kube.send(event)
     await world.clock.advance(40)
     await world.kube.delete(NODES, "a")
     await world.add("c")

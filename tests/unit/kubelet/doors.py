@@ -10,6 +10,7 @@ from typing import Any
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import PreparedDevice, PreparedGpu
 from nvdra.kubelet import Failure, Plugin, RetryPolicy, SocketPaths
+from tests.waiting import until as until
 
 DRIVER = "gpu.nvidia.com"
 
@@ -79,10 +80,3 @@ def build(paths: SocketPaths, driver: Driver, **more: Any) -> Plugin:
         on_registered=driver.registered,
         **more,
     )
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Return once the condition holds; a test that waits in vain fails after half a minute."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  what is waited for happens on other threads and in files
-            await asyncio.sleep(0.01)

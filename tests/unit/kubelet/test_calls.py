@@ -30,7 +30,7 @@ async def test_a_device_is_told_with_base_request_names_and_its_share_in_v1_alon
     client: DraClient, driver: Driver
 ) -> None:
     driver.script["u1"] = (device("u1", requests=("gpu/small", "gpu", "gpu/large", "other"), share_id="5e1f"),)
-    version_1 = client._package == "v1"
+    version_1 = client.package == "v1"
     assert await client.prepare([claim("u1")]) == {
         "u1": ClaimAnswer(
             (

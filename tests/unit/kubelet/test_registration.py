@@ -88,8 +88,7 @@ async def test_a_silent_kubelet_sees_the_socket_appear_again(paths: SocketPaths,
     _ask(paths)
     kubelet = Kubelet(registry(paths), tick_s=3600)
     await kubelet.start()
-    first = kubelet._tasks[paths.registration]
-    await until(lambda: kubelet._tasks[paths.registration] is not first)
+    await until(lambda: kubelet.appearances[paths.registration] > 1)
     await kubelet.stop()
     await plugin.stop(grace_s=0)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from nvdra.node.locks import FOLDER
 from tests.unit.gpu.scans import h200_profiles, h200_scan, node_scan
 from tests.unit.node.gpus import Gpus
 from tests.unit.node.world import CLAIMS, P, World
+from tests.waiting import until as until
 
 CAPABILITIES = "/proc/driver/nvidia/capabilities"
 ZERO, ONE = h200_scan(0).uuid, h200_scan(1).uuid
@@ -32,12 +31,6 @@ def small(start: int, minor: int = 0) -> str:
 
 def half(start: int, minor: int = 0) -> str:
     return f"gpu-{minor}-mig-3g71gb-9-{start}"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  what is waited for happens on another thread
-            await asyncio.sleep(0.001)
 
 
 class MigWorld(World):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from nvdra.checkpoint import Checkpoint, Entry
-from nvdra.node import checkpoint_writer as checkpoint_writer_module
 from nvdra.node.checkpoint_writer import Change, CheckpointError
 from tests.unit.node.world import CHECKPOINT, C, P, World
 
@@ -83,7 +82,7 @@ async def test_a_batch_waits_for_what_is_on_its_way(world: World) -> None:
 
 async def test_a_batch_does_not_wait_for_what_does_not_come(world: World) -> None:
     with world.checkpoint_writer.coming():
-        assert await world.timely(asyncio.create_task(world.checkpoint_writer.submit(put("a")))) == "put a"
+        assert await world.timely(world.checkpoint_writer.submit(put("a"))) == "put a"
 
 
 async def test_what_changes_nothing_writes_nothing(world: World) -> None:
@@ -97,7 +96,7 @@ async def test_after_the_entry_goes_the_file(world: World) -> None:
     await outcomes(world, put("a"), put("b"))
     world.since_now()
     await outcomes(world, drop("a"))
-    steps = [(e.kind, e.path) for e in world.host.effects[world._mark :] if e.kind in ("rename", "unlink")]
+    steps = [(e.kind, e.path) for e in world.recent_effects if e.kind in ("rename", "unlink")]
     assert steps == [("rename", CHECKPOINT), ("unlink", f"{C}/a.yaml")]
 
 
@@ -244,9 +243,10 @@ async def test_a_caller_that_goes_away_stops_nothing(world: World) -> None:
     ],
 )
 async def test_locks_held_by_another_instance_are_waited_for_and_then_named(
-    world: World, monkeypatch: pytest.MonkeyPatch, lock: str, text: str, counted: bool
+    world: World, lock: str, text: str, counted: bool
 ) -> None:
-    monkeypatch.setattr(checkpoint_writer_module, "LOCK_TIMEOUT_S", 0.02)
+    world.lock_timeout_s = 0.02
+    await world.restart()
     path = f"{P}/{lock}"
     async with world.host.lock(path, timeout_s=1):
         failed, also = await outcomes(world, put("a"), look)

@@ -15,12 +15,6 @@ from tests.unit.gpu.scans import inventory
 from tests.unit.node.world import CHECKPOINT, C, World, cdi_path
 
 
-async def until(condition) -> None:  # type: ignore[no-untyped-def]
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  what is waited for happens on another thread
-            await asyncio.sleep(0.001)
-
-
 async def test_a_claim_is_prepared_with_one_get_and_one_durable_write(world: World) -> None:
     ref = await world.claim("a", "gpu-0", "gpu-2")
     assert await world.prepared(ref) == ["gpu-0", "gpu-2"]
@@ -42,7 +36,7 @@ async def test_asked_again_it_gives_the_same_answer_and_touches_nothing(world: W
     first = await world.prepare(ref)
     world.since_now()
     assert await world.prepare(ref) == first
-    assert world.host.effects[world._mark :] == []
+    assert world.recent_effects == []
 
 
 async def test_asked_again_no_lock_is_waited_for(world: World) -> None:
@@ -50,11 +44,11 @@ async def test_asked_again_no_lock_is_waited_for(world: World) -> None:
     first = await world.prepare(ref)
     world.kube.calls.clear()
     async with world.host.lock("/plugins/gpu.nvidia.com/pu.lock", timeout_s=1):
-        assert await world.timely(asyncio.create_task(world.prepare(ref))) == first
-        both = asyncio.create_task(world.prepare(ref, fresh))
+        assert await world.prepare(ref) == first
+        both = asyncio.create_task(world.service.prepare([ref, fresh]))
         await world.clock.settle()
         assert not both.done()
-    assert set(await world.timely(both)) == {ref.uid, fresh.uid}
+    assert set(await both) == {ref.uid, fresh.uid}
     assert dict(world.kube.calls) == {("get", "resourceclaims"): 3}
     assert 'operation="prepare"} 4.0' in generate_latest(world.registry).decode()
 
@@ -238,7 +232,9 @@ async def test_a_retry_after_longer_than_our_patience_is_not_waited_for(world: W
     assert await world.prepared(ref) == ["gpu-0"]
 
 
-async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(world: World) -> None:
+async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
     ask = world.api.claim
 
@@ -247,7 +243,7 @@ async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(wo
             raise RuntimeError("a surprise")
         return await ask(namespace, name, timeout_s=timeout_s)
 
-    world.api.claim = claim  # type: ignore[method-assign]
+    monkeypatch.setattr(world.api, "claim", claim)
     answers = await world.prepare(good, bad)
     assert isinstance(answers[good.uid], tuple)
     assert isinstance(answers[bad.uid], Failure)
@@ -264,7 +260,7 @@ async def test_a_claim_allocated_anew_is_let_go_of_first(world: World) -> None:
     world.since_now()
     assert await world.prepared(ref) == ["gpu-1"]
     # Never the old entry with the new file: the entry leaves, the file goes, then both come anew.
-    steps = [(e.kind, e.path) for e in world.host.effects[world._mark :] if e.kind in ("rename", "unlink")]
+    steps = [(e.kind, e.path) for e in world.recent_effects if e.kind in ("rename", "unlink")]
     assert steps == [
         ("rename", CHECKPOINT),
         ("unlink", cdi_path(ref)),

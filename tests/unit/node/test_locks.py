@@ -44,23 +44,23 @@ class Programs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._hosts: list[FakeHost] = []
+        self.hosts: list[FakeHost] = []
         (folder / f"{P}/{FOLDER}".strip("/")).mkdir(parents=True, exist_ok=True)
 
     def start(self, former: Callable[[str], Iterable[str]] = lambda _: ()) -> ResourceLocks:
-        self._hosts.append(FakeHost(self.folder))
+        self.hosts.append(FakeHost(self.folder))
         return ResourceLocks(self.host, P, former, "partition")
 
     @property
     def host(self) -> FakeHost:
         """Of the program started last."""
-        return self._hosts[-1]
+        return self.hosts[-1]
 
     def die(self, number: int = -1) -> None:
-        self._hosts[number].close()
+        self.hosts[number].close()
 
     def close(self) -> None:
-        for host in self._hosts:
+        for host in self.hosts:
             host.close()
 
     def path(self, gpu: str) -> Path:
@@ -532,7 +532,7 @@ async def test_a_claim_that_cannot_be_written_down_does_not_begin(programs: Prog
 
 async def test_a_gpu_is_given_back_although_its_file_cannot_be_written(programs: Programs) -> None:
     locks, other = programs.start(), programs.start()
-    host = programs._hosts[0]
+    host = programs.hosts[0]
     for claim in ("c1", "c2"):
         assert locks.try_take(claim, [A])
         locks.begin(claim, [A])

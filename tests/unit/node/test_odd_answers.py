@@ -129,7 +129,7 @@ async def test_a_claim_that_cannot_be_read_is_skipped_by_name_and_never_gone(wor
     odd, gone = await world.claim("odd", "gpu-0"), await world.claim("gone", "gpu-1")
     await world.prepared(odd, gone)
     await nameless(world, odd, gone)
-    await world._status(odd, {"allocation": {"devices": {"results": "none"}}})
+    await world.set_status(odd, {"allocation": {"devices": {"results": "none"}}})
     await world.delete(gone)
     for _ in range(2):
         await world.timely(world.sweep.stale_claims())

@@ -112,9 +112,7 @@ async def test_a_claim_is_let_go_of_with_two_writes_and_its_file_goes_last(node:
     gate.set()
     assert (await node.timely(asked))[ref.uid] is None
     assert node.effects("fsync") == [CHECKPOINT, CHECKPOINT]
-    durable = [
-        (effect.kind, effect.path) for effect in node.host.effects[node._mark :] if effect.kind in ("rename", "unlink")
-    ]
+    durable = [(effect.kind, effect.path) for effect in node.recent_effects if effect.kind in ("rename", "unlink")]
     assert durable == [("rename", CHECKPOINT), ("rename", CHECKPOINT), ("unlink", cdi_path(ref))]
 
 

@@ -71,6 +71,7 @@ class LampNode:
             self.edits,
             {SwitchOn.kind: LampActor(self.room)},
             self.room.seen,
+            clock=self.clock,
             rescan=_nothing,
         )
         await self.context.locks.make_folder()

@@ -16,7 +16,6 @@ from nvdra.api import ClaimRef
 from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory
-from nvdra.node import checkpoint_writer as checkpoint_writer_module
 from nvdra.node.checkpoint_file import UNREADABLE
 from nvdra.node.checkpoint_writer import Change
 from nvdra.node.sweep import EVERY_S, LIST_PAUSE_LIMIT_S, LOOK_S, SECOND_LOOK_S
@@ -105,21 +104,25 @@ async def test_silence_frees_nothing(world: World, status: int) -> None:
     assert world.state(ref) == "PrepareCompleted"
 
 
-async def test_a_claim_prepared_anew_while_it_is_looked_at_is_kept(world: World) -> None:
+async def test_a_claim_prepared_anew_while_it_is_looked_at_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ref = await world.claim("a", "gpu-0")
     await world.prepared(ref)
     await world.deallocate(ref)
     await world.timely(world.sweep.stale_claims())
-    ask = world.api.claim
+    ask, is_first = world.api.claim, True
 
-    async def claim(namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes:
-        world.api.claim = ask  # type: ignore[method-assign]  # the sweep's GET alone
-        answer = await ask(namespace, name, timeout_s=timeout_s)
-        await world.allocate(ref, "gpu-1")
-        assert isinstance((await world.service.prepare([ref]))[ref.uid], tuple)
+    async def claim(*what: Any, **how: Any) -> bytes:
+        nonlocal is_first
+        answer = await ask(*what, **how)
+        if is_first:
+            is_first = False
+            await world.allocate(ref, "gpu-1")
+            assert isinstance((await world.service.prepare([ref]))[ref.uid], tuple)
         return answer
 
-    world.api.claim = claim  # type: ignore[method-assign]
+    monkeypatch.setattr(world.api, "claim", claim)
     await world.timely(world.sweep.stale_claims())
     assert world.state(ref) == "PrepareCompleted"
     assert world.has_file(ref)
@@ -265,7 +268,7 @@ async def test_a_claim_of_a_lost_checkpoint_may_be_prepared_and_released_at_any_
     assert set(world.checkpoint().entries) == {ref.uid}
 
 
-async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
+async def test_an_unreadable_claim_decides_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ref, odd = await world.claim("a", "gpu-0"), await world.claim("odd", "gpu-1")
     await world.prepared(ref, odd)
     await lose(world, "corrupt")
@@ -278,12 +281,12 @@ async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
                 for b in listed
             )
 
-    world.api.claims = claims  # type: ignore[method-assign]
+    monkeypatch.setattr(world.api, "claims", claims)
     await world.timely(world.sweep.settle())
     assert set(world.checkpoint().entries) == {ref.uid}
     assert world.has_file(odd)
     assert world.file.is_quarantined
-    world.api.claims = ask  # type: ignore[method-assign]
+    monkeypatch.undo()
     await world.clock.advance(EVERY_S)
     await world.timely(world.sweep.settle())
     assert set(world.checkpoint().entries) == {ref.uid, odd.uid}
@@ -385,13 +388,11 @@ async def test_a_checkpoint_lost_under_a_running_program_is_settled_too(world: W
 
 
 @pytest.mark.parametrize("trouble", ["locks", "disk"])
-async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(
-    world: World, trouble: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_loop_outlives_locks_held_by_others_and_a_full_disk(world: World, trouble: str) -> None:
+    world.lock_timeout_s = 0.01
     ref = await world.claim("a", "gpu-0")
     await world.prepared(ref)
     await lose(world, "corrupt", read=False)
-    monkeypatch.setattr(checkpoint_writer_module, "LOCK_TIMEOUT_S", 0.01)
     lock = world.host.try_lock(f"{P}/pu.lock") if trouble == "locks" else None
     if trouble == "disk":
         world.host.refuse("write", P, errno.ENOSPC)

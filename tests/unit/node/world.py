@@ -22,7 +22,7 @@ from nvdra.gpu import Inventory, Partitions
 from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.host import DriverRoot, find_nvidia_smi, install_hook
 from nvdra.kube import ResourceApi
-from nvdra.node.checkpoint_writer import Change
+from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S, Change
 from nvdra.node.claim_service import Prepared, Unprepared
 from nvdra.node.gpu.actors.mig import MigActor, Partitioner
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
@@ -32,8 +32,10 @@ from nvdra.node.parts import NodePaths, claim_parts
 from nvdra.ports import Resource
 from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
-from nvdra.testing.host import FakeHost
+from nvdra.testing.host import Effect, FakeHost
 from nvdra.testing.kube import FakeKube
+from tests.executors import InlineExecutor
+from tests.folders import contents
 from tests.unit.gpu.scans import inventory
 
 T = TypeVar("T")
@@ -49,6 +51,8 @@ ROOT = DriverRoot("/driver", "/driver")
 GPUS = 4
 BUNDLED = "/image/nvidia-cdi-hook"
 """Where a test puts the CDI hook of the plugin's image, if it wants one."""
+# Turns of the event loop in which a whole prepare or unprepare is done that waits for nothing.
+_TURNS = 1000
 
 
 def lay_driver(host: FakeHost, gpus: int = GPUS) -> None:
@@ -82,6 +86,7 @@ class World:
         self.host = FakeHost(folder)
         self.inventory: Inventory = inventory(GPUS)
         self.gates = ""
+        self.lock_timeout_s = LOCK_TIMEOUT_S
         self.gpus: Partitioner = NoPartitions()
         self.rescans = 0
         self.on_rescan: Callable[[], None] = lambda: None
@@ -94,6 +99,7 @@ class World:
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
+        asyncio.get_running_loop().set_default_executor(InlineExecutor())
         self.api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
         self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL, device_types=DEVICE_TYPES)
@@ -113,6 +119,8 @@ class World:
             self.mig,
             self.time_slices,
             lambda: self.inventory,
+            clock=self.clock,
+            lock_timeout_s=self.lock_timeout_s,
             rescan=lambda: self._rescan(),
             on_checkpoint=self.checkpoints.append,
         )
@@ -172,15 +180,15 @@ class World:
         allocation: dict[str, Any] = {"devices": {"results": results}}
         if config is not None:
             allocation["devices"]["config"] = config
-        await self._status(ref, {"allocation": allocation} if devices else {})
+        await self.set_status(ref, {"allocation": allocation} if devices else {})
 
     async def deallocate(self, ref: ClaimRef) -> None:
-        await self._status(ref, {})
+        await self.set_status(ref, {})
 
     async def delete(self, ref: ClaimRef) -> None:
         await self.kube.delete(CLAIMS, ref.name, ref.namespace)
 
-    async def _status(self, ref: ClaimRef, status: dict[str, Any]) -> None:
+    async def set_status(self, ref: ClaimRef, status: dict[str, Any]) -> None:
         claim = json.loads(await self.kube.get(CLAIMS, ref.name, ref.namespace))
         claim["status"] = status
         await self.kube.update(CLAIMS, ref.name, json.dumps(claim).encode(), ref.namespace, subresource="status")
@@ -215,37 +223,60 @@ class World:
         assert await self.unprepare(*refs) == dict.fromkeys(ref.uid for ref in refs)
 
     async def timely(self, work: Awaitable[T]) -> T:
-        """What comes of the work; virtual time passes as long as it waits for nothing else."""
+        """What comes of the work. Virtual time passes to the next sleeper whenever all rests, and only then.
+
+        Whatever the work waits for must be on this loop, among `calls`, or on the clock.
+        """
         task = asyncio.ensure_future(work)
-        while True:
-            for _ in range(20):
-                await asyncio.wait([task], timeout=0.001)
-                if task.done():
-                    return task.result()
-            await self.clock.advance(0.1)
+        while not await self._rests(task):
+            await self.clock.advance(self._until_next_wake())
+        return task.result()
+
+    async def _rests(self, task: asyncio.Future[Any]) -> bool:
+        """Whether the task is done, once everything has run that can run without time passing."""
+        turns = 0
+        while turns < _TURNS and not task.done():
+            if self.host.is_dead:
+                await asyncio.wait([task])  # nothing of a dead program ends: until it is cancelled
+            elif calls := self.calls():
+                await asyncio.wait({task, *calls}, return_when=asyncio.FIRST_COMPLETED)
+                turns = 0
+            await asyncio.sleep(0)
+            turns += 1
+        return task.done()
+
+    def _until_next_wake(self) -> float:
+        seconds = self.clock.next_wake_s
+        assert seconds is not None, "the work waits for something that never comes"
+        return seconds
+
+    def calls(self) -> set[asyncio.Future[Any]]:
+        """What is under way on other threads, and ends without virtual time passing."""
+        return {*self.host.waits}
 
     async def dies(self, work: asyncio.Task[Any]) -> bool:
         """Whether the program died of what was told to `kill_after` before the work was done; the work is lost then."""
-        while not work.done() and not self.host.is_dead:
-            await asyncio.wait([work], timeout=0.001)
+        death = asyncio.ensure_future(self.host.dies())
+        await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
+        death.cancel()
         if work.done() and not self.host.is_dead:
             return False
         # Let everything run into its end; nothing of it touches the disk any more.
-        await asyncio.sleep(0.002)
+        await self.clock.settle()
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         return True
 
     # ── the disk ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def files(self, *, volatile: bool = False) -> dict[str, bytes]:
+    def files(self) -> dict[str, bytes]:
         """Everything in the plugin's and the CDI folder but the lock files."""
-        found = {}
-        for folder in (P, C):
-            for path in sorted((self.folder / folder.strip("/")).iterdir()):
-                if path.is_file() and path.suffix != ".lock":
-                    found[f"{folder}/{path.name}"] = path.read_bytes()
-        return found
+        return {
+            f"{folder}/{name}": content
+            for folder in (P, C)
+            for name, content in contents(self.folder / folder.strip("/")).items()
+            if not name.endswith(".lock")
+        }
 
     def checkpoint(self) -> Checkpoint:
         return decode_checkpoint(self.host.read(CHECKPOINT))
@@ -260,8 +291,12 @@ class World:
 
     def effects(self, kind: str, path: str = "") -> list[str]:
         """Paths of the effects of this kind since the last call of `since_now`."""
-        seen = self.host.effects[self._mark :]
-        return [effect.path for effect in seen if effect.kind == kind and effect.path.startswith(path)]
+        return [each.path for each in self.recent_effects if each.kind == kind and each.path.startswith(path)]
+
+    @property
+    def recent_effects(self) -> list[Effect]:
+        """All effects since the last call of `since_now`."""
+        return self.host.effects[self._mark :]
 
     _mark = 0
 

@@ -11,12 +11,13 @@ from nvdra.gpu import Inventory
 from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice
 from nvdra.node.checkpoint_file import CheckpointFile
+from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.parts import NodePaths, claim_context
-from nvdra.ports import Host
+from nvdra.ports import Clock, Host
 
 
 def gpu_context(
@@ -29,8 +30,10 @@ def gpu_context(
     time_slices: TimeSliceActor,
     inventory: Callable[[], Inventory],
     *,
+    clock: Clock,
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> tuple[ClaimContext, CheckpointFile]:
     """gpu.nvidia.com on this node."""
 
@@ -47,8 +50,10 @@ def gpu_context(
         edits,
         {CreatePartition.kind: mig, LeaveMigMode.kind: mig, SetTimeSlice.kind: time_slices},
         inventory,
+        clock=clock,
         rescan=rescan,
         on_checkpoint=on_checkpoint,
         former_locks=former_locks,
         former_kind=CreatePartition.kind,  # the one kind of step that they knew, by "<profile id>@<start>"
+        lock_timeout_s=lock_timeout_s,
     )

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from nvdra import cdi
@@ -159,9 +159,13 @@ class Actors:
         self._page.must(files == wanted, f"the CDI folder holds files of {sorted(map(str, files))}")
 
     def written(self) -> list[tuple[str, int, int]]:
-        """Every file a prepare could write, by name, inode and time."""
-        paths = [*self._stage.cdi_root.iterdir(), self._stage.plugin_dir / CHECKPOINT]
-        return sorted((path.name, path.stat().st_ino, path.stat().st_mtime_ns) for path in paths)
+        """Every file a prepare could write, by name, inode and time; without those that vanish meanwhile."""
+        found = []
+        for path in (*self._stage.cdi_root.iterdir(), self._stage.plugin_dir / CHECKPOINT):
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                found.append((path.name, status.st_ino, status.st_mtime_ns))
+        return sorted(found)
 
     def check_answer(self, claim: Allocated, answer: ClaimAnswer) -> None:
         must = self._page.must

@@ -36,7 +36,8 @@ async def fix(
         return True
     all_done = True
     async with AsyncExitStack() as stack:
-        nvml = Nvml(here.library, LoopClock())
+        clock = LoopClock()
+        nvml = Nvml(here.library, clock)
         stack.push_async_callback(_close, nvml)
         context, _ = gpu_context(
             gates,
@@ -47,6 +48,7 @@ async def fix(
             MigActor(nvml, lambda _address, _partitions: None),
             TimeSliceActor(lambda: find_nvidia_smi(here.host, here.root), lambda: inventory),
             lambda: inventory,
+            clock=clock,
             rescan=_nothing,
         )
         await context.locks.make_folder()
