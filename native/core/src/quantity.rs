@@ -1,205 +1,406 @@
-//! Resource quantities in the one form Kubernetes writes them in.
-//!
-//! The largest suffix that leaves no fraction; binary suffixes stay binary unless the value is below 1024 or fractional.
-//! Source: k8s.io/apimachinery, package resource.
+//! Kubernetes quantities: exact decimals with nine places, and the internal form that some answers depend on.
 
-const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+use std::cmp::Ordering;
+use std::fmt;
 
-enum Format {
-    Decimal,
-    Exponent,
-    Binary,
+/// Nano units in one unit.
+const UNIT: i128 = 1_000_000_000;
+/// Digits that the short form takes at most.
+const SHORT_DIGITS: i32 = 18;
+
+pub const BAD_FORMAT: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+pub const BAD_NUMBER: &str = "unable to parse numeric part of quantity";
+pub const BAD_SUFFIX: &str = "unable to parse quantity's suffix";
+pub const TOO_LARGE: &str = "quantity is larger than this engine can represent";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    DecimalSi,
+    BinarySi,
+    DecimalExponent,
 }
 
-/// The canonical form of `text`, or None if it is no quantity. Numbers beyond 30 digits are left as they are written.
-#[must_use]
-pub fn canonical(text: &str) -> Option<String> {
-    let (is_negative, rest) = match text.as_bytes().first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
+/// An exact decimal. `short` is the 64-bit form (value, power of ten) in which the API machinery keeps most numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantity {
+    nanos: i128,
+    short: Option<(i64, i32)>,
+    format: Format,
+    /// Hash of the text that the parser kept; 0 if it kept none.
+    text: u64,
+}
+
+impl Quantity {
+    pub const ZERO: Quantity = Quantity {
+        nanos: 0,
+        short: Some((0, 0)),
+        format: Format::DecimalSi,
+        text: 0,
     };
-    let end = rest
-        .find(|character: char| !character.is_ascii_digit() && character != '.')
-        .unwrap_or(rest.len());
-    let (number, suffix) = rest.split_at(end);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if fraction.contains('.') {
-        return None;
-    }
-    let (format, power) = power_of(suffix)?;
-    if is_reused(whole, fraction, &format, power) {
-        return Some(text.to_owned());
-    }
-    let fraction = fraction.trim_end_matches('0');
-    let digits = format!("{whole}{fraction}");
-    let digits = digits.trim_start_matches('0');
-    if digits.is_empty() {
-        return Some("0".to_owned());
-    }
-    if digits.len() > 30 {
-        return Some(text.to_owned());
-    }
-    // value = mantissa × 10^scale, exactly.
-    let mut mantissa: i128 = digits.parse().ok()?;
-    let mut scale = -i32::try_from(fraction.len()).ok()?;
-    let mut is_binary = false;
-    match format {
-        Format::Binary => {
-            // No binary quantity is larger than an i64.
-            let limit = i128::from(i64::MAX).saturating_mul(10_i128.pow(scale.unsigned_abs()));
-            match mantissa.checked_mul(1_i128 << power) {
-                Some(scaled) if scaled <= limit => mantissa = scaled,
-                _ => (mantissa, scale) = (i64::MAX.into(), 0),
-            }
-            is_binary = true;
+
+    pub fn parse(text: &str) -> Result<Quantity, &'static str> {
+        if text.is_empty() {
+            return Err(BAD_FORMAT);
         }
-        Format::Decimal | Format::Exponent => scale += power,
-    }
-    while mantissa % 10 == 0 {
-        mantissa /= 10;
-        scale += 1;
-    }
-    while scale < -9 {
-        // Smaller than a billionth: rounded up, away from zero.
-        mantissa = mantissa / 10 + i128::from(mantissa % 10 != 0);
-        scale += 1;
-    }
-    while mantissa % 10 == 0 {
-        mantissa /= 10;
-        scale += 1;
-    }
-    let sign = if is_negative { "-" } else { "" };
-    if is_binary && scale >= 0 {
-        let mut value = mantissa.checked_mul(10_i128.checked_pow(scale.unsigned_abs())?)?;
-        if value >= 1024 {
-            let mut step = 0;
-            while value % 1024 == 0 && step + 1 < BINARY.len() {
-                value /= 1024;
-                step += 1;
+        if text == "0" {
+            return Ok(Quantity {
+                text: hash(text),
+                ..Quantity::ZERO
+            });
+        }
+        let parts = Parts::split(text)?;
+        let (base, exponent, format) = suffix(parts.suffix).ok_or(BAD_SUFFIX)?;
+        let digits = (parts.num.len() + parts.denom.len()) as i32;
+        let (mantissa, precision, scale) = match format {
+            Format::BinarySi if parts.denom.is_empty() => {
+                let lost = (exponent as f32 * 3.0 / 10.0) as i32;
+                (1i64 << exponent, 15 - parts.num.len() as i32 - lost - 1, 0)
             }
-            return Some(format!("{sign}{value}{}", BINARY[step]));
+            Format::BinarySi => (1, -1, 0),
+            _ => (1, SHORT_DIGITS - digits, exponent),
+        };
+        let scale = scale - parts.denom.len() as i32;
+        if precision >= 0 && scale >= -9 {
+            let shifted = format!("{}{}", parts.num, parts.denom);
+            let value: i64 = shifted.parse().map_err(|_| BAD_NUMBER)?;
+            if let Some(product) = value.checked_mul(mantissa) {
+                let keeps_text = match format {
+                    Format::BinarySi => exponent % 10 == 0 && value & 7 != 0,
+                    _ => scale % 3 == 0 && !shifted.ends_with("000") && !shifted.starts_with('0'),
+                };
+                let value = if parts.negative { -product } else { product };
+                return Ok(Quantity {
+                    nanos: scaled(i128::from(value), scale + 9).ok_or(TOO_LARGE)?,
+                    short: Some((value, scale)),
+                    format,
+                    text: if keeps_text { hash(text) } else { 0 },
+                });
+            }
+        }
+        parts.long(base, exponent, format)
+    }
+
+    /// A whole number in its short form.
+    pub fn of(value: i64, format: Format) -> Quantity {
+        Quantity {
+            nanos: i128::from(value) * UNIT,
+            short: Some((value, 0)),
+            format,
+            text: 0,
         }
     }
-    let down = scale.rem_euclid(3);
-    let mantissa = mantissa.checked_mul(10_i128.pow(down.unsigned_abs()))?;
-    let scale = scale - down;
-    if matches!(format, Format::Exponent) {
-        return Some(if scale == 0 {
-            format!("{sign}{mantissa}")
+
+    pub fn of_milli(value: i64, format: Format) -> Quantity {
+        Quantity {
+            nanos: i128::from(value) * 1_000_000,
+            short: Some((value, -3)),
+            format,
+            text: 0,
+        }
+    }
+
+    pub fn nanos(&self) -> i128 {
+        self.nanos
+    }
+
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    pub fn sign(&self) -> i64 {
+        self.nanos.signum() as i64
+    }
+
+    pub fn is_zero(&self) -> bool {
+        self.nanos == 0
+    }
+
+    /// Whole units, rounded away from zero; wraps beyond 64 bits as the scheduler's arithmetic does.
+    pub fn value(&self) -> i64 {
+        round_away(self.nanos, UNIT) as i64
+    }
+
+    /// Thousandths, or nothing if that loses precision.
+    pub fn exact_milli(&self) -> Option<i64> {
+        if self.nanos % 1_000_000 != 0 {
+            return None;
+        }
+        i64::try_from(self.nanos / 1_000_000).ok()
+    }
+
+    /// The integer that the short form holds; nothing for numbers in the long form or with a fraction.
+    pub fn short_integer(&self) -> Option<i64> {
+        let (value, scale) = self.short?;
+        match scale {
+            0 => Some(value),
+            1.. => i64::try_from(scaled(i128::from(value), scale)?).ok(),
+            _ => None,
+        }
+    }
+
+    pub fn approximate(&self) -> f64 {
+        match self.short {
+            Some((value, 0)) => value as f64,
+            Some((value, scale)) => value as f64 * 10f64.powi(scale),
+            None => self.nanos as f64 / UNIT as f64,
+        }
+    }
+
+    pub fn plus(&self, other: &Quantity) -> Option<Quantity> {
+        let format = if self.is_zero() {
+            other.format
         } else {
-            format!("{sign}{mantissa}e{scale}")
-        });
+            self.format
+        };
+        let nanos = self.nanos.checked_add(other.nanos)?;
+        Some(Quantity {
+            nanos,
+            short: add_short(self.short, other.short, 1),
+            format,
+            text: 0,
+        })
     }
-    match DECIMAL.get(usize::try_from(scale / 3 + 3).ok()?) {
-        Some(suffix) => Some(format!("{sign}{mantissa}{suffix}")),
-        None => Some(text.to_owned()),
+
+    pub fn minus(&self, other: &Quantity) -> Option<Quantity> {
+        let format = if self.is_zero() {
+            other.format
+        } else {
+            self.format
+        };
+        let nanos = self.nanos.checked_sub(other.nanos)?;
+        Some(Quantity {
+            nanos,
+            short: add_short(self.short, other.short, -1),
+            format,
+            text: 0,
+        })
+    }
+
+    /// Whether both have the same internal form: number, scale, format and kept text. Long forms are never identical.
+    pub fn identical(&self, other: &Quantity) -> bool {
+        self.short.is_some()
+            && self.short == other.short
+            && self.format == other.format
+            && self.text == other.text
     }
 }
 
-/// Whether Kubernetes takes the text for canonical without looking further, and writes it as it came.
-///
-/// It does so for short numbers that end in no zeros to speak of; signs and points may then survive.
-fn is_reused(whole: &str, fraction: &str, format: &Format, power: i32) -> bool {
-    let whole = whole.trim_start_matches('0');
-    let whole = if whole.is_empty() { "0" } else { whole };
-    let length = i32::try_from(whole.len() + fraction.len()).unwrap_or(i32::MAX);
-    let shifted = format!("{whole}{fraction}");
-    let Ok(value) = shifted.parse::<i64>() else {
-        return false;
-    };
-    match format {
-        Format::Binary => {
-            fraction.is_empty()
-                && 14 - length - power * 3 / 10 >= 0
-                && value & 7 != 0
-                && value.checked_mul(1 << power).is_some()
-        }
-        Format::Decimal | Format::Exponent => {
-            let scale = power - i32::try_from(fraction.len()).unwrap_or(i32::MAX);
-            length <= 18
-                && scale >= -9
-                && scale % 3 == 0
-                && !shifted.ends_with("000")
-                && !shifted.starts_with('0')
-        }
+impl PartialEq for Quantity {
+    fn eq(&self, other: &Quantity) -> bool {
+        self.nanos == other.nanos
     }
 }
 
-/// How a suffix is meant, and its power: of ten, or of two for the binary ones.
-fn power_of(suffix: &str) -> Option<(Format, i32)> {
-    if let Some(step) = BINARY.iter().skip(1).position(|name| *name == suffix) {
-        return Some((Format::Binary, (i32::try_from(step).ok()? + 1) * 10));
+impl Eq for Quantity {}
+
+impl PartialOrd for Quantity {
+    fn partial_cmp(&self, other: &Quantity) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
-    if let Some(step) = DECIMAL.iter().position(|name| *name == suffix) {
-        return Some((Format::Decimal, (i32::try_from(step).ok()? - 3) * 3));
-    }
-    let exponent = suffix.strip_prefix(['e', 'E'])?;
-    let is_number = exponent
-        .trim_start_matches(['+', '-'])
-        .bytes()
-        .all(|byte| byte.is_ascii_digit());
-    (is_number && exponent.len() < 6)
-        .then(|| exponent.parse().ok().map(|power| (Format::Exponent, power)))?
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Ord for Quantity {
+    fn cmp(&self, other: &Quantity) -> Ordering {
+        self.nanos.cmp(&other.nanos)
+    }
+}
 
-    #[test]
-    fn canonical_forms() {
-        for (text, wanted) in [
-            ("0", "0"),
-            ("0Gi", "0"),
-            ("1", "1"),
-            ("10", "10"),
-            ("1000", "1k"),
-            ("1500", "1500"),
-            ("1.5", "1500m"),
-            ("1.50", "1500m"),
-            ("0.001", "1m"),
-            ("1200000", "1200k"),
-            ("1e3", "1e3"),
-            ("1e4", "10e3"),
-            ("1E", "1E"),
-            ("100m", "100m"),
-            ("1000m", "1"),
-            ("1024Mi", "1Gi"),
-            ("1536Mi", "1536Mi"),
-            ("512", "512"),
-            ("0.5Ki", "512"),
-            ("1Ki", "1Ki"),
-            ("0.5Mi", "512Ki"),
-            ("80Gi", "80Gi"),
-            ("1024Ti", "1Pi"),
-            ("-2048Ki", "-2Mi"),
-            ("+5", "+5"),
-            ("+8Ki", "8Ki"),
-            ("-", "0"),
-            ("1000000Ei", "9223372036854775807"),
-            ("0.1Ki", "102400m"),
-            ("1n", "1n"),
-            ("0.5n", "1n"),
-            (".5", "500m"),
-            ("5.", "5."),
-            ("12e0", "12e0"),
-            ("-52e-52", "-1e-9"),
-            ("-.80e51", "-800e48"),
-        ] {
-            assert_eq!(canonical(text).as_deref(), Some(wanted), "{text}");
+impl fmt::Display for Quantity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nanos == 0 {
+            return out.write_str("0");
         }
+        let small = self.nanos.abs() < 1024 * UNIT;
+        if self.format == Format::BinarySi && !small && self.nanos % UNIT == 0 {
+            let (mut value, mut power) = (self.nanos / UNIT, 0);
+            while value % 1024 == 0 && power < 6 {
+                value /= 1024;
+                power += 1;
+            }
+            return write!(
+                out,
+                "{value}{}",
+                ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]
+            );
+        }
+        let (mut value, mut exponent) = (self.nanos, -9);
+        while value % 1000 == 0 {
+            value /= 1000;
+            exponent += 3;
+        }
+        if self.format == Format::DecimalExponent {
+            return match exponent {
+                0 => write!(out, "{value}"),
+                _ => write!(out, "{value}e{exponent}"),
+            };
+        }
+        let names = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+        write!(
+            out,
+            "{value}{}",
+            names.get(((exponent + 9) / 3) as usize).unwrap_or(&"")
+        )
+    }
+}
+
+struct Parts<'a> {
+    negative: bool,
+    num: &'a str,
+    denom: &'a str,
+    suffix: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn split(text: &'a str) -> Result<Parts<'a>, &'static str> {
+        let (negative, rest) = match text.as_bytes()[0] {
+            b'-' => (true, &text[1..]),
+            b'+' => (false, &text[1..]),
+            _ => (false, text),
+        };
+        let rest = rest.trim_start_matches('0');
+        let (num, mut rest) = digits(rest);
+        let num = if num.is_empty() { "0" } else { num };
+        let mut denom = "";
+        if let Some(after) = rest.strip_prefix('.') {
+            (denom, rest) = digits(after);
+        }
+        let letters = rest.trim_start_matches(|c| "eEinumkKMGTP".contains(c));
+        let signed = letters.strip_prefix(['-', '+']).unwrap_or(letters);
+        if !digits(signed).1.is_empty() {
+            return Err(BAD_FORMAT);
+        }
+        Ok(Parts {
+            negative,
+            num,
+            denom,
+            suffix: rest,
+        })
     }
 
-    #[test]
-    fn what_is_no_quantity_is_none() {
-        for text in [
-            "", "x", "1x", "1.2.3", "1ki", "1e", "1ee3", "--1", "1 Gi", "1e+-3", "1e3x",
-        ] {
-            assert_eq!(canonical(text), None, "{text}");
+    /// The long form: any number of digits, rounded away from zero at nine places, capped if binary.
+    fn long(&self, base: i32, exponent: i32, format: Format) -> Result<Quantity, &'static str> {
+        let text = format!("{}{}", self.num, self.denom);
+        let digits: i128 = text.parse().map_err(|_| TOO_LARGE)?;
+        let places = self.denom.len() as i32;
+        let nanos = if base == 2 {
+            let shift = u32::try_from(exponent).map_err(|_| TOO_LARGE)?;
+            let shifted = digits
+                .checked_mul(1i128 << shift.min(100))
+                .ok_or(TOO_LARGE)?;
+            scaled_up(shifted, 9 - places)
+        } else {
+            scaled_up(digits, 9 - places + exponent)
         }
-        assert!(canonical("9".repeat(60).as_str()).is_some());
-        assert!(canonical("1e999").is_some());
+        .ok_or(TOO_LARGE)?;
+        let cap = i128::from(i64::MAX) * UNIT;
+        let nanos = if format == Format::BinarySi {
+            nanos.min(cap)
+        } else {
+            nanos
+        };
+        let format = match format {
+            Format::BinarySi if 0 < nanos && nanos < UNIT => Format::DecimalSi,
+            _ => format,
+        };
+        let nanos = if self.negative { -nanos } else { nanos };
+        Ok(Quantity {
+            nanos,
+            short: None,
+            format,
+            text: 0,
+        })
     }
+}
+
+fn digits(text: &str) -> (&str, &str) {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    text.split_at(end)
+}
+
+fn suffix(text: &str) -> Option<(i32, i32, Format)> {
+    Some(match text {
+        "" => (10, 0, Format::DecimalSi),
+        "n" => (10, -9, Format::DecimalSi),
+        "u" => (10, -6, Format::DecimalSi),
+        "m" => (10, -3, Format::DecimalSi),
+        "k" => (10, 3, Format::DecimalSi),
+        "M" => (10, 6, Format::DecimalSi),
+        "G" => (10, 9, Format::DecimalSi),
+        "T" => (10, 12, Format::DecimalSi),
+        "P" => (10, 15, Format::DecimalSi),
+        "E" => (10, 18, Format::DecimalSi),
+        "Ki" => (2, 10, Format::BinarySi),
+        "Mi" => (2, 20, Format::BinarySi),
+        "Gi" => (2, 30, Format::BinarySi),
+        "Ti" => (2, 40, Format::BinarySi),
+        "Pi" => (2, 50, Format::BinarySi),
+        "Ei" => (2, 60, Format::BinarySi),
+        _ => {
+            let exponent = text.strip_prefix(['e', 'E'])?;
+            (
+                10,
+                exponent.parse::<i64>().ok()?.clamp(-1000, 1000) as i32,
+                Format::DecimalExponent,
+            )
+        }
+    })
+}
+
+/// `value` times ten to the power; nothing if that overflows or is not exact.
+fn scaled(value: i128, power: i32) -> Option<i128> {
+    if value == 0 {
+        return Some(0);
+    }
+    if power >= 0 {
+        value.checked_mul(10i128.checked_pow(power as u32)?)
+    } else {
+        let divisor = 10i128.checked_pow(power.unsigned_abs())?;
+        (value % divisor == 0).then_some(value / divisor)
+    }
+}
+
+/// Like `scaled`, rounding away from zero.
+fn scaled_up(value: i128, power: i32) -> Option<i128> {
+    if power >= 0 || value == 0 {
+        return scaled(value, power);
+    }
+    match 10i128.checked_pow(power.unsigned_abs()) {
+        Some(divisor) => Some(round_away(value, divisor)),
+        None => Some(value.signum()),
+    }
+}
+
+fn round_away(value: i128, divisor: i128) -> i128 {
+    let quotient = value / divisor;
+    if value % divisor == 0 {
+        quotient
+    } else {
+        quotient + value.signum()
+    }
+}
+
+/// The short form of a sum as the API machinery computes it, or nothing if it changes to the long form.
+fn add_short(a: Option<(i64, i32)>, b: Option<(i64, i32)>, sign: i64) -> Option<(i64, i32)> {
+    let ((a, a_scale), (b, b_scale)) = (a?, b?);
+    let b = b.wrapping_mul(sign);
+    if b == 0 {
+        return Some((a, a_scale));
+    }
+    if a == 0 {
+        return Some((b, b_scale));
+    }
+    let scale = a_scale.min(b_scale);
+    let raise =
+        |value: i64, from: i32| i64::try_from(scaled(i128::from(value), from - scale)?).ok();
+    Some((raise(a, a_scale)?.checked_add(raise(b, b_scale)?)?, scale))
+}
+
+/// FNV-1a, never 0.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    }) | 1
 }
