@@ -1,10 +1,19 @@
-//! Kubernetes quantities: exact decimals with nine places, and the internal form that some answers depend on.
+//! Kubernetes quantities: exact decimals with nine places, their canonical text, and the internal form that some of the
+//! scheduler's answers depend on.
+//!
+//! Canonical: the largest suffix that leaves no fraction; binary suffixes stay binary unless the value is below 1024 or
+//! fractional. Source: k8s.io/apimachinery, package resource.
 
 use std::cmp::Ordering;
 use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::ser::{Serialize, Serializer};
+
 /// Nano units in one unit.
 const UNIT: i128 = 1_000_000_000;
+/// No number of a power beyond this can be represented anyway.
+const FAR: i64 = 99_999;
 /// Digits that the short form takes at most.
 const SHORT_DIGITS: i32 = 18;
 
@@ -14,11 +23,47 @@ pub const BAD_NUMBER: &str = "unable to parse numeric part of quantity";
 pub const BAD_SUFFIX: &str = "unable to parse quantity's suffix";
 pub const TOO_LARGE: &str = "quantity is larger than this engine can represent";
 
+const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+
+/// The canonical form of `text`, or None if it is no quantity. Numbers beyond 38 digits are left as they are written.
+#[must_use]
+pub fn canonical(text: &str) -> Option<String> {
+    let parts = Parts::split(text).ok()?;
+    if parts.short().ok()?.is_some_and(|(_, _, keeps)| keeps) {
+        return Some(text.to_owned());
+    }
+    let canonical = parts.exact().and_then(|(mantissa, scale)| {
+        let signed = if parts.negative { -mantissa } else { mantissa };
+        render(signed, scale, parts.format)
+    });
+    Some(canonical.unwrap_or_else(|| text.to_owned()))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     DecimalSi,
     BinarySi,
     DecimalExponent,
+}
+
+impl Format {
+    const NAMES: [(Format, &str); 3] = [
+        (Format::DecimalSi, "decimal"),
+        (Format::BinarySi, "binary"),
+        (Format::DecimalExponent, "exponent"),
+    ];
+
+    #[must_use]
+    pub fn named(name: &str) -> Option<Format> {
+        let found = Format::NAMES.iter().find(|(_, known)| *known == name);
+        found.map(|(format, _)| *format)
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Format::NAMES[self as usize].1
+    }
 }
 
 /// An exact decimal. `short` is the 64-bit form (value, power of ten) in which the API machinery keeps most numbers.
@@ -39,46 +84,32 @@ impl Quantity {
         text: 0,
     };
 
+    /// # Errors
+    ///
+    /// The text of the API machinery's error, or `TOO_LARGE`.
     pub fn parse(text: &str) -> Result<Quantity, &'static str> {
-        if text.is_empty() {
-            return Err(BAD_FORMAT);
-        }
-        if text == "0" {
+        let parts = Parts::split(text)?;
+        if let Some((value, scale, keeps_text)) = parts.short()? {
             return Ok(Quantity {
-                text: hash(text),
-                ..Quantity::ZERO
+                nanos: scaled(i128::from(value), scale + 9).ok_or(TOO_LARGE)?,
+                short: Some((value, scale)),
+                format: parts.format,
+                text: if keeps_text { hash(text) } else { 0 },
             });
         }
-        let parts = Parts::split(text)?;
-        let (base, exponent, format) = suffix(parts.suffix).ok_or(BAD_SUFFIX)?;
-        let digits = (parts.num.len() + parts.denom.len()) as i32;
-        let (mantissa, precision, scale) = match format {
-            Format::BinarySi if parts.denom.is_empty() => {
-                let lost = (exponent as f32 * 3.0 / 10.0) as i32;
-                (1i64 << exponent, 15 - parts.num.len() as i32 - lost - 1, 0)
-            }
-            Format::BinarySi => (1, -1, 0),
-            _ => (1, SHORT_DIGITS - digits, exponent),
-        };
-        let scale = scale - parts.denom.len() as i32;
-        if precision >= 0 && scale >= -9 {
-            let shifted = format!("{}{}", parts.num, parts.denom);
-            let value: i64 = shifted.parse().map_err(|_| BAD_NUMBER)?;
-            if let Some(product) = value.checked_mul(mantissa) {
-                let keeps_text = match format {
-                    Format::BinarySi => exponent % 10 == 0 && value & 7 != 0,
-                    _ => scale % 3 == 0 && !shifted.ends_with("000") && !shifted.starts_with('0'),
-                };
-                let value = if parts.negative { -product } else { product };
-                return Ok(Quantity {
-                    nanos: scaled(i128::from(value), scale + 9).ok_or(TOO_LARGE)?,
-                    short: Some((value, scale)),
-                    format,
-                    text: if keeps_text { hash(text) } else { 0 },
-                });
-            }
-        }
-        parts.long(base, exponent, format)
+        let (mantissa, scale) = parts.exact().ok_or(TOO_LARGE)?;
+        let nanos = scaled(mantissa, scale + 9).ok_or(TOO_LARGE)?;
+        let is_small_binary = parts.format == Format::BinarySi && 0 < nanos && nanos < UNIT;
+        Ok(Quantity {
+            nanos: if parts.negative { -nanos } else { nanos },
+            short: None,
+            format: if is_small_binary {
+                Format::DecimalSi
+            } else {
+                parts.format
+            },
+            text: 0,
+        })
     }
 
     /// A whole number in its short form.
@@ -95,6 +126,16 @@ impl Quantity {
         Quantity {
             nanos: i128::from(value) * 1_000_000,
             short: Some((value, -3)),
+            format,
+            text: 0,
+        }
+    }
+
+    /// Billionths, in the long form.
+    pub fn of_nanos(nanos: i128, format: Format) -> Quantity {
+        Quantity {
+            nanos,
+            short: None,
             format,
             text: 0,
         }
@@ -208,54 +249,107 @@ impl Ord for Quantity {
 
 impl fmt::Display for Quantity {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.nanos == 0 {
-            return out.write_str("0");
+        match render(self.nanos, -9, self.format) {
+            Some(text) => out.write_str(&text),
+            // Without a suffix, as the API machinery writes it.
+            None => write!(out, "{}", without_zeros(self.nanos, -9).0),
         }
-        let small = self.nanos.abs() < 1024 * UNIT;
-        if self.format == Format::BinarySi && !small && self.nanos % UNIT == 0 {
-            let (mut value, mut power) = (self.nanos / UNIT, 0);
-            while value % 1024 == 0 && power < 6 {
-                value /= 1024;
-                power += 1;
-            }
-            return write!(
-                out,
-                "{value}{}",
-                ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]
-            );
-        }
-        let (mut value, mut exponent) = (self.nanos, -9);
-        while value % 1000 == 0 {
-            value /= 1000;
-            exponent += 3;
-        }
-        if self.format == Format::DecimalExponent {
-            return match exponent {
-                0 => write!(out, "{value}"),
-                _ => write!(out, "{value}e{exponent}"),
-            };
-        }
-        let names = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
-        write!(
-            out,
-            "{value}{}",
-            names.get(((exponent + 9) / 3) as usize).unwrap_or(&"")
-        )
     }
 }
 
+impl Serialize for Quantity {
+    fn serialize<S: Serializer>(&self, target: S) -> Result<S::Ok, S::Error> {
+        target.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Quantity, D::Error> {
+        source.deserialize_any(Taker)
+    }
+}
+
+/// A quantity is a string, or a number as people write it.
+struct Taker;
+
+impl Visitor<'_> for Taker {
+    type Value = Quantity;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a quantity, which is a string or a number")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Quantity, E> {
+        Quantity::parse(text.trim()).map_err(|e| E::custom(format!("quantity {text:?}: {e}")))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Quantity, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Quantity, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Quantity, E> {
+        self.visit_str(&number.to_string())
+    }
+}
+
+/// The canonical text of `value` × 10^`scale`; None if there is no suffix for it.
+fn render(value: i128, scale: i32, format: Format) -> Option<String> {
+    if value == 0 {
+        return Some("0".to_owned());
+    }
+    let (value, scale) = without_zeros(value, scale);
+    if format == Format::BinarySi && scale >= 0 {
+        let mut whole = scaled(value, scale)?;
+        if whole.unsigned_abs() >= 1024 {
+            let mut power = 0;
+            while whole % 1024 == 0 && power + 1 < BINARY.len() {
+                whole /= 1024;
+                power += 1;
+            }
+            return Some(format!("{whole}{}", BINARY[power]));
+        }
+    }
+    let down = scale.rem_euclid(3);
+    let (value, scale) = (scaled(value, down)?, scale - down);
+    if format == Format::DecimalExponent {
+        return Some(match scale {
+            0 => format!("{value}"),
+            _ => format!("{value}e{scale}"),
+        });
+    }
+    let suffix = DECIMAL.get(usize::try_from(scale / 3 + 3).ok()?)?;
+    Some(format!("{value}{suffix}"))
+}
+
+/// The same number, its trailing zeros moved into the scale.
+fn without_zeros(mut value: i128, mut scale: i32) -> (i128, i32) {
+    while value != 0 && value % 10 == 0 {
+        value /= 10;
+        scale += 1;
+    }
+    (value, scale)
+}
+
+/// A text taken apart, as the API machinery does it.
 struct Parts<'a> {
     negative: bool,
     num: &'a str,
     denom: &'a str,
-    suffix: &'a str,
+    /// Of ten, or of two for the binary suffixes.
+    exponent: i32,
+    format: Format,
 }
 
 impl<'a> Parts<'a> {
     fn split(text: &'a str) -> Result<Parts<'a>, &'static str> {
-        let (negative, rest) = match text.as_bytes()[0] {
-            b'-' => (true, &text[1..]),
-            b'+' => (false, &text[1..]),
+        let (negative, rest) = match text.as_bytes().first() {
+            None => return Err(BAD_FORMAT),
+            Some(b'-') => (true, &text[1..]),
+            Some(b'+') => (false, &text[1..]),
             _ => (false, text),
         };
         let rest = rest.trim_start_matches('0');
@@ -270,46 +364,62 @@ impl<'a> Parts<'a> {
         if !digits(signed).1.is_empty() {
             return Err(BAD_FORMAT);
         }
+        let (exponent, format) = suffix(rest).ok_or(BAD_SUFFIX)?;
         Ok(Parts {
             negative,
             num,
             denom,
-            suffix: rest,
+            exponent,
+            format,
         })
     }
 
-    /// The long form: any number of digits, rounded away from zero at nine places, capped if binary.
-    fn long(&self, base: i32, exponent: i32, format: Format) -> Result<Quantity, &'static str> {
-        let text = format!("{}{}", self.num, self.denom);
-        let digits: i128 = text.parse().map_err(|_| TOO_LARGE)?;
+    /// The 64-bit form where it is used, and whether the text counts as canonical: signs and points survive in it then.
+    fn short(&self) -> Result<Option<(i64, i32, bool)>, &'static str> {
+        let length = (self.num.len() + self.denom.len()) as i32;
         let places = self.denom.len() as i32;
-        let nanos = if base == 2 {
-            let shift = u32::try_from(exponent).map_err(|_| TOO_LARGE)?;
-            let shifted = digits
-                .checked_mul(1i128 << shift.min(100))
-                .ok_or(TOO_LARGE)?;
-            scaled_up(shifted, 9 - places)
-        } else {
-            scaled_up(digits, 9 - places + exponent)
+        let (factor, precision, scale) = match self.format {
+            Format::BinarySi if self.denom.is_empty() => {
+                let lost = self.exponent * 3 / 10;
+                (1i64 << self.exponent, 14 - length - lost, 0)
+            }
+            Format::BinarySi => return Ok(None),
+            _ => (1, SHORT_DIGITS - length, self.exponent - places),
+        };
+        if precision < 0 || scale < -9 {
+            return Ok(None);
         }
-        .ok_or(TOO_LARGE)?;
-        let cap = i128::from(i64::MAX) * UNIT;
-        let nanos = if format == Format::BinarySi {
-            nanos.min(cap)
+        let shifted = format!("{}{}", self.num, self.denom);
+        let value: i64 = shifted.parse().map_err(|_| BAD_NUMBER)?;
+        let keeps_text = match self.format {
+            Format::BinarySi => value & 7 != 0,
+            _ => scale % 3 == 0 && !shifted.ends_with("000") && !shifted.starts_with('0'),
+        };
+        Ok(value.checked_mul(factor).map(|product| {
+            let value = if self.negative { -product } else { product };
+            (value, scale, keeps_text)
+        }))
+    }
+
+    /// (mantissa, power of ten) without the sign: rounded up at nine places, capped if binary. None beyond 38 digits.
+    fn exact(&self) -> Option<(i128, i32)> {
+        let fraction = self.denom.trim_end_matches('0');
+        let mut mantissa: i128 = format!("{}{fraction}", self.num).parse().ok()?;
+        let mut scale = -i32::try_from(fraction.len()).ok()?;
+        if self.format == Format::BinarySi {
+            let limit = scaled(i64::MAX.into(), -scale).unwrap_or(i128::MAX);
+            match mantissa.checked_mul(1 << self.exponent) {
+                Some(product) if product <= limit => mantissa = product,
+                _ => (mantissa, scale) = (i64::MAX.into(), 0),
+            }
         } else {
-            nanos
-        };
-        let format = match format {
-            Format::BinarySi if 0 < nanos && nanos < UNIT => Format::DecimalSi,
-            _ => format,
-        };
-        let nanos = if self.negative { -nanos } else { nanos };
-        Ok(Quantity {
-            nanos,
-            short: None,
-            format,
-            text: 0,
-        })
+            scale += self.exponent;
+        }
+        let (mantissa, scale) = without_zeros(mantissa, scale);
+        if scale >= -9 {
+            return Some((mantissa, scale));
+        }
+        Some((scaled_up(mantissa, scale + 9)?, -9))
     }
 }
 
@@ -320,33 +430,17 @@ fn digits(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-fn suffix(text: &str) -> Option<(i32, i32, Format)> {
-    Some(match text {
-        "" => (10, 0, Format::DecimalSi),
-        "n" => (10, -9, Format::DecimalSi),
-        "u" => (10, -6, Format::DecimalSi),
-        "m" => (10, -3, Format::DecimalSi),
-        "k" => (10, 3, Format::DecimalSi),
-        "M" => (10, 6, Format::DecimalSi),
-        "G" => (10, 9, Format::DecimalSi),
-        "T" => (10, 12, Format::DecimalSi),
-        "P" => (10, 15, Format::DecimalSi),
-        "E" => (10, 18, Format::DecimalSi),
-        "Ki" => (2, 10, Format::BinarySi),
-        "Mi" => (2, 20, Format::BinarySi),
-        "Gi" => (2, 30, Format::BinarySi),
-        "Ti" => (2, 40, Format::BinarySi),
-        "Pi" => (2, 50, Format::BinarySi),
-        "Ei" => (2, 60, Format::BinarySi),
-        _ => {
-            let exponent = text.strip_prefix(['e', 'E'])?;
-            (
-                10,
-                exponent.parse::<i64>().ok()?.clamp(-1000, 1000) as i32,
-                Format::DecimalExponent,
-            )
-        }
-    })
+/// How a suffix is meant: its power, of ten or (binary) of two.
+fn suffix(text: &str) -> Option<(i32, Format)> {
+    if let Some(step) = DECIMAL.iter().position(|name| *name == text) {
+        return Some((step as i32 * 3 - 9, Format::DecimalSi));
+    }
+    if let Some(step) = BINARY.iter().position(|name| *name == text) {
+        return Some((step as i32 * 10, Format::BinarySi));
+    }
+    let exponent = text.strip_prefix(['e', 'E'])?.parse::<i64>().ok()?;
+    let exponent = exponent.clamp(-FAR, FAR) as i32;
+    Some((exponent, Format::DecimalExponent))
 }
 
 /// `value` times ten to the power; nothing if that overflows or is not exact.
@@ -403,4 +497,64 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     }) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_forms() {
+        for (text, wanted) in [
+            ("0", "0"),
+            ("0Gi", "0"),
+            ("1", "1"),
+            ("10", "10"),
+            ("1000", "1k"),
+            ("1500", "1500"),
+            ("1.5", "1500m"),
+            ("1.50", "1500m"),
+            ("0.001", "1m"),
+            ("1200000", "1200k"),
+            ("1e3", "1e3"),
+            ("1e4", "10e3"),
+            ("1E", "1E"),
+            ("100m", "100m"),
+            ("1000m", "1"),
+            ("1024Mi", "1Gi"),
+            ("1536Mi", "1536Mi"),
+            ("512", "512"),
+            ("0.5Ki", "512"),
+            ("1Ki", "1Ki"),
+            ("0.5Mi", "512Ki"),
+            ("80Gi", "80Gi"),
+            ("1024Ti", "1Pi"),
+            ("-2048Ki", "-2Mi"),
+            ("+5", "+5"),
+            ("+8Ki", "8Ki"),
+            ("-", "0"),
+            ("1000000Ei", "9223372036854775807"),
+            ("0.1Ki", "102400m"),
+            ("1n", "1n"),
+            ("0.5n", "1n"),
+            (".5", "500m"),
+            ("5.", "5."),
+            ("12e0", "12e0"),
+            ("-52e-52", "-1e-9"),
+            ("-.80e51", "-800e48"),
+        ] {
+            assert_eq!(canonical(text).as_deref(), Some(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_quantity_is_none() {
+        for text in [
+            "", "x", "1x", "1.2.3", "1ki", "1e", "1ee3", "--1", "1 Gi", "1e+-3", "1e3x",
+        ] {
+            assert_eq!(canonical(text), None, "{text}");
+        }
+        assert!(canonical("9".repeat(60).as_str()).is_some());
+        assert!(canonical("1e999").is_some());
+    }
 }
