@@ -8,7 +8,6 @@ from nvdra.api.claim import (
     Result,
     decode_claim,
     decode_status,
-    same_allocation,
 )
 from nvdra.api.configs import ConfigError
 from nvdra.api.gates import GateError, Gates
@@ -24,5 +23,4 @@ __all__ = [
     "Result",
     "decode_claim",
     "decode_status",
-    "same_allocation",
 ]
