@@ -26,8 +26,9 @@ __all__ = [
     "head_yaml",
     "identify_claim",
     "indent_json",
-    "is_same_allocation",
     "match_configs",
+    "parse_quantity",
+    "quantity_text",
     "remarshal_checkpoint",
     "render_json",
     "render_yaml",
@@ -57,6 +58,12 @@ def decode_claim(body: bytes) -> tuple[str, str, str, list[_Result], list[_Confi
 def identify_claim(body: bytes) -> tuple[str, str, str] | None:
     """Namespace, name and uid of a ResourceClaim that `decode_claim` may refuse; None unless all three are there."""
 
+def parse_quantity(text: str) -> tuple[int, Literal["decimal", "binary", "exponent"]]:
+    """Billionths and notation. ValueError with the Go library's text."""
+
+def quantity_text(nanos: int, format: str) -> str:
+    """The canonical text. OverflowError beyond 128 bits."""
+
 def split_object(content: bytes) -> list[tuple[str, bytes]]:
     """An object's members in their order: name and raw value, not read. Raises CoreError: syntax, truncated."""
 
@@ -68,12 +75,6 @@ def split_list(content: bytes) -> tuple[list[tuple[str, bytes]], list[bytes] | N
 
 def decode_status(status: bytes) -> tuple[list[_Result], list[_Config]]:
     """Results and configs of a status alone. Raises CoreError: syntax, truncated, malformed."""
-
-def is_same_allocation(one: bytes, other: bytes) -> bool:
-    """Whether two statuses give the same devices to the same requests with the same configs.
-
-    Raises CoreError: syntax, truncated, malformed.
-    """
 
 def match_configs(
     results: Sequence[tuple[str, str, str]], configs: Sequence[tuple[Sequence[str], str]]

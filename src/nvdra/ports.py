@@ -280,6 +280,33 @@ class Kube(Protocol):
         """Replace the object, or only its `subresource` ("status")."""
         ...
 
+    async def patch(
+        self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""
+    ) -> bytes:
+        """Merge `body` into the object (RFC 7386): a null removes a member, a list replaces a list.
+
+        A `metadata.resourceVersion` in `body` is a precondition: ApiError 409 if the object has another one.
+        """
+        ...
+
+    async def apply(
+        self,
+        resource: Resource,
+        name: str,
+        body: bytes,
+        namespace: str = "",
+        *,
+        manager: str,
+        force: bool = False,
+        subresource: str = "",
+    ) -> bytes:
+        """Server-side apply: the object has the fields of `body`, and they are the manager's; an absent one is made.
+
+        Fields that the manager applied before and that `body` lacks are removed, unless another manager has them too.
+        force   take over fields that other managers set to other values; without it they are ApiError 409
+        """
+        ...
+
     async def delete(
         self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
     ) -> None:

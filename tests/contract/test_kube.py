@@ -25,6 +25,9 @@ from tests.unit.slices.limits import BAD_DEVICES, BAD_SLICES, GOOD_DEVICES, GOOD
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
 NODES = Resource("", "v1", "nodes", namespaced=False)
+EVENTS = Resource("", "v1", "events", namespaced=True)
+LEASES = Resource("coordination.k8s.io", "v1", "leases", namespaced=True)
+RESULT = {"request": "gpu", "driver": "gpu.nvidia.com", "pool": "contract-a", "device": "gpu-0"}
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ async def reached(how: str, server: FakeKube) -> AsyncIterator[Kube]:
 
 
 async def clean(kube: Kube) -> None:
-    for resource in (SLICES, CLAIMS, NODES):
+    for resource in (SLICES, CLAIMS, NODES, EVENTS, LEASES):
         for item in (await kube.list(resource)).items:
             metadata = json.loads(item)["metadata"]
             if metadata["name"].startswith("contract-") or "contract-" in metadata.get("generateName", ""):
@@ -205,6 +208,132 @@ async def test_status_is_written_apart(kube: Kube) -> None:
     after["status"] = {}
     kept = json.loads(await kube.update(CLAIMS, "contract-one", json.dumps(after).encode(), "default"))
     assert kept["status"] == made["status"]
+
+
+async def test_a_merge_patch_changes_what_it_names(kube: Kube) -> None:
+    made = json.loads(await kube.create(NODES, b'{"metadata":{"name":"contract-a","labels":{"app":"x","zone":"1"}}}'))
+    patch = {"metadata": {"labels": {"app": None, "tier": "gpu"}}}
+    after = json.loads(await kube.patch(NODES, "contract-a", json.dumps(patch).encode()))
+    assert after["metadata"]["labels"] == {"zone": "1", "tier": "gpu"}
+    assert after["metadata"]["uid"] == made["metadata"]["uid"]
+    again = json.loads(await kube.patch(NODES, "contract-a", json.dumps(patch).encode()))
+    assert again["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
+    for wrong, status in ((b"[]", 400), (b"no patch", 400)):
+        assert (await refused(kube.patch(NODES, "contract-a", wrong))).status == status
+    missing = await refused(kube.patch(NODES, "contract-none", b"{}"))
+    assert missing.is_missing("nodes", "contract-none")
+
+
+async def test_a_merge_patch_honours_its_precondition(kube: Kube) -> None:
+    metadata = json.loads(await kube.create(NODES, b'{"metadata":{"name":"contract-a"}}'))["metadata"]
+    patch = {"metadata": {"labels": {"app": "x"}, "resourceVersion": metadata["resourceVersion"]}}
+    await kube.patch(NODES, "contract-a", json.dumps(patch).encode())
+    patch["metadata"]["labels"] = {"app": "y"}
+    conflict = await refused(kube.patch(NODES, "contract-a", json.dumps(patch).encode()))
+    assert (conflict.status, conflict.reason) == (409, "Conflict")
+
+
+async def test_a_merge_patch_of_the_status_leaves_the_rest(kube: Kube) -> None:
+    await kube.create(CLAIMS, claim_body("contract-one"), "default")
+    status = {"status": {"allocation": {"devices": {"results": [RESULT]}}}, "spec": {"devices": {}}}
+    after = json.loads(
+        await kube.patch(CLAIMS, "contract-one", json.dumps(status).encode(), "default", subresource="status")
+    )
+    assert after["status"]["allocation"] == status["status"]["allocation"]
+    assert after["spec"]["devices"]["requests"][0]["name"] == "gpu"
+
+
+def device_status(device: str, **status: Any) -> dict[str, Any]:
+    return {"driver": "gpu.nvidia.com", "pool": "contract-a", "device": device, **status}
+
+
+def applied_status(*devices: dict[str, Any]) -> bytes:
+    head = {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "contract-one"}}
+    return json.dumps({**head, "status": {"devices": devices}}).encode()
+
+
+async def allocated(kube: Kube) -> None:
+    """A claim that has two devices, whose status drivers may report."""
+    made = json.loads(await kube.create(CLAIMS, claim_body("contract-one"), "default"))
+    results = [RESULT, {**RESULT, "device": "gpu-1"}]
+    made["status"] = {"allocation": {"devices": {"results": results}}}
+    await kube.update(CLAIMS, "contract-one", json.dumps(made).encode(), "default", subresource="status")
+
+
+async def test_an_apply_makes_the_object_and_takes_back_what_it_no_longer_names(kube: Kube) -> None:
+    def node(**labels: str) -> bytes:
+        head = {"apiVersion": "v1", "kind": "Node"}
+        return json.dumps({**head, "metadata": {"name": "contract-a", "labels": labels}}).encode()
+
+    first = json.loads(await kube.apply(NODES, "contract-a", node(app="x", tier="gpu"), manager="one"))
+    await kube.apply(NODES, "contract-a", node(zone="1"), manager="two")
+    after = json.loads(await kube.apply(NODES, "contract-a", node(app="x"), manager="one"))
+    assert after["metadata"]["uid"] == first["metadata"]["uid"]
+    assert after["metadata"]["labels"] == {"app": "x", "zone": "1"}
+    conflict = await refused(kube.apply(NODES, "contract-a", node(zone="2"), manager="one"))
+    assert (conflict.status, conflict.reason) == (409, "Conflict")
+    assert '"two"' in conflict.message
+    assert "zone" in conflict.message
+    forced = json.loads(await kube.apply(NODES, "contract-a", node(zone="2"), manager="one", force=True))
+    assert forced["metadata"]["labels"] == {"zone": "2"}
+
+
+async def test_an_apply_without_a_kind_is_refused(kube: Kube) -> None:
+    error = await refused(kube.apply(NODES, "contract-a", b'{"metadata":{"name":"contract-a"}}', manager="one"))
+    assert error.status == 400
+
+
+async def test_drivers_apply_the_status_of_their_devices_beside_each_other(kube: Kube) -> None:
+    await allocated(kube)
+    zero, one = device_status("gpu-0", data={"x": [1]}), device_status("gpu-1", data={"y": 2})
+
+    async def applied(manager: str, *devices: dict[str, Any]) -> list[dict[str, Any]]:
+        body = applied_status(*devices)
+        after = await kube.apply(CLAIMS, "contract-one", body, "default", manager=manager, subresource="status")
+        found = [
+            {key: value for key, value in each.items() if value is not None}  # a real server writes null conditions
+            for each in json.loads(after)["status"].get("devices", ())
+        ]
+        return sorted(found, key=lambda each: str(each["device"]))
+
+    assert await applied("one", zero) == [zero]
+    assert await applied("two", one) == [zero, one]
+    assert await applied("one", {**zero, "data": {"x": [3]}}) == [{**zero, "data": {"x": [3]}}, one]
+    assert await applied("one") == [one]
+    head = json.loads(await kube.get(CLAIMS, "contract-one", "default"))
+    assert len(head["status"]["allocation"]["devices"]["results"]) == 2
+
+
+async def test_what_was_written_otherwise_conflicts_with_an_apply(kube: Kube) -> None:
+    await kube.create(NODES, b'{"metadata":{"name":"contract-a","labels":{"app":"x"}}}')
+    body = b'{"apiVersion":"v1","kind":"Node","metadata":{"name":"contract-a","labels":{"app":"%s"}}}'
+    await kube.apply(NODES, "contract-a", body % b"x", manager="one")
+    assert (await refused(kube.apply(NODES, "contract-a", body % b"y", manager="one"))).status == 409
+    await kube.apply(NODES, "contract-a", body % b"y", manager="one", force=True)
+    await kube.patch(NODES, "contract-a", b'{"metadata":{"labels":{"app":"z"}}}')
+    assert (await refused(kube.apply(NODES, "contract-a", body % b"y", manager="one"))).status == 409
+
+
+async def test_a_lease_has_one_holder(kube: Kube) -> None:
+    def lease(holder: str) -> dict[str, Any]:
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": "2026-11-24T00:10:22.000001Z"}
+        return {"metadata": {"name": "contract-lease"}, "spec": spec}
+
+    first = json.loads(await kube.create(LEASES, json.dumps(lease("one")).encode(), "default"))
+    assert (await refused(kube.create(LEASES, json.dumps(lease("two")).encode(), "default"))).reason == "AlreadyExists"
+    taken = {**first, "spec": {**first["spec"], "holderIdentity": "two", "leaseTransitions": 1}}
+    await kube.update(LEASES, "contract-lease", json.dumps(taken).encode(), "default")
+    late = await refused(kube.update(LEASES, "contract-lease", json.dumps(first).encode(), "default"))
+    assert (late.status, late.reason) == (409, "Conflict")
+
+
+async def test_an_event_is_made_and_counted_on(kube: Kube) -> None:
+    about = {"kind": "ResourceClaim", "namespace": "default", "name": "contract-one", "uid": "1"}
+    event = {"metadata": {"generateName": "contract-"}, "involvedObject": about, "type": "Warning", "count": 1}
+    event |= {"reason": "PrepareFailed", "message": "no such device", "source": {"component": "gpu.nvidia.com"}}
+    name = json.loads(await kube.create(EVENTS, json.dumps(event).encode(), "default"))["metadata"]["name"]
+    again = json.loads(await kube.patch(EVENTS, name, b'{"count":2}', "default"))
+    assert (again["count"], again["reason"], again["message"]) == (2, "PrepareFailed", "no such device")
 
 
 async def test_deletes_honour_their_preconditions(kube: Kube) -> None:

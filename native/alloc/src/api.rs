@@ -7,28 +7,6 @@ use serde_json::Value;
 
 use crate::quantity::Quantity;
 
-impl<'de> Deserialize<'de> for Quantity {
-    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Quantity, D::Error> {
-        let text = match Value::deserialize(source)? {
-            Value::String(text) => text,
-            Value::Number(number) => number.to_string(),
-            other => {
-                return Err(serde::de::Error::custom(format!(
-                    "a quantity is a string or a number, not {other}"
-                )));
-            }
-        };
-        Quantity::parse(text.trim())
-            .map_err(|e| serde::de::Error::custom(format!("quantity {text:?}: {e}")))
-    }
-}
-
-impl Serialize for Quantity {
-    fn serialize<S: serde::Serializer>(&self, target: S) -> Result<S::Ok, S::Error> {
-        target.collect_str(self)
-    }
-}
-
 #[derive(Deserialize, Default, Clone, Debug)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Metadata {

@@ -10,7 +10,8 @@ pub mod explain;
 pub mod nodes;
 pub mod pools;
 pub mod profile;
-pub mod quantity;
 pub mod result;
 pub mod search;
 pub mod world;
+
+pub use nvdra_core::quantity;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Kind, Result};
-use crate::json::{LIMIT, Node, Value, members, parse, parse_within, text, write_compact};
+use crate::json::{LIMIT, Node, Value, members, parse, parse_within, text};
 use crate::quantity;
 use crate::shape::{CLAIM_STATUS, Style, marshal};
 
@@ -141,26 +141,6 @@ pub fn decode_status(status: &[u8]) -> Result<Allocation> {
     Ok(allocation(&parse(source)?, source))
 }
 
-/// Whether two statuses give the same devices with the same configs.
-///
-/// Fields that an older writer of checkpoints did not know (timestamps, tolerations) and who uses the claim do not count:
-/// a claim must not be prepared anew because the program was upgraded.
-pub fn is_same_allocation(one: &[u8], other: &[u8]) -> Result<bool> {
-    if one == other {
-        return Ok(true);
-    }
-    let comparable = |status: &[u8]| -> Result<Allocation> {
-        let mut allocation = decode_status(status)?;
-        for config in &mut allocation.configs {
-            let mut compact = String::with_capacity(config.parameters.len());
-            write_compact(&mut compact, &config.parameters);
-            config.parameters = compact;
-        }
-        Ok(allocation)
-    };
-    Ok(comparable(one)? == comparable(other)?)
-}
-
 /// The capacities that a result consumes, sorted by name; of equal names the last one counts, as Go has it.
 fn capacities(result: &Node<'_>) -> Vec<(String, String)> {
     let members = result
@@ -272,7 +252,6 @@ mod tests {
             r#"{"z": "<&>", "a": 1.0}"#
         );
         assert_eq!(claim.allocation.results[0].share_id.as_deref(), Some("s"));
-        assert!(is_same_allocation(claim.status.as_bytes(), claim.status.as_bytes()).unwrap());
     }
 
     #[test]
@@ -338,15 +317,5 @@ mod tests {
         ] {
             assert_eq!(identify(none.as_bytes()), None, "{none}");
         }
-    }
-
-    #[test]
-    fn an_allocation_is_the_same_whoever_uses_it_and_whoever_wrote_it() {
-        let short = br#"{"allocation":{"devices":{"results":[{"request":"r","driver":"d","pool":"n","device":"x"}],"config":[{"source":"FromClaim","opaque":{"driver":"d","parameters":{"a":1}}}]}}}"#;
-        let long = br#"{"allocation":{"devices":{"results":[{"request":"r","driver":"d","pool":"n","device":"x","tolerations":[{"key":"k"}]}],
-            "config":[{"source":"FromClaim","opaque":{"driver":"d","parameters":{ "a" : 1 }}}]},"allocationTimestamp":"2026-01-01T00:00:00Z"},"reservedFor":[{"resource":"pods","name":"p","uid":"u"}]}"#;
-        assert!(is_same_allocation(short, long).unwrap());
-        let other = br#"{"allocation":{"devices":{"results":[{"request":"r","driver":"d","pool":"n","device":"y"}]}}}"#;
-        assert!(!is_same_allocation(short, other).unwrap());
     }
 }

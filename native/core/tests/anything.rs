@@ -113,6 +113,26 @@ fn damaged_checkpoints() {
     }
 }
 
+/// What cuts an object takes the same texts as what reads it, and finds the same members in the same places.
+fn compare_readers(text: &str) {
+    let tree = json::parse(text);
+    let read = tree.as_ref().ok().and_then(json::Node::members);
+    match (json::members(text), read) {
+        (Ok(cut), Some(read)) => {
+            let places: Vec<_> = read.iter().map(|(_, node)| node.start..node.end).collect();
+            let cut: Vec<_> = cut.into_iter().map(|(_, range)| range).collect();
+            assert_eq!(cut, places, "{text}");
+        }
+        // As bytes, serde_json lets control characters stand in a name; the API server sends none.
+        (Ok(_), None) => assert_eq!(
+            tree.map_err(|error| error.text.contains("string does not end")),
+            Err(true),
+            "{text}"
+        ),
+        (Err(_), read) => assert!(read.is_none(), "{text}"),
+    }
+}
+
 #[test]
 fn damaged_claims() {
     let all = String::from_utf8(golden("v0.4.1-ts/claims.json")).unwrap();
@@ -122,15 +142,12 @@ fn damaged_claims() {
     for (_, body) in root.members().unwrap() {
         for _ in 0..5_000 {
             let content = mutated(body.source(&all).as_bytes(), &mut chance);
+            compare_readers(&json::text(&content));
             let Ok(claim) = claim::decode(&content) else {
                 continue;
             };
             let again = claim::decode_status(claim.status.as_bytes()).unwrap();
             assert_eq!(again.results, claim.allocation.results);
-            assert!(
-                claim::is_same_allocation(claim.status.as_bytes(), claim.status.as_bytes())
-                    .unwrap()
-            );
             read += 1;
         }
     }
@@ -154,6 +171,7 @@ fn random_bytes() {
             indent(&bytes),
         );
         let text = String::from_utf8_lossy(&bytes);
+        compare_readers(&text);
         let _ = time::to_utc_seconds(&text);
         if let Some(canonical) = quantity::canonical(&text) {
             assert_eq!(

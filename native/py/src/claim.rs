@@ -86,11 +86,3 @@ pub fn decode_status<'py>(py: Python<'py>, status: &[u8]) -> PyResult<Allocation
         .map_err(|error| to_python(py, &error))?;
     Ok(allocation(py, decoded))
 }
-
-#[pyfunction]
-pub fn is_same_allocation(py: Python<'_>, one: &[u8], other: &[u8]) -> PyResult<bool> {
-    without_lock(py, one.len() + other.len(), || {
-        claim::is_same_allocation(one, other)
-    })
-    .map_err(|error| to_python(py, &error))
-}

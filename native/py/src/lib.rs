@@ -7,6 +7,7 @@ mod claim;
 mod error;
 mod json;
 mod matching;
+mod quantity;
 
 use pyo3::prelude::*;
 
@@ -36,8 +37,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(json::split_object, module)?)?;
     module.add_function(wrap_pyfunction!(json::split_list, module)?)?;
     module.add_function(wrap_pyfunction!(claim::decode_status, module)?)?;
-    module.add_function(wrap_pyfunction!(claim::is_same_allocation, module)?)?;
     module.add_function(wrap_pyfunction!(matching::match_configs, module)?)?;
+    module.add_function(wrap_pyfunction!(quantity::parse_quantity, module)?)?;
+    module.add_function(wrap_pyfunction!(quantity::quantity_text, module)?)?;
     module.add_class::<checkpoint::Fragment>()?;
     module.add_function(wrap_pyfunction!(checkpoint::encode_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(checkpoint::decode_checkpoint, module)?)?;

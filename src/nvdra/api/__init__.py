@@ -9,7 +9,6 @@ from nvdra.api.claim import (
     claim_ref,
     decode_claim,
     decode_status,
-    same_allocation,
 )
 from nvdra.api.configs import ConfigError
 from nvdra.api.gates import GateError, Gates
@@ -26,5 +25,4 @@ __all__ = [
     "claim_ref",
     "decode_claim",
     "decode_status",
-    "same_allocation",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nvdra._core import CoreError, identify_claim, is_same_allocation
+from nvdra._core import CoreError, identify_claim
 from nvdra._core import decode_claim as _decode_claim
 from nvdra._core import decode_status as _decode_status
 
@@ -108,19 +108,6 @@ def decode_status(status: bytes) -> tuple[tuple[Result, ...], tuple[OpaqueConfig
     except CoreError as error:
         raise _refusal(error) from None
     return _results(results), _configs(configs)
-
-
-def same_allocation(one: bytes, other: bytes) -> bool:
-    """Whether two statuses give the same devices to the same requests with the same configs, in the same order.
-
-    Who uses the claim does not count, nor do fields that older programs did not store (timestamps, tolerations):
-    an upgrade must not make a prepared claim look allocated anew.
-    Raises ClaimError.
-    """
-    try:
-        return is_same_allocation(one, other)
-    except CoreError as error:
-        raise _refusal(error) from None
 
 
 def _refusal(error: CoreError, ref: ClaimRef | None = None) -> ClaimError:

@@ -44,6 +44,8 @@ _ATTEMPTS = 10
 # After a server asked for time, reads of claims wait in the queue as well, for this long after that time.
 _CALM_S = 10.0
 _JSON = "application/json"
+_MERGE_PATCH = "application/merge-patch+json"
+_APPLY_PATCH = "application/apply-patch+yaml"  # JSON is YAML; every server with server-side apply knows this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class HttpKube:
     async def get(
         self, resource: Resource, name: str, namespace: str = "", *, timeout_s: float = TIMEOUT_S, cached: bool = False
     ) -> bytes:
-        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}{'?resourceVersion=0' if cached else ''}"
+        path = f"{self._path_of(resource, name, namespace)}{'?resourceVersion=0' if cached else ''}"
         is_claim = resource.plural == "resourceclaims"
         return await self._call("GET", path, timeout_s=timeout_s, queued=not is_claim, patient=True)
 
@@ -161,8 +163,28 @@ class HttpKube:
     async def update(
         self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""
     ) -> bytes:
-        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
-        return await self._call("PUT", f"{path}/{subresource}" if subresource else path, body=body)
+        return await self._call("PUT", self._path_of(resource, name, namespace, subresource), body=body)
+
+    async def patch(
+        self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""
+    ) -> bytes:
+        path = self._path_of(resource, name, namespace, subresource)
+        return await self._call("PATCH", path, body=body, content_type=_MERGE_PATCH)
+
+    async def apply(
+        self,
+        resource: Resource,
+        name: str,
+        body: bytes,
+        namespace: str = "",
+        *,
+        manager: str,
+        force: bool = False,
+        subresource: str = "",
+    ) -> bytes:
+        path = self._path_of(resource, name, namespace, subresource)
+        query = {"fieldManager": manager, "force": "true" if force else "false"}
+        return await self._call("PATCH", path, query, body=body, content_type=_APPLY_PATCH)
 
     async def delete(
         self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
@@ -170,8 +192,7 @@ class HttpKube:
         conditions = {"uid": uid, "resourceVersion": resource_version}
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         options["preconditions"] = {key: value for key, value in conditions.items() if value}
-        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
-        await self._call("DELETE", path, body=orjson.dumps(options))
+        await self._call("DELETE", self._path_of(resource, name, namespace), body=orjson.dumps(options))
 
     async def watch(
         self,
@@ -223,6 +244,7 @@ class HttpKube:
         query: Mapping[str, str] | None = None,
         *,
         body: bytes | None = None,
+        content_type: str = _JSON,
         timeout_s: float = TIMEOUT_S,
         queued: bool = True,
         patient: bool = False,
@@ -243,8 +265,9 @@ class HttpKube:
             if self._loop.time() < self._pressed_until and (attempts or not queued):
                 await self._admit_until(ends)
             attempts += 1
+            left_s = max(ends - self._loop.time(), 0.001)
             try:
-                return await self._exchange(verb, target, body, max(ends - self._loop.time(), 0.001), keeps_warm, most)
+                return await self._exchange(verb, target, body, content_type, left_s, keeps_warm, most)
             except ApiError as error:
                 if error.status == 401 and not renewed:
                     renewed = True
@@ -267,12 +290,20 @@ class HttpKube:
             raise ApiError(0, "Timeout", "the API server asked for fewer calls, and this one waited too long") from None
 
     async def _exchange(
-        self, verb: str, target: str, body: bytes | None, timeout_s: float, keeps_warm: bool, most: int
+        self,
+        verb: str,
+        target: str,
+        body: bytes | None,
+        content_type: str,
+        timeout_s: float,
+        keeps_warm: bool,
+        most: int,
     ) -> bytes:
         began = time.perf_counter()
         status = 0
         try:
-            answer = await self._connections.ask(verb, target, self._with_login(), body, timeout_s, most)
+            headers = self._with_login()
+            answer = await self._connections.ask(verb, target, headers, body, timeout_s, most, content_type)
             status = answer.status
             if 200 <= status < 300:
                 return answer.body
@@ -310,6 +341,10 @@ class HttpKube:
                 self._urls.clear()
             self._urls[key] = path
         return path
+
+    def _path_of(self, resource: Resource, name: str, namespace: str, subresource: str = "") -> str:
+        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
+        return f"{path}/{subresource}" if subresource else path
 
     def _report(self, verb: str, target: str, status: int, began: float, keeps_warm: bool = False) -> None:
         if self._on_response is not None:

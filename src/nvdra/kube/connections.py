@@ -76,12 +76,13 @@ class Connections:
         body: bytes | None,
         timeout_s: float,
         most: int = MOST_BYTES,
+        content_type: str = "application/json",
     ) -> Answer:
         """One exchange, whose answer has at most so many bytes.
 
         Raises OSError (TimeoutError, ssl.SSLError, Broken, TooLarge) or ValueError (no proper header or URL).
         """
-        request = self._request(verb, target, headers, body)
+        request = self._request(verb, target, headers, body, content_type)
         ends = asyncio.get_running_loop().time() + timeout_s
         while True:
             connection = await self._connection(verb, ends)
@@ -105,7 +106,7 @@ class Connections:
         timeout_s   until the headers are there
         silence_s   between two lines
         """
-        request = self._request("GET", target, headers, None)
+        request = self._request("GET", target, headers)
         async with asyncio.timeout(timeout_s):
             connection = await self._connect()
         try:
@@ -261,8 +262,10 @@ class Connections:
             raise
         return made[1]
 
-    def _request(self, verb: str, target: str, headers: Headers, body: bytes | None) -> bytes:
-        length = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    def _request(
+        self, verb: str, target: str, headers: Headers, body: bytes | None = None, content_type: str = ""
+    ) -> bytes:
+        length = "" if body is None else f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
         text = f"{verb} {_fit(self._prefix + target)} HTTP/1.1\r\n{self._head(headers)}{length}\r\n"
         return text.encode("latin-1") + (body or b"")
 

@@ -133,6 +133,8 @@ class ApiServer:
             case "PUT":
                 body = await request.read()
                 return _ok(await self.kube.update(resource, name, body, namespace, subresource=subresource))
+            case "PATCH":
+                return await self._patch(request, resource, name, namespace, subresource)
             case "DELETE":
                 return await self._delete(request, resource, name, namespace, selectors)
         return _refusal(ApiError(405, "MethodNotAllowed", f"{request.method} is not served here"))
@@ -185,6 +187,24 @@ class ApiServer:
             await asyncio.gather(first, return_exceptions=True)
             await events.aclose()  # type: ignore[attr-defined]
         return stream
+
+    async def _patch(
+        self, request: web.BaseRequest, resource: Resource, name: str, namespace: str, subresource: str
+    ) -> web.StreamResponse:
+        body, query = await request.read(), request.query
+        match request.content_type:
+            case "application/merge-patch+json":
+                return _ok(await self.kube.patch(resource, name, body, namespace, subresource=subresource))
+            case "application/apply-patch+yaml":
+                manager, force = query.get("fieldManager", ""), query.get("force") == "true"
+                if not manager:
+                    raise ApiError(400, "BadRequest", "fieldManager: Required value: is required for apply patch")
+                return _ok(
+                    await self.kube.apply(
+                        resource, name, body, namespace, manager=manager, force=force, subresource=subresource
+                    )
+                )
+        raise ApiError(415, "UnsupportedMediaType", f"{request.content_type} is not served here")
 
     async def _delete(
         self,

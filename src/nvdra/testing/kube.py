@@ -11,7 +11,7 @@ import asyncio
 import random
 import uuid
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -21,6 +21,7 @@ import orjson
 from nvdra.kube import from_wire, members, to_wire
 from nvdra.ports import ApiError, Clock, Event, Page, Resource
 from nvdra.slices import slice_problems
+from nvdra.testing.apply import Path, applied, changed, fields, merged, text
 from nvdra.testing.objects import (
     REASONS,
     Happened,
@@ -30,6 +31,7 @@ from nvdra.testing.objects import (
     api_version,
     at_path,
     away,
+    conflict,
     expired,
     invalid,
     loaded,
@@ -206,7 +208,9 @@ class FakeKube:
 
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes:
         kind = await self._enter_kind("create", resource)
-        sent = self._accept(kind, resource.version, body)
+        return self._add(kind, resource.version, self._accept(kind, resource.version, body), namespace)
+
+    def _add(self, kind: Kind, version: str, sent: Stored, namespace: str) -> bytes:
         metadata = sent.metadata
         if kind.namespaced:
             metadata["namespace"] = namespace
@@ -226,10 +230,10 @@ class FakeKube:
         metadata["generation"] = 1
         metadata.pop("resourceVersion", None)
         metadata.pop("deletionTimestamp", None)
-        self._check(kind, resource.version, sent)
+        self._check(kind, version, sent)
         kept[key] = sent
         self._happen("ADDED", kind, sent, None)
-        return self._render(kind, resource.version, sent)
+        return self._render(kind, version, sent)
 
     async def update(
         self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""
@@ -239,8 +243,68 @@ class FakeKube:
         sent = self._accept(kind, resource.version, body)
         if sent.metadata.get("name") != name:
             raise ApiError(400, "BadRequest", "the name of the object does not match the name on the URL")
+        return self._write(kind, resource.version, old, sent, subresource)
+
+    async def patch(
+        self, resource: Resource, name: str, body: bytes, namespace: str = "", *, subresource: str = ""
+    ) -> bytes:
+        kind = await self._enter_kind("patch", resource)
+        old = self._find(kind, namespace, name)
+        patch = _object(body)
+        made = merged(self._decoded(old, resource.version, patch), patch)
+        return self._write(kind, resource.version, old, self._with(old, resource.version, patch, made), subresource)
+
+    async def apply(
+        self,
+        resource: Resource,
+        name: str,
+        body: bytes,
+        namespace: str = "",
+        *,
+        manager: str,
+        force: bool = False,
+        subresource: str = "",
+    ) -> bytes:
+        kind = await self._enter_kind("patch", resource)
+        wanted = _object(body)
+        if (wanted.get("apiVersion"), wanted.get("kind")) != (api_version(kind, resource.version), kind.kind):
+            raise ApiError(400, "BadRequest", "an apply names the apiVersion and the kind of its object")
+        key = f"{manager}/{subresource}"
+        old = self._objects.get((kind.group, kind.plural), {}).get((namespace, name))
+        if old is None and subresource:
+            self._find(kind, namespace, name)
+        if old is None:
+            wanted["metadata"] = {**wanted.get("metadata", {}), "name": name}
+            sent = self._accept(kind, resource.version, orjson.dumps(wanted))
+            sent.managers = {key: set(fields(kind.plural, wanted))}
+            return self._add(kind, resource.version, sent, namespace)
+        mine = fields(kind.plural, wanted)
+        names = {path[0] for paths in (mine, *old.managers.values()) for path in paths if isinstance(path[0], str)}
+        live = self._decoded(old, resource.version, names)
+        had = fields(kind.plural, live)
+        others = {other: paths for other, paths in (old.managers or {"": set(had)}).items() if other != key}
+        taken = {path: other for other, paths in others.items() for path in paths if _differs(path, had, mine)}
+        if taken and not force:
+            causes = sorted(f'conflict with "{other.split("/")[0]}": {text(path)}' for path, other in taken.items())
+            raise conflict(kind, name, f"Apply failed with {len(taken)} conflict(s): {'; '.join(causes)}")
+        others = {other: paths - taken.keys() for other, paths in others.items()}
+        left = old.managers.get(key, set()) - mine.keys() - set().union(*others.values())
+        sent = self._with(old, resource.version, names, applied(kind.plural, live, wanted, left))
+        return self._write(kind, resource.version, old, sent, subresource, {**others, key: set(mine)})
+
+    def _write(
+        self,
+        kind: Kind,
+        version: str,
+        old: Stored,
+        sent: Stored,
+        subresource: str,
+        managers: dict[str, set[Path]] | None = None,
+    ) -> bytes:
+        """Store what was sent in the place of `old`. managers: who applied what, if this is an apply."""
+        name = old.metadata["name"]
         self._precondition(kind, old, sent.metadata.get("uid", ""), sent.metadata.get("resourceVersion", ""))
-        old_parts = self._parts(old, resource.version)
+        old_parts = self._parts(old, version)
         if subresource == "status":
             sent.parts = {**old_parts, "status": sent.parts.get("status", b"{}")}
             kept_metadata = dict(old.metadata)
@@ -252,11 +316,13 @@ class FakeKube:
             kept_metadata = {**sent.metadata, **{k: old.metadata[k] for k in _OWN_METADATA if k in old.metadata}}
         sent.metadata = kept_metadata
         sent.metadata["resourceVersion"] = old.metadata["resourceVersion"]
-        self._check(kind, resource.version, sent, old)
+        self._check(kind, version, sent, old)
         specs = sent.parts.get("spec"), old_parts.get("spec")
         is_same_spec = specs[0] == specs[1] or loaded(specs[0]) == loaded(specs[1])
         if is_same_spec and sent.metadata == old.metadata and sent.parts == old_parts:
-            return self._render(kind, resource.version, old)
+            old.managers = old.managers if managers is None else managers
+            return self._render(kind, version, old)
+        sent.managers = self._managers(kind, version, old, sent) if managers is None else managers
         if not is_same_spec:
             sent.metadata["generation"] = old.metadata.get("generation", 1) + 1
         key = (old.metadata.get("namespace", ""), name)
@@ -265,7 +331,29 @@ class FakeKube:
         else:
             self._objects[kind.group, kind.plural][key] = sent
             self._happen("MODIFIED", kind, sent, old)
-        return self._render(kind, resource.version, sent)
+        return self._render(kind, version, sent)
+
+    def _managers(self, kind: Kind, version: str, old: Stored, sent: Stored) -> dict[str, set[Path]]:
+        """Who has which fields after a write that is no apply: what it changed is nobody else's any more."""
+        if not old.managers:
+            return {}
+        before = self._parts(old, version)
+        names = {name for name in before.keys() | sent.parts.keys() if before.get(name) != sent.parts.get(name)}
+        both = (self._decoded(each, version, names) for each in (old, sent))
+        news = changed(kind.plural, *both)
+        kept = {manager: paths - news for manager, paths in old.managers.items()}
+        return {**kept, "": kept.get("", set()) | news}
+
+    def _decoded(self, stored: Stored, version: str, names: Iterable[str]) -> dict[str, Any]:
+        """The metadata and the parts of these names: what is opaque elsewhere may hold what no parser takes."""
+        parts = self._parts(stored, version)
+        return {"metadata": stored.metadata, **{name: loaded(parts[name]) for name in names if name in parts}}
+
+    def _with(self, old: Stored, version: str, names: Iterable[str], made: Mapping[str, Any]) -> Stored:
+        """The object with these parts, and the metadata, as they were made."""
+        parts = {name: raw for name, raw in self._parts(old, version).items() if name not in names}
+        parts |= {name: orjson.dumps(made[name]) for name in names if name in made and name not in _READ}
+        return Stored(version, made["metadata"], parts)
 
     async def delete(
         self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
@@ -405,17 +493,17 @@ class FakeKube:
     def _precondition(self, kind: Kind, stored: Stored, uid: str, resource_version: str) -> None:
         name = stored.metadata["name"]
         if uid and uid != stored.metadata["uid"]:
-            text = (
+            cause = (
                 f'Operation cannot be fulfilled on {qualified(kind)} "{name}": Precondition failed: '
                 f"UID in precondition: {uid}, UID in object meta: {stored.metadata['uid']}"
             )
-            raise ApiError(409, "Conflict", text, about=(kind.plural, name))
+            raise conflict(kind, name, cause)
         if resource_version and resource_version != stored.metadata["resourceVersion"]:
-            text = (
+            cause = (
                 f'Operation cannot be fulfilled on {qualified(kind)} "{name}": the object has been modified; '
                 "please apply your changes to the latest version and try again"
             )
-            raise ApiError(409, "Conflict", text, about=(kind.plural, name))
+            raise conflict(kind, name, cause)
 
     def _delete(self, kind: Kind, key: tuple[str, str]) -> None:
         old = self._objects[kind.group, kind.plural][key]
@@ -423,6 +511,7 @@ class FakeKube:
             self._remove(kind, key, Stored(old.version, dict(old.metadata), old.parts))
         elif "deletionTimestamp" not in old.metadata:
             marked = Stored(old.version, {**old.metadata, "deletionTimestamp": self._timestamp()}, old.parts)
+            marked.managers = old.managers
             self._objects[kind.group, kind.plural][key] = marked
             self._happen("MODIFIED", kind, marked, old)
 
@@ -469,3 +558,18 @@ class FakeKube:
             thing |= {key: orjson.Fragment(raw) for key, raw in self._parts(stored, version).items()}
             found = stored.cached[version] = orjson.dumps(thing)
         return found
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The object that a patch holds. Raises ApiError."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, "BadRequest", f"error decoding patch: {error}") from None
+    if not isinstance(found, dict):
+        raise ApiError(400, "BadRequest", "a patch is an object")
+    return found
+
+
+def _differs(path: Path, had: Mapping[Path, Any], wanted: Mapping[Path, Any]) -> bool:
+    return path in wanted and had.get(path) != wanted[path]

@@ -10,6 +10,7 @@ import orjson
 
 from nvdra.kube import DRA_GROUP
 from nvdra.ports import ApiError
+from nvdra.testing.apply import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,15 @@ def all_kinds(versions: tuple[str, ...]) -> tuple[Kind, ...]:
 
 @dataclass(slots=True)
 class Stored:
-    """An object. `parts` are its members but apiVersion, kind and metadata, raw, in the shape of `version`."""
+    """An object. `parts` are its members but apiVersion, kind and metadata, raw, in the shape of `version`.
+
+    managers   who applied which fields; "" has what was written in another way since
+    """
 
     version: str
     metadata: dict[str, Any]
     parts: dict[str, bytes]
+    managers: dict[str, set[Path]] = field(default_factory=dict)
     cached: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -84,6 +89,10 @@ def api_version(kind: Kind, version: str) -> str:
 
 def qualified(kind: Kind) -> str:
     return f"{kind.plural}.{kind.group}" if kind.group else kind.plural
+
+
+def conflict(kind: Kind, name: str, cause: str) -> ApiError:
+    return ApiError(409, "Conflict", cause, about=(kind.plural, name))
 
 
 def invalid(kind: Kind, name: str, text: str) -> ApiError:

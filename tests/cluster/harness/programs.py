@@ -77,10 +77,17 @@ CDI_HOOK = Part(
     tags=("netgo", "osusergo"),
     ldflags="-s -w -linkmode external -extldflags '-static -Wl,-z,lazy'",
 )
+# The toolkit's own discovery of driver files, which ours is compared with. Of the version that the hook has.
+NVIDIA_CTK = Part(
+    "nvidia-ctk",
+    ("github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-ctk",),
+    cgo=True,
+    ldflags="-s -w -extldflags '-Wl,-z,lazy'",
+)
 # Renders and installs the chart; the tests of `tests/cluster/chart` build it alone.
 _HELM = "helm.sh/helm/v3/internal/version"
 HELM = Part("helm", ("helm.sh/helm/v3/cmd/helm",), ldflags=f"-s -w -X {_HELM}.version=v3.22.0")
-ALL = (CDI_HOOK, RUNC, CONTAINERD, HELM, KUBERNETES, KUBERNETES_1_32)
+ALL = (CDI_HOOK, NVIDIA_CTK, RUNC, CONTAINERD, HELM, KUBERNETES, KUBERNETES_1_32)
 
 
 def cache() -> Path:

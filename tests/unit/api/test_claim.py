@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdra.api import ClaimError, ClaimRef, OpaqueConfig, Result, decode_claim, decode_status, same_allocation
+from nvdra.api import ClaimError, ClaimRef, OpaqueConfig, Result, decode_claim, decode_status
 from tests.twins import claim as twin
 
 STATUS: dict[str, Any] = {
@@ -160,41 +160,6 @@ def test_a_status_is_projected_as_the_twin_does(status: dict[str, Any]) -> None:
     assert [result.device for result in claim.results] == [result.get("device") or "" for result in sent]
 
 
-def edited(**members: Any) -> bytes:
-    """The status with other members in its first result."""
-    status = json.loads(json.dumps(STATUS))
-    status["allocation"]["devices"]["results"][0] |= members
-    return json.dumps(status).encode()
-
-
-def test_the_same_allocation() -> None:
-    stored = decode_claim(body(STATUS)).status
-    assert same_allocation(stored, json.dumps(STATUS, indent=2).encode())
-    assert same_allocation(stored, json.dumps(STATUS | {"reservedFor": []}).encode())
-    assert same_allocation(stored, edited(tolerations=[{"key": "k"}]))
-
-
-@pytest.mark.parametrize(
-    "members",
-    [
-        {"device": "gpu-1"},
-        {"pool": "x"},
-        {"request": "a"},
-        {"adminAccess": False},
-        {"shareID": "s"},
-        {"consumedCapacity": {"m": "1"}},
-    ],
-)
-def test_another_allocation(members: dict[str, Any]) -> None:
-    assert not same_allocation(decode_claim(body(STATUS)).status, edited(**members))
-
-
-def test_other_configs_are_another_allocation() -> None:
-    status = json.loads(json.dumps(STATUS))
-    status["allocation"]["devices"]["config"][0]["opaque"]["parameters"]["kind"] = "MigDeviceConfig"
-    assert not same_allocation(decode_claim(body(STATUS)).status, json.dumps(status).encode())
-
-
 ODD = [
     rb'{"a":"\ud800"}',
     b'{"a":"\xff\xfe\xe2\x82"}',
@@ -210,7 +175,6 @@ def test_the_config_of_another_driver_may_hold_anything(odd: bytes) -> None:
     results, configs = decode_status(claim.status)
     assert (results, configs) == (claim.results, claim.configs)
     assert configs[0].parameters == bytes(byte if byte < 128 else ord("?") for byte in odd)
-    assert same_allocation(claim.status, claim.status)
 
 
 def test_a_claim_nested_deeper_than_a_checkpoint_may_be_is_refused_by_its_name() -> None:

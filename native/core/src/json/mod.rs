@@ -9,7 +9,7 @@ mod writer;
 use std::borrow::Cow;
 
 pub use parser::{LIMIT, parse, parse_within};
-pub use split::{List, elements, list, members};
+pub use split::{List, list, members};
 pub use writer::{indent, write_compact, write_text};
 
 #[derive(Debug, Clone, PartialEq)]

@@ -28,15 +28,15 @@ pub fn parse_within(source: &str, limit: usize) -> Result<Node<'_>> {
     Ok(node)
 }
 
-pub(super) struct Parser<'a> {
-    pub(super) source: &'a str,
-    pub(super) bytes: &'a [u8],
-    pub(super) at: usize,
+struct Parser<'a> {
+    source: &'a str,
+    bytes: &'a [u8],
+    at: usize,
     limit: usize,
 }
 
 impl<'a> Parser<'a> {
-    pub(super) fn new(source: &'a str, limit: usize) -> Self {
+    fn new(source: &'a str, limit: usize) -> Self {
         Parser {
             source,
             bytes: source.as_bytes(),
@@ -45,7 +45,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    pub(super) fn wrong(&self, what: &str) -> Error {
+    fn wrong(&self, what: &str) -> Error {
         if self.at >= self.bytes.len() {
             Error::new(
                 Kind::Truncated,
@@ -56,11 +56,11 @@ impl<'a> Parser<'a> {
         }
     }
 
-    pub(super) fn peek(&self) -> Option<u8> {
+    fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
-    pub(super) fn skip(&mut self) {
+    fn skip(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
         }
@@ -146,7 +146,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A member's name, up to where its value begins.
-    pub(super) fn key(&mut self) -> Result<Cow<'a, str>> {
+    fn key(&mut self) -> Result<Cow<'a, str>> {
         self.skip();
         if self.peek() != Some(b'"') {
             return Err(self.wrong("a key was expected"));
@@ -162,7 +162,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Goes past one value, which begins here at `depth`. However deep it is nested, nothing recurses.
-    pub(super) fn pass(&mut self, depth: usize) -> Result<()> {
+    fn pass(&mut self, depth: usize) -> Result<()> {
         let mut open: Vec<u8> = Vec::new(); // how each list and object around will close
         loop {
             if let Some(opening @ (b'{' | b'[')) = self.peek() {
@@ -242,7 +242,7 @@ impl<'a> Parser<'a> {
         Ok(Value::Number(&self.source[start..self.at]))
     }
 
-    pub(super) fn string(&mut self) -> Result<Cow<'a, str>> {
+    fn string(&mut self) -> Result<Cow<'a, str>> {
         self.at += 1;
         let mut start = self.at;
         let mut owned: Option<String> = None;

@@ -1,10 +1,16 @@
-//! An object or a list cut into its values, none of which is read.
+//! An object or a list cut into its values, none of which is read: by `serde_json`, whose `RawValue` is a value's text.
 //!
 //! However deep a value is nested and whatever its strings hold, it costs nobody but who reads it.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
-use super::parser::Parser;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
 use crate::error::{Error, Kind, Result};
 
 /// Names and where their values stand, in their order.
@@ -21,53 +27,14 @@ pub struct List {
 
 /// The members of the object that `source` holds.
 pub fn members(source: &str) -> Result<Members> {
-    let mut parser = Parser::new(source, usize::MAX);
-    let mut found = Members::new();
-    parser.skip();
-    expect(&mut parser, b'{', "an object was expected")?;
-    parser.skip();
-    if parser.peek() == Some(b'}') {
-        parser.at += 1;
-    } else {
-        loop {
-            let key = parser.key()?.into_owned();
-            let start = parser.at;
-            parser.pass(0)?;
-            found.push((key, start..parser.at));
-            if !goes_on(&mut parser, b'}')? {
-                break;
-            }
-        }
-    }
-    end(parser)?;
-    Ok(found)
+    let Pairs(found) = read(source)?;
+    Ok(found
+        .into_iter()
+        .map(|(Name(name), value)| (name.into_owned(), range(source, value.get())))
+        .collect())
 }
 
-/// Where the elements of the list that `source` holds stand.
-pub fn elements(source: &str) -> Result<Vec<Range<usize>>> {
-    let mut parser = Parser::new(source, usize::MAX);
-    let mut found = Vec::new();
-    parser.skip();
-    expect(&mut parser, b'[', "a list was expected")?;
-    parser.skip();
-    if parser.peek() == Some(b']') {
-        parser.at += 1;
-    } else {
-        loop {
-            parser.skip();
-            let start = parser.at;
-            parser.pass(0)?;
-            found.push(start..parser.at);
-            if !goes_on(&mut parser, b']')? {
-                break;
-            }
-        }
-    }
-    end(parser)?;
-    Ok(found)
-}
-
-/// A list object. Items that are null are none; of a doubled name the last one counts.
+/// A list object. An `items` of null is an empty list; of a doubled name the last one counts.
 pub fn list(source: &str) -> Result<List> {
     let mut members = members(source)?;
     let items = members
@@ -75,55 +42,93 @@ pub fn list(source: &str) -> Result<List> {
         .rposition(|(name, _)| name == "items")
         .map(|index| members[index].1.clone());
     members.retain(|(name, _)| name != "items");
-    let items = match items {
-        None => None,
-        Some(range) if &source[range.clone()] == "null" => Some(Vec::new()),
-        Some(range) => {
-            let moved =
-                |element: Range<usize>| range.start + element.start..range.start + element.end;
-            let elements = elements(&source[range.clone()])?;
-            Some(elements.into_iter().map(moved).collect())
-        }
+    let Some(items) = items else {
+        return Ok(List {
+            members,
+            items: None,
+        });
     };
-    Ok(List { members, items })
+    let found: Option<Vec<&RawValue>> = read(&source[items])?;
+    let items = found.unwrap_or_default();
+    let items = items.iter().map(|item| range(source, item.get())).collect();
+    Ok(List {
+        members,
+        items: Some(items),
+    })
 }
 
-fn expect(parser: &mut Parser<'_>, mark: u8, otherwise: &str) -> Result<()> {
-    if parser.peek() != Some(mark) {
-        return Err(parser.wrong(otherwise));
-    }
-    parser.at += 1;
-    Ok(())
+fn read<'a, T: Deserialize<'a>>(source: &'a str) -> Result<T> {
+    serde_json::from_str(source).map_err(|error| {
+        let kind = match error.classify() {
+            Category::Eof => Kind::Truncated,
+            _ => Kind::Syntax,
+        };
+        Error::new(kind, error.to_string())
+    })
 }
 
-/// Whether another value follows, else past the end.
-fn goes_on(parser: &mut Parser<'_>, closing: u8) -> Result<bool> {
-    parser.skip();
-    match parser.peek() {
-        Some(b',') => {
-            parser.at += 1;
-            Ok(true)
+/// Where `part`, a passage of `source`, stands in it.
+fn range(source: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr() as usize - source.as_ptr() as usize;
+    start..start + part.len()
+}
+
+/// An object's members, duplicates included.
+struct Pairs<'a>(Vec<(Name<'a>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> std::result::Result<Self, D::Error> {
+        struct Taker;
+
+        impl<'de> Visitor<'de> for Taker {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Self::Value, A::Error> {
+                let mut found = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    found.push(pair);
+                }
+                Ok(Pairs(found))
+            }
         }
-        Some(byte) if byte == closing => {
-            parser.at += 1;
-            Ok(false)
-        }
-        _ => Err(parser.wrong("',' or the end was expected")),
+
+        source.deserialize_map(Taker)
     }
 }
 
-fn end(mut parser: Parser<'_>) -> Result<()> {
-    parser.skip();
-    if parser.at < parser.bytes.len() {
-        return Err(Error::new(
-            Kind::Syntax,
-            format!(
-                "at byte {}: the text goes on after the value's end",
-                parser.at
-            ),
-        ));
+/// A member's name. U+FFFD stands for the bytes of half a surrogate pair in it, which is no text.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> std::result::Result<Self, D::Error> {
+        struct Taker;
+
+        impl<'de> Visitor<'de> for Taker {
+            type Value = Name<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a name")
+            }
+
+            fn visit_borrowed_bytes<E>(self, name: &'de [u8]) -> std::result::Result<Name<'de>, E> {
+                Ok(Name(String::from_utf8_lossy(name)))
+            }
+
+            fn visit_bytes<E>(self, name: &[u8]) -> std::result::Result<Name<'de>, E> {
+                Ok(Name(String::from_utf8_lossy(name).into_owned().into()))
+            }
+        }
+
+        // As bytes: as a text, serde_json refuses half a surrogate pair.
+        source.deserialize_bytes(Taker)
     }
-    Ok(())
 }
 
 #[cfg(test)]
