@@ -30,7 +30,7 @@ pub struct Config {
     pub parameters: String,
 }
 
-/// What a claim was given, and with which configs.
+/// The allocation of a claim: results and configs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allocation {
     pub results: Vec<Given>,
@@ -47,7 +47,7 @@ pub struct Claim {
     pub status: String,
 }
 
-/// How deep a claim may be nested: what it is kept in, the checkpoint, is read down to LIMIT and lies some levels deeper.
+/// The maximum nesting of a claim. It is stored some levels deep in the checkpoint, which is read down to LIMIT.
 const DEPTH: usize = LIMIT - 100;
 
 fn malformed(text: impl Into<String>) -> Error {
@@ -109,7 +109,7 @@ pub fn decode(body: &[u8]) -> Result<Claim> {
     })
 }
 
-/// Namespace, name and UID of a claim whose rest `decode` may refuse; nothing unless all three are there.
+/// Namespace, name and UID of a claim that `decode` may refuse; None unless all three are present.
 pub fn identify(body: &[u8]) -> Option<(String, String, String)> {
     let text = text(body);
     let metadata = members(&text)
@@ -138,8 +138,8 @@ pub fn decode_status(status: &[u8]) -> Result<Allocation> {
 
 /// Whether two statuses give the same devices with the same configs.
 ///
-/// Fields that an older writer of checkpoints did not know (timestamps, tolerations) and who uses the claim do not count:
-/// a claim must not be prepared anew because the program was upgraded.
+/// Consumers of the claim and fields that older writers of checkpoints did not store (timestamps, tolerations) are ignored,
+/// so that an upgrade never makes a prepared claim look allocated anew.
 pub fn is_same_allocation(one: &[u8], other: &[u8]) -> Result<bool> {
     if one == other {
         return Ok(true);
