@@ -1,4 +1,4 @@
-"""Every figure that is promised, as one table: `make bench`, or `python -m benchmarks --help`."""
+"""All promised figures as one table: `make bench`, or `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 async def run(chosen: argparse.Namespace, wanted: set[str]) -> list[Row]:
-    """Everything that takes plugins and an API server."""
+    """All benchmarks that need plugins and an API server."""
     programs = [plugin.ours()]
     if chosen.other:
         programs.append(plugin.other(chosen.other_name, chosen.other))
@@ -80,7 +80,7 @@ async def run(chosen: argparse.Namespace, wanted: set[str]) -> list[Row]:
 
 
 async def _serving(programs: list[plugin.Program], server: api.Api, folder: Path, *, is_quick: bool) -> list[Row]:
-    """In several sittings: where on the disk a folder happens to lie decides what a file costs there."""
+    """Repeated in fresh folders, because a folder's position on the disk affects the cost of files in it."""
     folder.mkdir()
     taken: dict[str, serving.Rounds] = {}
     sittings, rounds, cycles, bursts = (2, 2, 40, 3) if is_quick else (5, 3, 80, 6)

@@ -1,4 +1,4 @@
-"""What it costs to announce eight H200 that are partitioned on demand: 208 devices, from NVML to the bytes for the API.
+"""The cost of announcing eight H200 that are partitioned on demand: 208 devices, from NVML to the bytes for the API.
 
 `python -m benchmarks.announce` prints the rows alone.
 """

@@ -33,7 +33,7 @@ NAMESPACE = "default"
 
 
 class Api:
-    """An API server as the run itself uses it: nodes, slices, claims as a scheduler leaves them behind."""
+    """The run's own API client: creates nodes, slices, and claims allocated as by a scheduler."""
 
     def __init__(self, kubeconfig: Path, kube: HttpKube) -> None:
         self.kubeconfig = kubeconfig
@@ -66,7 +66,7 @@ class Api:
         raise TimeoutError
 
     async def forget(self, pool: str) -> None:
-        """Take the pool's slices away."""
+        """Delete the pool's slices."""
         for item in (await self.kube.list(SLICES, field_selector=f"spec.nodeName={pool}")).items:
             with contextlib.suppress(ApiError):
                 await self.kube.delete(SLICES, orjson.loads(item)["metadata"]["name"])

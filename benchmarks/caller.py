@@ -1,4 +1,4 @@
-"""Asks DRA plugins as kubelet does: by a program made of kubelet's own gRPC library, built from the folder beside."""
+"""Calls DRA plugins as kubelet does: with a Go program around kubelet's gRPC library, built from `kubelet/`."""
 
 from __future__ import annotations
 

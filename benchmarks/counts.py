@@ -1,4 +1,4 @@
-"""How many API calls and NVML calls a prepare and an unprepare make. Counted by the stand-ins, so on the stand-ins."""
+"""The numbers of API calls and NVML calls of a prepare and an unprepare, counted by the stand-ins."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.drive --kubeconfig FILE --node NODE --socket PATH/TO/gpu.nvidia.com/dra.sock --pid 123
 
-Claims are made in the API server of the kubeconfig file, allocated to devices that the node's slices offer, prepared
-and taken back through the socket as kubelet does it, and deleted. Give the last three options twice to measure two
-plugins in turns, so that their ratio means something. Do not point it at a node whose devices are in use.
+The run creates claims in the API server of the kubeconfig file and allocates them devices of the node's slices. It
+prepares and unprepares them through the socket as kubelet does, then deletes them. Give the last three options twice
+to measure two plugins in turns, so that their ratio means something. Do not point it at a node whose devices are in
+use.
 """
 
 from __future__ import annotations

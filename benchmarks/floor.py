@@ -1,4 +1,4 @@
-"""The least a prepare can cost: one GET, the CDI file renamed into place, the checkpoint written durably; no gRPC.
+"""The lower bound of a prepare's cost: one GET, a CDI file renamed into place, a durable checkpoint write; no gRPC.
 
 A process of its own, as a plugin is one. `python -m benchmarks.floor KUBECONFIG FOLDER CDI_ROOT` reads lines of JSON,
 each a list of [namespace, name] pairs, and answers each line with the seconds that each took.

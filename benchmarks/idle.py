@@ -1,4 +1,4 @@
-"""What kubelet waits for after nobody asked for a while: connections close, caches cool down, memory is paged out.
+"""Kubelet's waiting time after idle periods, when connections close, caches cool down and memory is paged out.
 
 Several instances of each competitor rest side by side; after the rest each is asked once: one claim, or 8 at once, in
 turn. The client that asks has just asked somebody else, as kubelet would have.

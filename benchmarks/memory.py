@@ -1,4 +1,4 @@
-"""Resident memory of a fresh plugin after 400 claims prepared and taken back, and how much it grows by the 2,000th."""
+"""Resident memory of a fresh plugin after 400 prepared and unprepared claims, and its growth until the 2,000th."""
 
 from __future__ import annotations
 

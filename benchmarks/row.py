@@ -8,7 +8,7 @@ from math import nan
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be reached: at most `share` of what the other takes, or at most `most` in the row's unit."""
+    """The target: at most `share` of the other figure, or at most `most` in the row's unit."""
 
     share: float | None = None
     most: float | None = None
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times as much the other takes."""
+        """The ratio of the other figure to ours."""
         return self.other / self.ours if self.ours else nan
 
     @property

@@ -1,6 +1,6 @@
 """How long kubelet waits: claims prepared and taken back one at a time, at once, in one call; beside the floor.
 
-Competitors take turns, so that what the machine does meanwhile hits all alike. It can only make things slower, so a
+Competitors take turns, so that other load on the machine affects all of them. Load only slows things down, so a
 figure is the lowest of the rounds' medians (of their 99th percentiles).
 """
 

@@ -2,7 +2,7 @@
 # cython: autotestdict=False, auto_pickle=False, binding=True
 """NVML, bound by dlopen: ints and texts in, ints, texts and small tuples out.
 
-This module knows NVML's C interface and nothing else: it decides nothing, waits for nothing and starts no thread.
+This module only wraps NVML's C interface: it makes no decisions, does not wait and starts no thread.
 Every call into the library is made without the GIL; a function the library lacks is an error of the call, never of
 the import. functions.pxi lists the functions, gpu.pxi reads one GPU, mig.pxi its partitions, sweep.pxi a node; partition.pxi
 changes how one GPU is partitioned.
@@ -68,7 +68,7 @@ cdef extern from * nogil:
     void *_load_pointer "nvdra_load_pointer" (void **at)
     void _store_pointer "nvdra_store_pointer" (void **at, void *value)
 
-# What NVML answers, as far as anything here depends on it.
+# Return codes of NVML that the code depends on.
 SUCCESS = 0
 UNINITIALIZED = 1
 INVALID_ARGUMENT = 2
@@ -103,7 +103,7 @@ def calls() -> int:
 
 
 class NvmlError(Exception):
-    """NVML refused: which function, with which code, in NVML's words where it has some."""
+    """NVML returned an error: the function, the code, and NVML's text if it has one."""
 
     def __init__(self, code: int, function: str, text: str = "") -> None:
         super().__init__(f"{function}: {text or 'no text'} (NVML code {code})")
@@ -113,7 +113,7 @@ class NvmlError(Exception):
 
 
 class NvmlMissing(NvmlError):
-    """The loaded library has no such function: it is older than the call, or no NVML at all."""
+    """The loaded library lacks the function: it is too old, or not NVML."""
 
     def __init__(self, function: str) -> None:
         super().__init__(FUNCTION_NOT_FOUND, function, "the library has no such function")
@@ -156,7 +156,7 @@ cdef class Library:
         self._check(INIT, code)
 
     def shutdown(self) -> None:
-        """The session's end: the last one closes the device nodes."""
+        """End a session; the end of the last one closes the device nodes."""
         cdef int code = 0
         cdef void *address
         with nogil:
@@ -165,7 +165,7 @@ cdef class Library:
         self._check(SHUTDOWN, code)
 
     def unload(self) -> None:
-        """Takes the library out of this process: a real one keeps 15 MiB of memory as long as it is loaded.
+        """Unload the library: a loaded one keeps 15 MiB of memory.
 
         No thread may be in a call. Calls made afterwards raise UNINITIALIZED.
         """
@@ -181,7 +181,7 @@ cdef class Library:
             malloc_trim(0)
 
     def error_text(self, code: int) -> str:
-        """NVML's words for one of its codes."""
+        """NVML's text for a return code."""
         cdef int number = code
         cdef const char *text = NULL
         cdef void *address

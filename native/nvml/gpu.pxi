@@ -67,7 +67,7 @@ cdef int _number(void **table, int f, Place *place, void *device, long long *out
 
 
 cdef int _refuse(Gpu *gpu, int f, int code) noexcept nogil:
-    """Notes the refusal that leaves a GPU out; 0 if there is none."""
+    """Store the refusal that excludes a GPU; 0 if there is none."""
     if code != 0:
         gpu.refusing = f
         gpu.code = code
@@ -143,7 +143,7 @@ cdef int _read_gpu(void **table, unsigned int index, Gpu *gpu) noexcept nogil:
 
 
 cdef int _read_surroundings(void **table, Gpu *gpu) noexcept nogil:
-    """Modes and topology: a GPU is published without them too."""
+    """Modes and topology, which are optional for publication."""
     cdef Place *place = &gpu.place
     cdef unsigned int link
     cdef int code
@@ -170,7 +170,7 @@ cdef int _read_surroundings(void **table, Gpu *gpu) noexcept nogil:
         if gpu.code != 0:
             return _REFUSED
         if link == 0 and _is_absent(code):
-            break  # a GPU without NVLink says so of its first link: to ask of the others costs an ioctl each
+            break  # a GPU without NVLink refuses the first link; each further query would cost an ioctl
     return _READ
 
 
@@ -236,7 +236,7 @@ cdef int _out_of_memory(Gpu *gpu, int f) noexcept nogil:
 
 
 cdef Profiles *_profiles_of_model(Gpu *gpus, int count, int index) noexcept nogil:
-    """What another GPU of this model told; NULL if none did. A thread that is just reading them is not waited for."""
+    """The profiles that another GPU of this model returned; NULL if none did. Does not wait for a thread that reads them."""
     cdef Profiles *profiles
     cdef Gpu *gpu = &gpus[index]
     cdef Gpu *other

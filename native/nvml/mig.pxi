@@ -26,7 +26,7 @@ cdef struct GpuInstances:
 
 
 cdef inline bint _is_gone(int code) noexcept nogil:
-    """What NVML says of an instance that another program destroyed meanwhile."""
+    """Whether the code means that another program destroyed the instance meanwhile."""
     return code == _INVALID_ARGUMENT or code == _NOT_SUPPORTED or code == _NOT_FOUND
 
 
@@ -113,7 +113,7 @@ cdef int _read_each(void **table, Place *place, void **found, unsigned int count
 
 cdef int _read_compute(void **table, Place *place, void *handle, int slices, GpuInstance *out,
                        int *at) noexcept nogil:
-    """The compute instances, by id, until they have all the slices: nearly always that is the first one."""
+    """The compute instances, by id, until all slices are found: almost always the first id."""
     cdef ComputeInstance *instance
     cdef ComputeInstanceInfo about
     cdef unsigned int ci_id

@@ -1,10 +1,10 @@
-# MIG of one GPU, changed and asked about: a method is as few calls as it can be.
+# Reads and changes MIG of one GPU, with as few calls as possible.
 
 cdef class Mig:
     """One GPU as MIG sees it, by UUID; used by one thread at a time, and for one session.
 
     Its handle is looked up when it is first needed: that may take seconds while others look theirs up.
-    Every method raises NvmlError; what was made before the call that refused is there.
+    Every method raises NvmlError; effects before the refused call remain.
     """
 
     cdef Library _library
@@ -88,7 +88,7 @@ cdef class Mig:
         return current, pending
 
     def set_mode(self, on: bool) -> int:
-        """Asks for a MIG mode; the code of its activation, which may differ from 0 though the mode was accepted."""
+        """Set the MIG mode. Returns the code of the activation, which may be an error although the mode was accepted."""
         cdef unsigned int mode = on
         cdef unsigned int activation = 0
         cdef int code
@@ -218,7 +218,7 @@ cdef class Mig:
 
 
 cdef Mig _mig(Library library, int index, Gpu *gpu):
-    """A GPU that a sweep has read: nothing need be asked for it again."""
+    """A GPU that a sweep has read, with its handle."""
     cdef Mig made = Mig(library, _text(gpu.uuid))
     made._device = gpu.handle
     made.index = index

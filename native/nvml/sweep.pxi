@@ -1,9 +1,9 @@
 # A whole node in one sweep.
 
 cdef class Sweep:
-    """One reading of a whole node. `run` walks it in one go, without the GIL; the rest is for when that gets stuck.
+    """One scan of a whole node. `run` scans it in one go, without the GIL; the other methods handle hung calls.
 
-    A call that hangs holds only its thread: `place` tells where, `abandon` makes the thread leave as soon as the call
+    A hung call blocks only its thread: `place` says where it hangs, `abandon` ends the thread's work once the call
     returns, and other threads go on with `read_gpu` and `read_pairs`. Each GPU is read by one thread at a time.
     """
 
@@ -63,7 +63,7 @@ cdef class Sweep:
         self._library._check(self._refusing, self._code)
 
     def read_gpu(self, index: int) -> None:
-        """One GPU, if nobody has begun it."""
+        """Read one GPU, if no thread has begun it."""
         cdef int at = index
         if not 0 <= at < _load(&self._published):
             raise IndexError(f"no GPU {index} in this sweep")
@@ -71,13 +71,13 @@ cdef class Sweep:
             self._walk_gpu(at)
 
     def read_pairs(self) -> None:
-        """What holds between GPUs, of those that were read."""
+        """Read the topology between the GPUs that were read."""
         cdef int generation = _load(&self._generation)
         with nogil:
             self._walk_pairs(generation)
 
     def abandon(self) -> None:
-        """Makes the thread that is walking leave when the call it is in returns."""
+        """End the sweep of its thread when the current call returns."""
         _store(&self._generation, self._generation + 1)
 
     @property
@@ -99,11 +99,11 @@ cdef class Sweep:
         return _name(_load(&place.function)) if _load(&place.calls) else ""
 
     def unread(self) -> tuple[int, ...]:
-        """GPUs nobody has begun to read and that are to be read."""
+        """GPUs still to be read, which no thread has begun."""
         return self._in_state(_UNREAD)
 
     def unfinished(self) -> tuple[int, ...]:
-        """GPUs somebody has begun to read and not finished."""
+        """GPUs that a thread has begun to read and not finished."""
         return self._in_state(_READING)
 
     cdef tuple _in_state(self, int state):
@@ -144,7 +144,7 @@ cdef class Sweep:
         return version, self._cuda_driver_version, gpus, left_out, ancestors, p2p
 
     def known(self, index: int) -> tuple[int | None, str | None]:
-        """Minor and UUID of a GPU, as far as it told them."""
+        """Minor and UUID of a GPU; None for a value not read yet."""
         cdef int at = index
         if not 0 <= at < _load(&self._published):
             return None, None

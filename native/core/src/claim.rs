@@ -30,7 +30,7 @@ pub struct Config {
     pub parameters: String,
 }
 
-/// What a claim was given, and with which configs.
+/// The allocation of a claim: results and configs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allocation {
     pub results: Vec<Given>,
@@ -47,7 +47,7 @@ pub struct Claim {
     pub status: String,
 }
 
-/// How deep a claim may be nested: what it is kept in, the checkpoint, is read down to LIMIT and lies some levels deeper.
+/// The maximum nesting of a claim. It is stored some levels deep in the checkpoint, which is read down to LIMIT.
 const DEPTH: usize = LIMIT - 100;
 
 fn malformed(text: impl Into<String>) -> Error {
@@ -113,7 +113,7 @@ pub fn decode(body: &[u8]) -> Result<Claim> {
     })
 }
 
-/// Namespace, name and UID of a claim whose rest `decode` may refuse; nothing unless all three are there.
+/// Namespace, name and UID of a claim that `decode` may refuse; None unless all three are present.
 pub fn identify(body: &[u8]) -> Option<(String, String, String)> {
     let text = text(body);
     let metadata = members(&text)

@@ -1,8 +1,8 @@
-//! One error for every room, told apart by its kind.
+//! The error type of all modules, distinguished by kind.
 
 use std::fmt;
 
-/// What kind of input was wrong; the name is what Python sees as `CoreError.kind`.
+/// The kind of wrong input; Python gets its name as `CoreError.kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The bytes are not JSON.
@@ -33,7 +33,7 @@ impl Kind {
     }
 }
 
-/// A refusal: its kind, and a text for people.
+/// An error: its kind, and a text for users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     pub kind: Kind,

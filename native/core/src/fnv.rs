@@ -1,11 +1,11 @@
 //! The checkpoint's checksum: FNV-1a over the *decimal dump* of a text, as the Go driver's library takes it.
 //!
-//! The dump of `{}` is `([]uint8)[123 125]`. It is never built: each byte's digits go straight into the hash.
+//! The dump of `{}` is `([]uint8)[123 125]`. The code never builds it: each byte's digits go straight into the hash.
 
 const START: u32 = 0x811c_9dc5;
 const PRIME: u32 = 0x0100_0193;
 
-/// A space and the decimal digits of every byte, and how many characters that is.
+/// For every byte: a space and its decimal digits, and the number of these characters.
 static DUMP: [([u8; 4], u8); 256] = dump();
 
 const fn dump() -> [([u8; 4], u8); 256] {
@@ -36,7 +36,7 @@ const fn step(hash: u32, byte: u8) -> u32 {
     (hash ^ byte as u32).wrapping_mul(PRIME)
 }
 
-/// A checksum in the making: feed it the text in pieces.
+/// An incremental checksum: feed it the text in pieces.
 #[derive(Debug, Clone, Copy)]
 pub struct Checksum {
     hash: u32,
@@ -92,7 +92,7 @@ impl Checksum {
     }
 }
 
-/// The checksum of a text that comes in pieces.
+/// The checksum of a text given in pieces.
 #[must_use]
 pub fn checksum<T: AsRef<[u8]>>(pieces: &[T]) -> u32 {
     let mut checksum = Checksum::new();

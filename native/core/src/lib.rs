@@ -1,4 +1,4 @@
-//! The pure half of the native code: bytes in, bytes out. It knows no Python, no file and no clock.
+//! The pure part of the native code: bytes in, bytes out. No Python, no files, no clock.
 
 pub mod cdi;
 pub mod checkpoint;

@@ -1,8 +1,8 @@
-//! Which config a device gets: one rule, applied to every allocation result.
+//! Selects the config of each allocation result, by one rule.
 //!
-//! The list is walked from its end, so what stands later wins: put defaults first, then class configs, then claim
-//! configs. An entry that names the result's request must fit its device; an entry without requests applies where it
-//! fits. A main request's name covers its subrequests too, where the entry fits.
+//! The last matching entry wins, so the list starts with defaults, then class configs, then claim configs. An entry that
+//! names the result's request must fit its device. An entry without requests applies to every device that it fits. The
+//! name of a main request also covers its subrequests, if the entry fits.
 
 /// A device given to a request: the request's name ("req" or "req/sub"), the device's name and its type.
 #[derive(Debug, Clone, Copy)]

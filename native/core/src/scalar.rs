@@ -1,6 +1,6 @@
-//! YAML scalars: a string in the plainest form that every reader takes for that string.
+//! YAML scalars: a string in the plainest form that every reader parses as that string.
 //!
-//! Plain where YAML 1.1 and 1.2 agree that it is a string, else quoted.
+//! A scalar is plain if YAML 1.1 and 1.2 agree that it is a string, else quoted.
 
 use std::fmt::Write;
 
@@ -28,7 +28,7 @@ enum Style {
     Double,
 }
 
-/// Bytes that mean nothing to YAML wherever they stand behind a letter or a slash.
+/// Bytes without meaning in YAML after a letter or a slash.
 static HARMLESS: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -66,7 +66,7 @@ fn style(text: &str) -> Style {
     }
 }
 
-/// Whether some reader takes the plain word for a null, a boolean, a number, a merge key or a default key.
+/// Whether some reader parses the plain word as a null, a boolean, a number, a merge key or a default key.
 fn is_word(text: &str) -> bool {
     const WORDS: [&str; 15] = [
         "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n", "<<", "=", "inf", "nan",
@@ -75,13 +75,13 @@ fn is_word(text: &str) -> bool {
     text.len() <= 8 && WORDS.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
-/// Characters that may stand unescaped on one line. Line breaks of any kind may not, nor the byte order mark.
+/// Characters allowed unescaped on one line; line breaks of any kind and the byte order mark are not.
 fn is_printable(character: char) -> bool {
     matches!(character, ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}'
         | '\u{ff00}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
 }
 
-/// Whether a printable text means itself without quotes: no indicator in front, no `: `, no ` #`, no space at an end.
+/// Whether a printable text needs no quotes: no leading indicator, no `: `, no ` #`, no space at either end.
 fn is_plain(text: &str) -> bool {
     let bytes = text.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
@@ -104,7 +104,7 @@ fn is_plain(text: &str) -> bool {
     !bytes.windows(2).any(|pair| pair == b": " || pair == b" #")
 }
 
-/// Whether some reader takes the plain text for something else than a string.
+/// Whether some reader parses the plain text as something else than a string.
 fn is_other_type(text: &str) -> bool {
     if text.is_empty() || is_word(text) {
         return true;
@@ -117,7 +117,7 @@ fn is_other_type(text: &str) -> bool {
         || is_date(text)
 }
 
-/// Integers of any base, floats and numbers to base 60, all with underscores; rather too much than too little.
+/// Integers of any base, floats and numbers to base 60, all with underscores. Errs towards quoting.
 fn is_number(text: &str) -> bool {
     let text = text.replace('_', "");
     for (prefix, radix) in [("0x", 16), ("0o", 8), ("0b", 2)] {
@@ -135,7 +135,7 @@ fn is_number(text: &str) -> bool {
     is_digits(fraction) && whole.split(':').all(is_digits)
 }
 
-/// Dates and times: four digits, a dash, and nothing but what times are made of.
+/// Dates and times: four digits, a dash, and only characters of dates and times.
 fn is_date(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() >= 8

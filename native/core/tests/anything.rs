@@ -1,4 +1,4 @@
-//! No input makes the core panic: bytes are read or refused, and what is read can be written and read again.
+//! No input makes the core panic: it decodes or refuses bytes, and decoded values can be encoded and decoded again.
 
 use std::fs;
 use std::path::PathBuf;

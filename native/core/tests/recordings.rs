@@ -1,4 +1,4 @@
-//! The checkpoint codec against what real builds of the Go driver, and its own code, wrote.
+//! Tests the checkpoint codec with files that real builds of the Go driver, and its own code, wrote.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! NVML's structs and numbers as they lie in memory, and the two ways a result leaves: a value, a text.
+//! NVML's structs and constants in C layout, and the two kinds of results: values and texts.
 
 use std::ffi::{CStr, c_char};
 

@@ -1,4 +1,4 @@
-//! How often each function was called, in a file that can be read from outside while the program runs.
+//! Call counts of each function, in a file that other processes can read while the program runs.
 //!
 //! The file is mapped and shared, so counts of several processes add up. Its first 64 bytes are a title; then one
 //! record of 64 bytes a function: 56 bytes name, padded with zeros, and the count as a little-endian u64.

@@ -1,4 +1,4 @@
-//! Capability nodes and files: what lets a container use an instance, and lets it see one.
+//! Capability nodes and files: they let a container see and use an instance.
 //!
 //! Minors are a fixed function of the GPU's place among the portrait's minors and the instance's ids: 15 GPU instances
 //! of 8 compute instances on each GPU, as `/proc/driver/nvidia-caps/mig-minors` counts them (documented).

@@ -1,7 +1,7 @@
-//! Events: written to a file from outside, waited for here.
+//! Events: other processes append them to a file; sessions wait for them.
 //!
 //! `var/lib/nvdra-mock/events` grows by one record of 32 bytes an event: minor, zero (u32), kind, data (u64), GPU
-//! instance, compute instance (u32), all little-endian. A set hears what is written after it registered for it.
+//! instance, compute instance (u32), all little-endian. A set receives events written after its registration.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

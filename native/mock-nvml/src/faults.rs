@@ -1,8 +1,8 @@
-//! Faults on demand: which calls fail, wait or hang, as a JSON file says that may change while a program runs.
+//! Faults on demand: a JSON file says which calls fail, wait or hang. It may change while a program runs.
 //!
 //! The file is `$NVDRA_MOCK_FAULTS` if that is set, else `etc/nvdra-mock-faults.json` in the driver root. It is looked
 //! at again when 5 ms have passed since the last look, and read again when it is another file or was changed: a call
-//! that starts 10 ms after a change knows it. How often a rule has struck is counted in each process, from the reading.
+//! that starts 10 ms after a change knows it. Each process counts how often a rule applied since it read the file.
 //!
 //! Commands of the `nvidia-smi` stand-in have faults like functions. A process carries out one command and ends: there
 //! strikes are counted over all processes, in a file beside the state, for as long as the fault file stays the same.

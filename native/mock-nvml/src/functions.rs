@@ -1,5 +1,5 @@
-//! Every function the library exports: the first list is answered in `exports`, the second declines with
-//! `NOT_SUPPORTED`, so that tools which look further than this mock reaches see a driver that says no.
+//! Every exported function. `exports` implements the first list. The second list returns `NOT_SUPPORTED`, so that tools
+//! which call more functions see a driver without support for them.
 
 macro_rules! functions {
     (answered { $($answered:ident)* } declined { $($declined:ident)* }) => {

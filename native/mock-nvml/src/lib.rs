@@ -1,9 +1,9 @@
 //! `libnvidia-ml.so.1` without hardware.
 //!
-//! What a node has is data (`portrait`); where it is seen from decides how much of it is visible (`location`); what goes
-//! wrong is data too (`faults`). Partitions and settings of GPUs are the one thing that changes: the rules are pure
-//! (`partition`, `settings`), what they come to is kept in the root (`node_state`, `capabilities`). A session holds no more than that,
-//! and the exported functions (`exports`) only translate it into NVML's C interface.
+//! A portrait describes the node (`portrait`). The library's location decides which GPUs are visible (`location`). A file
+//! describes faults (`faults`). Only partitions and settings of GPUs change: their rules are pure (`partition`, `settings`),
+//! and their state is stored in the root (`node_state`, `capabilities`). A session holds nothing else, and the exported
+//! functions (`exports`) only translate it into NVML's C interface.
 
 #[allow(dead_code)]
 mod abi;

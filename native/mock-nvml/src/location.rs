@@ -1,4 +1,4 @@
-//! Where the library or the nvidia-smi stand-in lies, and what can be seen from there.
+//! The location of the library or of the nvidia-smi stand-in, and the GPUs visible from there.
 //!
 //! No environment and no configuration: the driver root is the folder above the library's own, and a GPU is visible
 //! exactly if `dev/nvidia<minor>` exists in that root.
@@ -38,7 +38,7 @@ pub struct LibraryLocation {
 }
 
 impl LibraryLocation {
-    /// The place of a library file (links already followed).
+    /// The location of a library file (links already followed).
     pub fn of_library(file: &Path) -> LibraryLocation {
         let folder = file.parent().unwrap_or(Path::new("/")).to_path_buf();
         let name = file.file_name().and_then(OsStr::to_str).unwrap_or("");
@@ -53,7 +53,7 @@ impl LibraryLocation {
         }
     }
 
-    /// The place a program belongs to: its root, and the first library folder there that holds the mock.
+    /// The location that a program belongs to: its root, and the first library folder there with the mock.
     pub fn of_program(file: &Path) -> Option<LibraryLocation> {
         let root = above(file.parent()?, PROGRAM_FOLDERS);
         LIBRARY_FOLDERS

@@ -1,11 +1,11 @@
-//! How the GPUs of a root are partitioned and set: files that all programs share and that outlive them.
+//! Partitions and settings of a root's GPUs, in files that all programs share and that outlive them.
 //!
 //! `var/lib/nvdra-mock/state.json` and `settings.json`, replaced at once and only under the lock of the file beside them; the lock is held
 //! for reading, changing and writing, never while a simulated call takes its time. A root without that folder is a
-//! container: it keeps no state, changes nothing, and what its capability nodes say is all there is.
+//! container: it has no state and allows no change, and its capability nodes alone say which instances exist.
 //!
-//! A kill at any point leaves a root in order: nodes are made before the state names them and removed after it no
-//! longer does, and a node the state does not name shows nothing; the next change takes it away.
+//! A kill at any point leaves a consistent root: nodes are created before the state names them and removed afterwards. A
+//! node that the state does not name has no effect; the next change removes it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! How PCI bus ids, processor lists and derived UUIDs are written.
+//! Notation of PCI bus ids, processor lists and derived UUIDs.
 
 /// Domain, bus, device, function of a PCI bus id, however many digits its domain has.
 pub fn address(bus_id: &str) -> Option<(u32, u8, u8, u8)> {

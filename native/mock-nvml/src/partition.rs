@@ -1,4 +1,4 @@
-//! The rules of partitioning, on plain values: no file, no clock, no handle.
+//! The rules of partitioning on plain values, without files, clock or handles.
 //!
 //! Each rule says where it comes from: measured (seen on hardware), documented (nvml.h, NVIDIA's MIG user guide), or
 //! assumed (plausible, and nothing more). README.md has them in one table.

@@ -1,4 +1,4 @@
-//! A node as data: what a portrait file says, every value with where it comes from.
+//! A node as data: the content of a portrait file, every value with its source.
 //!
 //! A value is written `[value, "measured" | "documented" | "assumed"]`, with a third element where there is more to say.
 //! Portraits are laid beside the library whole: models that the sources keep in files of their own are already inside.

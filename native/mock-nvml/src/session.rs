@@ -1,8 +1,8 @@
-//! What lives between the first init and the last shutdown.
+//! The state between the first init and the last shutdown.
 //!
 //! Visibility is decided at the first init and kept until the last shutdown, as a driver does. While a session is open
-//! it holds `dev/nvidiactl`, and the node of each GPU whose handle was given out, open: who looks for open device
-//! files finds them here as on hardware.
+//! it keeps `dev/nvidiactl` open, and the node of each GPU whose handle was returned: tools that search for open device
+//! files find them as on hardware.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{File, OpenOptions};

@@ -1,4 +1,4 @@
-//! What an administrator sets on a GPU besides its partitions: compute mode and time slice.
+//! Settings of a GPU besides its partitions: compute mode and time slice.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! How two GPUs of a portrait are joined, worked out from where they hang.
+//! The connection between two GPUs of a portrait, derived from their PCI positions.
 
 use crate::notation::{address, cpus};
 use crate::portrait::{Gpu, NumaNode, NvLink, Portrait};

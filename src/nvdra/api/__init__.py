@@ -1,4 +1,4 @@
-"""Words that others own: claims, results, opaque configs, feature gates."""
+"""Wire types of Kubernetes and the driver's API: claims, results, opaque configs, feature gates, quantities."""
 
 from nvdra.api.claim import (
     Claim,

@@ -1,4 +1,4 @@
-"""What a request with `adminAccess: true` may ask for: it looks at devices that others use, and changes nothing."""
+"""Rules for requests with `adminAccess: true`: they give access to devices in use and never change them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def takes_no_config(request: str, kind: str) -> str:
 
 
 def config_refusal(requests: Iterable[str], admin_requests: Collection[str], kind: str) -> str | None:
-    """Why a config of this driver for these requests cannot be honoured; None if it can.
+    """Why a config of this driver cannot apply to these requests; None if it can.
 
-    requests         that the config names; a config that names none is meant for the claim's other requests
+    requests         named by the config; a config without requests applies to the claim's other requests
     admin_requests   names of the claim's requests with `adminAccess: true`
     kind             of the config
     """

@@ -1,6 +1,6 @@
-"""A ResourceClaim as this node reads it: who it is, what it was given, with which configs.
+"""A ResourceClaim as this node reads it: identity, allocation results, configs.
 
-Values only; the claim's own JSON stays beside them, because the checkpoint on disk carries its status verbatim.
+The claim's own JSON is kept beside the values, because the checkpoint stores its status verbatim.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nvdra._core import decode_status as _decode_status
 
 @dataclass(frozen=True, slots=True)
 class ClaimRef:
-    """What kubelet says of a claim: enough to find it, not to trust it."""
+    """A claim as kubelet names it: enough to find it, but not verified."""
 
     namespace: str
     name: str
@@ -25,7 +25,7 @@ class ClaimRef:
         return f"{self.namespace}/{self.name}:{self.uid}"
 
     def has_name_of(self, other: ClaimRef | None) -> bool:
-        """Whether both are the claim of one name, of whatever UID."""
+        """Whether both have the same namespace and name, with any UID."""
         return other is not None and (self.namespace, self.name) == (other.namespace, other.name)
 
 
@@ -68,7 +68,7 @@ class Claim:
 
 
 class ClaimError(ValueError):
-    """A claim that cannot be read.
+    """The claim cannot be decoded.
 
     kind   "unallocated": no device was given to it yet; "malformed": the API server sent something else than a claim
     ref    which claim it is, where the body says so all the same

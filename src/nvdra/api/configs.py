@@ -1,6 +1,6 @@
 """Opaque configs: the kinds users write into claims and classes, decoded strictly, defaulted and validated.
 
-Pure values; the error texts are what users see in pod events and are contract.
+The error texts appear in pod events and are part of the contract.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _POLICIES = (LEGACY_ONLY, PREFER_IOMMU_FD)
 
 
 class ConfigError(ValueError):
-    """Parameters that cannot be taken; the text is the contract's."""
+    """The parameters are invalid. The text is part of the contract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ _NO_CONFIGS = frozenset(("ComputeDomain", "ComputeDomainClique"))
 
 @lru_cache(maxsize=256)
 def decode(parameters: bytes) -> Config:
-    """The config that opaque parameters stand for, decoded strictly: JSON, exact keys, nothing unknown, nothing twice.
+    """The config in opaque parameters, decoded strictly: JSON, exact keys, no unknown and no duplicate fields.
 
     Raises ConfigError.
     """
@@ -220,7 +220,7 @@ def normalize(config: Config, gates: Gates) -> Config:
 
 
 def validate(config: Config, gates: Gates) -> None:
-    """Refuse values that mean nothing, or that need a gate which is off. Raises ConfigError."""
+    """Refuse invalid values, and values whose gate is off. Raises ConfigError."""
     match config:
         case GpuConfig(sharing=sharing) | MigDeviceConfig(sharing=sharing):
             if sharing is not None:

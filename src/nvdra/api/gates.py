@@ -1,6 +1,6 @@
-"""Feature gates: what each is called, what it is by default, and which may not stand together.
+"""Feature gates: names, defaults, and forbidden combinations.
 
-Pure values: a program parses its setting once and hands the frozen `Gates` on. Nothing here is global.
+A program parses its setting once and passes the frozen `Gates` on. No gate is global.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _CROSS_CHECKS: tuple[tuple[str, Literal["requires", "excludes"], str], ...] = (
     (DEVICE_METADATA, _REQUIRES, PASSTHROUGH_SUPPORT),
 )
 
-# Gates that change a program's behaviour and that this release of the program does not carry out.
+# Gates that would change a program's behaviour but are not built in this release.
 _UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "gpu-kubelet-plugin": (
@@ -98,7 +98,7 @@ _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 
 class GateError(ValueError):
-    """A gate setting that cannot be taken; the text says which gate and why."""
+    """A gate setting is invalid. The text names the gate and the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def parse(setting: str) -> Gates:
 
 
 def cross_check(gates: Gates) -> None:
-    """Refuse gates that cannot stand together: GateError with the first conflict, in the contract's order."""
+    """Refuse forbidden combinations of gates. Raises GateError for the first conflict, in the contract's order."""
     for name, relation, other in _CROSS_CHECKS:
         if not gates.enabled(name):
             continue
@@ -169,7 +169,7 @@ def cross_check(gates: Gates) -> None:
 
 
 def refuse_unbuilt(gates: Gates, program: str) -> None:
-    """Refuse gates that are on, change `program` and are not carried out by this release: GateError names them all.
+    """Refuse gates for `program` that are on and not built in this release. GateError names them all.
 
     Gates of other programs are ignored: one setting serves the whole chart.
     """

@@ -39,7 +39,7 @@ def binary(amount: int) -> Quantity:
 
 @lru_cache(maxsize=256)
 def parse(text: str) -> Quantity:
-    """The quantity a text stands for. ValueError with the Go library's text if it stands for none.
+    """The quantity in a text. Raises ValueError with the Go library's text.
 
     Finer than a billionth is rounded away from zero; a binary amount beyond 2**63-1 is capped. Beyond 10**29 the text
     is refused.

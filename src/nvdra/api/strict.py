@@ -1,4 +1,4 @@
-"""Strict decoding of JSON by a table of fields: exact keys, nothing unknown, nothing twice.
+"""Strict JSON decoding by a table of fields: exact keys, no unknown and no duplicate fields.
 
 Unknown and duplicate fields are collected in the order of the text and reported together, with dotted paths;
 a value of the wrong type is reported alone, at once. Both as the Go library does.
@@ -65,7 +65,7 @@ def top_text(value: object, key: str) -> str:
 
 
 def reader(shape: Shape) -> Reader:
-    """A shape made ready for `read`: what each field takes is looked up once, not for every config."""
+    """A shape compiled for `read`, so that field types are looked up only once."""
     if isinstance(shape, str):
         return _LEAVES[shape]
     if isinstance(shape, MapOf):

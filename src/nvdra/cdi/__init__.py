@@ -1,4 +1,4 @@
-"""Container edits and CDI documents. This room knows values and bytes, no file."""
+"""Container edits and CDI documents. Values and bytes, no files."""
 
 from nvdra.cdi.document import (
     claim_document,

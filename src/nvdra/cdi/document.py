@@ -1,6 +1,6 @@
-"""CDI documents as values: what a claim's file holds, brought into its final form. Nothing here looks at a file.
+"""CDI documents as values: builds the document of a claim. Reads no file.
 
-The order is: put together, simplify, move from the driver root as this program sees it to the host's, render.
+The order is: assemble, simplify, translate paths from this program's driver root to the host's, render.
 Source: Container Device Interface specification 1.1.0; NVIDIA Container Toolkit 1.19 for order and simplification.
 """
 
@@ -19,7 +19,7 @@ _Item = TypeVar("_Item", DeviceNode, Hook, Mount, str)
 
 
 def claim_document(kind: ClaimKind, claim_uid: str, devices: Sequence[tuple[str, Edits]], common: Edits) -> Document:
-    """The document of one claim, as its parts come. Results that share a device give one CDI device.
+    """The document of one claim, not simplified. Results that share a device give one CDI device.
 
     devices   (device as published, its edits)
     """
@@ -30,9 +30,9 @@ def claim_document(kind: ClaimKind, claim_uid: str, devices: Sequence[tuple[str,
 def simplify(document: Document) -> Document:
     """The same document without repetitions, in its final order.
 
-    What every device gets from the document is taken out of the device, unless that would leave it empty, which the
-    specification forbids. Device nodes and mounts go by depth of their path, then by path; devices by name;
-    environment and hooks keep their order.
+    Edits of the whole document are removed from each device, unless that would leave the device empty, which the
+    specification forbids. Device nodes and mounts are sorted by depth of their path, then by path; devices by name.
+    Environment and hooks keep their order.
     """
     common = distinct(document.edits)
     devices = [CdiDevice(device.name, without(distinct(device.edits), common)) for device in document.devices]
@@ -53,7 +53,7 @@ def distinct(edits: Edits) -> Edits:
 
 
 def without(edits: Edits, common: Edits) -> Edits:
-    """A device's edits without what the whole document changes anyway; unchanged if nothing would be left."""
+    """A device's edits without those of the whole document; unchanged if nothing would remain."""
     rest = Edits(
         env=_difference(edits.env, common.env),
         device_nodes=_difference(edits.device_nodes, common.device_nodes),
@@ -96,7 +96,7 @@ def transform_root(document: Document, container_root: str, host_root: str) -> D
 
     container_root   the driver root as this program sees it
     host_root        the same folder as the container runtime sees it
-    Every device node then says its host path. Not to be applied twice: a host root may lie below the container root.
+    Every device node then has its host path. Do not apply it twice: a host root may lie below the container root.
     """
     if container_root == host_root:
         return document
@@ -126,7 +126,7 @@ def move(edits: Edits, container_root: str, host_root: str) -> Edits:
 
 
 def _moved_hook(hook: Hook, to_host: Callable[[str], str]) -> Hook:
-    # What runs inside the container speaks of paths in the container.
+    # Hooks that run inside the container use paths of the container.
     if hook.name == "startContainer":
         return hook
     args = hook.args

@@ -1,4 +1,4 @@
-"""What CDI may change in a container, as values. Nothing here looks at a file.
+"""CDI container edits as values.
 
 Source: Container Device Interface specification 1.1.0, containerEdits.
 """
@@ -49,7 +49,7 @@ class Edits:
     additional_gids: tuple[int, ...] = ()
 
     def __add__(self, other: Edits) -> Edits:
-        """These edits, then the other's; order is kept, duplicates stay."""
+        """These edits followed by the other's; order and duplicates are kept."""
         return Edits(
             self.env + other.env,
             self.device_nodes + other.device_nodes,
@@ -61,7 +61,7 @@ class Edits:
 
 @dataclass(frozen=True, slots=True)
 class CdiDevice:
-    """One CDI device: its name inside the kind, and what it changes."""
+    """One CDI device: its name inside the kind, and its edits."""
 
     name: str
     edits: Edits

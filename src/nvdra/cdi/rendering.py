@@ -1,4 +1,4 @@
-"""CDI documents as files: rendered whole, or spliced from a common part that was rendered once; and read back."""
+"""Renders CDI documents, whole or spliced from a common part that is rendered once, and parses them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nvdra.cdi.validation import (
     validate,
 )
 
-# More devices than any node has; a bound, because edits of devices that are gone would stay for ever.
+# An upper limit above any node's devices: without one, edits of removed devices would stay for ever.
 _PARTS = 1024
 
 
 def render(document: Document, format: Literal["yaml", "json"] = "yaml") -> bytes:
-    """The file's content: YAML in block style, or compact JSON. Names the oldest version that does.
+    """The file's content: YAML in block style, or compact JSON. It names the oldest sufficient version.
 
     Raises InvalidDocument.
     """
@@ -36,7 +36,7 @@ def render(document: Document, format: Literal["yaml", "json"] = "yaml") -> byte
 
 
 def _not_text(error: BaseException) -> BaseException:
-    """What to raise for a value that the native half could not take: file names may hold bytes that are no text."""
+    """The error for a value that the native code refused: file names may hold bytes that are no text."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UnicodeEncodeError):
@@ -54,7 +54,7 @@ class _Part:
 
 
 class Common:
-    """What every claim's document says, in its final form and rendered once.
+    """The common part of every claim's document, simplified and rendered once.
 
     edits            common edits, with paths as this program sees them
     container_root   the driver root as this program sees it
@@ -97,7 +97,7 @@ class Common:
         return part
 
     def splice(self, kind: ClaimKind, devices: Sequence[tuple[str, Edits]]) -> bytes:
-        """The content of a file with these devices: what simplify, transform_root and render would give.
+        """The content of a file with these devices, equal to simplify, transform_root and render.
 
         devices   (CDI device name, its edits with paths as this program sees them)
         Raises InvalidDocument.
@@ -125,7 +125,7 @@ def render_claim(kind: ClaimKind, common: Common, devices: Sequence[tuple[str, E
 
 
 def parse(content: bytes) -> Document:
-    """The document in a CDI file, YAML or JSON, whoever wrote it; keys not known here are passed over.
+    """The document in a CDI file of any writer, YAML or JSON; unknown keys are ignored.
 
     Raises ValueError.
     """
@@ -136,7 +136,7 @@ def parse(content: bytes) -> Document:
 
 def _loaded(content: bytes) -> Any:
     """The file's lists and tables; numbers stay text."""
-    # Both are needed only when a checkpoint was lost, which is not worth every start's memory.
+    # Imported late to save memory: both are needed only after a checkpoint was lost.
     import json
 
     import yaml
@@ -145,8 +145,8 @@ def _loaded(content: bytes) -> Any:
         try:
             return json.loads(content, parse_int=str)
         except (ValueError, RecursionError):
-            pass  # YAML in flow style, perhaps
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # makes strings, lists and tables only
+            pass  # may be YAML in flow style
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # creates strings, lists and tables only
     try:
         return yaml.load(content, Loader=loader)
     except (yaml.YAMLError, RecursionError) as error:

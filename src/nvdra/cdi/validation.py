@@ -1,4 +1,4 @@
-"""What the specification demands of a document, so that a container runtime never sees one it must refuse.
+"""Checks documents against the CDI specification, so that container runtimes accept them.
 
 The texts are those of the CDI libraries, behind the prefix the Go driver gives them.
 """
@@ -24,7 +24,7 @@ class InvalidDocument(ValueError):
 
 
 def validate(document: Document) -> None:
-    """Raises InvalidDocument for the first thing the specification forbids."""
+    """Raises InvalidDocument for the first violation of the specification."""
     check_kind(document.kind)
     check_edits(document.edits, "invalid spec, ")
     check_names(device.name for device in document.devices)
@@ -45,7 +45,7 @@ def check_kind(kind: str) -> None:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Each device name by itself, and no name twice."""
+    """Checks each device name, and that no name occurs twice."""
     seen: set[str] = set()
     for name in names:
         if not name:
@@ -75,9 +75,9 @@ def check_device_edits(name: str, edits: Edits) -> None:
 
 
 def check_edits(edits: Edits, prefix: str) -> None:
-    """What runtimes check of edits, and what does not fit the numbers they keep.
+    """Checks edits as runtimes do, and that numbers fit the types of the runtimes.
 
-    prefix   whose edits they are, for the text
+    prefix   of the error text: names the owner of the edits
     """
     for setting in edits.env:
         if "=" not in setting:

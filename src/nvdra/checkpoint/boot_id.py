@@ -1,4 +1,4 @@
-"""The boot-id rule: what was prepared before a reboot is not prepared any more."""
+"""The boot id rule: claims prepared before a reboot count as unprepared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nvdra.checkpoint.content import Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """The checkpoint to go on with, and what became of the one on disk.
+    """The checkpoint to continue with, and the fate of the one on disk.
 
     what      "kept": written in this boot; "injected": it named none, this one was put in;
               "invalidated": written in another boot, so `checkpoint` is empty
@@ -34,7 +34,7 @@ class Booted:
 
 
 def boot(checkpoint: Checkpoint, boot_id: str) -> Booted:
-    """What a program that starts in boot `boot_id` makes of the checkpoint it finds."""
+    """Applies the boot id rule to the checkpoint found by a program that starts in boot `boot_id`."""
     if checkpoint.boot_id == boot_id:
         return Booted(checkpoint, "kept", checkpoint.boot_id, boot_id)
     if not checkpoint.boot_id:

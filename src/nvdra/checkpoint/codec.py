@@ -1,7 +1,7 @@
 """The checkpoint file as text: read from any release of the Go driver, written as its v0.4.1 writes it.
 
-Two additions to what v0.4.1 writes, which every release reads: completed entries keep the claim's name and namespace,
-and started ones that are being let go of the devices there still are to undo.
+Two additions to v0.4.1's format, readable by every release: completed entries keep the claim's name and namespace, and
+started entries of claims being unprepared keep the devices still to roll back.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Future(Unreadable):
 
 
 class Encoder:
-    """Writes checkpoints of one driver, and renders again only the entries that changed since its last write."""
+    """Encodes checkpoints of one driver; renders only the entries that changed since its last write."""
 
     __slots__ = ("_fragments", "_schema")
 
@@ -70,7 +70,7 @@ class Encoder:
     def encode(self, checkpoint: Checkpoint) -> bytes:
         """The file's content. An entry counts as unchanged if it is the same object as last time.
 
-        Raises ValueError for an entry that the schema has no place for.
+        Raises ValueError for an entry that the schema does not allow.
         """
         known = self._fragments
         fresh: dict[str, tuple[Entry, Fragment]] = {}
@@ -122,7 +122,7 @@ def decode(content: bytes, schema: Schema = GPU) -> Checkpoint:
     """The checkpoint in a checkpoint file of the schema's driver, of any release.
 
     A file with a second section is read from that one, else from the first, whose entries are all completed.
-    A checksum may match the file as it stands or as the releases would write what they read of it.
+    A checksum may match the file as it is, or as the Go releases would rewrite it.
     Raises Truncated, Corrupt or Future.
     """
     try:
@@ -201,7 +201,7 @@ def _refusal(content: bytes, error: CoreError, schema: Schema) -> Unreadable:
 
 
 def _diff(content: bytes, schema: Schema) -> str:
-    import difflib  # needed once in a bad day; its regular expressions are not worth a start's memory
+    import difflib  # imported late to save memory: rarely needed
 
     try:
         rewritten = indent_json(remarshal_checkpoint(content, schema.driver))

@@ -21,8 +21,8 @@ class Entry:
 
     state       PrepareAborted only where the driver's schema allows it
     status      `ResourceClaim.status` as JSON bytes in the checkpoint's own field order
-    prepared    groups of a completed claim; of a started one () while it is prepared, and what there still is to undo
-                while it is let go of
+    prepared    groups of a completed claim. Of a started one: () during prepare, and the groups still to roll back
+                during unprepare
     name, namespace   empty where the writer kept none (completed entries of the Go driver)
     aborted_at  when the claim was aborted, in whole seconds since 1970; None: the file does not say
     unknown     members of the entry that this release does not know, as JSON `"key":value,…`; written again
@@ -39,10 +39,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything the checkpoint holds.
+    """The whole checkpoint.
 
     entries    by claim UID
-    left_out   keys of the file outside its entries that were not understood: the next write drops them
+    left_out   unknown keys of the file outside its entries; the next write drops them
     """
 
     boot_id: str

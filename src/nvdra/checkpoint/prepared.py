@@ -1,4 +1,4 @@
-"""What is prepared for an allocation result: one class for each kind of device, and what every kind has in common."""
+"""Prepared devices: one class for each kind of device, and the fields that all kinds share."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ Info = GpuInfo | DomainInfo
 
 @dataclass(frozen=True, slots=True)
 class PreparedDevice:
-    """One allocation result: what was prepared for it, and what was answered to kubelet.
+    """One allocation result: its prepared device, and the answer that kubelet got.
 
     metadata   the device's attributes for the container, as JSON in the Go driver's field order; b"" for none
     """
@@ -112,7 +112,7 @@ class PreparedDevice:
 class PreparedGroup:
     """Devices of gpu.nvidia.com that share one config, and what was applied to them.
 
-    time_slice_applied   None: the file does not say
+    time_slice_applied   None if the file does not say
     verbatim   the group as JSON, where the file says more of it than the fields here do (keys of a later release):
                written again as it is, so a change of a field must clear it
     """

@@ -1,4 +1,4 @@
-"""What each driver's checkpoint may hold: one envelope, two schemas."""
+"""The schema of each driver's checkpoint, inside one common envelope."""
 
 from __future__ import annotations
 

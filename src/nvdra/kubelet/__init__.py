@@ -1,7 +1,7 @@
 """kubelet: DRA plugin, registration and health over gRPC.
 
-The program gives two callbacks, this room gives kubelet what it expects around them: sockets that appear when they
-answer, both versions of the service, an answer for every claim, an orderly leave.
+The program supplies two callbacks. This package adds everything else that kubelet expects: sockets that appear only
+when they answer, both versions of the service, an answer for every claim, an orderly shutdown.
 """
 
 from nvdra.kubelet.answers import AnswerDevice, Failed, Failure, PrepareAnswer, UnprepareAnswer

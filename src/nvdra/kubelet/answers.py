@@ -1,4 +1,4 @@
-"""What kubelet asks and is told, as values, and their form on the wire in both DRA versions."""
+"""Kubelet's requests and our responses as values, and their wire form in both DRA versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Version: TypeAlias = Literal["v1", "v1beta1"]
 class AnswerDevice(Protocol):
     """One prepared device, as the checkpoint keeps it (checkpoint.PreparedDevice).
 
-    requests   in full form ("req" or "req/sub"); kubelet is told the base names
+    requests   in full form ("req" or "req/sub"); kubelet gets the base names
     """
 
     @property
@@ -34,7 +34,7 @@ class AnswerDevice(Protocol):
 class Failed(Protocol):
     """Why one claim could not be served.
 
-    error   for people: kubelet shows it as an event and groups events by text, so it is stable
+    error   shown by kubelet as an event; kubelet groups events by text, so the text must be stable
     """
 
     @property

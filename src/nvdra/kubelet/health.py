@@ -1,4 +1,4 @@
-"""grpc.health.v1 over TCP: SERVING while a new client gets through both sockets, as kubelet would."""
+"""grpc.health.v1 over TCP: SERVING while a new client can call both sockets, as kubelet does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nvdra.kubelet.transport import NETWORK_OPTIONS, Client, RpcError, Server
 
 CHECK = "/grpc.health.v1.Health/Check"
 SERVICES = ("", "liveness")
-# The chart's probes wait 10 s; what takes longer than this is not healthy.
+# The chart's probes wait 10 s. A socket that answers later than this is unhealthy.
 TIMEOUT_S = 5.0
 
 
@@ -23,8 +23,8 @@ class HealthService:
     """The health check's server.
 
     port              more than 0: this one; 0: any free one. (Negative means off: do not start one then.)
-    is_standing_by    an instance that waits for another one's sockets is healthy without having its own
-    is_awaited        one that serves beside another is not until kubelet has registered it: the other is ended then
+    is_standing_by    healthy without sockets of its own: it waits for another instance's sockets
+    is_awaited        unhealthy until kubelet has registered it: a healthy pod causes the other instance's stop
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class HealthService:
         return pb.HealthCheckResponse(status=status).SerializeToString()
 
     async def _shared_failure(self) -> str:
-        """The answer of `failure`, asked once for all checks that wait for it: each asking opens connections."""
+        """The result of `failure`, shared by all waiting checks, because each evaluation opens connections."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self.failure(), name="health check")
-        # A client that leaves does not end it for the others.
+        # A client that disconnects does not cancel it for the others.
         return await asyncio.shield(self._asking)
 
     async def failure(self) -> str:
-        """What keeps kubelet from being served, "" if nothing does."""
+        """Why kubelet cannot be served; "" if it can."""
         registration = self._ask("registration", self._paths.registration, GET_INFO)
         dra = self._ask("DRA", self._paths.dra, method("v1beta1", "NodePrepareResources"))
         (info, wrong), (_, wrong_dra) = await asyncio.gather(registration, dra)

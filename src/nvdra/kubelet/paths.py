@@ -1,4 +1,4 @@
-"""Where an instance of a driver puts its sockets, under the names that Kubernetes' own library for plugins gives them.
+"""Socket paths of a driver's instance, named as Kubernetes' plugin library names them.
 
 One instance at a time has the fixed names. Where kubelet keeps two plugins of one driver side by side, every instance
 has names of its own, so that the pods of a rolling update can overlap.
@@ -17,14 +17,14 @@ from nvdra.kubelet.sockets import SocketPathError, sockets_in
 
 # sockaddr_un holds 108 bytes, the last of which is the terminating NUL.
 PATH_LIMIT = 107
-# A kubelet before 1.33 knows one endpoint a driver, and the later one takes the place of the earlier.
+# A kubelet before 1.33 keeps one endpoint per driver; a later registration replaces the earlier one.
 _SIDE_BY_SIDE_SINCE = (1, 33)
 _UID = re.compile(r"[0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class SocketPaths:
-    """Where one instance of a driver serves. `registration` is looked for by kubelet, `dra` is told to it."""
+    """Socket paths of one instance. Kubelet finds `registration` in its registry, and gets `dra` from GetInfo."""
 
     registration: str
     dra: str
@@ -39,8 +39,8 @@ def keeps_two(kubelet_version: str) -> bool:
 def socket_paths(driver: str, registrar_dir: str, plugins_dir: str, instance: str = "") -> SocketPaths:
     """Names of the instance with this pod UID, or without one the fixed names.
 
-    A registration name that is too long is shortened as the library does it. Where that does not help, the fixed
-    names are taken: an update without overlap is better than a node without its driver.
+    A registration name that is too long is shortened as the library does it. If that is still too long, the fixed
+    names are used: an update without overlap is better than a node without a driver.
     Raises SocketPathError if the kernel would refuse even those, or if `instance` is no UID.
     """
     registrar, plugin_dir = os.path.abspath(registrar_dir), os.path.join(os.path.abspath(plugins_dir), driver)
@@ -64,7 +64,7 @@ def socket_paths(driver: str, registrar_dir: str, plugins_dir: str, instance: st
 
 
 def _by_instance(driver: str, registrar: str, plugin_dir: str, instance: str) -> Iterator[SocketPaths]:
-    # The library has a third name, which does not say whose it is: what a killed instance left could not be swept.
+    # The library has a third name without an owner. It is not used: sockets of killed instances could not be removed.
     digest = hashlib.sha256(instance.encode()).digest()[:8]
     for name in (instance, base64.urlsafe_b64encode(digest).decode().rstrip("=")):
         registration = os.path.join(registrar, f"{driver}-{name}-reg.sock")
@@ -72,12 +72,12 @@ def _by_instance(driver: str, registrar: str, plugin_dir: str, instance: str) ->
 
 
 def registrations(driver: str, registrar_dir: str) -> list[str]:
-    """Registration sockets of the driver, whichever instance's, alive or not."""
+    """Registration sockets of all instances of the driver, alive or not."""
     return sockets_in(registrar_dir, f"{driver}-*reg.sock")
 
 
 def found_paths(driver: str, registrar_dir: str, plugins_dir: str) -> SocketPaths:
-    """Where an instance serves, seen from outside: the one that came last; the fixed names if there is none."""
+    """Socket paths of the newest instance, found on disk; the fixed names if there is none."""
     plugin_dir = os.path.join(plugins_dir, driver)
     pairs = [socket_paths(driver, registrar_dir, plugins_dir)]
     for path in sockets_in(plugin_dir, "dra-*.sock"):

@@ -1,8 +1,7 @@
 """The DRA plugin that kubelet calls: both versions of one service on one socket, and its registration.
 
-Device work belongs to the claims, not to the call: a caller that runs out of time or goes away stops waiting, the
-work, which is not this room's, goes on and the next call joins it. Nothing that goes wrong with one claim ends the
-process.
+Device work belongs to claims, not to calls. When a caller times out or disconnects, the work goes on, and the next call
+joins it. An error of one claim never ends the process.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ def method(version: Version, name: str) -> str:
 
 
 class Plugin:
-    """One driver at kubelet's door.
+    """One driver as kubelet sees it.
 
-    prepare, unprepare   answer the claims of one call by UID; asked with no claim twice in a call, never with none; the
-                         work is theirs: when a caller goes away they are cancelled and it goes on
+    prepare, unprepare   answer the claims of one call by UID. A call has at least one claim and none twice. They are
+                         cancelled when the caller disconnects; the work that they started goes on
     on_registered        after each registration: kubelet may have been restarted and have wiped our slices
-    on_change            when `is_registered` or `is_current` is another for any other reason
+    on_change            when `is_registered` or `is_current` changes for any other reason
     """
 
     def __init__(
@@ -93,23 +92,23 @@ class Plugin:
 
     @property
     def is_current(self) -> bool:
-        """Kubelet calls no other instance, nor is to call one next: what the node has is this one's to publish."""
+        """Whether kubelet calls this instance or will call it next. The current instance publishes the devices."""
         return self._succession.is_current and not self._is_stopping
 
     @property
     def is_registered(self) -> bool:
-        """Kubelet has registered this instance, and no other one since."""
+        """Whether kubelet has registered this instance, and no other one since."""
         return self.registration.is_registered and self.is_current
 
     @property
     def is_awaited(self) -> bool:
-        """Another instance serves here, and is to do so until kubelet has registered this one."""
+        """Whether another instance serves here and must go on until kubelet has registered this one."""
         return self._succession.is_awaited
 
     async def start(self) -> None:
-        """Serve, then register. While a live instance holds the sockets, wait for it to let go.
+        """Serve, then register. While another instance serves the sockets, wait until it closes them.
 
-        Raises SocketPathError when a socket cannot be bound; nothing of ours is left behind then.
+        Raises SocketPathError when a socket cannot be bound; no socket of ours remains then.
         """
         os.makedirs(os.path.dirname(self.paths.dra), mode=0o750, exist_ok=True)
         await self._stand_by()
@@ -123,13 +122,13 @@ class Plugin:
             raise
 
     async def stop(self, *, grace_s: float = 30.0) -> None:
-        """Leave in the order that loses no call: deregister, refuse new calls, finish running ones, close."""
+        """Shut down without losing a call: deregister, refuse new calls, finish running ones, close."""
         ends = time.monotonic() + grace_s
         if not self.is_current:
-            # Kubelet calls the other instance; calls that still run here it cuts off once it misses the registration.
+            # Kubelet already calls the other instance, and cuts off calls here once the registration is gone.
             await self._idle(ends)
         was_current, self._is_stopping = self.is_current, True
-        # Its server too: who stands by for these sockets waits for its end, and running calls need it no more.
+        # Stop its server too: a standing-by instance waits for that, and running calls do not need it.
         await self.registration.stop()
         if was_current:
             self._on_change()
@@ -162,7 +161,7 @@ class Plugin:
         self.standing_by_for = ""
 
     def _clear_leftovers(self) -> None:
-        """Sockets of killed instances: kubelet would keep dialling them."""
+        """Remove sockets of killed instances, which kubelet would keep dialling."""
         registrar, plugin_dir = os.path.dirname(self.paths.registration), os.path.dirname(self.paths.dra)
         for path in (
             *sweep(registrar, f"{self._driver}-*reg.sock"),
@@ -207,12 +206,12 @@ class Plugin:
         except DecodeError as error:
             raise RpcError("INVALID_ARGUMENT", f"the request cannot be read: {error}") from None
         if not refs:
-            # The liveness probe's question; it must cost nothing and touch nothing.
+            # The liveness probe calls without claims; the call must cost nothing and change nothing.
             telemetry.info(7, "Call without claims", method=path)
         return refs
 
     async def _answered(self, path: str, refs: Sequence[ClaimRef], work: Callable[..., Any]) -> Mapping[str, Any]:
-        """Have `work` done for a call, which may be cancelled; what the work began goes on."""
+        """The result of `work` for a call. The call may be cancelled; operations that `work` started go on."""
         number = next(self._numbers)
         is_logged = telemetry.enabled(6)
         if is_logged:
@@ -234,7 +233,7 @@ class Plugin:
 
 
 async def _guarded(work: Callable[..., Any], refs: Sequence[ClaimRef]) -> Mapping[str, Any]:
-    """The outcome of `work`, or the failure of each of its claims: an unforeseen error is theirs, not the process's."""
+    """The result of `work`; an unexpected error becomes a failure of each of its claims."""
     try:
         outcome: Mapping[str, Any] = await work(refs)
     except Exception as error:

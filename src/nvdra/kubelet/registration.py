@@ -1,7 +1,7 @@
-"""How kubelet gets to know this driver: GetInfo and NotifyRegistrationStatus on a socket in its registry.
+"""Registration with kubelet: GetInfo and NotifyRegistrationStatus on a socket in kubelet's registry.
 
-Kubelet gives GetInfo one second and then backs off for up to two minutes, so it is answered from bytes made in
-advance, on threads of its own: a busy event loop does not delay it.
+Kubelet gives GetInfo one second and then backs off for up to two minutes, so threads of its own answer it with
+bytes made in advance: a busy event loop does not delay the answer.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from nvdra.kubelet.transport import Metadata, RpcError, ThreadMethod, ThreadServ
 
 GET_INFO = "/pluginregistration.Registration/GetInfo"
 NOTIFY = "/pluginregistration.Registration/NotifyRegistrationStatus"
-# Our own health check asks GetInfo too; with this it is not taken for kubelet.
+# Our own health check calls GetInfo too. This metadata distinguishes it from kubelet.
 PROBE_METADATA: Metadata = {"nvdra-probe": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long a registration may stay without success before the socket is announced again.
+    """Times without a successful registration after which the socket is announced again.
 
     answer_s      after GetInfo, for NotifyRegistrationStatus (kubelet itself allows 5 s for the call)
     again_s       after a refusal; doubles with each one in a row
-    at_most_s     what it doubles up to
+    at_most_s     upper limit of the doubling
     """
 
     answer_s: float = 15.0
@@ -38,10 +38,10 @@ class RetryPolicy:
 
 
 class Registration:
-    """The registration socket and what came of it.
+    """The registration socket and its state.
 
-    registered_ns   when kubelet last said yes, by CLOCK_MONOTONIC; 0: never
-    on_registered   called on the loop after every success; the second one tells that kubelet was restarted
+    registered_ns   time of the last success, by CLOCK_MONOTONIC; 0: never
+    on_registered   called on the loop after every success; a second one means that kubelet was restarted
     on_refused      called on the loop after every refusal
     also            further methods for the same socket, by full path
     """
@@ -76,7 +76,7 @@ class Registration:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
-        """Serve under a hidden name, then show the socket to kubelet. Raises SocketPathError."""
+        """Serve under a hidden name, then rename the socket so that kubelet sees it. Raises SocketPathError."""
         self._loop = asyncio.get_running_loop()
         self._server = ThreadServer({GET_INFO: self._get_info, NOTIFY: self._notify, **self._also})
         hidden = hidden_beside(self.path, self._driver)
@@ -85,7 +85,7 @@ class Registration:
         telemetry.info(1, "Registration socket is up", path=self.path)
 
     def withdraw(self) -> None:
-        """Take the socket's name away, which tells kubelet to forget this instance. A successor's name stays."""
+        """Remove the socket's name, so that kubelet deregisters this instance. A successor's socket stays."""
         self.is_registered = False
         if self._timer is not None:
             self._timer.cancel()
@@ -119,7 +119,7 @@ class Registration:
 
     def _tell(self, what: Callable[..., None], *args: object) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so no one needs the event
                 self._loop.call_soon_threadsafe(what, *args)
 
     # On the loop.
@@ -150,7 +150,7 @@ class Registration:
             self._timer = self._loop.call_later(seconds, self._announce, why)
 
     def _announce(self, why: str) -> None:
-        """Let kubelet start over: up to 1.35 it never tries again by itself."""
+        """Announce the socket again, because kubelet up to 1.35 never retries by itself."""
         self._timer = None
         if self._bound is None:
             return

@@ -1,4 +1,4 @@
-"""Unix sockets that others find by name: where they lie, who lives behind them, whose they are.
+"""Unix sockets that other processes find by name: paths, liveness, ownership.
 
 A socket is bound under a name with a leading dot, which kubelet's watcher skips, and renamed once it accepts:
 kubelet sees one event, for a socket that already answers. Only what this process bound is ever removed.
@@ -18,11 +18,11 @@ from enum import Enum
 
 
 class SocketPathError(OSError):
-    """A socket cannot be where it should; the text is for people."""
+    """A socket cannot be created at its path. The text is for users."""
 
 
 class Life(Enum):
-    """What a connection attempt to a path tells."""
+    """The result of a connection attempt."""
 
     ABSENT = "absent"
     STALE = "stale"  # a file that refuses: its process is gone
@@ -39,10 +39,10 @@ def probe(path: str) -> Life:
 
 
 async def gone(path: str) -> None:
-    """Return when nobody accepts connections at `path` any more: at once, or when the process there lets go.
+    """Return when no process accepts connections at `path` any more.
 
-    A connection is held open to it, so its end is an event; a short pause keeps a peer that closes
-    connections on its own from being asked in a tight loop.
+    An open connection turns the end of the process into an event. A short pause prevents a tight loop with a peer that
+    closes connections.
     """
     while probe(path) is Life.LIVE:
         try:
@@ -119,7 +119,7 @@ def hidden_beside(path: str, driver: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A socket file of ours at its final name: removed only while it is still the one we put there."""
+    """Our socket file at its final name, removed only while it is still the file that we put there."""
 
     path: str
     dev: int
@@ -148,7 +148,7 @@ class Bound:
         return True
 
     def announce_again(self, hidden: str) -> bool:
-        """Make the same socket vanish and appear, so that kubelet's watcher starts over with it."""
+        """Rename the socket away and back, so that kubelet's watcher registers it anew."""
         if not self.is_ours():
             return False
         os.link(self.path, hidden, follow_symlinks=False)

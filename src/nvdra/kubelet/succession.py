@@ -1,8 +1,8 @@
 """Which of a driver's instances on this node kubelet calls: the one it registered last.
 
-While an update rolls, two stand side by side. Each tells the others when kubelet has registered it. Who hears of a
-registration later than its own stands back: it answers whoever still calls, and leaves publishing to the other. When
-that one is gone, it comes forward again.
+During a rolling update two instances run side by side. An instance tells the others when kubelet has registered it. An
+instance that learns of a later registration than its own stops publishing, but still answers calls. When the later
+instance is gone, it publishes again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nvdra.kubelet.paths import registrations
 from nvdra.kubelet.sockets import Life, gone, probe
 from nvdra.kubelet.transport import Client, Metadata, RpcError
 
-# On the registration socket. Other drivers' instances do not know it, the Go driver's included.
+# A method on the registration socket. The Go driver and other drivers do not implement it.
 MEET = "/nvdra.Instance/Meet"
 TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """What one instance tells another of itself.
+    """The content of a Meet message.
 
     pod            its pod's name, for people
     registration   path of its registration socket
@@ -51,9 +51,9 @@ class Introduction:
 
 
 class Succession:
-    """This instance's place among those of its driver.
+    """The order of this driver's instances on the node, and this instance's position.
 
-    on_change   called on the loop when another instance has come ahead of this one, or the last of those is gone
+    on_change   called on the loop when a later instance appears, or the last later instance is gone
     """
 
     def __init__(self, *, driver: str, registrar_dir: str, registration: str, on_change: Callable[[], None]) -> None:
@@ -67,16 +67,16 @@ class Succession:
 
     @property
     def is_current(self) -> bool:
-        """No other instance is ahead of this one: kubelet calls it, or would once it knows of it."""
+        """Whether no later instance is known: kubelet calls this one, or will once it is registered."""
         return not self._ahead
 
     @property
     def is_awaited(self) -> bool:
-        """Another instance serves, and this one cannot take its place yet: kubelet has never registered it."""
+        """Whether another instance serves and kubelet has never registered this one."""
         return bool(self._ahead) and not self._me.registered_ns
 
     def start(self) -> None:
-        """Look around: whoever is there already is ahead until kubelet registers this instance."""
+        """Find other instances; they count as later until kubelet registers this instance."""
         self._loop = asyncio.get_running_loop()
         for path in self._others():
             self._follow(path)
@@ -89,7 +89,7 @@ class Succession:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def registered(self, at_ns: int) -> None:
-        """Kubelet registered this instance: it is ahead of all others, and they are told."""
+        """Record that kubelet registered this instance, which is the latest now, and tell the others."""
         self._me = replace(self._me, registered_ns=at_ns)
         for task in self._ahead.values():
             task.cancel()
@@ -98,7 +98,7 @@ class Succession:
             self._start(self._tell(path))
 
     def answer(self, request: bytes, _metadata: Metadata) -> bytes:
-        """Another instance introduces itself. On the registration server's threads."""
+        """Answer another instance's Meet message. Runs on the registration server's threads."""
         try:
             other = Introduction.read(request)
         except ValueError as error:
@@ -108,7 +108,7 @@ class Succession:
         return self._me.content()
 
     async def pod_at(self, registration: str) -> str:
-        """The name of the pod that serves there; "" if it does not tell."""
+        """The name of the pod that serves there; "" if it does not answer."""
         other = await self._meet(registration)
         return "" if other is None else other.pod
 

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
 
-# Who waits for calls reads them, too, instead of having them read by one thread and another: a turn of threads less in
-# each call, a tenth of one without claims.
+# The thread that waits for calls also reads them. This saves one thread switch per call: a tenth of the time of a call
+# without claims.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
@@ -28,11 +28,11 @@ ThreadMethod = Callable[[bytes, Metadata], bytes]
 
 _SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),
-    # No age, idle or ping limits: kubelet counts every closed connection as a plugin that went away.
+    # No age, idle or ping limits: kubelet treats every closed connection as a plugin that stopped.
     ("grpc.http2.max_ping_strikes", 0),
 )
-# For a server on the network, where anybody may connect: descriptors must be left for claims. Connections beyond the
-# limit are closed at once; those that say nothing or have no call under way make room soon.
+# Limits for a server on the network: claims need free descriptors. Connections beyond the limit are closed at once;
+# silent ones and ones without a running call are closed soon.
 NETWORK_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_allowed_incoming_connections", 32),
@@ -44,13 +44,13 @@ NETWORK_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.max_receive_message_length", 4_096),
 )
 _CLIENT_OPTIONS: Sequence[tuple[str, Any]] = (
-    # A connection of its own, without another channel's back-off: the question is whether one can connect now.
+    # A separate connection without another channel's back-off, to find out whether a client can connect now.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
 
 
-# How many seconds the caller of the running call still waits, by its own deadline; None where it gave none.
+# Seconds until the deadline of the running call; None if the caller set none.
 time_left_s: ContextVar[float | None] = ContextVar("time_left_s", default=None)
 
 
@@ -64,7 +64,7 @@ class RpcError(Exception):
 
 
 class _Routes(grpc.GenericRpcHandler):
-    """Full method paths to what answers them; everything else is UNIMPLEMENTED."""
+    """Maps full method paths to handlers; other methods are UNIMPLEMENTED."""
 
     def __init__(self, routes: Mapping[str, Any]) -> None:
         self._routes: dict[str, Any] = {
@@ -117,7 +117,7 @@ class ThreadServer:
         self._server.start()
 
     def stop(self) -> None:
-        """Close now: its answers take no time that would be worth waiting for."""
+        """Close now, without waiting: its answers take almost no time."""
         self._server.stop(None).wait()
         self._pool.shutdown(wait=False)
 

@@ -1,4 +1,4 @@
-"""Why there is no NVML to talk to. Each says what a program can do about it."""
+"""Errors of NVML as a whole. Each says what a program can do about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class DriverAbsent(Exception):
-    """No usable driver now: none loaded, no library, or one that refuses. A later try may find one.
+    """No usable driver: none is loaded, the library is missing, or it refuses. A later try may succeed.
 
     reason   what was found, in words
     code     NVML's, None if NVML was not reached
@@ -28,9 +28,9 @@ class DriverChanged(Exception):
 
 
 class NvmlHung(Exception):
-    """A call into NVML has not come back, and what was asked for cannot be had without it.
+    """A hung call blocks the request.
 
-    call   done once it comes back; None if it was another's call that was not waited for
+    call   done once it returns; None if the hung call belongs to another request
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class NvmlHung(Exception):
 
 
 class NvmlInUse(Exception):
-    """NVML cannot be closed: somebody needs it to stay open."""
+    """NVML cannot be closed, because it was asked to stay open."""
 
     def __init__(self, reasons: tuple[str, ...]) -> None:
         super().__init__(f"NVML is held open for {', '.join(reasons)}")

@@ -1,4 +1,4 @@
-"""MIG of one GPU: what its worker thread does for each question and change, and the values NVML's tuples become."""
+"""MIG of one GPU: the operations of its worker thread, and NVML's tuples as values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nvdra.gpu.scan import ComputeInstanceScan, ComputeProfileScan, GpuInstanceS
 if TYPE_CHECKING:
     from nvdra._nvml import _GpuInstance, _Profile
 
-# Slices of compute instance profiles by index. NVML itself tells them of a live GPU instance only.
+# Slices of compute instance profiles by index. NVML reports them for a live GPU instance only.
 # Source: nvml.h. That the ids are the indices: MIG user guide, `nvidia-smi mig -lcip`.
 _COMPUTE_SLICES = (1, 2, 3, 4, 7, 8, 6, 1, 7)
 _SECOND_ONE_SLICE = 7
@@ -62,7 +62,7 @@ def set_mode(gpu: Mig, on: bool) -> None:
     activation = gpu.set_mode(on)
     if activation == 0:
         return
-    # Accepted and not activated: without this it would come over the GPU with its next reset.
+    # Accepted but not activated: without this rollback the mode would change at the GPU's next reset.
     with suppress(NvmlError):
         gpu.set_mode(bool(current))
     text = "accepted, but not activated: " + gpu.error_text(activation)

@@ -1,6 +1,6 @@
-"""NVML is a lease, not a possession: open while it is used, and for a few seconds more.
+"""The NVML lease: open while it is used and a few seconds longer.
 
-An open session holds /dev/nvidia*: it pins the kernel module, and a GPU that should go to another driver.
+An open session keeps /dev/nvidia* open. That pins the kernel module, and GPUs that should be bound to another driver.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 
 class Nvml:
-    """The node's NVML: opened by whoever needs it, closed when nobody has needed it for `idle_s`.
+    """The node's NVML: opened on demand, closed after `idle_s` without use.
 
     library_path   the resolved path of libnvidia-ml.so.1 as it is now, None if there is none; runs in another thread
-    timeout_s      in every method: how long one call into NVML may take before it counts as hung
+    timeout_s      in every method: time after which one call into NVML counts as hung
 
-    Every method may raise DriverAbsent, DriverChanged and NvmlHung, those about one GPU NvmlError too. One event loop
-    uses it.
+    Every method may raise DriverAbsent, DriverChanged and NvmlHung; methods about one GPU also NvmlError.
+    One event loop uses it.
     """
 
     def __init__(self, library_path: Callable[[], str | None], clock: Clock, *, idle_s: float = IDLE_S) -> None:
@@ -47,7 +47,7 @@ class Nvml:
         self._changing = asyncio.Lock()
         self._users: list[str] = []
         self._timer: asyncio.Task[None] | None = None
-        # The owner thread's: nobody else writes them.
+        # Written by the owner thread only.
         self._library: Library | None = None
         self._loaded: tuple[str, tuple[int, ...]] | None = None
         self._is_open = False
@@ -59,7 +59,7 @@ class Nvml:
         return self._is_open
 
     async def scan(self, *, profiles: bool = False, timeout_s: float = TIMEOUT_S) -> NodeScan:
-        """The whole node in one sweep; a GPU that refuses or hangs is in `left_out` and costs the others nothing.
+        """The whole node in one sweep. A GPU that refuses or hangs is in `left_out` and does not affect the others.
 
         profiles   of every MIG-capable GPU; without it only of those whose MIG mode is on
         """
@@ -83,13 +83,13 @@ class Nvml:
         return await self._on(uuid, partitions.read, timeout_s)
 
     async def set_mig_mode(self, uuid: str, on: bool, *, timeout_s: float = CHANGE_TIMEOUT_S) -> None:
-        """MIG mode as wanted, at once. A change that NVML accepts and does not activate is taken back and raised."""
+        """Set MIG mode at once. A change that NVML accepts but does not activate is rolled back and raises."""
         await self._on(uuid, lambda gpu: partitions.set_mode(gpu, on), timeout_s)
 
     async def create_gpu_instance(
         self, uuid: str, profile_id: int, start: int, size: int, *, timeout_s: float = CHANGE_TIMEOUT_S
     ) -> int:
-        """The id of a new GPU instance; `start` and `size` in memory slices. If it raises, one may have been made."""
+        """The id of a new GPU instance; `start` and `size` in memory slices. After an error one may exist."""
         return await self._on(uuid, lambda gpu: gpu.create_gpu_instance(profile_id, start, size), timeout_s)
 
     async def create_compute_instance(
@@ -101,15 +101,15 @@ class Nvml:
     async def destroy_compute_instance(
         self, uuid: str, gi_id: int, ci_id: int, *, timeout_s: float = CHANGE_TIMEOUT_S
     ) -> None:
-        """The compute instance is gone, also if it was before. Raises NvmlError with IN_USE while a program uses it."""
+        """Destroy the compute instance; no error if there is none. Raises NvmlError IN_USE while a program uses it."""
         await self._on(uuid, lambda gpu: partitions.destroy_compute_instance(gpu, gi_id, ci_id), timeout_s)
 
     async def destroy_gpu_instance(self, uuid: str, gi_id: int, *, timeout_s: float = CHANGE_TIMEOUT_S) -> None:
-        """The GPU instance is gone, also if it was before. Raises NvmlError with IN_USE while anything is in it."""
+        """Destroy the GPU instance; no error if there is none. Raises NvmlError IN_USE while it is not empty."""
         await self._on(uuid, lambda gpu: partitions.destroy_gpu_instance(gpu, gi_id), timeout_s)
 
     async def processes(self, uuid: str, gi_id: int, *, timeout_s: float = TIMEOUT_S) -> tuple[int, ...]:
-        """The pids that NVML shows in a GPU instance, ascending; none where it does not tell."""
+        """The pids in a GPU instance, ascending; empty if NVML does not report them."""
         return await self._on(uuid, lambda gpu: partitions.processes(gpu, gi_id), timeout_s)
 
     async def _on(self, uuid: str, work: Callable[[Mig], T], timeout_s: float) -> T:
@@ -118,12 +118,12 @@ class Nvml:
 
     @asynccontextmanager
     async def hold(self, reason: str, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[None]:
-        """NVML stays open as long as the body runs. `reason` is told to who wants it closed meanwhile."""
+        """Keeps NVML open while the body runs. `close` reports `reason` to its caller meanwhile."""
         async with self._use(reason, timeout_s):
             yield
 
     async def close(self, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Closes now, after the scan that runs: no device node is open any more. Raises NvmlInUse."""
+        """Closes NVML after the running scan; no device node stays open. Raises NvmlInUse."""
         async with self._scanning:
             self._stop_timer()
             try:
@@ -138,7 +138,7 @@ class Nvml:
         """The body runs in an open session.
 
         anew     in a new one
-        checked  after a look whether the library is still the node's, also if somebody uses it now
+        checked  after checking that the library is still the node's, also while another caller uses it
         """
         self._stop_timer()
         self._users.append(reason)
@@ -148,14 +148,14 @@ class Nvml:
                     await self._threads.change(self._renew if anew else self._begin, timeout_s, INIT)
                 elif checked or len(self._users) == 1:
                     await self._threads.look(self._begin, timeout_s, INIT)
-                # Else the owner is not asked: it may be in a long sweep.
+                # Otherwise do not wait for the owner: it may be in a long sweep.
             yield self._opened()
         finally:
             self._users.remove(reason)
             self._rest()
 
     def _rest(self) -> None:
-        """Starts the idle time, if nobody uses NVML and no call is under way whose user went."""
+        """Starts the idle time if NVML has no user and no call is under way, not even an abandoned one."""
         if not self._users and self._threads.is_quiet and self._is_open:
             self._stop_timer()
             self._timer = asyncio.get_running_loop().create_task(self._expire())
@@ -167,13 +167,13 @@ class Nvml:
 
     async def _expire(self) -> None:
         await self._clock.sleep(self._idle_s)
-        self._timer = None  # from here on it is not to be cancelled: a shutdown runs to its end
+        self._timer = None  # not cancellable from here on: a shutdown runs to its end
         try:
             await self._end(TIMEOUT_S)
         except NvmlInUse:
-            pass  # somebody came while a change was under way
+            pass  # a user arrived while a change was under way
         except NvmlHung as hung:
-            # The call that hangs keeps the session; when it returns, the idle time starts again.
+            # The hung call keeps the session open. When it returns, the idle time starts again.
             telemetry.warning("NVML stays open", cause=str(hung))
 
     async def _end(self, timeout_s: float) -> None:
@@ -187,7 +187,7 @@ class Nvml:
         assert self._library is not None
         return self._library
 
-    # What follows runs in the owner thread.
+    # The methods below run in the owner thread.
 
     def _begin(self) -> None:
         """Loads the library if none is loaded, checks that it is still the node's, opens a session if none is open."""
@@ -199,7 +199,7 @@ class Nvml:
         if path is None or file is None:
             raise DriverAbsent("libnvidia-ml.so.1 is not in the driver root")
         if self._loaded is not None and self._loaded != (path, file) and self._was_open:
-            # A session loads libraries of its own version, and these stay when it goes.
+            # A session loads libraries of its own version, which stay loaded after it ends.
             raise DriverChanged(f"the NVML library is now {path}; this process has loaded {self._loaded[0]}")
         if self._library is None or self._loaded != (path, file):
             try:
@@ -233,13 +233,13 @@ class Nvml:
         self._begin()
 
     def _unusable(self, error: NvmlError) -> DriverAbsent | DriverChanged:
-        """What a refusal of the library as a whole means to a program."""
+        """The error that a refusal of the whole library stands for."""
         path = self._library.path if self._library is not None else "libnvidia-ml.so.1"
         if isinstance(error, NvmlMissing):
             return DriverAbsent(f"{path} is no NVML library, or one too old: it lacks {error.function}", error.code)
         if error.code == LIB_RM_VERSION_MISMATCH:
             text = f"{path} is of another version than the loaded kernel module"
-            # A process that never had a session would find the same in its next life.
+            # In a process that never had a session, a restart would find the same error.
             return DriverChanged(text) if self._was_open else DriverAbsent(text, error.code)
         if error.code == DRIVER_NOT_LOADED:
             return DriverAbsent("the NVIDIA kernel module is not loaded", error.code)

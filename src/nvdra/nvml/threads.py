@@ -1,8 +1,7 @@
-"""Who talks to NVML: an owner thread, a worker per GPU, and the threads that never came back.
+"""The threads that call NVML: an owner, a worker per GPU, and threads in hung calls.
 
-Scans are the owner's; what is asked of one GPU, or changed on it, is its worker's, one call after the other.
-
-A call that hangs is charged to the GPU it is about: that GPU is left alone until the call returns, nothing else stops.
+The owner scans. The worker of a GPU carries out reads and changes of that GPU, one after the other. While a call about
+a GPU hangs, that GPU is not called again; all other GPUs go on.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class HungCall:
-    """A call that has not come back.
+    """A call into NVML that has not returned.
 
-    gpu   NVML's index; None where the call was to tell it
+    gpu   NVML's index; None if the call should have returned it
     peer  the other GPU, if it is about a pair
     """
 
@@ -44,9 +43,9 @@ class HungCall:
 
 
 class NvmlThreads:
-    """The threads, and the walk over a node that survives losing some of them.
+    """The threads, and a scan that survives hung calls.
 
-    when_back   called when the last call is out of NVML
+    when_back   called when the last call has returned
     """
 
     def __init__(self, clock: Clock, when_back: Callable[[], None]) -> None:
@@ -63,11 +62,11 @@ class NvmlThreads:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no call is under way, not even one that nobody waits for any more."""
+        """Whether no call is under way, not even an abandoned one."""
         return self._barrier.is_quiet
 
     async def look(self, work: Callable[[], None], timeout_s: float, function: str) -> None:
-        """Carries out what concerns the session but changes nothing for the calls under way. Raises NvmlHung."""
+        """Runs session work that does not affect running calls. Raises NvmlHung."""
         if self._hung is not None and not self._hung[0].done():
             raise self._hung[1]
         running = self._owner.call(work)
@@ -77,7 +76,7 @@ class NvmlThreads:
             raise self._lose_owner(running, function, timeout_s) from None
 
     async def change(self, work: Callable[[], None], timeout_s: float, function: str) -> None:
-        """Carries out a change of the session: no other call is under way meanwhile. Raises NvmlHung."""
+        """Changes the session while no other call runs. Raises NvmlHung."""
         for hung in self._hung_calls:
             silence_s = self._clock.now() - hung.since_s
             raise NvmlHung(hung.function, silence_s, "NVML can be neither closed nor opened anew until it does")
@@ -94,14 +93,14 @@ class NvmlThreads:
         return hung
 
     def forget(self) -> None:
-        """The session is over: handles are worth nothing any more."""
+        """Drops all GPU handles, which are invalid after the end of the session."""
         self._gpus.clear()
 
     async def call(self, library: Callable[[], Library], uuid: str, work: Callable[[Mig], T], timeout_s: float) -> T:
-        """Carries out what is about one GPU in its worker, when what was asked of it before is done.
+        """The result of `work` on one GPU, run in its worker after earlier work on that GPU.
 
-        Cancelled before its turn it is not carried out; later, it ends by itself and what comes next waits for it.
-        library  the session's, asked for in the worker: by then a session may have been opened anew
+        If cancelled before its turn, it does not run. If cancelled later, it runs to its end, and the next work waits.
+        library  the current session's; called in the worker, because a session may have been reopened meanwhile
         Raises NvmlError; NvmlHung when it takes longer than `timeout_s`, counted from its turn on, or when an earlier
         call about this GPU hangs.
         """
@@ -141,10 +140,10 @@ class NvmlThreads:
                 raise NvmlHung(hung.function, silence_s, f"{uuid} is left alone until it does")
 
     async def scan(self, library: Library, timeout_s: float, *, profiles: bool) -> NodeScan:
-        """The node in one sweep by the owner.
+        """The node, scanned by the owner in one sweep.
 
-        When one call takes longer than `timeout_s`, its GPU is given up and the GPUs behind it are read by their own
-        workers, side by side, with the same time for all: one hung GPU never hides the others.
+        If one call takes longer than `timeout_s`, its GPU is left out. The workers of the remaining GPUs then read them
+        side by side, with the same deadline for all: one hung GPU never hides the others.
         Raises NvmlError when the node refuses, NvmlHung when a call about no GPU hangs.
         """
         sweep = Sweep(library, self._silent(), self._without_pairs(), profiles)
@@ -162,7 +161,7 @@ class NvmlThreads:
         return self._node_scan(sweep)
 
     async def _stops(self, running: asyncio.Future[None], sweep: Sweep, timeout_s: float) -> bool:
-        """Whether the walk stands still in one call for `timeout_s`; False when it came to its end."""
+        """Whether one call of the sweep took longer than `timeout_s`; False after the end of the sweep."""
         place = None
         while True:
             try:
@@ -212,7 +211,7 @@ class NvmlThreads:
         self._leave(running, worker, HungCall(function, gpu, peer, minor, uuid, self._clock.now()))
 
     def _leave(self, running: asyncio.Future[T], worker: Worker, hung: HungCall) -> None:
-        """Leaves a thread in its call, and its GPU alone for as long."""
+        """Abandons a thread in its hung call; its GPU is not called until the call returns."""
         self._hung_calls.append(hung)
         worker.retire()
 
@@ -229,24 +228,24 @@ class NvmlThreads:
         return {hung.gpu for hung in self._hung_calls if hung.gpu is not None and hung.peer is None}
 
     def _without_pairs(self) -> set[int]:
-        """GPUs in a pair that hung: which of the two is to blame is not known, and topology is worth no thread more."""
+        """GPUs of hung pair calls. NVML does not tell which of the two is at fault, so neither is asked for pairs."""
         pairs = [(hung.gpu, hung.peer) for hung in self._hung_calls if hung.peer is not None]
         return {gpu for pair in pairs for gpu in pair if gpu is not None}
 
     def _node_scan(self, sweep: Sweep) -> NodeScan:
         driver_version, cuda_driver_version, gpus, refused, ancestors, p2p = sweep.tell()
         left_out = [LeftOut(*refusal) for refusal in refused]
-        # Two calls about one GPU may hang: it is left out once.
+        # Two calls about one GPU may hang; it is left out once.
         alone = {hung.gpu: hung for hung in self._hung_calls if hung.gpu is not None and hung.peer is None}
         left_out += [self._left_alone(index, hung) for index, hung in alone.items()]
-        # GPUs on one board have the same links to the same switches: each is made once.
+        # GPUs on one board have the same links to the same switches; equal links share one object.
         links = {link: NvLink(*link) for link in {link for gpu in gpus for link in gpu[13]}}
         tables, partitioned = sweep.tell_mig()
         profiles = [partitions.profiles(table) for table in tables]
         found = {
             index: MigScan(profiles[table], partitions.instances(seen)) for index, (table, seen) in partitioned.items()
         }
-        self._remember(sweep, gpus)
+        self._keep_found(sweep, gpus)
         return NodeScan(
             driver_version=driver_version,
             cuda_driver_version=cuda_driver_version,
@@ -259,8 +258,8 @@ class NvmlThreads:
             p2p=p2p,
         )
 
-    def _remember(self, sweep: Sweep, gpus: list[_Gpu]) -> None:
-        """What this sweep knows spares looking GPUs up."""
+    def _keep_found(self, sweep: Sweep, gpus: list[_Gpu]) -> None:
+        """Keeps minors and handles that this sweep found, so that later calls need no look-up."""
         self._minors |= {gpu[2]: gpu[1] for gpu in gpus}
         for gpu in gpus:
             if gpu[2] not in self._gpus:

@@ -1,4 +1,4 @@
-"""Threads that may be lost: each carries out one call after the other, and a call that hangs costs only its thread."""
+"""Threads that run one call after the other. A hung call costs only its thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Worker:
-    """A daemon thread, started by its first call: it never keeps a process from ending."""
+    """A daemon thread, started by its first call. It never delays the end of the process."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class Worker:
         return self._pending > 0
 
     def call(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """The outcome of `work` in this thread, after what it was given before. Cancelling it stops nothing."""
+        """The result of `work`, run in this thread after earlier work. Cancelling the future does not stop the work."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -40,7 +40,7 @@ class Worker:
                 future.set_result(result)
             else:
                 future.set_exception(error)
-                future.exception()  # nobody may be waiting any more
+                future.exception()  # marks the error as retrieved: the caller may be gone
 
         def carry_out() -> None:
             result, error = None, None
@@ -59,7 +59,7 @@ class Worker:
         return future
 
     def retire(self) -> None:
-        """Ends the thread after what it was given."""
+        """Ends the thread after the work it was given."""
         self._waiting.put(None)
 
     def _run(self) -> None:
@@ -70,7 +70,7 @@ class Worker:
 class SessionBarrier:
     """Many calls at once, or one change of the session: the change waits for the calls, later calls for the change.
 
-    A call is inside until its thread is out of it, whoever waited for it: one that hangs keeps every change out.
+    A call counts as running until its thread returns, even if its caller is gone. A hung call blocks every change.
     when_quiet   called when the last one is out
     """
 
@@ -103,7 +103,7 @@ class SessionBarrier:
 
     @asynccontextmanager
     async def alone(self, clock: Clock, timeout_s: float) -> AsyncIterator[None]:
-        """The body runs while no call is inside. Raises TimeoutError when one stays too long."""
+        """The body runs while no call runs. Raises TimeoutError if a call takes too long."""
         self._is_open.clear()
         try:
             async with clock.deadline(timeout_s):
@@ -114,7 +114,7 @@ class SessionBarrier:
 
 
 async def outcome(future: asyncio.Future[T], clock: Clock, timeout_s: float) -> T:
-    """What the call gave, without cancelling it. Raises TimeoutError."""
+    """The result of the call, which is not cancelled at the timeout. Raises TimeoutError."""
     async with clock.deadline(timeout_s):
         await asyncio.wait((future,))
     return future.result()

@@ -1,6 +1,6 @@
-"""How a node's devices are laid out in slices: what its API server takes, in an order that stays.
+"""The layout of a node's devices in slices: one that its API server accepts, in a stable order.
 
-Order is behaviour: the scheduler takes the first device that fits. GPUs stand by PCI bus id, their devices by name.
+Order matters, because the scheduler takes the first device that fits. GPUs are sorted by PCI bus id, devices by name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VERSION = re.compile(r"v?(\d+)\.(\d+)", re.ASCII)
 
 
 def minor_version(git_version: str) -> int:
-    """The server's minor version as limits go by: 35 of "v1.35.0-vendor"; the newest known of what is no version.
+    """The minor version whose limits apply: 35 for "v1.35.0-vendor"; the newest known if the text is no version.
 
     A pre-release or a vendor's build has its release's rules (the Go driver takes both for the release before).
     """
@@ -49,7 +49,7 @@ def layout_for(*, has_counters: bool, counter_sets: Sequence[CounterSet], minor:
 
 
 def uncounted(devices: Iterable[SliceDevice]) -> tuple[SliceDevice, ...]:
-    """What may be published where no one keeps count: no partition, which could be given away beside its full GPU."""
+    """The devices for an API server without counters: no partitions, which could be allocated beside their full GPU."""
     kept = (device for device in devices if not device.get("consumesCounters") or _is_gpu(device))
     return tuple({key: device[key] for key in device if key != "consumesCounters"} for device in kept)
 
@@ -63,7 +63,7 @@ def wanted(
 ) -> tuple[SliceSpec, ...]:
     """The slices that publish these devices; one empty slice if there are none, so that the pool exists.
 
-    withdrawn      names held back
+    withdrawn      names of unpublished devices
     stored_order   names as stored now: kept while none is new (per GPU, where each has its slice), since order is a
                    preference of the scheduler's and a new order a write
     counter_sets   of the GPUs among them that are partitioned on demand, by PCI bus id
@@ -90,7 +90,7 @@ def _combined(devices: Sequence[SliceDevice], sets: Mapping[str, CounterSet]) ->
     if not used:
         yield from _device_slices(devices)
         return
-    # Servers of this layout bound devices with counters no tighter than others, and no GPU has as many partitions.
+    # Servers of this layout have no lower limit for devices with counters, and no GPU has so many partitions.
     yield SliceSpec(tuple(devices), tuple(sets[name] for name in used if name in sets))
 
 

@@ -1,6 +1,6 @@
-"""What the API server takes in a ResourceSlice, checked before it is asked.
+"""The API server's limits for ResourceSlices, checked before a write.
 
-Texts name the field as the server would. `minor` is the server's minor version: some limits moved.
+Texts name fields as the server does. `minor` is the server's minor version: some limits changed.
 Source: validation of resource.k8s.io, Kubernetes 1.32 to 1.37.
 """
 
@@ -31,7 +31,7 @@ _EFFECTS = ("NoSchedule", "NoExecute", "None")
 
 
 def _shape(pattern: str) -> Callable[[str], bool]:
-    """Whether a text is of this shape. The partitions of a node say few things very often: answers are kept."""
+    """A cached check of a text's shape: the partitions of a node repeat few texts very often."""
     compiled = re.compile(pattern, re.ASCII)
     return lru_cache(maxsize=512)(lambda text: compiled.fullmatch(text) is not None)
 
@@ -59,7 +59,7 @@ def device_problems(device: SliceDevice, minor: int = NEWEST_MINOR) -> tuple[str
 
 
 def is_demanding(device: SliceDevice) -> bool:
-    """Whether its slice may hold fewer devices because of it."""
+    """Whether this device lowers the number of devices that its slice may hold."""
     lists = any(kind in value for value in (device.get("attributes") or {}).values() for kind in _LISTS)
     return bool(device.get("taints") or device.get("consumesCounters") or lists)
 
@@ -279,7 +279,7 @@ def _twice(path: str, names: Iterable[Any]) -> Iterator[str]:
 
 
 def _amount(value: Any) -> int | None:
-    """In billionths; None if it is no quantity."""
+    """The amount in billionths; None if the text is no quantity."""
     return None if value is None or isinstance(value, bool) else _nanos(str(value))
 
 

@@ -1,8 +1,8 @@
-"""How the ResourceSlices a node wants differ from those stored.
+"""The difference between the desired and the stored ResourceSlices of a node.
 
-This file decides; it never calls the API server. Slices and devices are v1-shaped JSON values. Names, generations and
-counts follow the Go slice controller (k8s.io/dynamic-resource-allocation v0.36), so that either may follow the other
-on a live node without a write when the content is equal.
+This module decides and never calls the API server. Slices and devices are v1-shaped JSON values. Names, generations and
+counts follow the Go slice controller (k8s.io/dynamic-resource-allocation v0.36), so that one driver
+can replace the other on a live node without a write if the content is equal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EMPTY: tuple[None, dict[str, Any], list[Any]] = (None, {}, [])
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A node's devices of one driver: what slices are found and named by. The pool is called like its node."""
+    """Identifies a node's slices of one driver. The pool has the node's name."""
 
     driver: str
     node_name: str
@@ -33,13 +33,13 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class SliceSpec:
-    """What a slice is to hold; which pool and which generation it belongs to is `changes`' concern."""
+    """The desired content of a slice; `changes` adds pool and generation."""
 
     devices: tuple[SliceDevice, ...] = ()
     shared_counters: tuple[Mapping[str, Any], ...] = ()
 
     def is_like(self, other: SliceSpec) -> bool:
-        """Whether the API server means the same by both: order counts, notation and absent fields do not."""
+        """Whether both are equal for the API server: order counts; notation and absent fields do not."""
         return self == other or (
             _same_devices(self.devices, other.devices)
             and _meaning(list(self.shared_counters)) == _meaning(list(other.shared_counters))
@@ -48,7 +48,7 @@ class SliceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A slice of which the server kept less than it was sent, and the feature gates that look to be off."""
+    """Fields of a slice that the server dropped, and the feature gates that are probably off."""
 
     sent: SliceSpec
     kept: SliceSpec
@@ -85,8 +85,8 @@ class Delete:
 class Changes:
     """What to write.
 
-    surplus     slices of the generation that stays: they go together with the writes
-    outdated    slices no scheduler looks at once the writes are done, and those of pools that nobody wants: last
+    surplus     slices of the current generation to delete together with the writes
+    outdated    slices to delete last: of older generations, and of pools that are not desired
     """
 
     generation: int
@@ -114,10 +114,10 @@ def changes(
     pool: Pool,
     kept: Mapping[int, Dropped] | None = None,
 ) -> Changes:
-    """What makes the stored slices of the pool the wanted ones; empty if nothing differs.
+    """The writes that turn the stored slices of the pool into the desired ones; empty if nothing differs.
 
     One changed slice is rewritten at its generation: the pool stays complete. Anything more starts a generation.
-    kept   by index: what the server made of a slice before; it is not asked again for what it drops
+    kept   by index: the content that the server stored before; fields that it dropped are not sent again
     """
     every = sorted(stored, key=lambda each: (str(each["metadata"].get("creationTimestamp", "")), _name(each)))
     slices = [each for each in every if each["spec"]["pool"].get("name") == pool.node_name]
@@ -147,14 +147,14 @@ def changes(
 
 
 def owned(create: Create, pool: Pool, node_uid: str) -> dict[str, Any]:
-    """The object to POST: the node owns it, and takes it along when it is deleted."""
+    """The object to POST. The node owns it, so Kubernetes deletes it with the node."""
     owner = {"apiVersion": "v1", "kind": "Node", "name": pool.node_name, "uid": node_uid, "controller": True}
     body = create.body
     return {**body, "metadata": {**body["metadata"], "ownerReferences": [owner]}}
 
 
 def dropped(sent: SliceSpec, answer: Slice) -> Dropped | None:
-    """What the server did not keep of a slice; None if it kept all."""
+    """The fields of a slice that the server dropped; None if it kept all."""
     kept = spec_of(answer)
     if sent.is_like(kept):
         return None
@@ -162,7 +162,7 @@ def dropped(sent: SliceSpec, answer: Slice) -> Dropped | None:
 
 
 def spec_of(stored: Slice) -> SliceSpec:
-    """What a stored slice holds."""
+    """The content of a stored slice."""
     spec = stored["spec"]
     return SliceSpec(tuple(spec.get("devices") or ()), tuple(spec.get("sharedCounters") or ()))
 
@@ -192,7 +192,7 @@ def _width(count: int) -> int:
 
 
 def _by_index(slices: Iterable[Slice], newest: int, count: int) -> dict[int, Slice]:
-    """Slices of the newest generation by the index in their names; of two with one index the older."""
+    """Slices of the newest generation by the index in their names; the older of two with one index."""
     index_in_name = re.compile(rf"([0-9a-fA-F]{{{_width(count)}}})-")
     current: dict[int, Slice] = {}
     for each in slices:
@@ -230,7 +230,7 @@ def _is_settled(spec: SliceSpec, stored: Slice, count: int, known: Dropped | Non
 
 
 def _updated(stored: Slice, spec: SliceSpec, place: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole stored object with the wanted content; what nobody here knows stays."""
+    """The stored object with the desired content; unknown fields stay."""
     metadata = {key: value for key, value in stored["metadata"].items() if key != "managedFields"}
     theirs = ("pool", "devices", "sharedCounters", "nodeSelector", "allNodes", "perDeviceNodeSelection")
     rest = {key: value for key, value in stored["spec"].items() if key not in theirs}
@@ -264,7 +264,7 @@ def _content(spec: SliceSpec, devices: Sequence[SliceDevice]) -> dict[str, Any]:
 
 
 def _with_times(device: SliceDevice, before: SliceDevice) -> SliceDevice:
-    """The device, its taints dated as they are stored: a taint that stays keeps the moment it was added."""
+    """The device with the stored times of its taints: a taint that stays keeps the time when it was added."""
     dated = {_taint(taint): taint.get("timeAdded") for taint in before.get("taints") or ()}
     if not device.get("taints") or not dated:
         return device
@@ -298,7 +298,7 @@ def _same_device(one: SliceDevice, other: SliceDevice) -> bool:
 
 
 def _same_moment(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Servers keep whole seconds, and fill in a moment where none was given."""
+    """Whether two times are equal for a server, which stores whole seconds and fills in a missing time."""
     ours, theirs = one.get("timeAdded"), other.get("timeAdded")
     if not ours or not theirs:
         return True

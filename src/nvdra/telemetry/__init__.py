@@ -1,8 +1,9 @@
-"""telemetry: what a program tells the people who run it: log lines, a stack dump on SIGUSR2, metrics.
+"""Telemetry for the people who run a program: log lines, a stack dump on SIGUSR2, metrics.
 
-Light on purpose: signal handling is set up before anything heavy is imported, so this room's door imports the
-standard library alone. Metrics live in `nvdra.telemetry.metrics`, their HTTP server in `nvdra.telemetry.http`.
-Nothing here raises into its caller: a log line that cannot be written is lost, the program goes on.
+Programs set up signal handling before heavy imports, so this package imports the standard library only. Metrics live in
+`nvdra.telemetry.metrics`, their HTTP server in `nvdra.telemetry.http`.
+
+No function here raises: a log line that cannot be written is lost, and the program goes on.
 """
 
 from nvdra.telemetry.dump import DUMP_PATH, install_stack_dump, run_plugin

@@ -1,7 +1,7 @@
-"""SIGUSR2: every stack into one file, also while the program is stuck.
+"""SIGUSR2: writes every stack into one file, also while the program hangs.
 
-The dump is written inside the C signal handler, so it needs neither the interpreter nor the event loop. When the
-interpreter does get its turn, the file is renewed: this dump alone, with the stacks of asyncio's tasks below it.
+The C signal handler writes the dump, so it needs neither the interpreter nor the event loop. When the interpreter runs
+again, it rewrites the file: this dump alone, followed by the stacks of asyncio's tasks.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def run_plugin(main: Callable[[], T]) -> T:
 
 
 class _Dump:
-    """The open dump file. The C handler holds its descriptor, so it stays open for the life of the process."""
+    """The open dump file. The C handler uses its descriptor, so the file stays open until the process ends."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.file: io.FileIO | None = None
-        self.size = 0  # of the file before the next dump
+        self.size = 0  # size of the file before the next dump
         self.is_busy = False
-        self.is_again = False  # another signal came while the last one was looked after
+        self.is_again = False  # another signal came while the last one was handled
 
     def arm(self) -> None:
         """Let the C handler write; to standard error if there is nowhere else."""
@@ -58,9 +58,9 @@ class _Dump:
         faulthandler.register(signal.SIGUSR2, file=target, all_threads=True, chain=True)
 
     def caught(self, _signum: int, _frame: Any) -> None:
-        """The interpreter's turn, after the C handler wrote."""
+        """Runs in the interpreter, after the C handler has written."""
         self.is_again = True
-        # A signal may come at any line of this; whoever finds it noted and nobody at work looks after it.
+        # A signal may come at any line of this function. The pending flag makes sure that each one is handled.
         while self.is_again and not self.is_busy:
             self.is_busy = True
             self.is_again = False
@@ -76,7 +76,7 @@ class _Dump:
                 self.is_busy = False
 
     def renew(self) -> None:
-        """Put this dump alone into the file, by renaming: who reads meanwhile sees the older, longer one.
+        """Replace the file by this dump alone, with a rename: a concurrent reader sees the older, longer file.
 
         The C handler is pointed at the new file before it gets its name, so a signal sent on seeing it lands in it.
         """
@@ -95,15 +95,15 @@ class _Dump:
 
 
 def _open(path: str) -> io.FileIO:
-    # Appending: the C handler may write again before the last dump was looked after.
+    # Append mode: the C handler may write again before the last dump was handled.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     return io.FileIO(fd, "r+")
 
 
 def install_stack_dump(path: str = DUMP_PATH) -> None:
-    """Answer SIGUSR2 from here on.
+    """Handle SIGUSR2 from here on.
 
-    Call it in the main thread before heavy imports: without a handler the signal kills.
+    Call it in the main thread before heavy imports: without a handler the signal kills the process.
     """
     dump = _Dump(path)
     # The Python handler first: faulthandler chains to the one that is installed when it registers.
@@ -113,7 +113,7 @@ def install_stack_dump(path: str = DUMP_PATH) -> None:
 
 
 def _tasks() -> bytes:
-    """The stacks of the running loop's tasks: what waits, which thread stacks do not show."""
+    """The stacks of the running loop's tasks; thread stacks do not show waiting tasks."""
     if "asyncio" not in sys.modules:
         return b""
     import asyncio

@@ -1,6 +1,6 @@
 """The metrics endpoint: one page over plain HTTP, for Prometheus and for curl, by the standard library on threads.
 
-Anybody on the network may connect: the number of connections is limited, so that descriptors are left for claims.
+Any client on the network may connect, so the number of connections is limited: claims need free descriptors.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 from nvdra.telemetry.log import error as log_error
 from nvdra.telemetry.log import info
 
-# Open connections. Where more come, the oldest is closed: a scrape takes milliseconds, so the oldest is an idle one.
+# Open connections. A new one beyond the limit closes the oldest: a scrape takes milliseconds, so the oldest is idle.
 MOST = 16
-# A client that sends nothing, or takes nothing, for so long is given up.
+# A client that neither sends nor receives for so long is disconnected.
 SILENCE_S = 10.0
-# Accepting fails at once while the process has no descriptor left; the next try waits this long.
+# Without a free descriptor, accepting fails at once; the next try waits this long.
 _PAUSE_S = 0.1
 _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class EndpointError(Exception):
-    """The endpoint cannot be opened; the text is for people."""
+    """The endpoint cannot be opened. The text is for users."""
 
 
 class MetricsServer:
@@ -71,7 +71,7 @@ class MetricsServer:
         info(1, "Serving metrics", endpoint=self._endpoint, port=self.port, path=self._path)
 
     async def stop(self) -> None:
-        """Accept nothing new; what is being answered ends by itself."""
+        """Accept no new connections; running answers end by themselves."""
         if self._server is not None:
             await asyncio.to_thread(self._server.shutdown)
             self._server.server_close()
@@ -87,7 +87,7 @@ class MetricsServer:
         with self._in_flight.track_inprogress():
             try:
                 page: Iterable[bytes] = self._page({**environ, "REQUEST_METHOD": "GET"}, start_response)
-            except Exception as error:  # a collector's, whatever it is
+            except Exception as error:  # any error of a collector
                 log_error("Could not gather the metrics", error, kind=type(error).__name__)
                 self._served.labels("500").inc()
                 start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
@@ -100,10 +100,10 @@ class _Quiet(WSGIRequestHandler):
     timeout = SILENCE_S
 
     def log_message(self, *_: Any) -> None:
-        """Scrapes are no news."""
+        """Scrapes are not logged."""
 
     def get_stderr(self) -> io.StringIO:
-        """A place for the tracebacks of answers that their client did not take."""
+        """Discards tracebacks of answers whose client disconnected."""
         return io.StringIO()
 
 
@@ -148,7 +148,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._room.release()
 
     def handle_error(self, *_: Any) -> None:
-        """A connection that its client, or this server, ended early is no news."""
+        """Connections that the client or this server ended early are not logged."""
 
     def _end_oldest(self) -> None:
         """Make the thread of the oldest connection end: its next read or write fails."""

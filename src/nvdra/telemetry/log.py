@@ -1,6 +1,6 @@
 """Log lines as klog writes them, or one JSON object a line, unbuffered.
 
-Everything goes to standard error; on demand what is neither warning nor error goes to standard output.
+All lines go to standard error; on demand, information goes to standard output.
 
 `info(4, "About to announce device gpu-0")` prints its text bare; with keys and values,
 `info(6, "Response", verb="GET")` prints `"Response" verb="GET"`. Level 0 always appears, others from `-v` on.
@@ -28,10 +28,10 @@ class _State:
     verbosity = 0
     json = False
     vmodule: tuple[tuple[str, int], ...] = ()
-    highest = 0  # of verbosity and every vmodule level: what a call must reach to be looked at
+    highest = 0  # the highest of verbosity and all vmodule levels; calls above it return at once
     stream: IO[str] | None = None  # None: descriptors
     descriptors = (2, 2)  # of information, of the rest
-    second: tuple[int, str] = (-1, "")  # the last second seen and its text: lines come in bursts
+    second: tuple[int, str] = (-1, "")  # the last second and its text, cached because lines come in bursts
     cache: dict[tuple[str, str], int] = {}  # noqa: RUF012  level by (file, name shown)
 
 
@@ -47,13 +47,13 @@ def set_up(
     split_stream: bool = False,
     stream: IO[str] | None = None,
 ) -> None:
-    """Choose format and levels; from here on the standard library's warnings and errors come out this way too.
+    """Set format and levels. Warnings and errors of the standard library's logging use this format too.
 
     vmodule   `pattern=N,…`: a level of its own for files; the pattern is a file name without its ending, or a
               path if it contains a slash. Text format only, as in klog.
     split_stream   information goes to standard output
     stream         where all lines go instead
-    Raises ValueError with a text for people.
+    Raises ValueError with a text for users.
     """
     if logging_format not in ("text", "json"):
         raise ValueError(f'unsupported log format "{logging_format}": use "text" or "json"')
@@ -76,7 +76,7 @@ def set_up(
 
 
 def enabled(v: int) -> bool:
-    """Whether an `info(v, …)` written on the caller's line would appear: to guard costly arguments."""
+    """Whether `info(v, …)` on the caller's line would appear; use it to guard costly arguments."""
     state = _state
     if v <= state.verbosity:
         return True
@@ -98,17 +98,17 @@ def info(v: int, msg: str, /, *, at: str | None = None, **values: Any) -> None:
 
 
 def warning(msg: str, /, *, at: str | None = None, **values: Any) -> None:
-    """Something is wrong and the program copes."""
+    """Log a problem that the program handles."""
     _emit("warning", 0, msg, sys._getframe(1), at, None, values)
 
 
 def error(msg: str, cause: BaseException | str | None = None, /, *, at: str | None = None, **values: Any) -> None:
-    """Something failed. `cause` is shown as `err`."""
+    """Log a failure; `cause` is shown as `err`."""
     _emit("error", 0, msg, sys._getframe(1), at, cause, values)
 
 
 def flush() -> None:
-    """Nothing is held back: lines are written when they are made. Here for callers that end the process."""
+    """Does nothing, since lines are written at once. For callers that end the process."""
     stream = _state.stream or sys.stderr
     try:
         stream.flush()
@@ -134,7 +134,7 @@ def _emit(
         else:
             _write(severity, text_line(severity, now, place, msg, reason, values))
     except Exception:
-        # A record that cannot be shown must not cost the claim it is about.
+        # A record that cannot be formatted must not fail its claim.
         return
 
 
@@ -166,14 +166,14 @@ def json_line(
     elif severity == "error":
         record["err"] = reason if reason is not None else msg
     for key, value in values.items():
-        # A value may not take the place of the record's own keys: readers would mistake it.
+        # A value must not replace the record's own keys, or readers would misread the line.
         record[key if key not in record else f"{key}_"] = value
     return f"{_json()(record)}\n"
 
 
 @cache
 def _json() -> Callable[[object], str]:
-    """Compact JSON. Made once, and not before it is needed: what dumps stacks stands before anything is imported."""
+    """A compact JSON encoder, created on first use: the stack dump is set up before heavy imports."""
     import json
 
     return json.JSONEncoder(default=str, ensure_ascii=False, separators=(",", ":")).encode
@@ -245,7 +245,7 @@ def _write(severity: str, line: str) -> None:
 
 
 def _adopt_standard_logging() -> None:
-    """Let what asyncio, aiohttp and others log as warnings or errors come out in this format."""
+    """Write warnings and errors of asyncio, aiohttp and others in this format."""
     import logging
 
     class Adopted(logging.Handler):

@@ -1,6 +1,6 @@
-"""Metrics: what a kubelet plugin counts, in the names that dashboards of the Go driver already read.
+"""Metrics of a kubelet plugin, with the names that dashboards for the Go driver use.
 
-Series are made in advance where their labels are known, so that rates start at 0.
+Series with known labels are created in advance, so that rates start at 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def process_metrics(registry: CollectorRegistry) -> None:
 
 
 class DriverMetrics:
-    """What a kubelet plugin counts. Names, labels and buckets of the first six are the Go driver's.
+    """A kubelet plugin's metrics. Names, labels and buckets of the first six are the Go driver's.
 
     device_types   the driver's; every one is always shown, also at 0. The last one stands for types not named here
     now            seconds since 1970
@@ -81,7 +81,7 @@ class DriverMetrics:
         self._registered = Gauge(
             "nvidia_dra_registered", "[ALPHA] 1 while registered with kubelet.", ("driver",), registry=registry
         )
-        # Looking a series up costs more than counting in it: the busy ones are kept.
+        # Looking up a series costs more than counting in it, so the busy ones are kept.
         self._served = {operation: self._requests.labels(driver, operation) for operation in OPERATIONS}
         self._took = {operation: self._duration.labels(driver, operation) for operation in OPERATIONS}
         self._under_way = {operation: self._inflight.labels(driver, operation) for operation in OPERATIONS}

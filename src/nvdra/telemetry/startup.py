@@ -1,4 +1,4 @@
-"""The configuration a program starts with, as one log message that people and tests search."""
+"""The start-up configuration as one log message that people and tests search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Admission of claims and claim templates: a review in, a verdict out. Nothing here touches the world."""
+"""Admission of claims and claim templates: a review in, a verdict out. Pure."""
 
 from nvdra.webhook.review import Refusal, Verdict, judge
 from nvdra.webhook.wire import ReviewError

@@ -23,7 +23,7 @@ INVALID = "Invalid"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an object is not admitted; `reason` is the API's word for the kind of refusal."""
+    """Why an object is refused; `reason` is a `metav1.StatusReason`."""
 
     message: str
     reason: str
@@ -31,10 +31,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one review, and what a log line may say of it.
+    """The answer to one review, and its fields for the log line.
 
     refusal   None: admitted
-    note      why the configs were not looked at; empty if they were
+    note      why the configs were not checked; "" if they were
     """
 
     uid: str
@@ -53,7 +53,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How objects of one resource are read, and where their device spec is."""
+    """The decoder of one resource's objects, and the path of their device spec."""
 
     read: Callable[[bytes], Object]
     path: str
@@ -110,7 +110,7 @@ def _kind(resource: wire.Resource) -> _Kind:
 
 
 def _exemption(request: Request, found: Object, kind: _Kind) -> str:
-    """Why an object is admitted whatever it says: it was admitted before, and rules may have become stricter since."""
+    """Why an object is admitted unchecked: an unchanged spec was admitted before, and rules may be stricter now."""
     if found.is_being_deleted:
         return "being deleted"
     if request.operation == "UPDATE":
@@ -118,7 +118,7 @@ def _exemption(request: Request, found: Object, kind: _Kind) -> str:
             before = kind.read(bytes(request.old_object)).devices
         except ObjectError:
             return ""
-        # The API server writes both objects alike, so what is equal is equal as text.
+        # The API server encodes both objects alike, so equal specs are equal as text.
         if before == found.devices:
             return "device spec unchanged"
     return ""

@@ -118,11 +118,11 @@ class Object:
 
 
 class ReviewError(ValueError):
-    """A body that is no AdmissionReview; the text is the contract's."""
+    """The body is no AdmissionReview. The text is part of the contract."""
 
 
 class ObjectError(ValueError):
-    """An object that cannot be read."""
+    """The object cannot be decoded."""
 
 
 _reviews = msgspec.json.Decoder(_Review)

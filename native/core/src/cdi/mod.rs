@@ -1,6 +1,6 @@
 //! CDI documents as text: YAML in block style, four spaces a level, the key order of the CDI libraries; or JSON.
 //!
-//! Zero values are left out. Rendering is in pieces, so that a part which does not change can be rendered once.
+//! Zero values are omitted. Documents are rendered in pieces, so that a constant part is rendered only once.
 
 mod json;
 mod yaml;

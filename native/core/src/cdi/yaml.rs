@@ -47,7 +47,7 @@ pub fn render_yaml(document: &Document<'_>) -> String {
     out
 }
 
-/// Where the members of a key stand: at the next multiple of four. A key in a list item stands two behind its dash.
+/// The indent of a key's members: the next multiple of four. A key in a list item is two columns right of its dash.
 fn deeper(indent: usize) -> usize {
     (indent / 4 + 1) * 4
 }
@@ -102,7 +102,7 @@ impl Yaml<'_> {
         }
     }
 
-    /// Opens a list item: its first member's key stands behind the dash.
+    /// Opens a list item: its first member's key follows the dash.
     fn first(&mut self, indent: usize, key: &str, text: &str) {
         self.indent(indent);
         self.out.push_str("- ");

@@ -11,7 +11,7 @@ use crate::time;
 
 /// The checkpoint in a file of `driver`, of any release. Kinds of error: syntax, truncated, checksum, future.
 ///
-/// Entries with a device of an `unsupported` kind ("vfio", or "mps" for its group) are foreign.
+/// Entries with a device of an `unsupported` kind ("vfio", or "mps" for its group) are unsupported.
 pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<Checkpoint> {
     let text = text(content);
     let source = &*text;
@@ -80,7 +80,7 @@ pub fn decode(content: &[u8], driver: Driver, unsupported: &[String]) -> Result<
     Ok(checkpoint)
 }
 
-/// The file as the releases would write it, checksums as they are stored: the other side of the diff for people.
+/// The file as the Go releases would rewrite it, with its stored checksums: the other side of the diff for users.
 pub fn remarshal(content: &[u8], driver: Driver) -> Result<String> {
     let source = text(content);
     marshal(

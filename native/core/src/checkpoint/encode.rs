@@ -1,4 +1,4 @@
-//! From entries to the file, in pieces that are rendered once.
+//! Encodes entries into the file, in pieces that are rendered once.
 
 use super::{Config, Device, Entry, Group, Info, Prepared, State};
 use crate::fnv::checksum;
@@ -10,9 +10,9 @@ use crate::time;
 pub struct Fragment {
     uid: String,
     state: State,
-    /// `"status":…[,"preparedDevices":…]`: what both sections say.
+    /// `"status":…[,"preparedDevices":…]`: the part of both sections.
     body: String,
-    /// `[,"name":…][,"namespace":…][,"abortedAt":…][,…]`: what only the second says.
+    /// `[,"name":…][,"namespace":…][,"abortedAt":…][,…]`: the part of the second section only.
     tail: String,
 }
 
@@ -177,7 +177,7 @@ fn write_info(out: &mut String, info: &Info) {
     out.push_str("},");
 }
 
-/// What was answered to kubelet.
+/// The answer that kubelet got.
 fn write_answer(out: &mut String, device: &Device) {
     out.push_str("\"device\":{\"Requests\":");
     write_texts(out, &device.requests);

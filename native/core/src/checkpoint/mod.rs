@@ -1,6 +1,6 @@
 //! The checkpoint file: read from any release, verified, and written as release v0.4.1 writes it.
 //!
-//! Both drivers' files have one envelope; what they say of prepared devices is theirs (`Driver`). A file is accepted if
+//! Both drivers' files have the same envelope; prepared devices differ (`Driver`). A file is accepted if
 //! a stored checksum matches the bytes as they are, or those bytes read into the releases' structs and written again.
 //! Groups of devices that the reader does not support are kept as the text they were read as.
 
@@ -14,7 +14,7 @@ pub use encode::{Fragment, encode};
 
 use crate::shape;
 
-/// Whose checkpoint a file is.
+/// The driver that a checkpoint file belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     /// gpu.nvidia.com
@@ -49,14 +49,14 @@ pub struct Mig {
     pub parent_pci_bus_id: String,
 }
 
-/// What was prepared for one allocation result.
+/// The prepared device of one allocation result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Info {
     Gpu {
         uuid: String,
     },
     Mig(Mig),
-    /// A MIG device whose placement the file does not say whole: it cannot be destroyed by what is said.
+    /// A MIG device without its whole placement in the file: it cannot be destroyed by the ids there.
     UnplacedMig {
         uuid: String,
     },
@@ -73,7 +73,7 @@ pub enum Info {
     },
 }
 
-/// One allocation result: what was prepared, and what was answered to kubelet.
+/// One allocation result: the prepared device, and the answer that kubelet got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     pub info: Info,
@@ -86,7 +86,7 @@ pub struct Device {
     pub metadata: String,
 }
 
-/// What was set up for a group of devices.
+/// The settings of a group of devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Config {
     Gpu {
@@ -104,7 +104,7 @@ pub enum Config {
 pub struct Group {
     pub devices: Vec<Device>,
     pub config: Config,
-    /// The group's own text, where it says more than the fields above; empty otherwise.
+    /// The group's JSON text if it has more than the fields above; else empty.
     pub verbatim: String,
 }
 

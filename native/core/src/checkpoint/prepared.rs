@@ -1,4 +1,4 @@
-//! What an entry says of its prepared devices: groups that the reader supports, or foreign text.
+//! The prepared devices of an entry: groups that the reader supports, or unsupported text.
 
 use super::decode::{Reader, strange, text_of};
 use super::encode::write_group;
@@ -194,7 +194,7 @@ impl Reader<'_> {
         })
     }
 
-    /// The device's kind and what is said of it: the one member that is there.
+    /// The device's kind and its description, from the only member that is present.
     fn kind<'n, 'a>(&self, node: &'n Node<'a>, path: &str) -> Result<(&'static str, &'n Node<'a>)> {
         let (known, nouns): (&[&'static str], _) = match self.driver {
             Driver::Gpu => (&["gpu", "mig", "vfio"], "gpu, mig and vfio"),
@@ -241,8 +241,8 @@ fn role_id(record: &Node<'_>, path: &str) -> Result<u32> {
     .ok_or_else(|| strange(&format!("{path}.info.id"), "an index", id.unwrap_or(record)))
 }
 
-/// A MIG device, placed only if all of it is said: it may be destroyed by these ids. Releases before v25.12 say it in
-/// another form.
+/// A MIG device, with a placement only if the file has all ids, because rollback destroys it by these ids. Releases
+/// before v25.12 use another form.
 fn mig(record: &Node<'_>, path: &str) -> Result<Info> {
     let uuid = match record.get("concrete").and_then(|mig| mig.get("migUUID")) {
         Some(uuid) => text_of(Some(uuid), &format!("{path}.concrete.migUUID"))?,

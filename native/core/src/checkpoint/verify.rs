@@ -1,4 +1,4 @@
-//! The two checksums.
+//! Verifies the two checksums.
 
 use super::Driver;
 use crate::error::{Error, Kind, Result};
@@ -6,9 +6,9 @@ use crate::fnv::checksum;
 use crate::json::{Node, Value};
 use crate::shape::{Style, marshal};
 
-/// Whether the stored checksums agree with the file, taken as it stands or as the releases would write it.
+/// Whether the stored checksums match the file as it is, or as the Go releases would rewrite it.
 ///
-/// `source` is the text of `content`, byte for byte but where that is no UTF-8.
+/// `source` is the text of `content`, byte for byte, except where that is no UTF-8.
 pub(super) fn verify(root: &Node<'_>, source: &str, content: &[u8], driver: Driver) -> Result<()> {
     let shapes = driver.sections();
     let stored = |node: &Node<'_>| match node.get("checksum").map(|node| &node.value) {

@@ -11,7 +11,7 @@ pub struct Sections {
     pub v2: Shape,
 }
 
-/// The same envelope around each driver's prepared devices, and around the members that its entries have besides.
+/// The common envelope around each driver's prepared devices and its additional entry members.
 macro_rules! sections {
     ($name:ident, $devices:ident $(, $more:expr)*) => {
         pub static $name: Sections = Sections {

@@ -1,8 +1,8 @@
-//! Go structs as tables, and the text Go's encoder makes of a JSON value read into one of them.
+//! Go structs as tables, and the text that Go's encoder writes for a JSON value decoded into such a struct.
 //!
-//! Reading into a struct and writing it again drops unknown keys, puts the rest into the struct's order, fills in zero
-//! values and leaves out what `omitempty` leaves out. Claims are projected onto the checkpoint's fields this way, and
-//! old checkpoints are written again to check them.
+//! Decoding into a struct and encoding it again drops unknown keys, sorts the others in the struct's order, fills in zero
+//! values and omits `omitempty` fields. Claims are projected onto the checkpoint's fields this way, and old checkpoints
+//! are re-encoded to verify their checksums.
 
 mod checkpoint;
 mod marshal;
@@ -17,7 +17,7 @@ pub enum Shape {
     Text,
     Integer,
     Boolean,
-    /// JSON carried as it is, but compact.
+    /// JSON kept as it is, but compact.
     Raw,
     /// RFC 3339 with seconds in UTC; the zero time is null.
     Time,
@@ -51,7 +51,7 @@ pub struct Field {
     pub keep: Keep,
 }
 
-/// How a struct is written: which release's habits, and whether checksums count as zero.
+/// How a struct is encoded: the release to imitate, and whether checksums count as zero.
 #[derive(Clone, Copy)]
 pub struct Style {
     pub mps_id_always: bool,

@@ -1,4 +1,4 @@
-//! Events: sets of what to hear of, and waiting for it.
+//! Event sets, and waiting for events.
 
 use std::sync::Arc;
 use std::time::Duration;

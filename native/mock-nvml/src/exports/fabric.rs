@@ -1,4 +1,4 @@
-//! The NVLink fabric a GPU is part of.
+//! The NVLink fabric of a GPU.
 
 use crate::abi::{FabricInfo, FabricInfoV2, FabricInfoV3, Out, versioned};
 use crate::code::{Answer, Code};

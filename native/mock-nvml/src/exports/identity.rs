@@ -1,4 +1,4 @@
-//! Who a GPU is and what it can do.
+//! Identity and capabilities of a GPU.
 
 use std::ffi::{c_char, c_int};
 

@@ -1,4 +1,4 @@
-//! GPU instances and compute instances: made, listed, asked about, destroyed.
+//! GPU instances and compute instances: create, list, query, destroy.
 
 use crate::abi::{
     ComputeInstanceInfo, ComputeInstanceInfoLegacy, ComputeInstanceProfile,

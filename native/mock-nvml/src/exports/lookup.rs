@@ -1,4 +1,4 @@
-//! How a handle is got: by index, UUID, serial, PCI bus id.
+//! Handles by index, UUID, serial, PCI bus id.
 
 use std::ffi::c_char;
 

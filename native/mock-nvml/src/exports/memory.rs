@@ -1,4 +1,4 @@
-//! Memory, and who uses it: the programs that the root names.
+//! Memory, and the processes that use it, as named in the root.
 
 use crate::abi::{
     Memory, MemoryV2, Out, ProcessInfo, ProcessInfoLegacy, VALUE_NOT_AVAILABLE, versioned,

@@ -1,4 +1,4 @@
-//! MIG of a GPU: capable or not, mode, the table of what could be made, and the MIG devices there are.
+//! MIG of a GPU: capability, mode, profiles and placements, existing MIG devices.
 //!
 //! Measured on an H200 with MIG off: profiles and placements can be read, the maximum count is 0, slots and instances
 //! are not found.

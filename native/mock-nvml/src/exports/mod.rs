@@ -1,4 +1,4 @@
-//! The exported functions, by what they are about. Each one counts, meets its faults, and answers from the session.
+//! The exported functions by subject. Each one counts its call, applies faults, and answers from the session.
 
 mod events;
 mod fabric;

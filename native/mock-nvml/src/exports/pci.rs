@@ -1,4 +1,4 @@
-//! PCI identity, in the forms it had over the years.
+//! PCI identity, in every version of the struct.
 
 use crate::abi::{Out, PciInfo, PciInfoExt, PciInfoLegacy, versioned};
 use crate::code::Code;

@@ -1,4 +1,4 @@
-//! What lies near a GPU: other GPUs, switches, processors, memory.
+//! Topology of a GPU: other GPUs, switches, processors, memory.
 
 use crate::abi::{Handle, Out, P2P_CAPABILITIES, PciInfo, PciInfoLegacy};
 use crate::code::{Answer, Code};

@@ -1,4 +1,4 @@
-//! Partitions as an administrator makes, lists and destroys them.
+//! `nvidia-smi mig`: creates, lists and destroys partitions.
 
 use nvdra_mock_nvml::code::{self, Code};
 use nvdra_mock_nvml::partition::{Partitioning, Process, profiles_of};

@@ -1,4 +1,4 @@
-//! `nvidia-modprobe`: makes the device nodes that are missing; the modules of a mock are always loaded.
+//! `nvidia-modprobe`: creates missing device nodes; the modules of a mock are always loaded.
 
 use std::path::Path;
 

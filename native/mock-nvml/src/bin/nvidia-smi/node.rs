@@ -1,4 +1,4 @@
-//! The node as seen from where this program lies.
+//! The node as seen from this program's location.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, OpenOptions};

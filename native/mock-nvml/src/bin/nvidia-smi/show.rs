@@ -1,4 +1,4 @@
-//! What is shown: a list, a table, values by field.
+//! Output: a list, a table, values by field.
 
 use nvdra_mock_nvml::notation::address;
 use nvdra_mock_nvml::portrait::Gpu;
