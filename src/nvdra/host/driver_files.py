@@ -17,7 +17,7 @@ from glob import escape
 
 from nvdra.gpu.edits import DriverFiles, FoundFile, FoundLibrary, FoundNode
 from nvdra.host import elf, ld_cache
-from nvdra.host.driver_root import DriverRoot, matches, module_version
+from nvdra.host.driver_root import LIBRARY_DIRS, DriverRoot, matches, module_version
 from nvdra.host.footprint import Footprint, Searched, folder_now, untold
 from nvdra.ports import Host
 
@@ -25,19 +25,6 @@ _CONTROL_NODES = ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-u
 # Without these no CUDA program starts. Modeset serves displays, and uvm-tools debuggers.
 _NEEDED_NODES = ("/dev/nvidia-uvm", "/dev/nvidiactl")
 
-_LIBRARY_DIRS = (
-    "/",
-    "/usr/lib64",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu/nvidia/current",
-    "/usr/lib/aarch64-linux-gnu/nvidia/current",
-    "/lib64",
-    "/lib/x86_64-linux-gnu",
-    "/lib/aarch64-linux-gnu",
-    "/lib/x86_64-linux-gnu/nvidia/current",
-    "/lib/aarch64-linux-gnu/nvidia/current",
-)
 # Libraries of the driver that are not named after its version; those of the graphics stack are released apart from it.
 _OWN_VERSIONS = (
     "libnvidia-egl-gbm.so.*.*",
@@ -75,7 +62,7 @@ _PROGRAMS = (
     "nvidia-imex",
     "nvidia-imex-ctl",
 )
-_PROGRAM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_PROGRAM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/bin")
 _SOCKETS = ("nvidia-persistenced/socket", "nvidia-fabricmanager/socket")
 _MPS = ("nvidia-mps",)
 _XORG_FOLDERS = ("modules/drivers", "modules/extensions", "modules/updates/drivers", "modules/updates/extensions")
@@ -188,7 +175,7 @@ class _Search:
 
     def libraries(self, pattern: str) -> list[str]:
         """Libraries that fit, links followed; in the loader's cache only if the usual folders have none."""
-        found = self.resolved(self.paths(_LIBRARY_DIRS, pattern))
+        found = self.resolved(self.paths(LIBRARY_DIRS, pattern))
         if found:
             return found
         cached = ld_cache.libraries(self.host, self.root.below("/etc/ld.so.cache"))
@@ -228,7 +215,7 @@ def _versioned(search: _Search, version: str, library_dir: str) -> list[str]:
 
     Distributions may keep the libraries of one driver in several folders: Debian puts libcuda into nvidia/current.
     """
-    directories = [f"{base.rstrip('/')}{below}" for base in (library_dir, *_LIBRARY_DIRS) for below in ("", "/vdpau")]
+    directories = [f"{base.rstrip('/')}{below}" for base in (library_dir, *LIBRARY_DIRS) for below in ("", "/vdpau")]
     found: dict[str, str] = {}
     for path in search.resolved(search.paths(directories, f"*.so.{escape(version)}")):
         found.setdefault(path.rpartition("/")[2], path)

@@ -13,10 +13,8 @@ from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory
 from nvdra.gpu.extents import DRIVER
 from nvdra.host import (
-    DriverFileMissing,
     DriverRoot,
     Hints,
-    Node,
     PciBus,
     driver_root,
     find_library,
@@ -60,7 +58,7 @@ class GpuNode:
         self._root = root = self._current_root()
         self._was_unread = False
         self._sweep: Sweep | None = None
-        nvml = Nvml(lambda: _library(host, root), chassis.clock)
+        nvml = Nvml(lambda: find_library(host, root), chassis.clock)
         chassis.stack.push_async_callback(_close, nvml)
         hints = Hints(host, root)
         self._discovery = Discovery(
@@ -166,13 +164,6 @@ class GpuNode:
         except DriverChanged as changed:
             telemetry.warning("The driver was replaced, starting anew with the new one", cause=str(changed))
             self._chassis.restart()
-
-
-def _library(host: Node, root: DriverRoot) -> str | None:
-    try:
-        return find_library(host, root)
-    except DriverFileMissing:
-        return None
 
 
 async def _close(nvml: Nvml) -> None:

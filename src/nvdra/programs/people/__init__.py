@@ -26,6 +26,7 @@ _COMMANDS = {
         "why a claim is pending: every node's refusal, and what would help",
     ),
     "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
+    "prestart": ("nvdra.programs.prestart:main", "wait until the node's driver is there: the init container's program"),
 }
 
 _ABOUT = """\
@@ -36,8 +37,8 @@ usage: nvdra COMMAND [OPTIONS]
 
 {commands}
 
-Each command has --help, and all but demo have --output json. Where the node's files are is said by the plugin's own
-flags and variables, so inside the plugin's container no flag is needed:
+Each command has --help, and all but demo and prestart have --output json. Where the node's files are is said by the
+plugin's own flags and variables, so inside the plugin's container no flag is needed:
 
   kubectl exec -n NAMESPACE POD -c gpus -- nvdra doctor
 

@@ -12,7 +12,6 @@ from nvdra.host import (
     PciBus,
     PciFunction,
     device_major,
-    find_library,
     gpu_files,
     look_up,
     module_version,
@@ -33,12 +32,12 @@ def look(here: Place, bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
         return
     where = f"{root.path}, device nodes in {root.dev.rstrip('/')}/dev"
     yield Finding("driver root", "ok", f"{where} (a stand-in, nothing here is real)" if root.is_stand_in else where)
-    library = _library(here)
-    if library is None:
-        text = f"libnvidia-ml.so.1 is not below {root.path}"
-        yield Finding("NVML library", "problem", text, f"install the driver, or {_WHERE}")
-    else:
+    library: str | None = None
+    try:
+        library = here.library()
         yield Finding("NVML library", "ok", library)
+    except DriverFileMissing as error:
+        yield Finding("NVML library", "problem", str(error), f"install the driver, or {_WHERE}")
     yield _module(here, library)
     if inventory.unread:
         next_step = "put right what is above" if library is None else "nvidia-smi should say the same; see dmesg"
@@ -48,13 +47,6 @@ def look(here: Place, bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
         yield Finding("NVML", "ok", f"answers{f', driver {driver}' if driver else ''}")
     yield from _files(here, inventory)
     yield from _gpus(bus, inventory)
-
-
-def _library(here: Place) -> str | None:
-    try:
-        return find_library(here.host, here.root)
-    except DriverFileMissing:
-        return None
 
 
 def _module(here: Place, library: str | None) -> Finding:

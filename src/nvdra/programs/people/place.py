@@ -13,7 +13,7 @@ from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, from_scan
 from nvdra.gpu.extents import DRIVER
-from nvdra.host import DriverFileMissing, DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
+from nvdra.host import DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
 from nvdra.node.clock import LoopClock
 from nvdra.node.record_file import NAME
 from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
@@ -88,12 +88,9 @@ class Place:
             with contextlib.suppress(Exception):  # a driver that hangs: the process ends anyway
                 await nvml.close(timeout_s=2.0)
 
-    def library(self) -> str | None:
-        """Where NVML is; None if it is not in the driver root."""
-        try:
-            return find_library(self.host, self.root)
-        except DriverFileMissing:
-            return None
+    def library(self) -> str:
+        """Where NVML is. Raises DriverFileMissing."""
+        return find_library(self.host, self.root)
 
 
 def gates_of(values: Mapping[str, object]) -> Gates:
