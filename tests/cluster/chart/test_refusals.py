@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from nvdra.api import gates
 from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS, Helm, Refused
 
 WEBHOOK = GPUS | {"webhook.enabled": True}
@@ -129,6 +131,26 @@ def test_refusal(helm: Helm, values: dict[str, Any], text: str) -> None:
     assert text in refusal(helm, values, programs=ALL_PROGRAMS)
 
 
+@pytest.mark.parametrize("gate", gates.table()["unbuilt"]["gpu-kubelet-plugin"])
+def test_a_gate_that_the_program_refuses_is_refused_at_once(helm: Helm, gate: str) -> None:
+    needed = {"DeviceMetadata": {"PassthroughSupport": True}}.get(gate, {})
+    text = refusal(helm, GPUS | {"featureGates": {gate: True, **needed}})
+    with pytest.raises(gates.GateError) as refused:
+        gates.refuse_unbuilt(gates.parse(",".join(f"{name}=true" for name in (gate, *needed))), "gpu-kubelet-plugin")
+    named = re.search(r"feature gates? (\w+)", str(refused.value))
+    assert named is not None
+    assert f"\ngpu-kubelet-plugin does not support feature gate {named[1]} yet: " in text
+    # Off it may be named, and without the program it may be on.
+    helm.render(GPUS | {"featureGates": {gate: False}})
+
+
+@pytest.mark.parametrize(
+    "gate", ["TimeSlicingSettings", "DynamicMIG", "DRAListTypeAttributes", "HostManagedIMEXDaemon"]
+)
+def test_a_gate_that_the_programs_take_renders(helm: Helm, gate: str) -> None:
+    assert helm.render(GPUS | {"featureGates": {gate: True}}).env()["FEATURE_GATES"] == f"{gate}=true,"
+
+
 def test_gpus_need_a_word_of_the_user(helm: Helm) -> None:
     text = refusal(helm, {})
     assert "\nThe default value of 'resources.gpus.enabled == true'." in text
@@ -149,7 +171,7 @@ def test_namespace_default(helm: Helm) -> None:
 
 @pytest.mark.parametrize("shares", ["", "disabled", "memory", "unlimited", "3", 3])
 def test_consumable_shares_that_pass(helm: Helm, shares: str | int) -> None:
-    rendered = helm.render(SHARES | {"consumableShares": shares})
+    rendered = helm.render(SHARES | {"consumableShares": shares}, programs=ALL_PROGRAMS)
     assert rendered.env().get("CONSUMABLE_SHARES", "") == str(shares)
 
 

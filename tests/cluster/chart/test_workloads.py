@@ -271,9 +271,10 @@ def test_passthrough_mounts_the_host(helm: Helm) -> None:
 
 def test_a_gate_can_be_on_by_its_group(helm: Helm) -> None:
     gates = {"AllAlpha": True, "DynamicMIG": False, "NVMLDeviceHealthCheck": False}
-    assert "/host-root" in mounts(helm.render(GPUS | {"featureGates": gates}).container())
+    assert "/host-root" in mounts(helm.render(GPUS | {"featureGates": gates}, programs=ALL_PROGRAMS).container())
     named = gates | {"PassthroughSupport": False, "DeviceMetadata": False}
-    assert "/host-root" not in mounts(helm.render(GPUS | {"featureGates": named}).container())
+    rendered = helm.render(GPUS | {"featureGates": named}, programs=ALL_PROGRAMS)
+    assert "/host-root" not in mounts(rendered.container())
 
 
 @pytest.mark.parametrize(("port", "variable"), [(0, "0"), (-1, "-1"), ("51999", "51999")])
@@ -287,7 +288,7 @@ def test_probes_need_a_port_that_is_known(helm: Helm, port: int | str, variable:
 
 
 def test_webhook(helm: Helm) -> None:
-    rendered = helm.render(GPUS | {"webhook.enabled": True, "featureGates.MPSSupport": True})
+    rendered = helm.render(GPUS | {"webhook.enabled": True, "featureGates.TimeSlicingSettings": True})
     deployment = rendered.all("Deployment")[f"{NAME}-webhook"]
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     container = rendered.container("webhook")
@@ -299,7 +300,7 @@ def test_webhook(helm: Helm) -> None:
         "-v=4",
     ]
     assert rendered.env("webhook") == {
-        "FEATURE_GATES": "MPSSupport=true,",
+        "FEATURE_GATES": "TimeSlicingSettings=true,",
         "HTTP_ENDPOINT": ":8080",
         "METRICS_PATH": "/metrics",
     }

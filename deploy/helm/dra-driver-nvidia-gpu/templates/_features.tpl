@@ -38,37 +38,16 @@
 {{- if eq (toString (include "nvdra.imex" . | fromYaml).mode) "hostManaged" -}}true{{- end -}}
 {{- end -}}
 
-{{/* Every gate and its stage. Alpha gates are off, beta gates on, unless said otherwise. */}}
-{{- define "nvdra.stages" -}}
-AllAlpha: group
-AllBeta: group
-ComputeDomainCliques: beta
-ConsumableShares: alpha
-ContextualLogging: beta
-CrashOnNVLinkFabricErrors: beta
-DRAListTypeAttributes: alpha
-DeviceMetadata: alpha
-DynamicMIG: alpha
-FabricManagerPartitioning: alpha
-HostManagedIMEXDaemon: alpha
-IMEXDaemonsWithDNSNames: beta
-LoggingAlphaOptions: alpha
-LoggingBetaOptions: beta
-MPSSupport: alpha
-NVMLDeviceHealthCheck: alpha
-PassthroughSupport: alpha
-TimeSlicingSettings: alpha
-{{- end -}}
-
 {{- define "nvdra.isTrue" -}}
 {{- if has (toString .) (list "1" "t" "T" "TRUE" "true" "True") -}}true{{- end -}}
 {{- end -}}
 
-{{/* (list context gate) → whether the gate is on: named itself, or by its stage's group, or by default. */}}
+{{/* (list context gate) → whether the gate is on: named itself, or by its stage's group, or by default. Alpha gates are
+off, beta gates on, unless said otherwise. */}}
 {{- define "nvdra.gate" -}}
 {{- $asked := (index . 0).Values.featureGates | default dict -}}
 {{- $gate := index . 1 -}}
-{{- $stage := get (include "nvdra.stages" . | fromYaml) $gate -}}
+{{- $stage := get (include "nvdra.gateTable" . | fromYaml).stages $gate -}}
 {{- $group := ternary "AllAlpha" "AllBeta" (eq $stage "alpha") -}}
 {{- if hasKey $asked $gate -}}
 {{- include "nvdra.isTrue" (get $asked $gate) -}}
