@@ -49,6 +49,22 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     return Node(monkeypatch)
 
 
+def test_a_device_is_announced_once_and_not_with_every_scan(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[str] = []
+    monkeypatch.setattr(telemetry, "info", lambda level, text, **_: announced.append(text) if level == 4 else None)
+    node.offer.recorded(NONE)
+    assert sorted(announced) == sorted(f"About to announce device {name}" for name in node.inventory.devices)
+    announced.clear()
+    node.offer.renew()
+    assert announced == []
+    node.inventory, whole = h200s(h200_scan(0)), node.inventory
+    node.offer.renew()
+    node.inventory = whole
+    node.offer.renew()
+    assert announced
+    assert all("gpu-1" in text for text in announced)
+
+
 def test_nothing_is_offered_before_the_record_is_known(node: Node) -> None:
     node.offer.renew()
     assert node.published == []

@@ -33,6 +33,7 @@ class Offer:
         self._record: Record | None = None
         self._withdrawn: frozenset[str] = frozenset()
         self._unknown: frozenset[str] = frozenset()
+        self._announced: frozenset[str] = frozenset()
 
     def recorded(self, record: Record) -> None:
         """The record is another one: it may hold other devices back."""
@@ -52,7 +53,9 @@ class Offer:
         self._tell(inventory, self._record, held_back)
         self._withdrawn = held_back
         for name in inventory.devices:
-            telemetry.info(4, f"About to announce device {name}")
+            if name not in self._announced:  # else every scan would say hundreds of lines anew
+                telemetry.info(4, f"About to announce device {name}")
+        self._announced = frozenset(inventory.devices)
         self._publication.publish(
             [published(device, self._gates) for device in inventory.devices.values()],
             withdrawn=held_back,
