@@ -45,6 +45,7 @@ _NO_DEVICES: Mapping[str, Device] = MappingProxyType({})
 _NO_GPUS: Mapping[str, Gpu] = MappingProxyType({})
 _NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 _NO_SLICES: Mapping[str, int] = MappingProxyType({})
+_NO_STUCK: Mapping[str, StuckMode] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,21 @@ class Partitions:
 
 
 @dataclass(frozen=True, slots=True)
+class StuckMode:
+    """A change of MIG mode that a GPU refused for longer than a moment: not settable, or only by a reset.
+
+    on   the mode that was wanted
+    """
+
+    on: bool
+    reason: str
+
+    def __str__(self) -> str:
+        wanted = "on" if self.on else "off"
+        return f"MIG mode cannot be turned {wanted} before the GPU or the node is reset: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """Devices by name, in the order of their minor numbers.
 
@@ -75,6 +91,8 @@ class Inventory:
     gpus           by PCI address: every GPU that could be read, offered itself or not
     partitions     by PCI address of the MIG-capable GPU
     memory_slices  how many a GPU has, by PCI address, where NVML told its MIG profiles
+    driver_version as NVML writes it, "580.159.04"; attributes have the form that the API server takes
+    stuck          by PCI address: GPUs that are offered as they stand, since their MIG mode does not change
     """
 
     devices: Mapping[str, Device] = field(default_factory=lambda: _NO_DEVICES)
@@ -83,6 +101,8 @@ class Inventory:
     gpus: Mapping[str, Gpu] = field(default_factory=lambda: _NO_GPUS)
     partitions: Mapping[str, Partitions] = field(default_factory=lambda: _NO_PARTITIONS)
     memory_slices: Mapping[str, int] = field(default_factory=lambda: _NO_SLICES)
+    stuck: Mapping[str, StuckMode] = field(default_factory=lambda: _NO_STUCK)
+    driver_version: str = ""
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
@@ -92,6 +112,8 @@ class Inventory:
         if self.unread:
             return self.unread
         match parse_name(device):
+            case GpuName(minor) | MigName(parent_minor=minor) if (stuck := self._stuck(minor)) is not None:
+                return str(stuck)
             case GpuName(minor) if self._is_on(minor):
                 return "MIG mode is on: its MIG devices are offered in its place"
             case MigName(parent_minor=minor) if self.by_minor(minor) is not None:
@@ -114,31 +136,43 @@ class Inventory:
         """The PCI address of the GPU with this UUID, whatever its minor number is now; the UUID itself if unknown."""
         return next((address for address, gpu in self.gpus.items() if gpu.uuid == uuid), uuid)
 
+    def _stuck(self, minor: int) -> StuckMode | None:
+        gpu = self.by_minor(minor)
+        return None if gpu is None else self.stuck.get(gpu.pci_bus_id)
+
     def _is_on(self, minor: int) -> bool:
         gpu = self.by_minor(minor)
         return gpu is not None and self.partitions.get(gpu.pci_bus_id, Partitions()).is_on
 
 
 def from_scan(
-    scan: NodeScan, pci: Mapping[str, PciFacts], *, dynamic_mig: bool = False, never_toggles: bool = False
+    scan: NodeScan,
+    pci: Mapping[str, PciFacts],
+    *,
+    dynamic_mig: bool = False,
+    never_toggles: bool = False,
+    stuck: Mapping[str, StuckMode] = _NO_STUCK,
 ) -> Inventory:
     """What this node offers according to one scan.
 
     pci            by bus id in sysfs' form; a GPU without facts has no NUMA node and no PCIe root
     dynamic_mig    GPUs that can be partitioned on demand are offered so (gate DynamicMIG)
     never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
+    stuck          changes of MIG mode that GPUs refused in this boot, by PCI address
     """
     gpus: dict[str, Gpu] = {}
     minors: dict[int, Gpu] = {}
     devices: dict[str, Device] = {}
     partitions: dict[str, Partitions] = {}
     memory_slices: dict[str, int] = {}
+    now_stuck: dict[str, StuckMode] = {}
     not_offered = [_refused(left) for left in scan.left_out]
     for seen in sorted(scan.gpus, key=lambda gpu: (gpu.minor, gpu.index)):
         if seen.name in _DISPLAYS:
             continue
         try:
-            gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles) if dynamic_mig else None)
+            is_stuck = dynamic_mig and _is_stuck(seen, stuck)
+            gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles or is_stuck) if dynamic_mig else None)
             if gpu.minor in minors:
                 raise OddDeviceError(f"{minors[gpu.minor].uuid} has minor number {gpu.minor} too")
             if gpu.pci_bus_id in gpus:
@@ -147,6 +181,8 @@ def from_scan(
             not_offered.append(NotOffered(str(GpuName(seen.minor)), str(odd)))
             continue
         gpus[gpu.pci_bus_id] = minors[gpu.minor] = gpu
+        if is_stuck:
+            now_stuck[gpu.pci_bus_id] = stuck[gpu.pci_bus_id]
         if seen.mig_mode is not None:
             partitions[gpu.pci_bus_id] = Partitions(_is_on(seen), seen.mig.instances)
             if sizes := [size for each in seen.mig.profiles for _, size in each.placements]:
@@ -162,6 +198,8 @@ def from_scan(
         gpus=MappingProxyType(gpus),
         partitions=MappingProxyType(partitions),
         memory_slices=MappingProxyType(memory_slices),
+        stuck=MappingProxyType(now_stuck),
+        driver_version=scan.driver_version,
     )
 
 
@@ -214,6 +252,12 @@ def _live(gpu: Gpu, seen: GpuScan) -> Iterator[MigDevice | NotOffered]:
 
 def _is_on(seen: GpuScan) -> bool:
     return seen.mig_mode is not None and seen.mig_mode[0] == 1
+
+
+def _is_stuck(seen: GpuScan, stuck: Mapping[str, StuckMode]) -> bool:
+    """Whether a change of mode was refused and still is to be made: somebody may have reset the GPU since."""
+    refused = stuck.get(pci_bus_id(seen.pci_bus_id))
+    return refused is not None and _is_on(seen) != refused.on
 
 
 def _partitioning(seen: GpuScan, never_toggles: bool) -> Partitioning | None:

@@ -10,7 +10,7 @@ from typing import Any
 from nvdra import telemetry
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Record
-from nvdra.gpu import Inventory
+from nvdra.gpu import Inventory, StuckMode
 from nvdra.gpu.extents import DRIVER
 from nvdra.host import (
     DriverRoot,
@@ -29,6 +29,7 @@ from nvdra.node.gpu.discovery import Discovery
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.gpu.offer import Offer
 from nvdra.node.gpu.parts import gpu_context
+from nvdra.node.gpu.stuck_modes import StuckModes
 from nvdra.node.gpu.supply import Supply
 from nvdra.node.journals import trim_journals
 from nvdra.node.ledger import LedgerError
@@ -61,6 +62,7 @@ class GpuNode:
         nvml = Nvml(lambda: find_library(host, root), chassis.clock)
         chassis.stack.push_async_callback(_close, nvml)
         hints = Hints(host, root)
+        self._stuck = StuckModes(host, chassis.paths.plugin_dir)
         self._discovery = Discovery(
             nvml,
             chassis.clock,
@@ -69,9 +71,10 @@ class GpuNode:
             self._scanned,
             dynamic_mig=gates.enabled(DYNAMIC_MIG),
             never_toggles=never_toggles(os.environ),
+            stuck=self._stuck.known,
         )
         self._supply = Supply(host, root, hook_path=hook, host_root=options.nvidia_driver_root)
-        mig = MigActor(nvml, self._discovery.note)
+        mig = MigActor(nvml, self._discovery.note, self._note_stuck)
         self._time_slices = TimeSliceActor(lambda: find_nvidia_smi(host, root), self._inventory)
         self.context, self.record_file = gpu_context(
             gates,
@@ -122,6 +125,11 @@ class GpuNode:
         elif self.context.driver.has_steps:
             await self._chassis.unless_stopped(trim_journals(self.context, self._inventory().gpus))
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
+
+    async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
+        """A GPU does not change its MIG mode: what it cannot become is not offered any more."""
+        await self._stuck.note(address, stuck)
+        self._chassis.tasks.start("stuck mode", self._guarded(self._discovery.scan()), may_end=True)
 
     def _bus(self) -> PciBus:
         return look_at_bus(self._chassis.host, self._root)

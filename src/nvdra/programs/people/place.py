@@ -15,6 +15,7 @@ from nvdra.gpu import Inventory, from_scan
 from nvdra.gpu.extents import DRIVER
 from nvdra.host import DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
 from nvdra.node.clock import LoopClock
+from nvdra.node.gpu.stuck_modes import read_stuck_modes
 from nvdra.node.record_file import NAME
 from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
 from nvdra.programs import gpu_flags
@@ -63,6 +64,20 @@ class Place:
         """The CDI hook that documents name."""
         return self.hook_path or f"{self.plugin_dir}/nvidia-cdi-hook"
 
+    def sees_host(self, path: str) -> bool:
+        """Whether a path of the host can be looked at from here: on the node itself, or below the driver root."""
+        return self._is_on_node or path.startswith(f"{self.host_root.rstrip('/')}/")
+
+    def on_host(self, path: str) -> str | None:
+        """Where a file of the host is seen, links followed; None if it is not there."""
+        if self._is_on_node:
+            return self.host.resolve(path)
+        return self.host.resolve(path[len(self.host_root.rstrip("/")) :], self.root.path)
+
+    @property
+    def _is_on_node(self) -> bool:
+        return self.root.path == (self.host_root.rstrip("/") or "/")
+
     def bus(self) -> PciBus:
         return look_at_bus(self.host, self.root)
 
@@ -81,7 +96,13 @@ class Place:
         nvml = Nvml(self.library, LoopClock())
         try:
             scan = await nvml.scan(profiles=dynamic_mig)
-            return from_scan(scan, bus.facts, dynamic_mig=dynamic_mig, never_toggles=self.never_toggles)
+            return from_scan(
+                scan,
+                bus.facts,
+                dynamic_mig=dynamic_mig,
+                never_toggles=self.never_toggles,
+                stuck=read_stuck_modes(self.host, self.plugin_dir),
+            )
         except (DriverAbsent, DriverChanged, NvmlHung) as error:
             return Inventory(unread=str(error))
         finally:
