@@ -43,7 +43,7 @@ def look(here: Place, bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
         next_step = "put right what is above" if library is None else "nvidia-smi should say the same; see dmesg"
         yield Finding("NVML", "problem", f"gives no answer: {inventory.unread}", next_step)
     else:
-        driver = next((gpu.driver_version for gpu in inventory.gpus.values()), "")
+        driver = inventory.driver_version
         yield Finding("NVML", "ok", f"answers{f', driver {driver}' if driver else ''}")
     yield from _files(here, inventory)
     yield from _gpus(bus, inventory)
