@@ -34,10 +34,14 @@ _DISPLAYS = frozenset(("DGX Display", "NVIDIA DGX Display"))
 _VGPU_GUEST = 2
 _HOPPER = 9  # from here on MIG mode changes without a reset of the GPU
 _UNKNOWN = 0xFFFFFFFF
+_NOT_SUPPORTED = 3  # nvmlReturn_t
 
 _NONE_MADE = (
     "MIG mode is on and there is no MIG device: make some (nvidia-smi mig -cgi), or turn it off (nvidia-smi -mig 0)"
 )
+
+_NONE_SHOWN = "MIG mode is on and this virtual GPU shows no MIG device: how it is partitioned is decided on the host"
+_NO_ADDRESS = "NVML tells no PCI address of it, as for an integrated GPU; GPUs are told apart by theirs"
 
 _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 
@@ -247,7 +251,7 @@ def _live(gpu: Gpu, seen: GpuScan) -> Iterator[MigDevice | NotOffered]:
                 are_any = True
                 yield device
     if not are_any:
-        yield NotOffered(gpu.name, _NONE_MADE)
+        yield NotOffered(gpu.name, _NONE_SHOWN if seen.virtualization_mode == _VGPU_GUEST else _NONE_MADE)
 
 
 def _is_on(seen: GpuScan) -> bool:
@@ -308,7 +312,10 @@ def _refused(left: LeftOut) -> NotOffered:
     device = left.uuid or f"GPU with index {left.index}"
     if left.minor is not None:
         device = str(GpuName(left.minor))
-    return NotOffered(device, f"{left.function}: {left.text} ({left.code})")
+    said = f"{left.function}: {left.text} ({left.code})"
+    if left.function.startswith("nvmlDeviceGetPciInfo") and left.code == _NOT_SUPPORTED:
+        said = f"{_NO_ADDRESS} ({said})"
+    return NotOffered(device, said)
 
 
 def _clip(text: str) -> str:
