@@ -151,6 +151,36 @@ def test_a_gate_that_the_programs_take_renders(helm: Helm, gate: str) -> None:
     assert helm.render(GPUS | {"featureGates": {gate: True}}).env()["FEATURE_GATES"] == f"{gate}=true,"
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/usr/bin", "/etc", "/opt/nvdra", "/tmp", "/var/run", "/proc", "/driver-root/cdi", "cdi", "/etc/../usr"],
+)
+def test_a_cdi_folder_that_leads_into_the_image_is_refused(helm: Helm, path: str) -> None:
+    assert f"cdiRoot={path.rstrip('/')} " in refusal(helm, GPUS | {"cdiRoot": path})
+
+
+@pytest.mark.parametrize("path", ["/etc/cdi", "/run/cdi/", "/var/run/cdi", "/var/lib/rancher/cdi"])
+def test_a_cdi_folder_is_one_value_in_all_places(helm: Helm, path: str) -> None:
+    rendered = helm.render(GPUS | {"cdiRoot": path}, programs=ALL_PROGRAMS)
+    (volume,) = (each for each in rendered.pod["volumes"] if each["name"] == "cdi")
+    for name in ("gpus", "compute-domains"):
+        (mount,) = (each for each in rendered.container(name)["volumeMounts"] if each["name"] == "cdi")
+        assert {volume["hostPath"]["path"], mount["mountPath"], rendered.env(name)["CDI_ROOT"]} == {path.rstrip("/")}
+
+
+def test_a_cdi_folder_of_a_variable_alone_is_refused(helm: Helm) -> None:
+    variable = [{"name": "CDI_ROOT", "value": "/etc/cdi"}]
+    values = GPUS | {"kubeletPlugin.containers.gpus.env": variable}
+    assert "env sets CDI_ROOT=/etc/cdi, which leads into the image" in refusal(helm, values)
+    helm.render(values | {"cdiRoot": "/etc/cdi"})
+
+
+@pytest.mark.parametrize("name", ["kubeletRegistrarDirectoryPath", "kubeletPluginsDirectoryPath"])
+def test_one_folder_of_kubelet_moved_alone_is_refused(helm: Helm, name: str) -> None:
+    text = refusal(helm, GPUS | {f"kubeletPlugin.{name}": "/data/kubelet/x"})
+    assert "\nOnly one of kubelet's two folders was moved: " in text
+
+
 def test_gpus_need_a_word_of_the_user(helm: Helm) -> None:
     text = refusal(helm, {})
     assert "\nThe default value of 'resources.gpus.enabled == true'." in text

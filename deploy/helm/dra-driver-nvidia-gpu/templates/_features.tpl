@@ -72,6 +72,16 @@ true
 {{- $found -}}
 {{- end -}}
 
+{{/* What the user says of OpenShift; nothing where the API is to say it. */}}
+{{- define "nvdra.openshift" -}}
+{{- if hasKey .Values "openshift" -}}{{- toString .Values.openshift -}}{{- end -}}
+{{- end -}}
+
 {{- define "nvdra.isOpenShift" -}}
-{{- if .Capabilities.APIVersions.Has "security.openshift.io/v1/SecurityContextConstraints" -}}true{{- end -}}
+{{- $said := include "nvdra.openshift" . -}}
+{{- if $said -}}
+{{- include "nvdra.isTrue" $said -}}
+{{- else if or (.Capabilities.APIVersions.Has "security.openshift.io/v1") (.Capabilities.APIVersions.Has "security.openshift.io/v1/SecurityContextConstraints") -}}
+true
+{{- end -}}
 {{- end -}}

@@ -90,6 +90,27 @@ Set webhook.tls.secret.name to the name of your TLS secret.` }}
 {{- end }}
 {{- end }}
 
+{{- $cdiRoot := include "nvdra.cdiRoot" . }}
+{{- if or (not (hasPrefix "/" $cdiRoot)) (contains "/../" (printf "%s/" $cdiRoot)) }}
+{{- fail (printf "\ncdiRoot=%s is no absolute path of a folder on the host." $cdiRoot) }}
+{{- else if regexMatch "^(|/(etc|run|tmp|var|var/run|var/lib|home|root|driver-root.*|host-root.*)|/(bin|boot|dev|lib|lib64|opt|proc|sbin|sys|tmp|usr)(/.*)?)$" $cdiRoot }}
+{{- fail (printf "\ncdiRoot=%s would lie over files of the image or of the node: name a folder for CDI files alone, for instance /var/run/cdi or /etc/cdi." $cdiRoot) }}
+{{- end }}
+{{- range $name, $container := .Values.kubeletPlugin.containers }}
+{{- range $container.env }}
+{{- if and (eq .name "CDI_ROOT") (ne (toString .value) $cdiRoot) }}
+{{- fail (printf "\nkubeletPlugin.containers.%s.env sets CDI_ROOT=%v, which leads into the image: no container runtime would see the files.\nSet cdiRoot, which mounts the folder too." $name .value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- $kubelet := .Values.kubeletPlugin }}
+{{- if ne (eq $kubelet.kubeletRegistrarDirectoryPath "/var/lib/kubelet/plugins_registry") (eq $kubelet.kubeletPluginsDirectoryPath "/var/lib/kubelet/plugins") }}
+{{- fail (printf `
+Only one of kubelet's two folders was moved: kubeletPlugin.kubeletRegistrarDirectoryPath=%s, kubeletPlugin.kubeletPluginsDirectoryPath=%s
+Both lie below kubelet's --root-dir: set both.` $kubelet.kubeletRegistrarDirectoryPath $kubelet.kubeletPluginsDirectoryPath) }}
+{{- end }}
+
 {{- if not (include "nvdra.resourceApiVersion" .) }}
 {{- fail `
 No supported resource.k8s.io API version found in the cluster.
