@@ -291,10 +291,15 @@ def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts], made: Parti
         pci_bus_id=address,
         memory_bytes=seen.memory_bytes,
         addressing_mode=None if seen.addressing_mode is None else addressing_mode_text(seen.addressing_mode),
-        pci=pci.get(address, PciFacts()),
+        pci=pci.get(address) or _facts_of_nvml(seen),
         partitioning=made,
         index=seen.index,
     )
+
+
+def _facts_of_nvml(seen: GpuScan) -> PciFacts:
+    """What NVML knows of a GPU that sysfs does not show. Where sysfs shows it, sysfs counts, as in the Go driver."""
+    return PciFacts(numa_node=seen.memory_affinity[0] if len(seen.memory_affinity) == 1 else None)
 
 
 def _is_same_place(one: str, other: str) -> bool:

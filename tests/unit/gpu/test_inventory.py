@@ -86,6 +86,21 @@ def test_a_pci_domain_of_32_bits_costs_the_attribute_alone():
     assert attributes["resource.kubernetes.io/pcieRoot"] == {"string": "pci10000:00"}
 
 
+@pytest.mark.parametrize(
+    ("facts", "affinity", "node"),
+    [
+        ({}, (1,), {"int": 1}),
+        ({}, (0, 1), None),
+        ({}, (), None),
+        ({"0000:01:00.0": PciFacts(numa_node=0)}, (1,), {"int": 0}),
+        ({"0000:01:00.0": PciFacts()}, (1,), None),  # sysfs says -1
+    ],
+)
+def test_the_numa_node_is_nvmls_where_sysfs_does_not_show_the_gpu(facts, affinity, node):
+    found = from_scan(NODE(GPU(0, pci_bus_id="00000000:01:00.0", memory_affinity=affinity)), facts)
+    assert published(found.devices["gpu-0"], OFF)["attributes"].get("resource.kubernetes.io/numaNode") == node
+
+
 def test_a_gpu_without_a_pci_address_says_what_it_is():
     left = LeftOut(1, 1, "GPU-integrated", "nvmlDeviceGetPciInfo_v3", 3, "Not Supported")
     found = from_scan(NODE(GPU(0), left_out=(left,)), {})
