@@ -34,10 +34,14 @@ _DISPLAYS = frozenset(("DGX Display", "NVIDIA DGX Display"))
 _VGPU_GUEST = 2
 _HOPPER = 9  # from here on MIG mode changes without a reset of the GPU
 _UNKNOWN = 0xFFFFFFFF
+_NOT_SUPPORTED = 3  # nvmlReturn_t
 
 _NONE_MADE = (
     "MIG mode is on and there is no MIG device: make some (nvidia-smi mig -cgi), or turn it off (nvidia-smi -mig 0)"
 )
+
+_NONE_SHOWN = "MIG mode is on and this virtual GPU shows no MIG device: how it is partitioned is decided on the host"
+_NO_ADDRESS = "NVML tells no PCI address of it, as for an integrated GPU; GPUs are told apart by theirs"
 
 _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 
@@ -45,6 +49,7 @@ _NO_DEVICES: Mapping[str, GpuDevice] = MappingProxyType({})
 _NO_GPUS: Mapping[str, Gpu] = MappingProxyType({})
 _NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 _NO_SLICES: Mapping[str, int] = MappingProxyType({})
+_NO_STUCK: Mapping[str, StuckMode] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,21 @@ class Partitions:
 
 
 @dataclass(frozen=True, slots=True)
+class StuckMode:
+    """A change of MIG mode that a GPU refused for longer than a moment: not settable, or only by a reset.
+
+    on   the mode that was wanted
+    """
+
+    on: bool
+    reason: str
+
+    def __str__(self) -> str:
+        wanted = "on" if self.on else "off"
+        return f"MIG mode cannot be turned {wanted} before the GPU or the node is reset: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """Devices by name, in the order of their minor numbers.
 
@@ -75,6 +95,8 @@ class Inventory:
     gpus           by PCI address: every GPU that could be read, offered itself or not
     partitions     by PCI address of the MIG-capable GPU
     memory_slices  how many a GPU has, by PCI address, where NVML told its MIG profiles
+    driver_version as NVML writes it, "580.159.04"; attributes have the form that the API server takes
+    stuck          by PCI address: GPUs that are offered as they stand, since their MIG mode does not change
     """
 
     devices: Mapping[str, GpuDevice] = field(default_factory=lambda: _NO_DEVICES)
@@ -83,6 +105,8 @@ class Inventory:
     gpus: Mapping[str, Gpu] = field(default_factory=lambda: _NO_GPUS)
     partitions: Mapping[str, Partitions] = field(default_factory=lambda: _NO_PARTITIONS)
     memory_slices: Mapping[str, int] = field(default_factory=lambda: _NO_SLICES)
+    stuck: Mapping[str, StuckMode] = field(default_factory=lambda: _NO_STUCK)
+    driver_version: str = ""
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
@@ -92,6 +116,8 @@ class Inventory:
         if self.unread:
             return self.unread
         match parse_name(device):
+            case GpuName(minor) | MigName(parent_minor=minor) if (stuck := self._stuck(minor)) is not None:
+                return str(stuck)
             case GpuName(minor) if self._is_on(minor):
                 return "MIG mode is on: its MIG devices are offered in its place"
             case MigName(parent_minor=minor) if self.by_minor(minor) is not None:
@@ -114,31 +140,43 @@ class Inventory:
         """The PCI address of the GPU with this UUID, whatever its minor number is now; the UUID itself if unknown."""
         return next((address for address, gpu in self.gpus.items() if gpu.uuid == uuid), uuid)
 
+    def _stuck(self, minor: int) -> StuckMode | None:
+        gpu = self.by_minor(minor)
+        return None if gpu is None else self.stuck.get(gpu.pci_bus_id)
+
     def _is_on(self, minor: int) -> bool:
         gpu = self.by_minor(minor)
         return gpu is not None and self.partitions.get(gpu.pci_bus_id, Partitions()).is_on
 
 
 def from_scan(
-    scan: NodeScan, pci: Mapping[str, PciFacts], *, dynamic_mig: bool = False, never_toggles: bool = False
+    scan: NodeScan,
+    pci: Mapping[str, PciFacts],
+    *,
+    dynamic_mig: bool = False,
+    never_toggles: bool = False,
+    stuck: Mapping[str, StuckMode] = _NO_STUCK,
 ) -> Inventory:
     """What this node offers according to one scan.
 
     pci            by bus id in sysfs' form; a GPU without facts has no NUMA node and no PCIe root
     dynamic_mig    GPUs that can be partitioned on demand are offered so (gate DynamicMIG)
     never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
+    stuck          changes of MIG mode that GPUs refused in this boot, by PCI address
     """
     gpus: dict[str, Gpu] = {}
     minors: dict[int, Gpu] = {}
     devices: dict[str, GpuDevice] = {}
     partitions: dict[str, Partitions] = {}
     memory_slices: dict[str, int] = {}
+    now_stuck: dict[str, StuckMode] = {}
     not_published = [_refused(left) for left in scan.left_out]
     for seen in sorted(scan.gpus, key=lambda gpu: (gpu.minor, gpu.index)):
         if seen.name in _DISPLAYS:
             continue
         try:
-            gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles) if dynamic_mig else None)
+            is_stuck = dynamic_mig and _is_stuck(seen, stuck)
+            gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles or is_stuck) if dynamic_mig else None)
             if gpu.minor in minors:
                 raise OddDeviceError(f"{minors[gpu.minor].uuid} has minor number {gpu.minor} too")
             if gpu.pci_bus_id in gpus:
@@ -147,6 +185,8 @@ def from_scan(
             not_published.append(NotPublished(str(GpuName(seen.minor)), str(odd)))
             continue
         gpus[gpu.pci_bus_id] = minors[gpu.minor] = gpu
+        if is_stuck:
+            now_stuck[gpu.pci_bus_id] = stuck[gpu.pci_bus_id]
         if seen.mig_mode is not None:
             partitions[gpu.pci_bus_id] = Partitions(_is_on(seen), seen.mig.instances)
             if sizes := [size for each in seen.mig.profiles for _, size in each.placements]:
@@ -162,6 +202,8 @@ def from_scan(
         gpus=MappingProxyType(gpus),
         partitions=MappingProxyType(partitions),
         memory_slices=MappingProxyType(memory_slices),
+        stuck=MappingProxyType(now_stuck),
+        driver_version=scan.driver_version,
     )
 
 
@@ -209,11 +251,17 @@ def _live(gpu: Gpu, seen: GpuScan) -> Iterator[MigDevice | NotPublished]:
                 are_any = True
                 yield device
     if not are_any:
-        yield NotPublished(gpu.name, _NONE_MADE)
+        yield NotPublished(gpu.name, _NONE_SHOWN if seen.virtualization_mode == _VGPU_GUEST else _NONE_MADE)
 
 
 def _is_on(seen: GpuScan) -> bool:
     return seen.mig_mode is not None and seen.mig_mode[0] == 1
+
+
+def _is_stuck(seen: GpuScan, stuck: Mapping[str, StuckMode]) -> bool:
+    """Whether a change of mode was refused and still is to be made: somebody may have reset the GPU since."""
+    refused = stuck.get(pci_bus_id(seen.pci_bus_id))
+    return refused is not None and _is_on(seen) != refused.on
 
 
 def _partitioning(seen: GpuScan, never_toggles: bool) -> Partitioning | None:
@@ -243,10 +291,15 @@ def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts], made: Parti
         pci_bus_id=address,
         memory_bytes=seen.memory_bytes,
         addressing_mode=None if seen.addressing_mode is None else addressing_mode_text(seen.addressing_mode),
-        pci=pci.get(address, PciFacts()),
+        pci=pci.get(address) or _facts_of_nvml(seen),
         partitioning=made,
         index=seen.index,
     )
+
+
+def _facts_of_nvml(seen: GpuScan) -> PciFacts:
+    """What NVML knows of a GPU that sysfs does not show. Where sysfs shows it, sysfs counts, as in the Go driver."""
+    return PciFacts(numa_node=seen.memory_affinity[0] if len(seen.memory_affinity) == 1 else None)
 
 
 def _is_same_placement(one: str, other: str) -> bool:
@@ -264,7 +317,10 @@ def _refused(left: LeftOut) -> NotPublished:
     device = left.uuid or f"GPU with index {left.index}"
     if left.minor is not None:
         device = str(GpuName(left.minor))
-    return NotPublished(device, f"{left.function}: {left.text} ({left.code})")
+    said = f"{left.function}: {left.text} ({left.code})"
+    if left.function.startswith("nvmlDeviceGetPciInfo") and left.code == _NOT_SUPPORTED:
+        said = f"{_NO_ADDRESS} ({said})"
+    return NotPublished(device, said)
 
 
 def _clip(text: str) -> str:

@@ -95,8 +95,9 @@ class _Dump:
 
 
 def _open(path: str) -> io.FileIO:
-    # Appending: the C handler may write again before the last dump was looked after.
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    # Appending: the C handler may write again before the last dump was looked after. The folder is open to all: what
+    # somebody's link of this name leads to stays as it is.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     return io.FileIO(fd, "r+")
 
 

@@ -51,6 +51,22 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     return Node(monkeypatch)
 
 
+def test_a_device_is_announced_once_and_not_with_every_scan(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[str] = []
+    monkeypatch.setattr(telemetry, "info", lambda level, text, **_: announced.append(text) if level == 4 else None)
+    node.desired_pool.checkpoint_changed(NONE)
+    assert sorted(announced) == sorted(f"About to announce device {name}" for name in node.inventory.devices)
+    announced.clear()
+    node.desired_pool.renew()
+    assert announced == []
+    node.inventory, whole = h200s(h200_scan(0)), node.inventory
+    node.desired_pool.renew()
+    node.inventory = whole
+    node.desired_pool.renew()
+    assert announced
+    assert all("gpu-1" in text for text in announced)
+
+
 def test_nothing_is_published_before_the_checkpoint_is_known(node: Node) -> None:
     node.desired_pool.renew()
     assert node.published == []
@@ -60,7 +76,7 @@ def test_nothing_is_published_before_the_checkpoint_is_known(node: Node) -> None
     assert (withdrawn, counters) == (frozenset(), 2)
 
 
-def test_a_checkpoint_that_holds_nothing_back_publishes_nothing_anew(node: Node) -> None:
+def test_a_checkpoint_that_unpublishes_nothing_causes_no_publication(node: Node) -> None:
     node.desired_pool.checkpoint_changed(NONE)
     node.desired_pool.checkpoint_changed(mig_prepared(claim("c1", small(0))))
     assert len(node.published) == 1
@@ -68,7 +84,7 @@ def test_a_checkpoint_that_holds_nothing_back_publishes_nothing_anew(node: Node)
     assert len(node.published) == 2
 
 
-def test_what_overlaps_an_unmanaged_partition_is_held_back_and_said_once(node: Node) -> None:
+def test_devices_that_overlap_an_unmanaged_partition_are_unpublished_and_logged_once(node: Node) -> None:
     node.desired_pool.checkpoint_changed(NONE)
     node.partitioned(instance(19, 3, 1))
     for _ in range(2):

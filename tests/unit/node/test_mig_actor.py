@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Gpu, GpuScan, Inventory, MigDevice, MigSpec, Partitions, from_scan
+from nvdra.gpu import Gpu, GpuScan, Inventory, MigDevice, MigSpec, Partitions, StuckMode, from_scan
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, create_partition
 from nvdra.node.gpu.actors.mig import MigActor
@@ -38,12 +38,19 @@ class Bench:
         (folder / f"{P}/{FOLDER}".strip("/")).mkdir(parents=True)
         self.locks = ResourceLocks(self.host, P)
         self.told: dict[str, Partitions] = {}
-        self.actor = MigActor(self.gpus, self._changed)
+        self.stuck: dict[str, StuckMode] = {}
+        self.actor = MigActor(self.gpus, self._changed, self._note)
         actors = {CreatePartition.kind: self.actor, LeaveMigMode.kind: self.actor}
         self.runner = StepRunner(self.locks, actors)
 
     def _changed(self, address: str, partitions: Partitions) -> None:
         self.told[address] = partitions
+
+    async def _note(self, address: str, stuck: StuckMode) -> None:
+        self.stuck[address] = stuck
+
+    def step(self, spec: MigSpec) -> CreatePartition:
+        return create_partition(spec)
 
     def spec(self, profile_id: int, start: int, minor: int = 0) -> MigSpec:
         specs = (device for device in self.inventory.devices.values() if isinstance(device, MigSpec))
@@ -147,7 +154,7 @@ async def test_a_gpu_wanted_whole_that_is_partitioned_meanwhile_is_left_alone(be
     assert bench.gpus.calls == []
 
 
-async def test_a_place_taken_meanwhile_is_not_fought_over(bench: Bench) -> None:
+async def test_a_placement_taken_meanwhile_is_refused(bench: Bench) -> None:
     bench.gpus.put(ZERO, instance(14, 2, 2))
     failed = await bench.fails(bench.make("c1", bench.spec(19, 3)))
     assert str(failed) == (
@@ -296,7 +303,7 @@ async def test_the_mode_does_not_stay_for_a_claim_that_wanted_the_gpu_whole_and_
 
 
 @pytest.mark.parametrize("compute", [None, 0])
-async def test_half_or_whole_what_a_claim_left_is_found_by_its_place(bench: Bench, compute: int | None) -> None:
+async def test_leftovers_of_a_claim_are_found_by_placement_half_or_whole(bench: Bench, compute: int | None) -> None:
     """An entry without any line is another program's: its places alone count."""
     bench.gpus.put(ZERO, instance(19, 3, 1, compute=compute), instance(19, 4, 1))
     assert bench.locks.try_take("c1", [AT_ZERO])
@@ -304,7 +311,7 @@ async def test_half_or_whole_what_a_claim_left_is_found_by_its_place(bench: Benc
     assert bench.gpus.placements(ZERO) == [(19, 4)]
 
 
-async def test_a_place_that_the_claim_never_came_to_is_somebody_else_s(bench: Bench) -> None:
+async def test_a_placement_that_the_claim_never_touched_is_unmanaged(bench: Bench) -> None:
     bench.take("c1", AT_ZERO)
     bench.gpus.put(ZERO, instance(19, 3, 1))
     await bench.roll_back("c1", create_partition(bench.spec(19, 3)))
@@ -314,7 +321,7 @@ async def test_a_place_that_the_claim_never_came_to_is_somebody_else_s(bench: Be
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
-async def test_a_partition_made_anew_in_the_claim_s_place_is_not_the_claim_s(bench: Bench) -> None:
+async def test_a_partition_recreated_at_the_claim_s_placement_is_unmanaged(bench: Bench) -> None:
     bench.gpus.put(ZERO, instance(19, 3, 1))
     assert bench.locks.try_take("c1", [AT_ZERO])
     await bench.roll_back("c1", replace(create_partition(bench.spec(19, 3)), uuid="MIG-former"))
@@ -421,7 +428,7 @@ async def test_a_call_that_hangs_and_is_refused_then_fails_its_step(bench: Bench
     assert bench.runner.waiting("c1") == ""
 
 
-async def test_whoever_stops_waiting_for_a_call_that_hangs_the_gpu_is_kept_until_it_returns(bench: Bench) -> None:
+async def test_the_gpu_stays_locked_until_a_hung_call_returns_even_without_a_waiter(bench: Bench) -> None:
     returns = bench.gpus.hang("create_gpu_instance", ZERO)
     work = asyncio.create_task(bench.make("c1", bench.spec(19, 0)))
     await until(lambda: bench.runner.waiting("c1"))
@@ -481,7 +488,7 @@ async def test_a_mode_left_on_with_nothing_to_show_for_it_is_turned_off(tmp_path
     assert bench.gpus.calls == [("set_mig_mode", 0)]
 
 
-def test_a_partition_s_step_names_its_place_whether_it_is_made_or_not(bench: Bench) -> None:
+def test_a_partition_s_step_names_its_placement_whether_it_exists_or_not(bench: Bench) -> None:
     spec = bench.spec(9, 4)
     made = MigDevice(spec.parent, spec.profile, spec.start, spec.size, 3, 0, "MIG-made")
     step = create_partition(spec)
