@@ -1,6 +1,6 @@
-"""The chart's README.md and values.schema.json, made of the comments in its values.yaml.
+"""The generated files of the chart: README.md and values.schema.json from values.yaml, templates/_gates.tpl from code.
 
-`python deploy/helm/describe.py` writes both; with `--check` it only says whether they are as it would write them.
+`python deploy/helm/describe.py` writes them; with `--check` it only says whether they are as it would write them.
 
 The comment above a key is its help. A last line `type: string, integer` names the types that the value may have where
 its default does not say it. A key with help is described as a whole unless keys below it have help too: then its own
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from nvdra.api import gates
 
 CHART = Path(__file__).resolve().parent / "dra-driver-nvidia-gpu"
 START, END = "<!-- values -->", "<!-- end of values -->"
@@ -129,7 +131,7 @@ def table(described: list[Value]) -> str:
 
 
 def written(chart: Path) -> dict[Path, str]:
-    """Path → content, as both files should be."""
+    """Path → content, as the files should be."""
     described = values((chart / "values.yaml").read_text())
     readme = (chart / "README.md").read_text()
     before, _, rest = readme.partition(START)
@@ -137,7 +139,17 @@ def written(chart: Path) -> dict[Path, str]:
     return {
         chart / "values.schema.json": schema(described),
         chart / "README.md": f"{before}{START}\n{table(described)}\n{END}{after}",
+        chart / "templates" / "_gates.tpl": gate_table(),
     }
+
+
+def gate_table() -> str:
+    """The programs' table of feature gates as a template."""
+    text = yaml.safe_dump(gates.table(), sort_keys=False, default_flow_style=None, width=120)
+    return (
+        "{{/* Feature gates as the programs know them, made by deploy/helm/describe.py from nvdra.api.gates. */}}\n"
+        f'{{{{- define "nvdra.gateTable" -}}}}\n{text}{{{{- end -}}}}\n'
+    )
 
 
 def main(arguments: list[str], chart: Path = CHART) -> int:
@@ -150,7 +162,7 @@ def main(arguments: list[str], chart: Path = CHART) -> int:
     stale = [path for path, content in wanted.items() if not path.exists() or path.read_text() != content]
     if arguments == ["--check"]:
         for path in stale:
-            print(f"{path.name} is not what values.yaml says: run python {Path(__file__).name}", file=sys.stderr)
+            print(f"{path.name} is not current: run python {Path(__file__).name}", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         path.write_text(wanted[path])

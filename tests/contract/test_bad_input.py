@@ -414,7 +414,8 @@ async def test_a_library_that_is_missing_until_it_comes() -> None:
         await node.start(published=False)
         assert await node.prepare(known) == first
         text = await node.refused(fresh)
-        assert 'allocatable not found for device "gpu-1": libnvidia-ml.so.1 is not in the driver root' in text
+        assert 'allocatable not found for device "gpu-1": error locating "libnvidia-ml.so.1"' in text
+        assert "but no link libnvidia-ml.so.1 to it; run ldconfig on the node" in text
         assert node.kube.objects("resourceslices") == before
         away.rename(node.root.library)
         assert await node.prepared(fresh) == ["gpu-1"]
@@ -429,7 +430,7 @@ async def test_a_driver_root_that_is_empty_until_a_driver_is_put_there() -> None
             root.mkdir()
             await node.start(published=False)
             ref = await node.claim("gpu-0")
-            assert "libnvidia-ml.so.1 is not in the driver root" in await node.refused(ref)
+            assert 'error locating "libnvidia-ml.so.1": it is not below the driver root' in await node.refused(ref)
             root.rmdir()
             away.rename(root)
             # With device nodes of its own, too: where to look for those is settled at a start.

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,13 @@ class Site:
         return self.plugin_dir / "nvidia-cdi-hook"
 
     def run(self, *argv: str, **environ: str) -> Ran:
+        return self._ran([*PROGRAM, *argv], environ)
+
+    def shell(self, line: str, **environ: str) -> Ran:
+        """The same by a shell, which may close a stream."""
+        return self._ran(["sh", "-c", line.replace("nvdra", shlex.join(PROGRAM), 1)], environ)
+
+    def _ran(self, argv: list[str], environ: dict[str, str]) -> Ran:
         known = {
             "PATH": os.environ["PATH"],
             "DRIVER_ROOT_CTR_PATH": str(self.root.root),
@@ -83,7 +91,7 @@ class Site:
             "KUBELET_REGISTRAR_DIRECTORY_PATH": str(self.folder / "kubelet/plugins_registry"),
             **environ,
         }
-        done = subprocess.run([*PROGRAM, *argv], env=known, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(argv, env=known, capture_output=True, text=True, check=False, timeout=60)
         assert "Traceback" not in done.stderr
         return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -169,7 +177,7 @@ def test_devices(living: tuple[Site, dict[str, ClaimRef]]) -> None:
     ran = site.run("devices")
     assert (ran.status, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert lines[0] == "driver 580.159.4, CUDA 13.0.0"
+    assert lines[0] == "driver 580.159.04, CUDA 13.0"
     rows = {line.split()[0]: line for line in lines[3:]}
     assert list(rows) == [f"gpu-{minor}" for minor in range(8)]
     for gpu in site.root.portrait.gpus:
@@ -287,13 +295,16 @@ def test_without_a_driver(left: Site) -> None:
     ran = left.run("devices")
     assert ran.status == 1
     assert "  gpu-1  held by ns/two\n" in ran.out
-    assert ran.err.startswith("Error: the GPUs cannot be read: libnvidia-ml.so.1 is not in the driver root")
+    missing = 'error locating "libnvidia-ml.so.1": '
+    assert ran.err.startswith(f"Error: the GPUs cannot be read: {missing}")
     ran = left.run("cdi", "render", "gpu-0")
     assert (ran.status, ran.out) == (1, "")
     assert ran.err.startswith("Error: the GPUs cannot be read: ")
     problems = left.findings("problem")
-    assert ("NVML library", f"libnvidia-ml.so.1 is not below {left.root.root}") in problems
-    assert ("NVML", "gives no answer: libnvidia-ml.so.1 is not in the driver root") in problems
+    (library,) = (text for check, text in problems if check == "NVML library")
+    assert library.startswith(missing)
+    assert "run ldconfig on the node" in library
+    assert ("NVML", f"gives no answer: {library}") in problems
 
 
 def test_a_driver_root_that_is_none(left: Site) -> None:
@@ -608,7 +619,7 @@ def test_which_claims_hold_a_socket_that_is_gone(left: Site) -> None:
         (
             ["frobnicate"],
             "nvdra has no command 'frobnicate'; there are demo, doctor, devices, checkpoint show, claim explain, "
-            "forecast, cdi render",
+            "forecast, cdi render, prestart",
         ),
         (["cdi"], "nvdra has no command 'cdi'; there are cdi render"),
         (["checkpoint", "edit"], "nvdra has no command 'checkpoint edit'; there are checkpoint show"),
@@ -648,3 +659,79 @@ def test_each_has_help(left: Site, words: str) -> None:
         "DRIVER_ROOT_CTR_PATH",
     ):
         assert flag in ran.out
+
+
+# ── at the edge ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+COMMANDS = (["devices"], ["doctor"], ["checkpoint", "show"], ["cdi", "render", "gpu-0"])
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("redirection", "environ"),
+    [
+        (">&-", {}),
+        ("<&-", {}),
+        ("2>&- >&- <&-", {}),
+        (">/dev/full", {}),
+        ("", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}),
+        ("", {"KUBELET_PLUGINS_DIRECTORY_PATH": "/etc/hostname"}),
+    ],
+    ids=["closed stdout", "closed stdin", "all closed", "full disk", "ascii", "a file for a folder"],
+)
+def test_whatever_fails_is_said_in_one_line(
+    left: Site, words: list[str], redirection: str, environ: dict[str, str]
+) -> None:
+    done = left.shell(f"nvdra {' '.join(words)} {redirection}", **environ)
+    assert "Traceback" not in done.err
+    assert "Exception" not in done.err
+    assert len(done.err.splitlines()) <= 1
+    if redirection == ">/dev/full":
+        assert (
+            done.err == f"Error: nvdra {' '.join(words[:2])}: its answer cannot be written: No space left on device\n"
+        )
+        assert done.status == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_doctor_that_may_not_look_says_who_may(left: Site) -> None:
+    left.folder.chmod(0o755)
+    left.plugin_dir.chmod(0o700)
+    done = left.shell("setpriv --reuid 65534 --clear-groups nvdra doctor")
+    assert done.err == ""
+    assert "Permission denied" in done.out
+    assert "run it as root" in done.out
+    assert done.status == 2
+
+
+def test_the_hook_that_was_named_is_looked_for_on_the_host(left: Site, tmp_path: Path) -> None:
+    """This machine may have a program of that name too: the image does."""
+    inside, outside = Path("/usr/bin/true"), tmp_path / "hook"
+    outside.touch(0o755)
+
+    def hook(path: Path, root: str) -> tuple[str, str]:
+        ran = left.run("doctor", "--output", "json", NVIDIA_CDI_HOOK_PATH=str(path), NVIDIA_DRIVER_ROOT=root)
+        (found,) = (one for one in json.loads(ran.out)["findings"] if one["check"] == "CDI hook")
+        return found["level"], found["text"]
+
+    assert hook(outside, str(left.root.root)) == ("ok", str(outside))
+    # In a container whose driver root is the host's /run/driver, or its /.
+    assert hook(inside, "/run/driver") == ("ok", f"{inside} on the host, not to be seen from this container")
+    assert hook(inside, "/") == ("problem", f"{inside} is not there: no container with a GPU can start")
+    (left.root.root / "usr/bin/true").touch(0o755)
+    assert hook(inside, "/") == ("ok", str(inside))
+
+
+def test_a_gpu_that_does_not_change_its_mode_is_named(left: Site) -> None:
+    address = left.root.gpu(2).pci_bus_id
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    kept = {"bootID": boot_id, "gpus": {address: {"on": True, "reason": "Not Supported"}}}
+    (left.plugin_dir / "stuck-mig-modes.json").write_text(json.dumps(kept))
+    text = "MIG mode cannot be turned on before the GPU or the node is reset: Not Supported"
+    gate = ("--feature-gates", "DynamicMIG=true")
+    assert re.search(rf"partitions of gpu-2 +{text}", left.run("devices", *gate).out)
+    findings = json.loads(left.run("doctor", "--output", "json", *gate).out)["findings"]
+    assert f"gpu-2 is offered only as it stands: {text}" in [one["text"] for one in findings]
+    kept["bootID"] = "another"
+    (left.plugin_dir / "stuck-mig-modes.json").write_text(json.dumps(kept))
+    assert text not in left.run("devices", *gate).out

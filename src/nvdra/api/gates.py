@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 Stage = Literal["alpha", "beta"]
 
@@ -180,6 +180,19 @@ def refuse_unbuilt(gates: Gates, program: str) -> None:
             f"{program} does not support feature gate{'s' if len(asked) > 1 else ''} {names} yet: "
             f"turn {them} off in --feature-gates (FEATURE_GATES), or run the Go driver for {them}"
         )
+
+
+def table() -> dict[str, Any]:
+    """What `parse`, `cross_check` and `refuse_unbuilt` decide by, as plain values: the chart refuses the same.
+
+    A gate of stage "group" moves all gates of the stage that its name ends with.
+    """
+    return {
+        "stages": {name: "group" if name in _GROUPS else gate.stage for name, gate in GATES.items()},
+        "locked": {name: gate.default for name, gate in GATES.items() if gate.is_locked},
+        "checks": [list(check) for check in _CROSS_CHECKS],
+        "unbuilt": {program: list(names) for program, names in _UNBUILT.items()},
+    }
 
 
 def help_lines() -> list[str]:

@@ -33,6 +33,9 @@ from nvdra.checkpoint.prepared import (
 )
 from nvdra.checkpoint.schema import GPU, Schema
 
+_MOST_COMPARED = 1000  # lines of a file whose checksum is wrong
+_CONTEXT = 3
+
 
 class Unreadable(ValueError):
     """The file holds no usable checkpoint. The caller sets the file aside."""
@@ -208,4 +211,13 @@ def _diff(content: bytes, schema: Schema) -> str:
     except CoreError as error:
         return f"no difference can be shown, the file cannot be read as a checkpoint: {error}\n"
     stored, written = (text.splitlines(keepends=True) for text in (indent_json(content) + "\n", rewritten + "\n"))
-    return "".join(difflib.unified_diff(stored, written, fromfile="on-disk", tofile="re-marshaled", n=3))
+    note = ""
+    if max(len(stored), len(written)) > _MOST_COMPARED:
+        # The time of a comparison grows with the square of the lines: only the first differences of a large file.
+        pairs = enumerate(zip(stored, written, strict=False))
+        first = next((i for i, (one, other) in pairs if one != other), min(len(stored), len(written)))
+        start = max(first - _CONTEXT, 0)
+        note = f"(compared from line {start + 1} on, {_MOST_COMPARED} lines of {len(stored)})\n"
+        stored, written = (lines[start : start + _MOST_COMPARED] for lines in (stored, written))
+    lines = difflib.unified_diff(stored, written, fromfile="on-disk", tofile="re-marshaled", n=_CONTEXT)
+    return "".join(lines) + note

@@ -3,7 +3,7 @@
 from nvdra.gpu.attributes import published
 from nvdra.gpu.gpu import Gpu, OddDeviceError, PciFacts, pci_bus_id
 from nvdra.gpu.hidden import HiddenGpu, bound
-from nvdra.gpu.inventory import Inventory, NotPublished, Partitions, from_scan, overlapping
+from nvdra.gpu.inventory import Inventory, NotPublished, Partitions, StuckMode, from_scan, overlapping
 from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
 from nvdra.gpu.mig_profile import MigProfile, Partitioning
 from nvdra.gpu.names import GpuName, MigName, Name, VfioName, parse_name
@@ -44,6 +44,7 @@ __all__ = [
     "Partitioning",
     "Partitions",
     "PciFacts",
+    "StuckMode",
     "VfioName",
     "bound",
     "from_scan",

@@ -15,12 +15,14 @@ from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
 _STANDARD = "resource.kubernetes.io"
 
 PCI_BUS_ID = f"{_STANDARD}/pciBusID"
+_STANDARD_BUS_ID = len("0000:00:00.0")
 
 
 def published(device: GpuDevice, gates: Gates) -> dict[str, Any]:
     """The device as it stands in a ResourceSlice's `spec.devices`; keys sorted as the API server stores them.
 
-    What is unknown is absent: NUMA node, PCIe root, addressing mode, memory.
+    What is unknown is absent: NUMA node, PCIe root, addressing mode, memory. So is the PCI address where its domain has
+    more than 16 bits: the standard attribute has no form for it.
     """
     attributes = {**_of_gpu(parent(device), gates), **_own(device)}
     made: dict[str, Any] = {"attributes": dict(sorted(attributes.items()))}
@@ -59,8 +61,9 @@ def _of_gpu(gpu: Gpu, gates: Gates) -> dict[str, dict[str, Any]]:
         "cudaDriverVersion": {"version": gpu.cuda_driver_version},
         "driverVersion": {"version": gpu.driver_version},
         "productName": {"string": gpu.product_name},
-        PCI_BUS_ID: {"string": gpu.pci_bus_id},
     }
+    if len(gpu.pci_bus_id) == _STANDARD_BUS_ID:
+        attributes[PCI_BUS_ID] = {"string": gpu.pci_bus_id}
     if gpu.addressing_mode is not None:
         attributes["addressingMode"] = {"string": gpu.addressing_mode}
     numa_node = gpu.pci.numa_node

@@ -69,7 +69,7 @@ class DriverFiles:
     version      the driver's, as in its libraries' names: "580.159.04"
     library_dir  where libcuda lies, as a container sees it
     libraries    those named after the version, in the order of their directories and names
-    graphics     libraries of the graphics stack, whatever their version; also found by the version search or not
+    graphics     libraries with a version of their own, most of the graphics stack; some may be among `libraries` too
     xorg, configs, sockets, firmware, binaries   what their names say
     missing      what no container can do without and is not there; a set with gaps is never to be kept
     """

@@ -46,9 +46,7 @@ _BRANDS = {
 }
 _ADDRESSING_MODES = {0: "None", 1: "HMM", 2: "ATS"}
 
-_BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]", re.ASCII)
-_ADDRESS = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])", re.ASCII)
-_LONG_DOMAIN = re.compile(r"0000[0-9a-f]{4}:", re.ASCII)
+_BUS_ID = re.compile(r"(?=[0-9a-f]{4,8}:)0{0,4}(?P<address>[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])", re.ASCII)
 
 # Strict semantic versioning after the numbers: what the API server accepts in a version attribute.
 _PRERELEASE = r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -125,26 +123,22 @@ def _unknown(number: int) -> str:
 
 
 def pci_bus_id(text: str) -> str:
-    """sysfs' form of NVML's bus id: "00000000:9F:00.0" is "0000:9f:00.0".
+    """sysfs' form of NVML's bus id: "00000000:9F:00.0" is "0000:9f:00.0", "00010000:9F:00.0" is "10000:9f:00.0".
 
-    Raises OddDeviceError for a domain of more than 16 bits (the standard attribute has no form for it) and for what is
-    no PCI address.
+    Raises OddDeviceError for what is no PCI address.
     """
-    address = text.lower()
-    if _LONG_DOMAIN.match(address):
-        address = address[4:]
-    if not _BUS_ID.fullmatch(address):
+    found = _BUS_ID.fullmatch(text.lower())
+    if found is None:
         raise OddDeviceError(f'PCI bus id "{text}" is not of the form dddd:bb:dd.f')
-    return address
+    return found["address"]
 
 
 def pci_address(text: str) -> str:
-    """The canonical address of NVML's bus id, as sysfs names the function: domains of 32 bits are kept.
-
-    "" for what is no PCI address.
-    """
-    found = _ADDRESS.fullmatch(text.lower())
-    return "" if found is None else f"{int(found[1], 16):04x}:{found[2]}"
+    """The same as `pci_bus_id`; "" for what is no PCI address."""
+    try:
+        return pci_bus_id(text)
+    except OddDeviceError:
+        return ""
 
 
 def version(text: str) -> str:

@@ -36,10 +36,14 @@ _DISPLAYS = frozenset(("DGX Display", "NVIDIA DGX Display"))
 _VGPU_GUEST = 2
 _HOPPER = 9  # from here on MIG mode changes without a reset of the GPU
 _UNKNOWN = 0xFFFFFFFF
+_NOT_SUPPORTED = 3  # nvmlReturn_t
 
 _NONE_MADE = (
     "MIG mode is on and there is no MIG device: make some (nvidia-smi mig -cgi), or turn it off (nvidia-smi -mig 0)"
 )
+
+_NONE_SHOWN = "MIG mode is on and this virtual GPU shows no MIG device: how it is partitioned is decided on the host"
+_NO_ADDRESS = "NVML tells no PCI address of it, as for an integrated GPU; GPUs are told apart by theirs"
 
 _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 
@@ -48,6 +52,7 @@ _NO_HIDDEN: Mapping[str, HiddenGpu] = MappingProxyType({})
 _NO_GPUS: Mapping[str, Gpu] = MappingProxyType({})
 _NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 _NO_SLICES: Mapping[str, int] = MappingProxyType({})
+_NO_STUCK: Mapping[str, StuckMode] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,21 @@ class Partitions:
 
 
 @dataclass(frozen=True, slots=True)
+class StuckMode:
+    """A change of MIG mode that a GPU refused for longer than a moment: not settable, or only by a reset.
+
+    on   the mode that was wanted
+    """
+
+    on: bool
+    reason: str
+
+    def __str__(self) -> str:
+        wanted = "on" if self.on else "off"
+        return f"MIG mode cannot be turned {wanted} before the GPU or the node is reset: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """Devices by name, in the order of their minor numbers.
 
@@ -79,6 +99,8 @@ class Inventory:
     partitions     by PCI address of the MIG-capable GPU
     memory_slices  how many a GPU has, by PCI address, where NVML told its MIG profiles
     hidden         by PCI address: GPUs that could not be read, or are too odd to be offered
+    driver_version as NVML writes it, "580.159.04"; attributes have the form that the API server takes
+    stuck          by PCI address: GPUs that are offered as they stand, since their MIG mode does not change
     """
 
     devices: Mapping[str, GpuDevice] = field(default_factory=lambda: _NO_DEVICES)
@@ -88,6 +110,8 @@ class Inventory:
     partitions: Mapping[str, Partitions] = field(default_factory=lambda: _NO_PARTITIONS)
     memory_slices: Mapping[str, int] = field(default_factory=lambda: _NO_SLICES)
     hidden: Mapping[str, HiddenGpu] = field(default_factory=lambda: _NO_HIDDEN)
+    stuck: Mapping[str, StuckMode] = field(default_factory=lambda: _NO_STUCK)
+    driver_version: str = ""
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
@@ -97,6 +121,8 @@ class Inventory:
         if self.unread:
             return self.unread
         match parse_name(device):
+            case GpuName(minor) | MigName(parent_minor=minor) if (stuck := self._stuck(minor)) is not None:
+                return str(stuck)
             case GpuName(minor) if self._is_on(minor):
                 return "MIG mode is on: its MIG devices are offered in its place"
             case GpuName(minor) | MigName(parent_minor=minor) if (known := self._hidden_by_minor(minor)) is not None:
@@ -143,6 +169,10 @@ class Inventory:
     def _hidden_by_minor(self, minor: int) -> HiddenGpu | None:
         return self.hidden.get(self.address_by_minor(minor))
 
+    def _stuck(self, minor: int) -> StuckMode | None:
+        gpu = self.by_minor(minor)
+        return None if gpu is None else self.stuck.get(gpu.pci_bus_id)
+
     def _is_on(self, minor: int) -> bool:
         gpu = self.by_minor(minor)
         return gpu is not None and self.partitions.get(gpu.pci_bus_id, Partitions()).is_on
@@ -155,6 +185,7 @@ def from_scan(
     dynamic_mig: bool = False,
     never_toggles: bool = False,
     before: Inventory | None = None,
+    stuck: Mapping[str, StuckMode] = _NO_STUCK,
 ) -> Inventory:
     """What this node offers according to one scan.
 
@@ -162,12 +193,14 @@ def from_scan(
     before         of an earlier scan: it may know what a GPU was called that NVML does not show any more
     dynamic_mig    GPUs that can be partitioned on demand are offered so (gate DynamicMIG)
     never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
+    stuck          changes of MIG mode that GPUs refused in this boot, by PCI address
     """
     gpus: dict[str, Gpu] = {}
     minors: dict[int, Gpu] = {}
     devices: dict[str, GpuDevice] = {}
     partitions: dict[str, Partitions] = {}
     memory_slices: dict[str, int] = {}
+    now_stuck: dict[str, StuckMode] = {}
     not_published = [_refused(left) for left in scan.left_out]
     odd_ones: list[HiddenGpu] = []
     displays: set[str] = set()
@@ -176,7 +209,8 @@ def from_scan(
             displays.add(pci_address(seen.pci_bus_id))
             continue
         try:
-            gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles) if dynamic_mig else None)
+            is_stuck = dynamic_mig and _is_stuck(seen, stuck)
+            gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles or is_stuck) if dynamic_mig else None)
             if gpu.minor in minors:
                 raise OddDeviceError(f"{minors[gpu.minor].uuid} has minor number {gpu.minor} too")
             if gpu.pci_bus_id in gpus:
@@ -188,6 +222,8 @@ def from_scan(
             odd_ones.append(HiddenGpu(address, driver, str(odd), seen.uuid or None, seen.minor))
             continue
         gpus[gpu.pci_bus_id] = minors[gpu.minor] = gpu
+        if is_stuck:
+            now_stuck[gpu.pci_bus_id] = stuck[gpu.pci_bus_id]
         if seen.mig_mode is not None:
             partitions[gpu.pci_bus_id] = Partitions(_is_on(seen), seen.mig.instances)
             if sizes := [size for each in seen.mig.profiles for _, size in each.placements]:
@@ -205,6 +241,8 @@ def from_scan(
         partitions=MappingProxyType(partitions),
         memory_slices=MappingProxyType(memory_slices),
         hidden=MappingProxyType({gpu.address: gpu for gpu in hidden}),
+        stuck=MappingProxyType(now_stuck),
+        driver_version=scan.driver_version,
     )
 
 
@@ -252,11 +290,17 @@ def _live(gpu: Gpu, seen: GpuScan) -> Iterator[MigDevice | NotPublished]:
                 are_any = True
                 yield device
     if not are_any:
-        yield NotPublished(gpu.name, _NONE_MADE)
+        yield NotPublished(gpu.name, _NONE_SHOWN if seen.virtualization_mode == _VGPU_GUEST else _NONE_MADE)
 
 
 def _is_on(seen: GpuScan) -> bool:
     return seen.mig_mode is not None and seen.mig_mode[0] == 1
+
+
+def _is_stuck(seen: GpuScan, stuck: Mapping[str, StuckMode]) -> bool:
+    """Whether a change of mode was refused and still is to be made: somebody may have reset the GPU since."""
+    refused = stuck.get(pci_bus_id(seen.pci_bus_id))
+    return refused is not None and _is_on(seen) != refused.on
 
 
 def _partitioning(seen: GpuScan, never_toggles: bool) -> Partitioning | None:
@@ -286,10 +330,15 @@ def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts], made: Parti
         pci_bus_id=address,
         memory_bytes=seen.memory_bytes,
         addressing_mode=None if seen.addressing_mode is None else addressing_mode_text(seen.addressing_mode),
-        pci=pci.get(address, PciFacts()),
+        pci=pci.get(address) or _facts_of_nvml(seen),
         partitioning=made,
         index=seen.index,
     )
+
+
+def _facts_of_nvml(seen: GpuScan) -> PciFacts:
+    """What NVML knows of a GPU that sysfs does not show. Where sysfs shows it, sysfs counts, as in the Go driver."""
+    return PciFacts(numa_node=seen.memory_affinity[0] if len(seen.memory_affinity) == 1 else None)
 
 
 def _is_same_placement(one: str, other: str) -> bool:
@@ -307,7 +356,10 @@ def _refused(left: LeftOut) -> NotPublished:
     device = left.uuid or f"GPU with index {left.index}"
     if left.minor is not None:
         device = str(GpuName(left.minor))
-    return NotPublished(device, f"{left.function}: {left.text} ({left.code})")
+    said = f"{left.function}: {left.text} ({left.code})"
+    if left.function.startswith("nvmlDeviceGetPciInfo") and left.code == _NOT_SUPPORTED:
+        said = f"{_NO_ADDRESS} ({said})"
+    return NotPublished(device, said)
 
 
 def _clip(text: str) -> str:

@@ -1,13 +1,15 @@
 """What of an installed driver a container needs: found below the driver root, handed on as one value.
 
-Source: the search of the NVIDIA Container Toolkit 1.19 in mode nvml. What is absent there is left out here as well,
-except for what no container can work without: that is named as missing.
+Source: the search of the NVIDIA Container Toolkit 1.19 in mode nvml, and beyond it the rest of the driver's libraries:
+those in other folders than libcuda's, and those with a version of their own. What is absent is left out, except for
+what no container can work without: that is named as missing. docs/compat.md lists what is left out on purpose.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -15,7 +17,7 @@ from glob import escape
 
 from nvdra.gpu.edits import DriverFiles, FoundFile, FoundLibrary, FoundNode
 from nvdra.host import elf, ld_cache
-from nvdra.host.driver_root import DriverRoot, matches, module_version
+from nvdra.host.driver_root import LIBRARY_DIRS, DriverRoot, matches, module_version
 from nvdra.host.footprint import Footprint, Searched, untold
 from nvdra.ports import Host
 
@@ -23,24 +25,24 @@ _CONTROL_NODES = ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-u
 # Without these no CUDA program starts. Modeset serves displays, and uvm-tools debuggers.
 _NEEDED_NODES = ("/dev/nvidia-uvm", "/dev/nvidiactl")
 
-_LIBRARY_DIRS = (
-    "/",
-    "/usr/lib64",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu/nvidia/current",
-    "/usr/lib/aarch64-linux-gnu/nvidia/current",
-    "/lib64",
-    "/lib/x86_64-linux-gnu",
-    "/lib/aarch64-linux-gnu",
-    "/lib/x86_64-linux-gnu/nvidia/current",
-    "/lib/aarch64-linux-gnu/nvidia/current",
+# Libraries of the driver that are not named after its version; those of the graphics stack are released apart from it.
+_OWN_VERSIONS = (
+    "libnvidia-egl-gbm.so.*.*",
+    "libnvidia-egl-wayland.so.*.*",
+    "libnvidia-egl-wayland2.so.*.*",
+    "libnvidia-egl-xcb.so.*.*",
+    "libnvidia-egl-xlib.so.*.*",
+    "libnvidia-nvvm[0-9]*.so.*",
+    "libnvidia-api.so.*",
 )
+_DRIVER_VERSION = re.compile(r"\.so\.(\d{3,}\.\d+(?:\.\d+)?)$", re.ASCII)
 _CONFIGS = (
     "glvnd/egl_vendor.d/10_nvidia.json",
     "egl/egl_external_platform.d/15_nvidia_gbm.json",
     "egl/egl_external_platform.d/10_nvidia_wayland.json",
     "egl/egl_external_platform.d/09_nvidia_wayland2.json",
+    "egl/egl_external_platform.d/20_nvidia_xcb.json",
+    "egl/egl_external_platform.d/20_nvidia_xlib.json",
     "nvidia/nvoptix.bin",
     "X11/xorg.conf.d/10-nvidia.conf",
     "X11/xorg.conf.d/nvidia-drm-outputclass.conf",
@@ -60,7 +62,7 @@ _PROGRAMS = (
     "nvidia-imex",
     "nvidia-imex-ctl",
 )
-_PROGRAM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_PROGRAM_DIRS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/bin")
 _SOCKETS = ("nvidia-persistenced/socket", "nvidia-fabricmanager/socket")
 _MPS = ("nvidia-mps",)
 _XORG_FOLDERS = ("modules/drivers", "modules/extensions", "modules/updates/drivers", "modules/updates/extensions")
@@ -91,8 +93,7 @@ def look_up(
     if version is None:
         version = _loaded(host, root)
     version, directory = _driver_library(search, version)
-    directories = [directory, f"{directory.rstrip('/')}/vdpau"]
-    libraries = search.resolved(search.paths(directories, f"*.so.{escape(version)}"))
+    libraries = _versioned(search, version, directory)
     nodes = [node for path in _CONTROL_NODES if (node := device_node(host, root, path)) is not None]
     missing = [path for path in _NEEDED_NODES if path not in {node.container_path for node in nodes}]
     if not any(path.rpartition("/")[2] == f"libcuda.so.{version}" for path in libraries):
@@ -181,7 +182,7 @@ class _Search:
 
     def libraries(self, pattern: str) -> list[str]:
         """Libraries that fit, links followed; in the loader's cache only if the usual folders have none."""
-        found = self.resolved(self.paths(_LIBRARY_DIRS, pattern))
+        found = self.resolved(self.paths(LIBRARY_DIRS, pattern))
         if found:
             return found
         cached = ld_cache.libraries(self.host, self.root.below("/etc/ld.so.cache"))
@@ -216,6 +217,18 @@ def _driver_library(search: _Search, version: str | None) -> tuple[str, str]:
     )
 
 
+def _versioned(search: _Search, version: str, library_dir: str) -> list[str]:
+    """Libraries named after the driver's version, each name once; libcuda's folder goes first.
+
+    Distributions may keep the libraries of one driver in several folders: Debian puts libcuda into nvidia/current.
+    """
+    directories = [f"{base.rstrip('/')}{below}" for base in (library_dir, *LIBRARY_DIRS) for below in ("", "/vdpau")]
+    found: dict[str, str] = {}
+    for path in search.resolved(search.paths(directories, f"*.so.{escape(version)}")):
+        found.setdefault(path.rpartition("/")[2], path)
+    return list(found.values())
+
+
 def _libraries(host: Host, root: DriverRoot, paths: Iterable[str]) -> Iterator[FoundLibrary]:
     beside: dict[str, list[str]] = {}
     for path in paths:
@@ -235,15 +248,11 @@ def _libraries(host: Host, root: DriverRoot, paths: Iterable[str]) -> Iterator[F
 
 
 def _graphics(search: _Search, version: str) -> tuple[FoundFile, ...]:
-    patterns = (
-        # These have a version of their own.
-        "libnvidia-egl-gbm.so.*.*",
-        "libnvidia-egl-wayland.so.*.*",
-        "libnvidia-egl-wayland2.so.*.*",
-        f"libnvidia-allocator.so.{escape(version)}",
-        f"libnvidia-vulkan-producer.so.{escape(version)}",
-    )
-    paths = dict.fromkeys(path for pattern in patterns for path in search.libraries(pattern))
+    # These two are in the search by version too: their links are made by what follows from here.
+    linked = (f"libnvidia-allocator.so.{escape(version)}", f"libnvidia-vulkan-producer.so.{escape(version)}")
+    found = dict.fromkeys(path for pattern in (*_OWN_VERSIONS, *linked) for path in search.libraries(pattern))
+    # Another driver may have left its own behind, under its own version.
+    paths = (path for path in found if (named := _DRIVER_VERSION.search(path)) is None or named[1] == version)
     return tuple(FoundFile(search.root.below(path), path) for path in paths)
 
 

@@ -16,27 +16,39 @@ from nvdra.ports import Host
 
 NVML_LIBRARY = "libnvidia-ml.so.1"
 
-_NVML_DIRS = (
+# Where distributions put the driver's libraries; what lies elsewhere, the loader's cache knows.
+LIBRARY_DIRS = (
     "/",
     "/usr/lib64",
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu/nvidia/current",
+    "/usr/lib/aarch64-linux-gnu/nvidia/current",
     "/lib64",
     "/lib/x86_64-linux-gnu",
     "/lib/aarch64-linux-gnu",
+    "/lib/x86_64-linux-gnu/nvidia/current",
+    "/lib/aarch64-linux-gnu/nvidia/current",
 )
-_PROGRAM_DIRS = ("/", "/opt/bin", "/usr/bin", "/usr/sbin", "/bin", "/sbin")
+_PROGRAM_DIRS = ("/", "/opt/bin", "/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin", "/usr/local/sbin")
 
 _VERSION = re.compile(r"Kernel Module\b.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 
 
-class DriverFileMissing(Exception):
-    """A file of the driver that is not below the driver root."""
+class DriverFileMissing(LookupError):
+    """A file of the driver that is not below the driver root.
 
-    def __init__(self, name: str, root: str) -> None:
-        super().__init__(
-            f'error locating "{name}": it is not below the driver root {root}; is the NVIDIA driver installed there?'
-        )
+    unlinked   a library that the file should be a link to; "" if there is none
+    """
+
+    def __init__(self, name: str, root: str, unlinked: str = "") -> None:
+        cause = f"it is not below the driver root {root}; is the NVIDIA driver installed there?"
+        if unlinked:
+            cause = (
+                f"{unlinked} is there, but no link {name} to it; "
+                "run ldconfig on the node (ldconfig -r ROOT where the driver has a root of its own)"
+            )
+        super().__init__(f'error locating "{name}": {cause}')
         self.name = name
 
 
@@ -93,14 +105,15 @@ def driver_root(host: Host, path: str, environ: Mapping[str, str] = os.environ) 
 
 def find_library(host: Host, root: DriverRoot, name: str = NVML_LIBRARY) -> str:
     """The library's file, links followed. Raises DriverFileMissing."""
-    for directory in _NVML_DIRS:
+    for directory in LIBRARY_DIRS:
         if found := _regular(host, root, f"{directory}/{name}"):
             return found
     # Where a distribution keeps it elsewhere, its own loader knows.
     for path in ld_cache.libraries(host, root.below("/etc/ld.so.cache")):
         if path.rpartition("/")[2] == name and (found := _regular(host, root, path)):
             return found
-    raise DriverFileMissing(name, root.path)
+    versions = matches(host, root, LIBRARY_DIRS, f"{name.rpartition('.')[0]}.*.*")
+    raise DriverFileMissing(name, root.path, root.below(versions[0]) if versions else "")
 
 
 def find_program(host: Host, root: DriverRoot, name: str) -> str:

@@ -12,6 +12,7 @@ from nvdra._nvml import (
     NO_PERMISSION,
     NOT_FOUND,
     NOT_SUPPORTED,
+    RESET_REQUIRED,
     Mig,
     NvmlError,
 )
@@ -61,7 +62,13 @@ def set_mode(gpu: Mig, on: bool) -> None:
         return
     activation = gpu.set_mode(on)
     if activation == 0:
-        return
+        now, after_reset = gpu.mode()
+        if now == on:
+            return
+        state = f"reported as done, but MIG mode is still {'on' if now else 'off'}"
+        if after_reset == on:
+            raise NvmlError(RESET_REQUIRED, "nvmlDeviceSetMigMode", f"{state} until the GPU is reset")
+        raise NvmlError(NOT_SUPPORTED, "nvmlDeviceSetMigMode", state)
     # Accepted but not activated: without this rollback the mode would change at the GPU's next reset.
     with suppress(NvmlError):
         gpu.set_mode(bool(current))

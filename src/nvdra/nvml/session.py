@@ -31,14 +31,15 @@ T = TypeVar("T")
 class Nvml:
     """The node's NVML: opened on demand, closed after `idle_s` without use.
 
-    library_path   the resolved path of libnvidia-ml.so.1 as it is now, None if there is none; runs in another thread
+    library_path   the resolved path of libnvidia-ml.so.1 as it is now; runs in another thread. A LookupError says why
+                   there is none
     timeout_s      in every method: time after which one call into NVML counts as hung
 
     Every method may raise DriverAbsent, DriverChanged and NvmlHung; methods about one GPU also NvmlError.
     One event loop uses it.
     """
 
-    def __init__(self, library_path: Callable[[], str | None], clock: Clock, *, idle_s: float = IDLE_S) -> None:
+    def __init__(self, library_path: Callable[[], str], clock: Clock, *, idle_s: float = IDLE_S) -> None:
         self._library_path = library_path
         self._clock = clock
         self._idle_s = idle_s
@@ -193,11 +194,11 @@ class Nvml:
         """Loads the library if none is loaded, checks that it is still the node's, opens a session if none is open."""
         try:
             path = self._library_path()
-            file = None if path is None else _identity(path)
+            file = _identity(path)
+        except LookupError as error:
+            raise DriverAbsent(str(error)) from error
         except OSError as error:
             raise DriverAbsent(f"libnvidia-ml.so.1 cannot be looked for: {error}") from error
-        if path is None or file is None:
-            raise DriverAbsent("libnvidia-ml.so.1 is not in the driver root")
         if self._loaded is not None and self._loaded != (path, file) and self._was_open:
             # A session loads libraries of its own version, which stay loaded after it ends.
             raise DriverChanged(f"the NVML library is now {path}; this process has loaded {self._loaded[0]}")

@@ -11,13 +11,11 @@ from typing import Any
 from nvdra import telemetry
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Inventory
+from nvdra.gpu import Inventory, StuckMode
 from nvdra.gpu.extents import DRIVER
 from nvdra.host import (
-    DriverFileMissing,
     DriverRoot,
     Hints,
-    Node,
     PciBus,
     driver_root,
     find_library,
@@ -34,6 +32,7 @@ from nvdra.node.gpu.discovery import Discovery
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.gpu.parts import gpu_context
+from nvdra.node.gpu.stuck_modes import StuckModes
 from nvdra.node.journals import trim_journals
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication
@@ -61,9 +60,10 @@ class GpuNode:
         self._root = root = self._current_root()
         self._was_unread = False
         self._sweep: Sweep | None = None
-        nvml = Nvml(lambda: _library(host, root), chassis.clock)
+        nvml = Nvml(lambda: find_library(host, root), chassis.clock)
         chassis.stack.push_async_callback(_close, nvml)
         hints = Hints(host, root)
+        self._stuck = StuckModes(host, chassis.paths.plugin_dir)
         self._discovery = Discovery(
             nvml,
             chassis.clock,
@@ -72,12 +72,13 @@ class GpuNode:
             self._scanned,
             dynamic_mig=gates.enabled(DYNAMIC_MIG),
             never_toggles=never_toggles(os.environ),
+            stuck=self._stuck.known,
         )
         restore = None if options.nvidia_cdi_hook_path else partial(install_hook, host, chassis.paths.plugin_dir)
         self._edits_provider = GpuEditsProvider(
             host, root, hook_path=hook, host_root=options.nvidia_driver_root, restore_hook=restore
         )
-        mig = MigActor(nvml, self._discovery.note)
+        mig = MigActor(nvml, self._discovery.note, self._note_stuck)
         self._time_slices = TimeSliceActor(lambda: find_nvidia_smi(host, root), self._inventory)
         self.context, self.checkpoint_file = gpu_context(
             gates,
@@ -130,6 +131,11 @@ class GpuNode:
             await self._chassis.unless_stopped(trim_journals(self.context, self._inventory().gpus))
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
+    async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
+        """A GPU does not change its MIG mode: what it cannot become is not offered any more."""
+        await self._stuck.note(address, stuck)
+        self._chassis.tasks.start("stuck mode", self._guarded(self._discovery.scan()), may_end=True)
+
     def _bus(self) -> PciBus:
         return look_at_bus(self._chassis.host, self._root)
 
@@ -171,13 +177,6 @@ class GpuNode:
         except DriverChanged as changed:
             telemetry.warning("The driver was replaced, starting anew with the new one", cause=str(changed))
             self._chassis.restart()
-
-
-def _library(host: Node, root: DriverRoot) -> str | None:
-    try:
-        return find_library(host, root)
-    except DriverFileMissing:
-        return None
 
 
 async def _close(nvml: Nvml) -> None:

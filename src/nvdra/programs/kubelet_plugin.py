@@ -32,7 +32,9 @@ from nvdra.programs.tasks import Tasks
 from nvdra.telemetry.http import EndpointError, MetricsServer
 from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
-DRAIN_S = 30.0
+# From the signal to the end of the process, whatever hangs; the chart's terminationGracePeriodSeconds is twice as much.
+STOP_S = 15.0
+DRAIN_S = 10.0  # of which kubelet's calls and claims in work get so much
 CHECKPOINT_DELAY_S = 0.005  # gauges and publication follow the checkpoint at leisure
 
 
@@ -68,7 +70,7 @@ class KubeletPlugin:
 
     async def run(self, build: Build) -> int:
         """Exit status; does not return where the plugin starts anew in this process."""
-        self._stop.on_loop()
+        self._stop.on_loop(STOP_S, self._stop_late)
         try:
             async with AsyncExitStack() as stack:
                 await self._start(stack, build)
@@ -83,6 +85,14 @@ class KubeletPlugin:
         except Exception as error:
             telemetry.error("Starting failed unexpectedly", traceback.format_exc())
             return _give_up(f"error creating driver: {type(error).__name__}: {error}")
+        return self._end()
+
+    def _stop_late(self) -> None:
+        """Winding down hangs: what is durable is on disk, and the next start goes on from there."""
+        telemetry.warning("Stopped before all work ended", waited_s=STOP_S)
+        self._end()
+
+    def _end(self) -> NoReturn:
         telemetry.info(0, "shutdown")
         telemetry.flush()
         if self._starts_anew:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
@@ -17,22 +18,32 @@ class Stop:
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None
+        self._deadline: threading.Timer | None = None
         for number in SIGNALS:
             signal.signal(number, self._before_loop)
 
     def _before_loop(self, _number: int, _frame: FrameType | None) -> None:
         os._exit(0)
 
-    def on_loop(self) -> None:
-        """From here on a signal sets an event of the running loop."""
+    def on_loop(self, within_s: float | None = None, at_deadline: Callable[[], object] = lambda: None) -> None:
+        """From here on a signal sets an event of the running loop.
+
+        within_s     how long winding down may take
+        at_deadline  called after that in a thread of its own, whatever the loop is stuck in
+        """
         self._event = asyncio.Event()
+        if within_s is not None:
+            self._deadline = threading.Timer(within_s, at_deadline)
+            self._deadline.daemon = True
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            loop.add_signal_handler(number, self._event.set)
+            loop.add_signal_handler(number, self.ask)
 
     def ask(self) -> None:
-        """The program itself wants to stop."""
+        """The program itself wants to stop, or a signal says so."""
         assert self._event is not None
+        if not self._event.is_set() and self._deadline is not None:
+            self._deadline.start()
         self._event.set()
 
     async def unless(self, work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:

@@ -95,8 +95,9 @@ class _Dump:
 
 
 def _open(path: str) -> io.FileIO:
-    # Append mode: the C handler may write again before the last dump was handled.
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    # Append mode: the C handler may write again before the last dump was handled. The folder is open to all users, so a
+    # link of this name is not followed.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     return io.FileIO(fd, "r+")
 
 

@@ -36,10 +36,22 @@ OWN_SECRET = {**WEBHOOK, "webhook.tls.mode": "secret", "webhook.tls.secret.name"
 SELF_SIGNED = {**WEBHOOK, "webhook.tls.mode": "self-signed"}
 TWO = {**WEBHOOK, "webhook.replicas": 2}
 CLASS = {"priorityClass.create": True}
+MOVED = {
+    "kubeletPlugin.kubeletRegistrarDirectoryPath": "/k/plugins_registry",
+    "kubeletPlugin.kubeletPluginsDirectoryPath": "/k/plugins",
+}
 HOOKS = "ValidatingWebhookConfiguration"
 
 EFFECTS = [
     Effect("nvidiaDriverRoot", "/run/nvidia/driver", env("NVIDIA_DRIVER_ROOT"), "/run/nvidia/driver"),
+    Effect("cdiRoot", "/etc/cdi", env("CDI_ROOT"), "/etc/cdi"),
+    Effect("cdiRoot", "/etc/cdi", host_path("cdi"), "/etc/cdi"),
+    Effect(
+        "openshift",
+        True,
+        lambda r: f"{NAME}-openshift-privileged-role-binding-kubeletplugin" in r.all("ClusterRoleBinding"),
+        True,
+    ),
     Effect("nvidiaCDIHookPath", "/hook", env("NVIDIA_CDI_HOOK_PATH"), "/hook"),
     Effect("nvidiaCDIHookPath", "/hook", env("NVIDIA_CDI_HOOK_PATH", "compute-domains"), "/hook"),
     Effect("altProcDevices", "/mock", env("ALT_PROC_DEVICES_PATH", "compute-domains"), "/alt-proc-devices"),
@@ -308,15 +320,16 @@ EFFECTS = [
         kubelet_plugin("spec", "updateStrategy"),
         {"type": "OnDelete"},
     ),
-    Effect("kubeletPlugin.kubeletRegistrarDirectoryPath", "/r", env("KUBELET_REGISTRAR_DIRECTORY_PATH"), "/r"),
-    Effect("kubeletPlugin.kubeletRegistrarDirectoryPath", "/r", host_path("plugins-registry"), "/r"),
+    Effect("kubeletPlugin.kubeletRegistrarDirectoryPath", "/r", env("KUBELET_REGISTRAR_DIRECTORY_PATH"), "/r", MOVED),
+    Effect("kubeletPlugin.kubeletRegistrarDirectoryPath", "/r", host_path("plugins-registry"), "/r", MOVED),
     Effect(
         "kubeletPlugin.kubeletPluginsDirectoryPath",
         "/p",
         env("KUBELET_PLUGINS_DIRECTORY_PATH", "compute-domains"),
         "/p",
+        MOVED,
     ),
-    Effect("kubeletPlugin.kubeletPluginsDirectoryPath", "/p", host_path("plugins"), "/p"),
+    Effect("kubeletPlugin.kubeletPluginsDirectoryPath", "/p", host_path("plugins"), "/p", MOVED),
     *of_container("kubeletPlugin.containers.init", "init-container"),
     Effect("kubeletPlugin.containers.computeDomains.env", ENV, env("LOG_VERBOSITY", "compute-domains"), "6"),
     *of_container("kubeletPlugin.containers.computeDomains", "compute-domains"),

@@ -139,7 +139,7 @@ class Helm:
         return rendered
 
     def with_programs(self, programs: Iterable[str]) -> Path:
-        """The chart as it will be once the image has these programs."""
+        """The chart as it will be once the image has these programs, and they carry out every feature gate."""
         wanted = " ".join(programs)
         if wanted == " ".join(RELEASED):
             return CHART
@@ -150,6 +150,11 @@ class Helm:
             changed = re.sub(r"(dra-driver-nvidia-gpu/programs): .*", rf"\1: {wanted}", description)
             assert changed != description
             (copy / "Chart.yaml").write_text(changed)
+            table = copy / "templates" / "_gates.tpl"
+            built = re.sub(
+                r"^unbuilt:.*?(?=\{\{- end)", "unbuilt: {}\n", table.read_text(), flags=re.DOTALL | re.MULTILINE
+            )
+            table.write_text(built)
         return copy
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.chart.rendering import CHART, OPENSHIFT, Helm, Refused
+from tests.cluster.chart.rendering import CHART, GPUS, OPENSHIFT, Helm, Refused
 
 _SERVED = {
     "v1": ("Namespace", "Pod", "Service", "ServiceAccount"),
@@ -134,10 +134,22 @@ def test_notes_follow_an_install(helm: Helm, tmp_path: Path) -> None:
     assert "ComputeDomains are not served" in text.partition("NOTES:")[2]
 
 
-def test_openshift_admits_the_pods(helm: Helm) -> None:
+# A cluster names its kinds; GitOps renderers may give the version alone.
+@pytest.mark.parametrize("api", [OPENSHIFT, OPENSHIFT.rpartition("/")[0]])
+def test_openshift_admits_the_pods(helm: Helm, api: str) -> None:
     assert "openshift" not in str(helm.render().objects)
-    rendered = helm.render(api_versions=("resource.k8s.io/v1", OPENSHIFT))
+    rendered = helm.render(api_versions=("resource.k8s.io/v1", api))
     binding = rendered.all("ClusterRoleBinding")[
         "dra-driver-nvidia-gpu-openshift-privileged-role-binding-kubeletplugin"
     ]
     assert binding["roleRef"]["name"] == "system:openshift:scc:privileged"
+
+
+def test_openshift_can_be_said_or_denied(helm: Helm) -> None:
+    assert "openshift" in str(helm.render(GPUS | {"openshift": True}).objects)
+    denied = helm.render(GPUS | {"openshift": False}, api_versions=("resource.k8s.io/v1", OPENSHIFT))
+    assert "openshift" not in str(denied.objects)
+    left_out = "No binding for OpenShift's security context constraints was rendered"
+    assert left_out in helm.notes(GPUS)
+    for value in (True, False):
+        assert left_out not in helm.notes(GPUS | {"openshift": value})

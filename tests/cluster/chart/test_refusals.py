@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from nvdra.api import gates
 from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS, Helm, Refused
 
 WEBHOOK = GPUS | {"webhook.enabled": True}
@@ -129,6 +131,56 @@ def test_refusal(helm: Helm, values: dict[str, Any], text: str) -> None:
     assert text in refusal(helm, values, programs=ALL_PROGRAMS)
 
 
+@pytest.mark.parametrize("gate", gates.table()["unbuilt"]["gpu-kubelet-plugin"])
+def test_a_gate_that_the_program_refuses_is_refused_at_once(helm: Helm, gate: str) -> None:
+    needed = {"DeviceMetadata": {"PassthroughSupport": True}}.get(gate, {})
+    text = refusal(helm, GPUS | {"featureGates": {gate: True, **needed}})
+    with pytest.raises(gates.GateError) as refused:
+        gates.refuse_unbuilt(gates.parse(",".join(f"{name}=true" for name in (gate, *needed))), "gpu-kubelet-plugin")
+    named = re.search(r"feature gates? (\w+)", str(refused.value))
+    assert named is not None
+    assert f"\ngpu-kubelet-plugin does not support feature gate {named[1]} yet: " in text
+    # Off it may be named, and without the program it may be on.
+    helm.render(GPUS | {"featureGates": {gate: False}})
+
+
+@pytest.mark.parametrize(
+    "gate", ["TimeSlicingSettings", "DynamicMIG", "DRAListTypeAttributes", "HostManagedIMEXDaemon"]
+)
+def test_a_gate_that_the_programs_take_renders(helm: Helm, gate: str) -> None:
+    assert helm.render(GPUS | {"featureGates": {gate: True}}).env()["FEATURE_GATES"] == f"{gate}=true,"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/usr/bin", "/etc", "/opt/nvdra", "/tmp", "/var/run", "/proc", "/driver-root/cdi", "cdi", "/etc/../usr"],
+)
+def test_a_cdi_folder_that_leads_into_the_image_is_refused(helm: Helm, path: str) -> None:
+    assert f"cdiRoot={path.rstrip('/')} " in refusal(helm, GPUS | {"cdiRoot": path})
+
+
+@pytest.mark.parametrize("path", ["/etc/cdi", "/run/cdi/", "/var/run/cdi", "/var/lib/rancher/cdi"])
+def test_a_cdi_folder_is_one_value_in_all_places(helm: Helm, path: str) -> None:
+    rendered = helm.render(GPUS | {"cdiRoot": path}, programs=ALL_PROGRAMS)
+    (volume,) = (each for each in rendered.pod["volumes"] if each["name"] == "cdi")
+    for name in ("gpus", "compute-domains"):
+        (mount,) = (each for each in rendered.container(name)["volumeMounts"] if each["name"] == "cdi")
+        assert {volume["hostPath"]["path"], mount["mountPath"], rendered.env(name)["CDI_ROOT"]} == {path.rstrip("/")}
+
+
+def test_a_cdi_folder_of_a_variable_alone_is_refused(helm: Helm) -> None:
+    variable = [{"name": "CDI_ROOT", "value": "/etc/cdi"}]
+    values = GPUS | {"kubeletPlugin.containers.gpus.env": variable}
+    assert "env sets CDI_ROOT=/etc/cdi, which leads into the image" in refusal(helm, values)
+    helm.render(values | {"cdiRoot": "/etc/cdi"})
+
+
+@pytest.mark.parametrize("name", ["kubeletRegistrarDirectoryPath", "kubeletPluginsDirectoryPath"])
+def test_one_folder_of_kubelet_moved_alone_is_refused(helm: Helm, name: str) -> None:
+    text = refusal(helm, GPUS | {f"kubeletPlugin.{name}": "/data/kubelet/x"})
+    assert "\nOnly one of kubelet's two folders was moved: " in text
+
+
 def test_gpus_need_a_word_of_the_user(helm: Helm) -> None:
     text = refusal(helm, {})
     assert "\nThe default value of 'resources.gpus.enabled == true'." in text
@@ -149,7 +201,7 @@ def test_namespace_default(helm: Helm) -> None:
 
 @pytest.mark.parametrize("shares", ["", "disabled", "memory", "unlimited", "3", 3])
 def test_consumable_shares_that_pass(helm: Helm, shares: str | int) -> None:
-    rendered = helm.render(SHARES | {"consumableShares": shares})
+    rendered = helm.render(SHARES | {"consumableShares": shares}, programs=ALL_PROGRAMS)
     assert rendered.env().get("CONSUMABLE_SHARES", "") == str(shares)
 
 

@@ -85,7 +85,7 @@ def test_container_gpus(helm: Helm) -> None:
         "/var/lib/kubelet/plugins": (False, "Bidirectional"),
         "/var/run/cdi": (False, ""),
         "/tmp": (False, ""),
-        "/driver-root": (False, "HostToContainer"),
+        "/driver-root": (False, ""),
     }
     grpc = {"port": 51516, "service": "liveness"}
     assert container["startupProbe"] == {
@@ -149,6 +149,8 @@ def test_driver_root_and_its_parent(helm: Helm, root: str, parent: str) -> None:
     # Where another pod mounts the driver later, the mount must show here.
     wanted = (True, "") if root == "/" else (False, "HostToContainer")
     assert mounts(rendered.container("init-container"))["/driver-root-parent"] == wanted
+    # Of / no later mount is wanted, and on some hosts it is no shared mount: a pod that asked would not start.
+    assert mounts(rendered.container())["/driver-root"] == (False, wanted[1])
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_container_compute_domains(helm: Helm) -> None:
         "HEALTHCHECK_PORT": "51515",
         "GPU_CLIQUE_LABEL_ENABLED": "false",
     }
-    assert mounts(container)["/driver-root"] == (True, "HostToContainer")
+    assert mounts(container)["/driver-root"] == (True, "")
     assert container["livenessProbe"]["periodSeconds"] == 10
     assert container["startupProbe"]["grpc"] == {"port": 51515, "service": "liveness"}
     assert container["securityContext"] == {"privileged": True}
@@ -271,9 +273,10 @@ def test_passthrough_mounts_the_host(helm: Helm) -> None:
 
 def test_a_gate_can_be_on_by_its_group(helm: Helm) -> None:
     gates = {"AllAlpha": True, "DynamicMIG": False, "NVMLDeviceHealthCheck": False}
-    assert "/host-root" in mounts(helm.render(GPUS | {"featureGates": gates}).container())
+    assert "/host-root" in mounts(helm.render(GPUS | {"featureGates": gates}, programs=ALL_PROGRAMS).container())
     named = gates | {"PassthroughSupport": False, "DeviceMetadata": False}
-    assert "/host-root" not in mounts(helm.render(GPUS | {"featureGates": named}).container())
+    rendered = helm.render(GPUS | {"featureGates": named}, programs=ALL_PROGRAMS)
+    assert "/host-root" not in mounts(rendered.container())
 
 
 @pytest.mark.parametrize(("port", "variable"), [(0, "0"), (-1, "-1"), ("51999", "51999")])
@@ -287,7 +290,7 @@ def test_probes_need_a_port_that_is_known(helm: Helm, port: int | str, variable:
 
 
 def test_webhook(helm: Helm) -> None:
-    rendered = helm.render(GPUS | {"webhook.enabled": True, "featureGates.MPSSupport": True})
+    rendered = helm.render(GPUS | {"webhook.enabled": True, "featureGates.TimeSlicingSettings": True})
     deployment = rendered.all("Deployment")[f"{NAME}-webhook"]
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     container = rendered.container("webhook")
@@ -299,7 +302,7 @@ def test_webhook(helm: Helm) -> None:
         "-v=4",
     ]
     assert rendered.env("webhook") == {
-        "FEATURE_GATES": "MPSSupport=true,",
+        "FEATURE_GATES": "TimeSlicingSettings=true,",
         "HTTP_ENDPOINT": ":8080",
         "METRICS_PATH": "/metrics",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -343,6 +344,19 @@ def test_each_checksum_counts(section: str) -> None:
 def test_a_missing_checksum_is_a_wrong_one(content: bytes) -> None:
     with pytest.raises(Corrupt):
         decode(content)
+
+
+def test_of_a_large_corrupt_file_the_first_differences_are_shown() -> None:
+    """Comparing all of it would take time with the square of its size, before the sockets are there."""
+    content = encode(Checkpoint(BOOT, {f"claim-{i:04}": ENTRY for i in range(1000)}))
+    broken = content.replace(b'"uuid":"GPU-0"', b'"uuid":"GPU-0","dummy":"x"').replace(b"gpu-0", b"gpu-1")
+    assert len(broken) > 400_000
+    with pytest.raises(Corrupt) as caught:
+        decode(broken)
+    lines = caught.value.diff.splitlines()
+    assert lines[0] == "--- on-disk"
+    assert len(lines) < 2100
+    assert re.fullmatch(r"\(compared from line \d+ on, 1000 lines of \d+\)", lines[-1])
 
 
 def test_a_corrupt_file_of_no_known_shape_says_so_instead_of_a_difference() -> None:

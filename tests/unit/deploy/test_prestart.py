@@ -1,4 +1,4 @@
-"""The init container's script, run by the shells that an image may have, on driver roots that appear while it waits."""
+"""The init container's program, run by its script as the image does, on driver roots that appear while it waits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.unit.host.ld_caches import cache
+
 SCRIPT = Path(__file__).resolve().parents[3] / "deploy" / "image" / "kubelet-plugin-prestart.sh"
 SHELLS = [shell for shell in ("sh", "bash") if shutil.which(shell)]
 NOT_THERE = "nvidia-smi: not found, libnvidia-ml.so.1: not found, "
+MISSING = (
+    'error locating "libnvidia-ml.so.1": it is not below the driver root /driver-root; '
+    "is the NVIDIA driver installed there?"
+)
 TIMEOUT_S = 30.0
 
 
@@ -24,17 +31,17 @@ class Prestart:
 
     folder: Path
     root: str
-    text: str
+    options: list[str]
     shell: str = "sh"
     process: subprocess.Popen[str] = field(init=False)
     lines: list[str] = field(default_factory=list)
 
     def start(self) -> None:
         script = self.folder / "prestart.sh"
-        script.write_text(self.text.replace("/driver-root", f"{self.folder}/driver-root"))
+        script.write_text(SCRIPT.read_text().replace("/driver-root", f"{self.folder}/driver-root"))
         self.process = subprocess.Popen(
-            [self.shell, str(script)],
-            env={"PATH": "/usr/bin:/bin", "NVIDIA_DRIVER_ROOT": self.root},
+            [self.shell, str(script), *self.options],
+            env={"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "NVIDIA_DRIVER_ROOT": self.root},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,13 +71,9 @@ Start = Callable[..., Prestart]
 def prestart(tmp_path: Path) -> Iterator[Start]:
     running: list[Prestart] = []
 
-    def start(root: str = "/run/nvidia/driver", shell: str = "sh", **settings: str) -> Prestart:
-        text = SCRIPT.read_text()
-        for name, value in settings.items():
-            text, count = re.subn(rf"^{name}=\S+", f"{name}={value}", text, flags=re.MULTILINE)
-            assert count == 1, name
+    def start(root: str = "/run/nvidia/driver", shell: str = "sh", *options: str) -> Prestart:
         (tmp_path / "driver-root-parent").mkdir(exist_ok=True)
-        one = Prestart(tmp_path, root, text, shell)
+        one = Prestart(tmp_path, root, list(options), shell)
         one.start()
         running.append(one)
         return one
@@ -110,15 +113,16 @@ def test_a_driver_that_answers(prestart: Start, tmp_path: Path, shell: str, root
     assert re.fullmatch(
         rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ  /driver-root \({re.escape(root)} on host\): "
         r"nvidia-smi: '/driver-root/usr/bin/nvidia-smi', "
-        r"libnvidia-ml\.so\.1: '/driver-root/usr/lib64/libnvidia-ml\.so\.1', current contents: \[usr\]\.",
+        r"libnvidia-ml\.so\.1: '/driver-root/usr/lib64/libnvidia-ml\.so\.580\.1', current contents: \[usr\]\.",
         lines[1],
     )
     assert lines[2] == (
-        "invoke: env -i LD_PRELOAD=/driver-root/usr/lib64/libnvidia-ml.so.1 /driver-root/usr/bin/nvidia-smi --version"
+        "invoke: env -i LD_PRELOAD=/driver-root/usr/lib64/libnvidia-ml.so.580.1 "
+        "/driver-root/usr/bin/nvidia-smi --version"
     )
     assert lines[3:] == [
         "asked: --version",
-        "preloaded: /driver-root/usr/lib64/libnvidia-ml.so.1",
+        "preloaded: /driver-root/usr/lib64/libnvidia-ml.so.580.1",
         "path: ",
         "nvidia-smi returned with code 0: success, leave",
     ]
@@ -152,7 +156,7 @@ def test_folders_of_the_program(prestart: Start, tmp_path: Path, folder: str) ->
 )
 def test_folders_of_the_library(prestart: Start, tmp_path: Path, folder: str) -> None:
     install(tmp_path / "driver-root-parent" / "driver", lib=folder)
-    assert f"libnvidia-ml.so.1: '/driver-root/{folder}/libnvidia-ml.so.1'" in prestart().until("on host")
+    assert f"libnvidia-ml.so.1: '/driver-root/{folder}/libnvidia-ml.so.580.1'" in prestart().until("on host")
 
 
 def test_links_lead_to_places_inside_the_driver_root(prestart: Start, tmp_path: Path) -> None:
@@ -171,6 +175,38 @@ def test_links_lead_to_places_inside_the_driver_root(prestart: Start, tmp_path: 
     assert lines[-1] == "nvidia-smi returned with code 0: success, leave"
 
 
+def test_a_driver_in_a_folder_that_only_the_loaders_cache_knows(prestart: Start, tmp_path: Path) -> None:
+    home = tmp_path / "driver-root-parent" / "driver"
+    install(home, lib="var/lib/nvidia/lib64")
+    (home / "etc").mkdir()
+    (home / "etc/ld.so.cache").write_bytes(cache(["/var/lib/nvidia/lib64/libnvidia-ml.so.1"]))
+    lines = prestart().rest()
+    assert "libnvidia-ml.so.1: '/driver-root/var/lib/nvidia/lib64/libnvidia-ml.so.580.1'" in lines[1]
+    assert lines[-1] == "nvidia-smi returned with code 0: success, leave"
+
+
+def test_a_driver_without_nvidia_smi_is_served(prestart: Start, tmp_path: Path) -> None:
+    home = tmp_path / "driver-root-parent" / "driver"
+    install(home)
+    (home / "usr/bin/nvidia-smi").unlink()
+    lines = prestart().rest()
+    assert "nvidia-smi: not found, libnvidia-ml.so.1: '/driver-root/usr/lib64/libnvidia-ml.so.580.1'" in lines[1]
+    assert lines[2:] == ["nvidia-smi serves time slices alone; everything else works without it: success, leave"]
+
+
+def test_a_library_without_its_link_is_named_with_what_makes_the_link(prestart: Start, tmp_path: Path) -> None:
+    home = tmp_path / "driver-root-parent" / "driver"
+    install(home)
+    (home / "usr/lib64/libnvidia-ml.so.1").unlink()
+    one = prestart()
+    assert one.until("error locating") == (
+        'error locating "libnvidia-ml.so.1": /driver-root/usr/lib64/libnvidia-ml.so.580.1 is there, but no link '
+        "libnvidia-ml.so.1 to it; run ldconfig on the node (ldconfig -r ROOT where the driver has a root of its own)"
+    )
+    (home / "usr/lib64/libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.580.1")
+    one.until("success, leave")
+
+
 def test_links_in_a_circle_are_nothing(prestart: Start, tmp_path: Path) -> None:
     home = tmp_path / "driver-root-parent" / "driver"
     (home / "usr/bin").mkdir(parents=True)
@@ -180,7 +216,7 @@ def test_links_in_a_circle_are_nothing(prestart: Start, tmp_path: Path) -> None:
 
 def test_a_driver_that_comes_later_is_seen_before_the_next_word(prestart: Start, tmp_path: Path) -> None:
     # Nothing is said for a long time unless something changes; so what is said, was said because it changed.
-    one = prestart(every_tenths="36000")
+    one = prestart("/run/nvidia/driver", "sh", "--silence-s=3600")
     assert one.until("on host").endswith(f"{NOT_THERE}current contents: [].")
     install(tmp_path / "driver-root-parent" / "driver")
     one.until("success, leave")
@@ -189,7 +225,7 @@ def test_a_driver_that_comes_later_is_seen_before_the_next_word(prestart: Start,
 def test_an_answer_that_is_no_good_is_asked_again(prestart: Start, tmp_path: Path) -> None:
     home = tmp_path / "driver-root-parent" / "driver"
     install(home, answer="exit 9")
-    one = prestart(every_tenths="4")
+    one = prestart("/run/nvidia/driver", "sh", "--silence-s=0.4")
     one.until("exit code: 9")
     one.until("exit code: 9")
     install(home)
@@ -198,7 +234,7 @@ def test_an_answer_that_is_no_good_is_asked_again(prestart: Start, tmp_path: Pat
 
 def test_a_driver_that_hangs_is_left(prestart: Start, tmp_path: Path) -> None:
     install(tmp_path / "driver-root-parent" / "driver", answer="exec sleep 1000")
-    one = prestart(answer_within_s="1")
+    one = prestart("/run/nvidia/driver", "sh", "--answer-within-s=1")
     one.until("exit code: 124")
     assert one.until("nvidia-smi gave") == "nvidia-smi gave no answer within 1 s"
 
@@ -208,7 +244,7 @@ def test_a_driver_that_hangs_is_left(prestart: Start, tmp_path: Path) -> None:
 def test_a_signal_ends_it_at_once(prestart: Start, tmp_path: Path, shell: str, is_asking: bool) -> None:
     if is_asking:
         install(tmp_path / "driver-root-parent" / "driver", answer="echo asked; exec sleep 1000")
-    one = prestart("/run/nvidia/driver", shell, every_tenths="36000")
+    one = prestart("/run/nvidia/driver", shell, "--silence-s=3600")
     one.until("asked" if is_asking else "Make sure that the GPU Operator")
     one.process.send_signal(signal.SIGTERM)
     lines = one.rest()
@@ -259,7 +295,8 @@ def test_hints(prestart: Start, tmp_path: Path, root: str, files: tuple[str, ...
     for file in files:
         (home / file).parent.mkdir(parents=True, exist_ok=True)
         (home / file).touch()
-    first, *rest = hints(prestart(root))
+    first, reason, *rest = hints(prestart(root))
+    assert reason == MISSING
     assert first.startswith(
         "Check failed. Has the NVIDIA GPU driver been set up? It is expected to be installed under "
         f"NVIDIA_DRIVER_ROOT (currently set to '{root}') in the host filesystem."
@@ -269,7 +306,7 @@ def test_hints(prestart: Start, tmp_path: Path, root: str, files: tuple[str, ...
 
 
 def test_hints_come_with_every_sixth_failure(prestart: Start) -> None:
-    one = prestart("/driver", every_tenths="1")
+    one = prestart("/driver", "sh", "--silence-s=0.1")
     for _ in range(14):
         one.until("on host")
     one.process.send_signal(signal.SIGTERM)

@@ -19,6 +19,8 @@ from nvdra.gpu.names import GpuName, MigName, VfioName
         ("00000001:9F:00.0", "0001:9f:00.0"),
         ("0000FFFF:9F:1A.7", "ffff:9f:1a.7"),
         ("0000:9f:00.0", "0000:9f:00.0"),
+        ("00010000:9F:00.0", "10000:9f:00.0"),
+        ("ABCD1234:9F:00.0", "abcd1234:9f:00.0"),
     ],
 )
 def test_bus_ids_take_sysfs_form(nvml, sysfs):
@@ -26,7 +28,7 @@ def test_bus_ids_take_sysfs_form(nvml, sysfs):
 
 
 @pytest.mark.parametrize(
-    "nvml", ["00010000:9F:00.0", "", "9F:00.0", "00000000:9F:00", "00000000:9F:00.0\n", "٠٠٠٠:9f:00.0"]
+    "nvml", ["000010000:9F:00.0", "", "9F:00.0", "00000000:9F:00", "00000000:9F:00.0\n", "٠٠٠٠:9f:00.0"]
 )
 def test_odd_bus_ids_are_refused(nvml):
     with pytest.raises(OddDeviceError, match="is not of the form"):

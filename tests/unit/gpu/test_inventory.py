@@ -75,10 +75,54 @@ def test_what_is_unknown_is_absent(facts):
     )
 
 
+def test_a_pci_domain_of_32_bits_costs_the_attribute_alone():
+    facts = {"10000:01:00.0": PciFacts(numa_node=1, pcie_root="pci10000:00")}
+    found = from_scan(NODE(GPU(0), GPU(1, pci_bus_id="00010000:01:00.0")), facts)
+    assert found.not_published == ()
+    assert found.devices["gpu-1"].pci_bus_id == "10000:01:00.0"
+    attributes = published(found.devices["gpu-1"], OFF)["attributes"]
+    assert "resource.kubernetes.io/pciBusID" not in attributes
+    assert attributes["resource.kubernetes.io/numaNode"] == {"int": 1}
+    assert attributes["resource.kubernetes.io/pcieRoot"] == {"string": "pci10000:00"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "affinity", "node"),
+    [
+        ({}, (1,), {"int": 1}),
+        ({}, (0, 1), None),
+        ({}, (), None),
+        ({"0000:01:00.0": PciFacts(numa_node=0)}, (1,), {"int": 0}),
+        ({"0000:01:00.0": PciFacts()}, (1,), None),  # sysfs says -1
+    ],
+)
+def test_the_numa_node_is_nvmls_where_sysfs_does_not_show_the_gpu(facts, affinity, node):
+    found = from_scan(NODE(GPU(0, pci_bus_id="00000000:01:00.0", memory_affinity=affinity)), facts)
+    assert published(found.devices["gpu-0"], OFF)["attributes"].get("resource.kubernetes.io/numaNode") == node
+
+
+def test_a_gpu_without_a_pci_address_says_what_it_is():
+    left = LeftOut(1, 1, "GPU-integrated", "nvmlDeviceGetPciInfo_v3", 3, "Not Supported")
+    found = from_scan(NODE(GPU(0), left_out=(left,)), {})
+    ((device, reason),) = ((one.device, one.reason) for one in found.not_published)
+    assert device == "gpu-1"
+    assert reason.startswith("NVML tells no PCI address of it, as for an integrated GPU")
+    assert reason.endswith("(nvmlDeviceGetPciInfo_v3: Not Supported (3))")
+    assert list(found.devices) == ["gpu-0"]
+
+
+def test_a_virtual_gpu_that_shows_no_partition_is_not_told_to_make_some():
+    found = from_scan(NODE(GPU(0, mig_mode=(1, 1), virtualization_mode=2)), {})
+    ((device, reason),) = ((one.device, one.reason) for one in found.not_published)
+    assert device == "gpu-0"
+    assert "decided on the host" in reason
+    assert "nvidia-smi" not in reason
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"pci_bus_id": "00010000:01:00.0"}, 'PCI bus id "00010000:01:00.0" is not of the form dddd:bb:dd.f'),
+        ({"pci_bus_id": "01:00.0"}, 'PCI bus id "01:00.0" is not of the form dddd:bb:dd.f'),
         ({"uuid": ""}, 'UUID "" cannot be published'),
         ({"uuid": "GPU-" + "0" * 61}, f'UUID "GPU-{"0" * 61}" cannot be published'),
         (

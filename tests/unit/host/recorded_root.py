@@ -1,4 +1,4 @@
-"""The driver root of the recordings, laid out on a FakeHost from its listing."""
+"""Driver roots laid out on a FakeHost from their listings: that of the recordings, and those of distributions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from nvdra_mock_nvml.elf import shared_object
 
 from nvdra.testing.host import FakeHost
 
-RECORDINGS = Path(__file__).parents[2] / "golden" / "recordings"
+GOLDEN = Path(__file__).parents[2] / "golden"
+RECORDINGS = GOLDEN / "recordings"
+PACKAGES = sorted((GOLDEN / "driver-roots").glob("*.txt"))  # drivers of distributions, by system and version
 VERSION = "550.163.01"
 ROOT = "/srv/driver"
 
 _LINE = re.compile(r"(?P<mode>\S{10}) '(?P<path>[^']+)'(?: -> '(?P<target>[^']+)')?(?: (?P<major>\w+):(?P<minor>\w+))?")
 
 
-def lay_out(host: FakeHost, root: str = ROOT) -> None:
-    entries = [_LINE.fullmatch(line) for line in (RECORDINGS / "driver-root.txt").read_text().splitlines()]
+def lay_out(host: FakeHost, root: str = ROOT, listing: Path = RECORDINGS / "driver-root.txt") -> None:
+    entries = [_LINE.fullmatch(line) for line in listing.read_text().splitlines()]
     targets = {
         entry["target"]: entry["path"].rpartition("/")[2] for entry in entries if entry is not None and entry["target"]
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import nvdra_mock_nvml as mock
@@ -25,7 +26,7 @@ from nvdra.host import (
 )
 from nvdra.testing.host import FakeHost
 from tests.unit.host.ld_caches import cache
-from tests.unit.host.recorded_root import RECORDINGS, ROOT, VERSION, lay_out
+from tests.unit.host.recorded_root import PACKAGES, RECORDINGS, ROOT, VERSION, lay_out
 
 HOOK = "/usr/bin/nvidia-cdi-hook"
 RECORDED = sorted(RECORDINGS.glob("*/cdi/*.yaml"))
@@ -58,6 +59,75 @@ def test_a_claims_document_equals_the_recorded_one(host: FakeHost, root: DriverR
     # Some recordings mount one library twice over itself, by an accident of their caches.
     assert cdi.render(document) == cdi.render(cdi.simplify(recorded))
     assert files.missing == ()
+
+
+# ── the packages of distributions ──────────────────────────────────────────────────────────────────────────────
+
+# What is left out on purpose; docs/compat.md says why.
+LEFT_OUT = ("*.dll", "*/nvidia-modprobe", "/etc/OpenCL/vendors/nvidia.icd")
+
+
+@pytest.mark.parametrize("listing", PACKAGES, ids=lambda path: path.stem)
+def test_every_file_of_a_packaged_driver_is_handed_out_or_left_out_for_a_reason(
+    host: FakeHost, tmp_path: Path, listing: Path
+) -> None:
+    lay_out(host, "/r", listing)
+    files = found(host, driver_root(host, "/r", {}))
+    mounted = {str((tmp_path / mount.host_path[1:]).resolve()) for mount in common_edits(files, HOOK).mounts}
+    installed = [path for path in (tmp_path / "r").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert files.version == listing.stem.rpartition("-")[2]
+    assert [
+        inside
+        for path in installed
+        if str(path) not in mounted
+        and not any(fnmatchcase(inside := str(path).removeprefix(f"{tmp_path}/r"), one) for one in LEFT_OUT)
+    ] == []
+
+
+def test_folders_of_a_split_driver_are_all_in_the_loaders_cache(host: FakeHost) -> None:
+    lay_out(host, "/r", PACKAGES[0])
+    files = found(host, driver_root(host, "/r", {}))
+    (ldcache,) = (hook for hook in common_edits(files, HOOK).hooks if hook.args[1] == "update-ldcache")
+    libraries = "/usr/lib/x86_64-linux-gnu"
+    assert ldcache.args[2:] == ("--folder", f"{libraries}/nvidia/current", "--folder", libraries)
+
+
+def test_libraries_with_a_version_of_their_own_are_handed_out(host: FakeHost) -> None:
+    """As the drivers 570 to 590 bring them."""
+    root = put_driver(host)
+    own = [
+        "libnvidia-egl-gbm.so.1.1.2",
+        "libnvidia-egl-wayland.so.1.1.19",
+        "libnvidia-egl-wayland2.so.1.0.0",
+        "libnvidia-egl-xcb.so.1.0.0",
+        "libnvidia-egl-xlib.so.1.0.0",
+        "libnvidia-nvvm70.so.4",
+        "libnvidia-api.so.1",
+    ]
+    # Of another driver, and of the container toolkit.
+    others = ["libnvidia-api.so.570.10", "libnvidia-container.so.1.17.8", "libOpenCL.so.1.0.0"]
+    for name in (*own, *others):
+        host.write(f"/r/usr/lib64/{name}", shared_object(name))
+    for name in ("libnvidia-egl-xcb.so.1", "libnvidia-egl-xlib.so.1"):
+        host.link(f"/r/usr/lib64/{name}", f"{name}.0.0")
+    for name in ("20_nvidia_xcb", "20_nvidia_xlib"):
+        host.write(f"/r/usr/share/egl/egl_external_platform.d/{name}.json")
+    files = found(host, root)
+    assert [path.rpartition("/")[2] for path in container_paths(files.graphics)] == own
+    assert [path.rpartition("/")[2] for path in container_paths(files.configs)] == [
+        "20_nvidia_xcb.json",
+        "20_nvidia_xlib.json",
+    ]
+
+
+def test_of_one_library_in_two_folders_that_beside_libcuda_counts(host: FakeHost) -> None:
+    root = put_driver(host, folder="/usr/lib/x86_64-linux-gnu/nvidia/current")
+    for folder in ("/usr/lib64", "/usr/lib/x86_64-linux-gnu/nvidia/current"):
+        host.write(f"/r{folder}/libnvidia-nvvm.so.580.65", shared_object("libnvidia-nvvm.so.4"))
+    paths = [library.file.container_path for library in found(host, root).libraries]
+    assert [path for path in paths if "nvvm" in path] == [
+        "/usr/lib/x86_64-linux-gnu/nvidia/current/libnvidia-nvvm.so.580.65"
+    ]
 
 
 # ── the search ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -101,6 +101,13 @@ def test_a_missing_file_is_named_with_its_root(host: FakeHost, root: DriverRoot)
         find_program(host, root, "nvidia-smi")
 
 
+def test_a_library_without_its_link_is_named_with_what_makes_the_link(host: FakeHost, root: DriverRoot) -> None:
+    host.write("/driver-root/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.159.04")
+    text = r"libnvidia-ml\.so\.580\.159\.04 is there, but no link .* run ldconfig"
+    with pytest.raises(DriverFileMissing, match=text):
+        find_library(host, root)
+
+
 # ── what the kernel says ──────────────────────────────────────────────────────────────────────────────────────
 
 

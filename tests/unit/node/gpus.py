@@ -70,6 +70,7 @@ class Gpus:
         self._refused: dict[tuple[str, str], list[Exception]] = {}
         self._hangs: dict[tuple[str, str], asyncio.Event] = {}
         self._silent: dict[str, str] = {}  # UUID to the verb that hangs
+        self._pretended: set[tuple[str, str]] = set()
         self._made = 0
         self.calls: list[tuple[str, int]] = []
         self.met: dict[str, asyncio.Barrier] = {}
@@ -86,6 +87,10 @@ class Gpus:
         """The next call of this verb hangs until the event is set; then it does its work."""
         returns = self._hangs[verb, uuid] = asyncio.Event()
         return returns
+
+    def pretend(self, verb: str, uuid: str) -> None:
+        """The next call of this verb reports success and changes nothing."""
+        self._pretended.add((verb, uuid))
 
     def relent(self) -> None:
         """Refuse nothing any more."""
@@ -186,7 +191,11 @@ class Gpus:
                 error = refused.pop(0)
                 if not isinstance(error, _Fine):
                     raise error
+            before = dict(gpu.instances), gpu.is_on
             yield gpu
+            if (verb, uuid) in self._pretended:
+                self._pretended.remove((verb, uuid))
+                gpu.instances, gpu.is_on = before
         finally:
             if changes:
                 gpu.is_busy = False

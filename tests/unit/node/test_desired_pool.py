@@ -51,6 +51,22 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     return Node(monkeypatch)
 
 
+def test_a_device_is_announced_once_and_not_with_every_scan(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[str] = []
+    monkeypatch.setattr(telemetry, "info", lambda level, text, **_: announced.append(text) if level == 4 else None)
+    node.desired_pool.checkpoint_changed(NONE)
+    assert sorted(announced) == sorted(f"About to announce device {name}" for name in node.inventory.devices)
+    announced.clear()
+    node.desired_pool.renew()
+    assert announced == []
+    node.inventory, whole = h200s(h200_scan(0)), node.inventory
+    node.desired_pool.renew()
+    node.inventory = whole
+    node.desired_pool.renew()
+    assert announced
+    assert all("gpu-1" in text for text in announced)
+
+
 def test_nothing_is_published_before_the_checkpoint_is_known(node: Node) -> None:
     node.desired_pool.renew()
     assert node.published == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Gpu, GpuScan, Inventory, MigDevice, MigSpec, Partitions, from_scan
+from nvdra.gpu import Gpu, GpuScan, Inventory, MigDevice, MigSpec, Partitions, StuckMode, from_scan
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, create_partition
 from nvdra.node.gpu.actors.mig import MigActor
@@ -38,12 +38,19 @@ class Bench:
         (folder / f"{P}/{FOLDER}".strip("/")).mkdir(parents=True)
         self.locks = ResourceLocks(self.host, P)
         self.told: dict[str, Partitions] = {}
-        self.actor = MigActor(self.gpus, self._changed)
+        self.stuck: dict[str, StuckMode] = {}
+        self.actor = MigActor(self.gpus, self._changed, self._note)
         actors = {CreatePartition.kind: self.actor, LeaveMigMode.kind: self.actor}
         self.runner = StepRunner(self.locks, actors)
 
     def _changed(self, address: str, partitions: Partitions) -> None:
         self.told[address] = partitions
+
+    async def _note(self, address: str, stuck: StuckMode) -> None:
+        self.stuck[address] = stuck
+
+    def step(self, spec: MigSpec) -> CreatePartition:
+        return create_partition(spec)
 
     def spec(self, profile_id: int, start: int, minor: int = 0) -> MigSpec:
         specs = (device for device in self.inventory.devices.values() if isinstance(device, MigSpec))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from nvdra.programs.kubelet_plugin import DRAIN_S, STOP_S
 from nvdra.programs.stop import SIGNALS
 
 _BEFORE = """
@@ -37,6 +40,16 @@ async def main(stop):
     print("wound down", flush=True)
 asyncio.run(main(Stop()))
 """
+_HANGING = """
+import asyncio, os, time
+from nvdra.programs.stop import Stop
+async def main(stop):
+    stop.on_loop(0.05, lambda: (print("late", flush=True), os._exit(3)))
+    print("ready", flush=True)
+    await stop.wait()
+    time.sleep(600)  # the loop hangs as well
+asyncio.run(main(Stop()))
+"""
 
 
 def ended(code: str, number: signal.Signals) -> tuple[int, str]:
@@ -63,3 +76,15 @@ def test_the_program_itself_may_want_it() -> None:
     assert subprocess.run([sys.executable, "-c", _ASKED], capture_output=True, text=True, check=True).stdout == (
         "wound down\n"
     )
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_winding_down_that_hangs_ends_at_its_deadline(number: signal.Signals) -> None:
+    assert ended(_HANGING, number) == (3, "late\n")
+
+
+def test_the_deadline_is_well_below_the_grace_period_that_the_chart_sets() -> None:
+    template = Path(__file__).parents[3] / "deploy/helm/dra-driver-nvidia-gpu/templates/kubelet-plugin.yaml"
+    found = re.search(r"terminationGracePeriodSeconds: (\d+)", template.read_text())
+    assert found is not None
+    assert DRAIN_S < STOP_S <= int(found[1]) / 2

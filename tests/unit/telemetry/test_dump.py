@@ -135,6 +135,19 @@ def test_a_dump_that_was_deleted_comes_again(tmp_path: Path) -> None:
     program.end()
 
 
+def test_a_link_of_the_dumps_name_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    path, victim = tmp_path / "stacks.dump", tmp_path / "victim"
+    victim.write_text("precious")
+    path.symlink_to(victim)
+    program = Program(str(path), "asyncio")
+    program.signal()
+    program.says(f"Wrote: {path}\n")
+    assert "main.RunPlugin" in path.read_text()
+    assert not path.is_symlink()
+    assert victim.read_text() == "precious"
+    program.end()
+
+
 def test_without_a_place_to_write_the_stacks_go_to_standard_error(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "stacks.dump"
     program = Program(str(path), "asyncio")

@@ -38,37 +38,16 @@
 {{- if eq (toString (include "nvdra.imex" . | fromYaml).mode) "hostManaged" -}}true{{- end -}}
 {{- end -}}
 
-{{/* Every gate and its stage. Alpha gates are off, beta gates on, unless said otherwise. */}}
-{{- define "nvdra.stages" -}}
-AllAlpha: group
-AllBeta: group
-ComputeDomainCliques: beta
-ConsumableShares: alpha
-ContextualLogging: beta
-CrashOnNVLinkFabricErrors: beta
-DRAListTypeAttributes: alpha
-DeviceMetadata: alpha
-DynamicMIG: alpha
-FabricManagerPartitioning: alpha
-HostManagedIMEXDaemon: alpha
-IMEXDaemonsWithDNSNames: beta
-LoggingAlphaOptions: alpha
-LoggingBetaOptions: beta
-MPSSupport: alpha
-NVMLDeviceHealthCheck: alpha
-PassthroughSupport: alpha
-TimeSlicingSettings: alpha
-{{- end -}}
-
 {{- define "nvdra.isTrue" -}}
 {{- if has (toString .) (list "1" "t" "T" "TRUE" "true" "True") -}}true{{- end -}}
 {{- end -}}
 
-{{/* (list context gate) → whether the gate is on: named itself, or by its stage's group, or by default. */}}
+{{/* (list context gate) → whether the gate is on: named itself, or by its stage's group, or by default. Alpha gates are
+off, beta gates on, unless said otherwise. */}}
 {{- define "nvdra.gate" -}}
 {{- $asked := (index . 0).Values.featureGates | default dict -}}
 {{- $gate := index . 1 -}}
-{{- $stage := get (include "nvdra.stages" . | fromYaml) $gate -}}
+{{- $stage := get (include "nvdra.gateTable" . | fromYaml).stages $gate -}}
 {{- $group := ternary "AllAlpha" "AllBeta" (eq $stage "alpha") -}}
 {{- if hasKey $asked $gate -}}
 {{- include "nvdra.isTrue" (get $asked $gate) -}}
@@ -93,6 +72,16 @@ true
 {{- $found -}}
 {{- end -}}
 
+{{/* What the user says of OpenShift; nothing where the API is to say it. */}}
+{{- define "nvdra.openshift" -}}
+{{- if hasKey .Values "openshift" -}}{{- toString .Values.openshift -}}{{- end -}}
+{{- end -}}
+
 {{- define "nvdra.isOpenShift" -}}
-{{- if .Capabilities.APIVersions.Has "security.openshift.io/v1/SecurityContextConstraints" -}}true{{- end -}}
+{{- $said := include "nvdra.openshift" . -}}
+{{- if $said -}}
+{{- include "nvdra.isTrue" $said -}}
+{{- else if or (.Capabilities.APIVersions.Has "security.openshift.io/v1") (.Capabilities.APIVersions.Has "security.openshift.io/v1/SecurityContextConstraints") -}}
+true
+{{- end -}}
 {{- end -}}

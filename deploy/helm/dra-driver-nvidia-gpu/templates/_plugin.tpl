@@ -66,7 +66,7 @@ livenessProbe:
 - name: NVIDIA_VISIBLE_DEVICES
   value: void
 - name: CDI_ROOT
-  value: /var/run/cdi
+  value: {{ include "nvdra.cdiRoot" (index . 0) | quote }}
 - name: NVIDIA_MIG_CONFIG_DEVICES
   value: all
 - name: NODE_NAME
@@ -172,6 +172,18 @@ Kubernetes takes the last of two, but the patch of an upgrade is made by name: a
 {{- concat $variables $users | toYaml -}}
 {{- end -}}
 
+{{/* Where CDI files go, on the host and in the containers alike; --reuse-values has none of it. */}}
+{{- define "nvdra.cdiRoot" -}}
+{{- .Values.cdiRoot | default "/var/run/cdi" | trimSuffix "/" -}}
+{{- end -}}
+
+{{/* Propagation of the driver root: what is mounted below it later is seen. All of / need not be a shared mount. */}}
+{{- define "nvdra.driverRootPropagation" -}}
+{{- if ne "/" .Values.nvidiaDriverRoot -}}
+mountPropagation: HostToContainer
+{{- end -}}
+{{- end -}}
+
 {{/* (list context name) → mounts of both containers, first part. */}}
 {{- define "nvdra.pluginMounts" -}}
 {{- $plugin := (index . 0).Values.kubeletPlugin -}}
@@ -181,7 +193,7 @@ Kubernetes takes the last of two, but the patch of an upgrade is made by name: a
   mountPath: {{ $plugin.kubeletPluginsDirectoryPath | quote }}
   mountPropagation: Bidirectional
 - name: cdi
-  mountPath: /var/run/cdi
+  mountPath: {{ include "nvdra.cdiRoot" (index . 0) | quote }}
 - name: tmp
   mountPath: /tmp
   # Each container dumps its stacks to the same path.

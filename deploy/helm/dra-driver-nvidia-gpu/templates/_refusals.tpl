@@ -90,6 +90,27 @@ Set webhook.tls.secret.name to the name of your TLS secret.` }}
 {{- end }}
 {{- end }}
 
+{{- $cdiRoot := include "nvdra.cdiRoot" . }}
+{{- if or (not (hasPrefix "/" $cdiRoot)) (contains "/../" (printf "%s/" $cdiRoot)) }}
+{{- fail (printf "\ncdiRoot=%s is no absolute path of a folder on the host." $cdiRoot) }}
+{{- else if regexMatch "^(|/(etc|run|tmp|var|var/run|var/lib|home|root|driver-root.*|host-root.*)|/(bin|boot|dev|lib|lib64|opt|proc|sbin|sys|tmp|usr)(/.*)?)$" $cdiRoot }}
+{{- fail (printf "\ncdiRoot=%s would lie over files of the image or of the node: name a folder for CDI files alone, for instance /var/run/cdi or /etc/cdi." $cdiRoot) }}
+{{- end }}
+{{- range $name, $container := .Values.kubeletPlugin.containers }}
+{{- range $container.env }}
+{{- if and (eq .name "CDI_ROOT") (ne (toString .value) $cdiRoot) }}
+{{- fail (printf "\nkubeletPlugin.containers.%s.env sets CDI_ROOT=%v, which leads into the image: no container runtime would see the files.\nSet cdiRoot, which mounts the folder too." $name .value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- $kubelet := .Values.kubeletPlugin }}
+{{- if ne (eq $kubelet.kubeletRegistrarDirectoryPath "/var/lib/kubelet/plugins_registry") (eq $kubelet.kubeletPluginsDirectoryPath "/var/lib/kubelet/plugins") }}
+{{- fail (printf `
+Only one of kubelet's two folders was moved: kubeletPlugin.kubeletRegistrarDirectoryPath=%s, kubeletPlugin.kubeletPluginsDirectoryPath=%s
+Both lie below kubelet's --root-dir: set both.` $kubelet.kubeletRegistrarDirectoryPath $kubelet.kubeletPluginsDirectoryPath) }}
+{{- end }}
+
 {{- if not (include "nvdra.resourceApiVersion" .) }}
 {{- fail `
 No supported resource.k8s.io API version found in the cluster.
@@ -122,24 +143,18 @@ Set resources.gpus.enabled=true, or keep the driver that serves your ComputeDoma
 {{- end }}
 
 {{- /* What the programs would refuse when they start, with their texts: better now than in a restarting pod. */}}
-{{- $stages := include "nvdra.stages" . | fromYaml }}
+{{- $table := include "nvdra.gateTable" . | fromYaml }}
 {{- range $gate, $value := .Values.featureGates }}
 {{- $text := toString $value }}
-{{- if not (hasKey $stages $gate) }}
-{{- fail (printf "\nunrecognized feature gate: %s\nSee value featureGates; there are %s." $gate (keys $stages | sortAlpha | join ", ")) }}
+{{- if not (hasKey $table.stages $gate) }}
+{{- fail (printf "\nunrecognized feature gate: %s\nSee value featureGates; there are %s." $gate (keys $table.stages | sortAlpha | join ", ")) }}
 {{- else if not (has $text (list "1" "t" "T" "TRUE" "true" "True" "0" "f" "F" "FALSE" "false" "False")) }}
 {{- fail (printf "\ninvalid value of %s=%s, err: neither true nor false" $gate $text) }}
-{{- else if and (eq $gate "ContextualLogging") (not (include "nvdra.isTrue" $value)) }}
-{{- fail (printf "\ncannot set feature gate %s to false, feature is locked to true" $gate) }}
+{{- else if and (hasKey $table.locked $gate) (ne (include "nvdra.isTrue" $value) (include "nvdra.isTrue" (get $table.locked $gate))) }}
+{{- fail (printf "\ncannot set feature gate %s to %s, feature is locked to %v" $gate (include "nvdra.isTrue" $value | default "false") (get $table.locked $gate)) }}
 {{- end }}
 {{- end }}
-{{- range list
-    (list "ComputeDomainCliques" "requires" "IMEXDaemonsWithDNSNames")
-    (list "DynamicMIG" "excludes" "PassthroughSupport")
-    (list "DynamicMIG" "excludes" "NVMLDeviceHealthCheck")
-    (list "DynamicMIG" "excludes" "MPSSupport")
-    (list "PassthroughSupport" "excludes" "NVMLDeviceHealthCheck")
-    (list "DeviceMetadata" "requires" "PassthroughSupport") }}
+{{- range $table.checks }}
 {{- $gate := index . 0 }}
 {{- $other := index . 2 }}
 {{- if include "nvdra.gate" (list $ $gate) }}
@@ -148,6 +163,13 @@ Set resources.gpus.enabled=true, or keep the driver that serves your ComputeDoma
 {{- fail (printf "\nfeature gate %s requires %s to also be enabled" $gate $other) }}
 {{- else if and (eq (index . 1) "excludes") $otherIsOn }}
 {{- fail (printf "\nfeature gate %s is currently mutually exclusive with %s" $gate $other) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if include "nvdra.gpus" . }}
+{{- range get $table.unbuilt "gpu-kubelet-plugin" | default list }}
+{{- if include "nvdra.gate" (list $ .) }}
+{{- fail (printf "\ngpu-kubelet-plugin does not support feature gate %s yet: turn it off in value featureGates, or run the Go driver for it" .) }}
 {{- end }}
 {{- end }}
 {{- end }}

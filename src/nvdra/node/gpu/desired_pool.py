@@ -33,6 +33,7 @@ class DesiredPool:
         self._checkpoint: Checkpoint | None = None
         self._withdrawn: frozenset[str] = frozenset()
         self._unmanaged: frozenset[str] = frozenset()
+        self._announced: frozenset[str] = frozenset()
 
     def checkpoint_changed(self, checkpoint: Checkpoint) -> None:
         """The checkpoint is another one: it may hold other devices back."""
@@ -52,7 +53,9 @@ class DesiredPool:
         self._log_changes(inventory, self._checkpoint, unpublished)
         self._withdrawn = unpublished
         for name in inventory.devices:
-            telemetry.info(4, f"About to announce device {name}")
+            if name not in self._announced:  # else every scan would say hundreds of lines anew
+                telemetry.info(4, f"About to announce device {name}")
+        self._announced = frozenset(inventory.devices)
         self._publication.publish(
             [published(device, self._gates) for device in inventory.devices.values()],
             withdrawn=unpublished,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 
 from nvdra import telemetry
-from nvdra.gpu import Inventory, Partitions, PciFacts, from_scan
+from nvdra.gpu import Inventory, Partitions, PciFacts, StuckMode, from_scan
 from nvdra.nvml import DriverAbsent, Nvml, NvmlError, NvmlHung
 from nvdra.ports import Clock
 
@@ -29,6 +29,7 @@ class Discovery:
     never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
     hints    a value that differs once the node may have changed; reads files only
     pci      facts of every NVIDIA PCI function by bus id
+    stuck    changes of MIG mode that GPUs refused in this boot, by PCI address
     changed  called after each scan with the inventory, also when it says that nothing could be read
 
     `scan` raises what `Nvml.scan` raises as DriverChanged: only a fresh process can use the new driver.
@@ -44,6 +45,7 @@ class Discovery:
         *,
         dynamic_mig: bool = False,
         never_toggles: bool = False,
+        stuck: Callable[[], Mapping[str, StuckMode]] = dict,
     ) -> None:
         self._nvml = nvml
         self._clock = clock
@@ -52,6 +54,7 @@ class Discovery:
         self._changed = changed
         self._dynamic_mig = dynamic_mig
         self._never_toggles = never_toggles
+        self._stuck = stuck
         self._notes = 0
         self._noted: dict[str, int] = {}  # which note was the last on a GPU
         self._seen: Hashable = None
@@ -119,6 +122,7 @@ class Discovery:
                 dynamic_mig=self._dynamic_mig,
                 never_toggles=self._never_toggles,
                 before=self.inventory,
+                stuck=self._stuck(),
             )
         except (DriverAbsent, NvmlHung, OSError) as error:
             if str(error) != self.inventory.unread:
@@ -128,9 +132,12 @@ class Discovery:
         else:
             for left in found.not_published:
                 telemetry.warning("A GPU is not offered", device=left.device, reason=left.reason)
-            for address, gpu in found.hidden.items():
-                if self.inventory.hidden.get(address) != gpu:
-                    telemetry.info(1, "A GPU on the PCI bus is not offered", address=address, reason=gpu.reason)
+            for address, hidden in found.hidden.items():
+                if self.inventory.hidden.get(address) != hidden:
+                    telemetry.info(1, "A GPU on the PCI bus is not offered", address=address, reason=hidden.reason)
+            for address, stuck in found.stuck.items():
+                gpu = found.gpus[address]
+                telemetry.warning("A GPU is offered only as it stands", device=gpu.name, reason=str(stuck))
         newer = {
             address: self.inventory.partitions[address]
             for address, note in self._noted.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ _COMMANDS = {
         "the ResourceSlices that a type of node would publish, without the node",
     ),
     "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
+    "prestart": ("nvdra.programs.prestart:main", "wait until the node's driver is there: the init container's program"),
 }
 
 _ABOUT = """\
@@ -40,8 +43,8 @@ usage: nvdra COMMAND [OPTIONS]
 
 {commands}
 
-Each command has --help, and all but demo have --output json. Where the node's files are is said by the plugin's own
-flags and variables, so inside the plugin's container no flag is needed:
+Each command has --help, and all but demo and prestart have --output json. Where the node's files are is said by the
+plugin's own flags and variables, so inside the plugin's container no flag is needed:
 
   kubectl exec -n NAMESPACE POD -c gpus -- nvdra doctor
 
@@ -50,7 +53,8 @@ On the node itself the defaults fit a driver installed at / and a kubelet at /va
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status of the command; 2 if it was called wrongly."""
+    """Exit status of the command; 2 if it was called wrongly, or cannot do its work."""
+    _open_streams()
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(_help(), end="")
         return 0
@@ -60,28 +64,56 @@ def main(argv: Sequence[str]) -> int:
     for name, (place, _) in _COMMANDS.items():
         words = name.split()
         if list(argv[: len(words)]) == words:
-            return _run(place, argv[len(words) :])
+            return _run(name, place, argv[len(words) :])
     below = [name for name in _COMMANDS if name.split()[0] == argv[0]]
     asked = " ".join(argv[:2]) if below else argv[0]
     print(f"Error: nvdra has no command {asked!r}; there are {', '.join(below or _COMMANDS)}", file=sys.stderr)
     return 2
 
 
-def _run(place: str, argv: Sequence[str]) -> int:
+def _run(name: str, place: str, argv: Sequence[str]) -> int:
+    """The command's exit status. Whatever fails in it is one line for people, never a traceback."""
     module, function = place.split(":")
     try:
         status: int = getattr(import_module(module), function)(argv)
         sys.stdout.flush()
     except UsageError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read has enough; the interpreter's own last flush must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except PermissionError as error:
+        return _failed(f"nvdra {name}: {error.filename or 'a file'}: {error.strerror}; run it as root")
+    except OSError as error:
+        where = "its answer cannot be written" if error.filename is None else str(error.filename)
+        _drop_output()
+        return _failed(f"nvdra {name}: {where}: {error.strerror or error}")
+    except Exception as error:
+        return _failed(f"nvdra {name} met what it does not expect, please report it: {type(error).__name__}: {error}")
     return status
+
+
+def _failed(why: str) -> int:
+    print(f"Error: {why}", file=sys.stderr)
+    return 2
+
+
+def _open_streams() -> None:
+    """Streams that were closed lead nowhere, and a terminal without a letter shows its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  for the process's life
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """The interpreter's own last flush must not fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

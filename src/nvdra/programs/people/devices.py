@@ -89,6 +89,9 @@ def _left_out(inventory: Inventory, bus: PciBus, checkpoint: Checkpoint | None) 
     """What is there and not published: (what, why)."""
     for left in inventory.not_published:
         yield left.device, left.reason
+    for address, stuck in inventory.stuck.items():
+        name = inventory.gpus[address].name
+        yield f"partitions of {name}" if stuck.on else f"{name} as a whole", str(stuck)
     if checkpoint is not None:
         for name in sorted(withdrawn(inventory, checkpoint)):
             yield name, UNPUBLISHED
@@ -114,7 +117,7 @@ def _print(shown: _Shown) -> None:
     inventory, holders = shown.inventory, shown.holders
     if inventory.gpus:
         any_gpu = next(iter(inventory.gpus.values()))
-        print(f"driver {any_gpu.driver_version}, CUDA {any_gpu.cuda_driver_version}\n")
+        print(f"driver {inventory.driver_version}, CUDA {any_gpu.cuda_driver_version.removesuffix('.0')}\n")
     rows = [_row(device, holders) for device in inventory.devices.values() if not isinstance(device, MigSpec)]
     if rows:
         print(table(["NAME", "PRODUCT", "MEMORY", "PCI", "NUMA", "UUID", "HELD BY"], rows), end="")

@@ -12,7 +12,6 @@ from nvdra.host import (
     PciBus,
     PciFunction,
     device_major,
-    find_library,
     gpu_files,
     look_up,
     module_version,
@@ -33,28 +32,21 @@ def look(here: LocalNode, bus: PciBus, inventory: Inventory) -> Iterator[Finding
         return
     where = f"{root.path}, device nodes in {root.dev.rstrip('/')}/dev"
     yield Finding("driver root", "ok", f"{where} (a stand-in, nothing here is real)" if root.is_stand_in else where)
-    library = _library(here)
-    if library is None:
-        text = f"libnvidia-ml.so.1 is not below {root.path}"
-        yield Finding("NVML library", "problem", text, f"install the driver, or {_WHERE}")
-    else:
+    library: str | None = None
+    try:
+        library = here.library()
         yield Finding("NVML library", "ok", library)
+    except DriverFileMissing as error:
+        yield Finding("NVML library", "problem", str(error), f"install the driver, or {_WHERE}")
     yield _module(here, library)
     if inventory.unread:
         next_step = "put right what is above" if library is None else "nvidia-smi should say the same; see dmesg"
         yield Finding("NVML", "problem", f"gives no answer: {inventory.unread}", next_step)
     else:
-        driver = next((gpu.driver_version for gpu in inventory.gpus.values()), "")
+        driver = inventory.driver_version
         yield Finding("NVML", "ok", f"answers{f', driver {driver}' if driver else ''}")
     yield from _files(here, inventory)
     yield from _gpus(bus, inventory)
-
-
-def _library(here: LocalNode) -> str | None:
-    try:
-        return find_library(here.host, here.root)
-    except DriverFileMissing:
-        return None
 
 
 def _module(here: LocalNode, library: str | None) -> Finding:

@@ -18,6 +18,8 @@ async def ask(here: LocalNode) -> str:
         paths = _paths(here)
     except SocketPathError as error:
         return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
     return await HealthService(paths=paths, port=-1).failure()
 
 
@@ -49,6 +51,10 @@ def _sockets(here: LocalNode, failure: str) -> Iterator[Finding]:
     except SocketPathError as error:
         yield Finding("plugin", "problem", str(error), "choose shorter folders")
         return
+    except OSError as error:
+        next_step = "run it as root" if isinstance(error, PermissionError) else _LOGS
+        yield Finding("plugin", "problem", f"its sockets cannot be looked for: {failure}", next_step)
+        return
     absent = [path for path in (paths.registration, paths.dra) if _kind(here, path) != "socket"]
     if len(absent) == 2:
         yield Finding("plugin", "problem", f"does not run: there is no {paths.dra}", _LOGS)
@@ -61,9 +67,9 @@ def _sockets(here: LocalNode, failure: str) -> Iterator[Finding]:
 
 def _hook(here: LocalNode) -> Finding:
     path = here.hook
-    found = here.host.resolve(path)
-    if found is None and here.hook_path and here.root.path == "/driver-root":
+    if here.hook_path and not here.sees_host(path):
         return Finding("CDI hook", "ok", f"{path} on the host, not to be seen from this container")
+    found = here.on_host(path) if here.hook_path else here.host.resolve(path)
     if found is None:
         next_step = (
             "install the NVIDIA container toolkit, or leave --nvidia-cdi-hook-path empty"

@@ -10,6 +10,7 @@ from nvdra.api import ClaimRef
 from nvdra.checkpoint import Checkpoint, Entry, Unreadable, boot
 from nvdra.gpu import Gpu, Inventory, MigName, overlapping
 from nvdra.gpu.extents import partitions
+from nvdra.node.gpu.stuck_modes import NAME
 from nvdra.programs.people.doctor_claims import held_locks
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.local_node import LocalNode
@@ -57,6 +58,10 @@ def _wrong(
         if gpu.is_on and not gpu.partitions and can_toggle:
             text = f"MIG mode of {gpu.gpu.name} is on with no partition on it"
             yield Finding(CHECK, "warning", text, "the plugin turns it off when it starts, or with its next partition")
+    for address, stuck in inventory.stuck.items():
+        gpu_name = inventory.gpus[address].name
+        next_step = f"reset the GPU, remove {here.plugin_dir}/{NAME} and restart the plugin; or reboot the node"
+        yield Finding(CHECK, "warning", f"{gpu_name} is offered only as it stands: {stuck}", next_step)
     if checkpoint is None:
         return
     for leftover in leftovers(here, inventory, checkpoint):

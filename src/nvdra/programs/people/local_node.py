@@ -13,9 +13,10 @@ from nvdra.checkpoint import Checkpoint
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory, from_scan
 from nvdra.gpu.extents import DRIVER
-from nvdra.host import DriverFileMissing, DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
+from nvdra.host import DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
 from nvdra.node.checkpoint_file import NAME
 from nvdra.node.clock import LoopClock
+from nvdra.node.gpu.stuck_modes import read_stuck_modes
 from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung
 from nvdra.programs import gpu_flags
 from nvdra.programs.flags import Flag, UsageError, parse_words
@@ -63,6 +64,20 @@ class LocalNode:
         """The CDI hook that documents name."""
         return self.hook_path or f"{self.plugin_dir}/nvidia-cdi-hook"
 
+    def sees_host(self, path: str) -> bool:
+        """Whether a path of the host can be looked at from here: on the node itself, or below the driver root."""
+        return self._is_on_node or path.startswith(f"{self.host_root.rstrip('/')}/")
+
+    def on_host(self, path: str) -> str | None:
+        """Where a file of the host is seen, links followed; None if it is not there."""
+        if self._is_on_node:
+            return self.host.resolve(path)
+        return self.host.resolve(path[len(self.host_root.rstrip("/")) :], self.root.path)
+
+    @property
+    def _is_on_node(self) -> bool:
+        return self.root.path == (self.host_root.rstrip("/") or "/")
+
     def bus(self) -> PciBus:
         return look_at_bus(self.host, self.root)
 
@@ -81,19 +96,22 @@ class LocalNode:
         nvml = Nvml(self.library, LoopClock())
         try:
             scan = await nvml.scan(profiles=dynamic_mig)
-            return from_scan(scan, bus.facts, dynamic_mig=dynamic_mig, never_toggles=self.never_toggles)
+            return from_scan(
+                scan,
+                bus.facts,
+                dynamic_mig=dynamic_mig,
+                never_toggles=self.never_toggles,
+                stuck=read_stuck_modes(self.host, self.plugin_dir),
+            )
         except (DriverAbsent, DriverChanged, NvmlHung) as error:
             return Inventory(unread=str(error))
         finally:
             with contextlib.suppress(Exception):  # a driver that hangs: the process ends anyway
                 await nvml.close(timeout_s=2.0)
 
-    def library(self) -> str | None:
-        """Where NVML is; None if it is not in the driver root."""
-        try:
-            return find_library(self.host, self.root)
-        except DriverFileMissing:
-            return None
+    def library(self) -> str:
+        """Where NVML is. Raises DriverFileMissing."""
+        return find_library(self.host, self.root)
 
 
 def gates_of(values: Mapping[str, object]) -> Gates:

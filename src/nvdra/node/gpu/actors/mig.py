@@ -7,18 +7,30 @@ does not return is waited for: nobody knows what it will have done.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from nvdra import telemetry
 from nvdra.claims import Facts
-from nvdra.gpu import ComputeInstanceScan, Gpu, GpuInstanceScan, MigDevice, MigSpec, Partitions
+from nvdra.gpu import ComputeInstanceScan, Gpu, GpuInstanceScan, MigDevice, MigSpec, Partitions, StuckMode
 from nvdra.gpu.partitions import UnmanagedPartition
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode
 from nvdra.node.steps import StepFailed, StepJournal
-from nvdra.nvml import IN_USE, DriverAbsent, DriverChanged, NvmlError, NvmlHung
+from nvdra.nvml import (
+    IN_USE,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    RESET_REQUIRED,
+    DriverAbsent,
+    DriverChanged,
+    NvmlError,
+    NvmlHung,
+)
 
 _LOOK = "nvidia-smi mig -lgi lists what is there; kubelet will ask again"
+
+# Of a change of MIG mode: to ask again does not help before a reset.
+_LASTING = frozenset((NOT_SUPPORTED, NO_PERMISSION, RESET_REQUIRED))
 
 T = TypeVar("T")
 
@@ -39,16 +51,25 @@ Changed = Callable[[str, Partitions], None]
 """Called with a GPU's PCI address and its partitions after each change, before the claim is answered."""
 
 
+StuckModeNoted = Callable[[str, StuckMode], Awaitable[None]]
+"""Called with a GPU's PCI address when it refuses a change of MIG mode for longer than a moment."""
+
+
+async def _forget(_address: str, _stuck: StuckMode) -> None:
+    pass
+
+
 class MigActor:
     """Applies and rolls back `CreatePartition` and `LeaveMigMode`."""
 
-    def __init__(self, nvml: Partitioner, changed: Changed) -> None:
+    def __init__(self, nvml: Partitioner, changed: Changed, stuck: StuckModeNoted = _forget) -> None:
         self._nvml = nvml
         self._changed = changed
+        self._stuck = stuck
 
     async def apply(self, step: CreatePartition | LeaveMigMode, journal: StepJournal) -> Facts:
         """The made `MigDevice` by device name. Raises StepFailed."""
-        calls = _Calls(self._nvml, step.gpu, self._changed, journal)
+        calls = self._calls(step.gpu, journal)
         match step:
             case LeaveMigMode():
                 await calls.leave_mode()
@@ -61,26 +82,32 @@ class MigActor:
     async def roll_back(self, step: CreatePartition | LeaveMigMode, journal: StepJournal) -> None:
         """Destroy the partition, whole or half made, and leave MIG mode with the last one. Raises StepFailed."""
         if isinstance(step, CreatePartition):
-            await _Calls(self._nvml, step.gpu, self._changed, journal).roll_back(step)
+            await self._calls(step.gpu, journal).roll_back(step)
 
     # ── upkeep ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def leave_empty_mode(self, gpu: Gpu, journal: StepJournal) -> None:
         """Turn MIG mode off if no partition is on the GPU and no claim works there. Raises StepFailed."""
-        await _Calls(self._nvml, gpu, self._changed, journal).leave_empty_mode()
+        await self._calls(gpu, journal).leave_empty_mode()
 
     async def destroy(self, partition: UnmanagedPartition, journal: StepJournal) -> None:
         """Destroy a partition that no entry names, if it still stands. Raises StepFailed."""
-        await _Calls(self._nvml, partition.gpu, self._changed, journal).destroy_unmanaged(partition)
+        await self._calls(partition.gpu, journal).destroy_unmanaged(partition)
+
+    def _calls(self, gpu: Gpu, journal: StepJournal) -> _Calls:
+        return _Calls(self._nvml, gpu, self._changed, self._stuck, journal)
 
 
 class _Calls:
     """Changes of one GPU, for one step."""
 
-    def __init__(self, nvml: Partitioner, gpu: Gpu, changed: Changed, journal: StepJournal) -> None:
+    def __init__(
+        self, nvml: Partitioner, gpu: Gpu, changed: Changed, stuck: StuckModeNoted, journal: StepJournal
+    ) -> None:
         self._nvml = nvml
         self._gpu = gpu
         self._changed = changed
+        self._stuck = stuck
         self._journal = journal
 
     async def create(self, spec: MigSpec) -> MigDevice:
@@ -102,8 +129,12 @@ class _Calls:
             f"{prefix}: error creating Compute instance for '{profile.text}'",
             self._nvml.create_compute_instance(gpu.uuid, gi_id, profile.compute_profiles),
         )
+        _, instances = await self._look()
+        if not any(
+            made.gi_id == gi_id and compute.ci_id in {each.ci_id for each in made.compute} for made in instances
+        ):
+            raise StepFailed(f"{prefix}: NVML reported '{spec.name}' as created, and it is not on the GPU: {_LOOK}")
         telemetry.info(1, "Created MIG device", device=spec.name, uuid=compute.uuid, gi=gi_id, ci=compute.ci_id)
-        await self._look()
         return MigDevice(gpu, profile, spec.start, spec.size, gi_id, compute.ci_id, compute.uuid)
 
     async def leave_mode(self) -> None:
@@ -181,6 +212,9 @@ class _Calls:
             )
         except StepFailed as failed:
             raise StepFailed(f"{failed}{await self._holders(failed, instance.gi_id)}") from failed.__cause__
+        _, standing = await self._look()
+        if _identity(instance) in map(_identity, standing):
+            raise StepFailed(f"{prefix}: NVML reported it as destroyed, and {_shown(instance)} is still there: {_LOOK}")
         telemetry.info(1, "Destroyed MIG device", device=what, gi=instance.gi_id)
 
     async def _holders(self, failed: StepFailed, gi_id: int) -> str:
@@ -195,9 +229,15 @@ class _Calls:
 
     async def _set_mode(self, on: bool) -> None:
         gpu, verb = self._gpu, "enabling" if on else "disabling"
-        await self._done(
-            f"error {verb} MIG mode for device {gpu.name}-{gpu.uuid}", self._nvml.set_mig_mode(gpu.uuid, on)
-        )
+        try:
+            await self._done(
+                f"error {verb} MIG mode for device {gpu.name}-{gpu.uuid}", self._nvml.set_mig_mode(gpu.uuid, on)
+            )
+        except StepFailed as failed:
+            cause = failed.__cause__
+            if isinstance(cause, NvmlError) and cause.code in _LASTING:
+                await self._stuck(gpu.pci_bus_id, StuckMode(on, cause.text or str(cause)))
+            raise
         telemetry.info(1, f"MIG mode is {'on' if on else 'off'}", device=gpu.name, uuid=gpu.uuid)
 
     async def _look(self) -> tuple[bool, tuple[GpuInstanceScan, ...]]:
@@ -233,6 +273,10 @@ def _check_free(spec: MigSpec, instances: Iterable[GpuInstanceScan]) -> None:
     for instance in instances:
         if instance.start < spec.start + spec.size and spec.start < instance.start + instance.size:
             raise StepFailed(f"error creating MIG device: {spec.name} overlaps {_shown(instance)}: {_LOOK}")
+
+
+def _identity(instance: GpuInstanceScan) -> tuple[int, int, int]:
+    return instance.gi_id, instance.profile_id, instance.start
 
 
 def _shown(instance: GpuInstanceScan) -> str:
