@@ -90,8 +90,8 @@ class Refuse:
 class Steps:
     """What a claim's devices need before a container can use them.
 
-    apply    to be applied for this claim
-    shared   applied already, for other claims that still need them
+    apply    to be applied for this claim; applying again what another claim has too changes nothing
+    shared   applied already, for other claims that still need them: rolled back only with the last of these claims
     facts    of the shared ones
     """
 

@@ -140,6 +140,10 @@ class ClaimService:
                 self._own(operation, free, work)
             # The same operation under way for a claim is joined; another one is waited for, then it is our turn.
             busy = {uid: self._owned[uid] for uid in wanted}
+            if operation == "unprepare":
+                # A prepare that waits (for a daemon's pod, say) would keep the claim for as long as that takes.
+                for uid in busy:
+                    self._context.runner.give_up(uid)
             pending = [owned.answer for owned in busy.values()]
             try:
                 if late is None:
