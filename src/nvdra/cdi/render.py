@@ -77,6 +77,11 @@ class Common:
         self._version = version_of(moved)
         self._parts: dict[Edits, _Part] = {}
 
+    @property
+    def edits(self) -> Edits:
+        """The common edits, with paths as this program sees them."""
+        return self._edits
+
     def _part(self, name: str, edits: Edits) -> _Part:
         part = self._parts.get(edits)
         if part is None:

@@ -32,7 +32,7 @@ from nvdra.claims.outcome import (
 from nvdra.claims.plan import answer_from_checkpoint, answer_if_prepared, plan, unable
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
 from nvdra.claims.release import release, unprepare
-from nvdra.claims.seal import restored, seal, seal_entry
+from nvdra.claims.seal import adopted, restored, seal
 
 __all__ = [
     "NOT_FOUND",
@@ -62,6 +62,7 @@ __all__ = [
     "TearDownFirst",
     "Teardown",
     "WaitForClaim",
+    "adopted",
     "allocation",
     "answer_from_checkpoint",
     "answer_if_prepared",
@@ -77,7 +78,6 @@ __all__ = [
     "resources",
     "restored",
     "seal",
-    "seal_entry",
     "settle",
     "stale",
     "to_get",

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
 from nvdra.cdi import ClaimKind, Edits
 from nvdra.checkpoint import DomainGroup, Entry, PreparedDevice, PreparedGroup, Record, Schema
+from nvdra.claims.entries import Allocation
 
 Facts = Mapping[str, Any]
 """What steps found out, by names of the driver's choice."""
@@ -193,16 +194,22 @@ class Driver(Protocol[V_contra]):
         """Container edits that the group's config and facts add to each of its devices."""
         ...
 
-    def restore(self, entry: Entry, node: V_contra) -> tuple[tuple[Group, ...], Facts] | Missing:
-        """Groups and facts of a completed entry, for writing its CDI file again."""
+    def has_common_edits(self, group: Group) -> bool:
+        """Whether containers with the group's devices get the edits that the driver's devices have in common."""
+        ...
+
+    def restore(
+        self, claim: ClaimRef, given: Allocation, entry: Entry | None, node: V_contra
+    ) -> tuple[tuple[Group, ...], Facts] | Missing:
+        """Groups and facts of a claim that was prepared before, for writing its CDI file or its entry again.
+
+        given  its results and configs. No config is refused: one that this release cannot read does not apply.
+        entry  completed; None where it was lost: facts then come from what stands on the node
+        """
         ...
 
     def changed(self, device: PreparedDevice, node: V_contra) -> str:
         """What became of a prepared device since; "" if nothing is known against it."""
-        ...
-
-    def adopt(self, results: Sequence[Result], node: V_contra) -> tuple[tuple[Group, ...], Facts] | Missing:
-        """Groups and facts of a claim whose CDI file is in place and whose entry was lost."""
         ...
 
     def device_type(self, device: str) -> str:

@@ -48,6 +48,28 @@ def answers(entry: Entry) -> tuple[PreparedDevice, ...]:
     return tuple(device for group in entry.prepared for device in group.devices)
 
 
+def prepared_allocation(entry: Entry, driver: str) -> Allocation:
+    """What a completed entry gives its claim: the results that were answered, and the configs of its status.
+
+    An answer without a result (entries of early releases keep no status) stands for one without admin access.
+    """
+    given = allocation(entry.status, driver)
+    answered = {
+        (answer.requests[0] if answer.requests else "", answer.device, answer.share_id): answer.pool
+        for answer in answers(entry)
+    }
+    results = [result for result in given.results if answered.pop(_key(result), None) is not None]
+    results += [
+        Result(request, driver, pool, device, share_id=share_id)
+        for (request, device, share_id), pool in answered.items()
+    ]
+    return Allocation(tuple(results), given.configs)
+
+
+def _key(result: Result) -> tuple[str, str, str | None]:
+    return result.request, result.device, result.share_id
+
+
 def device_types(record: Record, type_of: Callable[[str], str]) -> Counter[str]:
     """How many devices are prepared, by the driver's word for their type."""
     completed = (entry for entry in record.entries.values() if entry.state == "PrepareCompleted")

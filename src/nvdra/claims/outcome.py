@@ -13,10 +13,14 @@ from nvdra.claims.driver import Device, Facts, Group, Refuse, Steps, Teardown
 
 @dataclass(frozen=True, slots=True)
 class SealedDevice:
-    """A device of a claim's CDI file: the device itself, and what its group adds to its edits."""
+    """A device of a claim's CDI file: the device itself, and what its group adds to its edits.
+
+    has_common   containers get the edits that the driver's devices have in common, too
+    """
 
     device: Device
     added: Edits = field(default_factory=Edits)
+    has_common: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +28,23 @@ class Sealed:
     """What a prepared claim leaves behind.
 
     entry        for the checkpoint
-    cdi_devices  what its CDI file holds, by CDI device name, sorted
+    cdi_devices  what its CDI file holds, by CDI device name, sorted; empty: it needs no file
     answers      for kubelet, one per result of this driver
     """
 
     entry: Entry
     cdi_devices: Mapping[str, SealedDevice]
     answers: tuple[PreparedDevice, ...]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that its CDI file is made of."""
+        return tuple(each.device for each in self.cdi_devices.values())
+
+    @property
+    def has_common(self) -> bool:
+        """Whether its CDI file has the edits that the driver's devices have in common."""
+        return any(each.has_common for each in self.cdi_devices.values())
 
 
 @dataclass(frozen=True, slots=True)

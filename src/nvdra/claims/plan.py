@@ -27,7 +27,7 @@ from nvdra.claims.outcome import (
     WaitForClaim,
 )
 from nvdra.claims.release import release
-from nvdra.claims.seal import seal_entry
+from nvdra.claims.seal import restored
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -176,15 +176,15 @@ def _again(
             )
     if has_file:
         return AlreadyPrepared(known)
-    restored = driver.restore(entry, node)
-    if isinstance(restored, Missing):
-        because = f" ({restored.reason})" if restored.reason else ""
+    sealed = restored(driver, claim, entry, node)
+    if isinstance(sealed, Missing):
+        because = f" ({sealed.reason})" if sealed.reason else ""
         return Refuse(
-            f"{unable(claim)}its CDI file is lost or names files that are gone, and device {restored.device} is not "
+            f"{unable(claim)}its CDI file is lost or names files that are gone, and device {sealed.device} is not "
             f"known here, so it cannot be written again{because}",
             rescan=True,
         )
-    return Repair(seal_entry(driver, claim.uid, entry, *restored))
+    return Repair(sealed)
 
 
 def _conflict(

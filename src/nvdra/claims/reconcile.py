@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nvdra.api.claim import Claim, ClaimRef, Result
+from nvdra.api.claim import Claim, ClaimRef
 from nvdra.checkpoint import Entry, Record
 from nvdra.claims.driver import Driver, Missing
-from nvdra.claims.outcome import Ready
-from nvdra.claims.seal import seal
+from nvdra.claims.seal import adopted as adopt
 
 V = TypeVar("V")
 
@@ -107,18 +106,16 @@ def settle(
             unsettled |= dict.fromkeys(names, uid)
             continue
         claim = claims.get(uid)
-        results = () if claim is None else _of_node(claim, driver.name, pool)
-        if claim is None or {result.device for result in results} != names:
+        if (
+            claim is None
+            or {result.device for result in claim.results if result.driver == driver.name and result.pool == pool}
+            != names
+        ):
             gone.append(uid)
             continue
-        # Configs are not read: the writer of the file applied them.
-        found = driver.adopt(results, node)
-        if isinstance(found, Missing):
+        sealed = adopt(driver, claim, node, pool)
+        if isinstance(sealed, Missing):
             unsettled |= dict.fromkeys(names, uid)
         else:
-            adopted[uid] = seal(driver, Ready(claim, *found)).entry
+            adopted[uid] = sealed.entry
     return Settled(adopted, tuple(gone), unsettled)
-
-
-def _of_node(claim: Claim, driver: str, pool: str) -> tuple[Result, ...]:
-    return tuple(result for result in claim.results if result.driver == driver and result.pool == pool)

@@ -1,6 +1,7 @@
 """What a prepared claim leaves behind: its entry, the devices of its CDI file, the answers for kubelet.
 
-One path for every CDI file: a claim that was just prepared, a lost file, a lost checkpoint.
+One path for every CDI file: a claim that was just prepared (`seal`), a lost file (`restored`), a lost checkpoint
+(`adopted`). `Driver.edits` and `Driver.restore` therefore say together what a file holds.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from nvdra.checkpoint import Entry
+from nvdra.api.claim import Claim, ClaimRef
+from nvdra.checkpoint import Entry, Foreign
 from nvdra.claims.driver import Driver, Facts, Group, Missing
-from nvdra.claims.entries import answers
+from nvdra.claims.entries import Allocation, answers, prepared_allocation
 from nvdra.claims.outcome import Ready, Sealed, SealedDevice
 
 V = TypeVar("V")
@@ -31,23 +33,37 @@ def seal(driver: Driver[V], ready: Ready) -> Sealed:
         name=claim.ref.name,
         namespace=claim.ref.namespace,
     )
-    return seal_entry(driver, claim.ref.uid, entry, ready.groups, ready.facts)
+    return _sealed(driver, claim.ref.uid, entry, ready.groups, ready.facts)
 
 
-def restored(driver: Driver[V], uid: str, entry: Entry, node: V) -> Sealed | None:
-    """The outcome of a completed entry, for its CDI file; None if this node does not know all its devices now."""
-    found = driver.restore(entry, node)
-    return None if isinstance(found, Missing) else seal_entry(driver, uid, entry, *found)
+def restored(driver: Driver[V], claim: ClaimRef, entry: Entry, node: V) -> Sealed | Missing:
+    """The outcome of a completed entry, for its CDI file; Missing if this node does not know all its devices now."""
+    if isinstance(entry.prepared, Foreign):
+        return Missing(min(entry.prepared.device_names, default=""), "this release does not prepare such devices")
+    found = driver.restore(claim, prepared_allocation(entry, driver.name), entry, node)
+    return found if isinstance(found, Missing) else _sealed(driver, claim.uid, entry, *found)
 
 
-def seal_entry(driver: Driver[V], uid: str, entry: Entry, groups: Sequence[Group], facts: Facts) -> Sealed:
-    """The outcome of a claim whose completed entry exists already."""
+def adopted(driver: Driver[V], claim: Claim, node: V, pool: str) -> Sealed | Missing:
+    """The outcome of a claim that was prepared and whose entry was lost; Missing as in `restored`."""
+    given = Allocation(
+        tuple(result for result in claim.results if result.driver == driver.name and result.pool == pool),
+        tuple(config for config in claim.configs if config.driver == driver.name),
+    )
+    found = driver.restore(claim.ref, given, None, node)
+    return found if isinstance(found, Missing) else seal(driver, Ready(claim, *found))
+
+
+def _sealed(driver: Driver[V], uid: str, entry: Entry, groups: Sequence[Group], facts: Facts) -> Sealed:
+    answered = answers(entry)
+    with_cdi = {answer.device for answer in answered if answer.cdi_ids}
     devices = {
         # By the name that kubelet was told: the device's own may have changed since.
         driver.cdi.device_name(uid, result.device): SealedDevice(
-            driver.concrete(device, facts), driver.edits(group, facts)
+            driver.concrete(device, facts), driver.edits(group, facts), driver.has_common_edits(group)
         )
         for group in groups
         for result, device in group.members
+        if result.device in with_cdi
     }
-    return Sealed(entry, dict(sorted(devices.items())), answers(entry))
+    return Sealed(entry, dict(sorted(devices.items())), answered)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
-from nvdra.api.configs import GpuConfig
 from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import (
     GPU,
     Entry,
-    Foreign,
     Info,
     PreparedDevice,
     PreparedGpu,
@@ -21,11 +19,11 @@ from nvdra.checkpoint import (
     Record,
     Schema,
 )
-from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers
+from nvdra.claims import Allocation, Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers
 from nvdra.gpu.admin import refused_device
 from nvdra.gpu.extents import DRIVER, extent, half_prepared_extents, holds
 from nvdra.gpu.gpu import Gpu
-from nvdra.gpu.groups import asked, groups
+from nvdra.gpu.groups import asked, groups, regroup
 from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.mig import MigDevice, MigSpec
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
@@ -111,15 +109,21 @@ class GpuDriver:
     def edits(self, group: Group, facts: Facts) -> Edits:
         return Edits()
 
-    def restore(self, entry: Entry, node: Inventory) -> tuple[tuple[Group, ...], Facts] | Missing:
+    def has_common_edits(self, group: Group) -> bool:
+        return True
+
+    def restore(
+        self, claim: ClaimRef, given: Allocation, entry: Entry | None, node: Inventory
+    ) -> tuple[tuple[Group, ...], Facts] | Missing:
+        """A device is the one of the entry; where that was lost, the one of this name that stands on the node."""
+        answered = {} if entry is None else {answer.device: answer for answer in answers(entry)}
         members = []
-        for device in answers(entry):
-            found = None if isinstance(entry.prepared, Foreign) else recorded(device, node)
+        for result in given.results:
+            found = live(result.device, node) if entry is None else recorded(answered[result.device], node)
             if found is None:
-                return Missing(device.device, node.why_absent(device.device))
-            result = Result(device.requests[0] if device.requests else "", DRIVER, device.pool, device.device)
+                return Missing(result.device, node.why_absent(result.device))
             members.append((result, found))
-        return (Group(GpuConfig(), tuple(members)),), {}
+        return regroup(members, given.configs, self.gates), {_ADOPTED: True} if entry is None else {}
 
     def changed(self, device: PreparedDevice, node: Inventory) -> str:
         here = node.devices.get(device.device)
@@ -132,15 +136,6 @@ class GpuDriver:
             return ""
         uuids = {compute.uuid for instance in partitions.instances for compute in instance.compute}
         return "" if device.uuid in uuids else "is gone: somebody destroyed the partition"
-
-    def adopt(self, results: Sequence[Result], node: Inventory) -> tuple[tuple[Group, ...], Facts] | Missing:
-        members = []
-        for result in results:
-            device = live(result.device, node)
-            if device is None:
-                return Missing(result.device, node.why_absent(result.device))
-            members.append((result, device))
-        return (Group(GpuConfig(), tuple(members)),), {_ADOPTED: True}
 
     def device_type(self, device: str) -> str:
         match parse_name(device):

@@ -5,7 +5,8 @@ Texts of refusals are the Go driver's, without any prefix but their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from nvdra.api.claim import OpaqueConfig, Result
 from nvdra.api.configs import (
@@ -32,6 +33,7 @@ _SOURCES = ("FromClass", "FromClaim")
 
 # Lowest precedence: what applies where users say nothing.
 BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()), (MigDeviceConfig(), ()))
+_BUILT_IN_KINDS = tuple((requests, kind_of(config)) for config, requests in BUILT_IN)
 
 
 def groups(
@@ -44,30 +46,60 @@ def groups(
     Raises ConfigRefused.
     """
     try:
-        return _groups(members, configs, gates)
+        known = _decoded(configs)
+        chosen = _chosen(members, [(requests, kind_of(config)) for config, requests in known])
+        effective = {index: _effective(known[index][0], gates) for index in dict.fromkeys(chosen)}
     except (ConfigError, MismatchError) as odd:
         raise ConfigRefused(str(odd)) from None
+    return _together(members, chosen, effective)
 
 
-def _groups(
+def regroup(
     members: Sequence[tuple[Result, AnyDevice]], configs: Sequence[OpaqueConfig], gates: Gates
 ) -> tuple[Group, ...]:
-    known = _decoded(configs)
-    chosen = _chosen(members, [(requests, kind_of(config)) for config, requests in known])
+    """The same of results that were prepared before: nothing is refused, whatever gates are on now.
+
+    A config that this release cannot read, or would not apply to these devices, leaves the built-in one.
+    """
+    known = list(BUILT_IN)
+    for config in sorted((each for each in configs if each.source in _SOURCES), key=_precedence):
+        with suppress(ConfigError):
+            known.append((decode(config.parameters), config.requests))
+    try:
+        chosen = _matched(members, [(requests, kind_of(config)) for config, requests in known])
+    except MismatchError:
+        chosen = _matched(members, _BUILT_IN_KINDS)
+    return _together(members, chosen, {index: normalize(known[index][0], gates) for index in chosen})
+
+
+def _together(
+    members: Sequence[tuple[Result, AnyDevice]], chosen: Sequence[int], configs: Mapping[int, Config]
+) -> tuple[Group, ...]:
+    """Groups of members with one config, those with admin access apart; `chosen` has each member's index of it."""
     together: dict[tuple[int, bool], list[tuple[Result, AnyDevice]]] = {}
     for member, index in zip(members, chosen, strict=True):
         together.setdefault((index, member[0].admin_access), []).append(member)
-    return tuple(Group(_effective(known[index][0], gates), tuple(shared)) for (index, _), shared in together.items())
+    return tuple(Group(configs[index], tuple(shared)) for (index, _), shared in together.items())
 
 
 def _chosen(members: Sequence[tuple[Result, AnyDevice]], configs: Sequence[tuple[Sequence[str], str]]) -> Sequence[int]:
+    chosen = _matched(members, configs)
+    if any(result.admin_access for result, _ in members) and (
+        why := refused_config([asked(result, device) for result, device in members], configs[len(BUILT_IN) :])
+    ):
+        raise ConfigError(why)
+    return chosen
+
+
+def _matched(
+    members: Sequence[tuple[Result, AnyDevice]], configs: Sequence[tuple[Sequence[str], str]]
+) -> Sequence[int]:
+    """The index of the config that applies to each member; of a built-in one for admin access."""
     given = [(result.request, result.device, _device_type(device)) for result, device in members]
     chosen = match(given, configs)
     if not any(result.admin_access for result, _ in members):
         return chosen
-    if why := refused_config([asked(result, device) for result, device in members], configs[len(BUILT_IN) :]):
-        raise ConfigError(why)
-    built_in = match(given, configs[: len(BUILT_IN)])
+    built_in = match(given, _BUILT_IN_KINDS)
     return [
         mine if result.admin_access else its for (result, _), its, mine in zip(members, chosen, built_in, strict=True)
     ]
@@ -117,6 +149,10 @@ def _decoded(configs: Sequence[OpaqueConfig]) -> list[tuple[Config, tuple[str, .
                     f"error getting opaque device configs: error decoding config parameters: {odd}"
                 ) from None
     return known
+
+
+def _precedence(config: OpaqueConfig) -> int:
+    return _SOURCES.index(config.source)
 
 
 def _effective(config: Config, gates: Gates) -> Config:

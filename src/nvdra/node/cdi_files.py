@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nvdra import cdi, claims
+from nvdra.api import ClaimRef
 from nvdra.checkpoint import Entry, Record
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsMissing, EditsProvider
@@ -29,9 +30,18 @@ class CdiFiles:
     node: Callable[[], Any]
 
     def content(self, devices: Mapping[str, claims.SealedDevice]) -> bytes:
-        """What a file for these devices says; they must be at hand. Raises EditsMissing and cdi.InvalidDocument."""
+        """What a file for these devices says; they must be at hand. Raises EditsMissing and cdi.InvalidDocument.
+
+        Common edits that all devices get stand once, for the whole file; else each device has its own.
+        """
         edits = [(name, self._edits(device)) for name, device in devices.items()]
-        return cdi.render_claim(self.files.kind, self.edits.common, edits)
+        has_common = [device.has_common for device in devices.values()]
+        if all(has_common):
+            return cdi.render_claim(self.files.kind, self.edits.common, edits)
+        if any(has_common):
+            common = self.edits.common.edits
+            edits = [(name, common + own if has else own) for (name, own), has in zip(edits, has_common, strict=True)]
+        return cdi.render_claim(self.files.kind, self.edits.bare, edits)
 
     def is_whole(self, uid: str, record: Record) -> bool:
         """Whether the claim's file is there and says what it should. Of a claim that is not completed: is there."""
@@ -42,7 +52,8 @@ class CdiFiles:
 
     def sealed(self, uid: str, entry: Entry) -> claims.Sealed | None:
         """What a completed claim's file is for; None if this node does not know all its devices now."""
-        return claims.restored(self.driver, uid, entry, self.node())
+        found = claims.restored(self.driver, ClaimRef(entry.namespace, entry.name, uid), entry, self.node())
+        return None if isinstance(found, claims.Missing) else found
 
     def is_current(self, uid: str, entry: Entry, sealed: claims.Sealed | None) -> bool:
         """The same of a completed claim; without `sealed`, what the file names must be there."""
@@ -50,12 +61,16 @@ class CdiFiles:
             return True  # it needs none
         if sealed is None:
             return self._names_what_is_there(uid)
-        if not self.edits.is_at_hand(concrete(sealed)):
+        if not self.is_at_hand(sealed):
             return False
         try:
             return self.files.read(uid) == self.content(sealed.cdi_devices)
         except (OSError, EditsMissing, cdi.InvalidDocument):
             return False
+
+    def is_at_hand(self, sealed: claims.Sealed) -> bool:
+        """Whether the claim's file could be written now."""
+        return self.edits.is_at_hand(sealed.devices, common=sealed.has_common)
 
     def _edits(self, device: claims.SealedDevice) -> cdi.Edits:
         own = self.edits.edits(device.device)
@@ -67,8 +82,3 @@ class CdiFiles:
         except (OSError, ValueError):
             return False
         return not self.edits.gone(document)
-
-
-def concrete(sealed: claims.Sealed) -> tuple[claims.Device, ...]:
-    """The devices that containers of the claim are given."""
-    return tuple(each.device for each in sealed.cdi_devices.values())

@@ -13,19 +13,27 @@ class EditsMissing(Exception):
 
 
 class EditsProvider(Protocol):
-    """Supplies the container edits of a driver's devices. Devices are the driver's own values."""
+    """Supplies the container edits of a driver's devices. Devices are the driver's own values.
 
-    def is_at_hand(self, devices: Iterable[Any]) -> bool:
+    `common` says whether edits that the driver's devices have in common are wanted too.
+    """
+
+    def is_at_hand(self, devices: Iterable[Any], *, common: bool = True) -> bool:
         """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
         ...
 
-    async def refresh(self, devices: Iterable[Any]) -> None:
+    async def refresh(self, devices: Iterable[Any], *, common: bool = True) -> None:
         """Look up what containers with these devices need. Raises EditsMissing."""
         ...
 
     @property
     def common(self) -> cdi.Common:
-        """What every container gets; it must be at hand."""
+        """Renders files whose devices all have the driver's common edits; these must be at hand."""
+        ...
+
+    @property
+    def bare(self) -> cdi.Common:
+        """Renders files without edits in common."""
         ...
 
     def gone(self, document: cdi.Document) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Entry, PreparedDevice, Record
-from nvdra.node.cdi_files import REWRITTEN, concrete
+from nvdra.node.cdi_files import REWRITTEN
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsMissing
 from nvdra.node.ledger import Change
@@ -34,6 +34,7 @@ class _EditsNeeded:
     """A CDI file must be written, and the edits of these devices are not at hand."""
 
     devices: tuple[claims.Device, ...]
+    common: bool
 
 
 _Unresolved = claims.NeedsSteps | claims.RollBackFirst | claims.WaitForClaim | Busy | _EditsNeeded
@@ -94,8 +95,8 @@ class PrepareFlow:
                     case claims.Refuse() if decision.rescan and not has_rescanned:
                         has_rescanned = True
                         await self._context.rescan()
-                    case _EditsNeeded(devices):
-                        await self._context.edits.refresh(devices)
+                    case _EditsNeeded(devices, common):
+                        await self._context.edits.refresh(devices, common=common)
                     case claims.RollBackFirst(ref, entry):
                         if failure := await self._roll_back_first(uid, ref, entry):
                             return claims.Refuse(failure)
@@ -148,8 +149,9 @@ class PrepareFlow:
     def _begin(self, needs: claims.NeedsSteps) -> Change[_Decision]:
         uid, locks = needs.claim.ref.uid, self._context.locks
         devices = tuple(device for group in needs.groups for _, device in group.members)
-        if not self._context.edits.is_at_hand(devices):
-            return Change(_EditsNeeded(devices))
+        has_common = any(self._context.driver.has_common_edits(group) for group in needs.groups)
+        if not self._context.edits.is_at_hand(devices, common=has_common):
+            return Change(_EditsNeeded(devices, has_common))
         if not locks.try_take(uid, needs.steps.resources):
             return Change(Busy(needs.steps.resources))
         self._context.work.begin(uid)
@@ -249,9 +251,10 @@ class PrepareFlow:
         return change
 
     def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Decision]:
-        needed = concrete(sealed)
-        if not self._context.edits.is_at_hand(needed):
-            return Change(_EditsNeeded(needed))
+        if not sealed.cdi_devices:
+            return Change(sealed.answers, entries=entries)
+        if not self._cdi_files.is_at_hand(sealed):
+            return Change(_EditsNeeded(sealed.devices, sealed.has_common))
         try:
             content = self._cdi_files.content(sealed.cdi_devices)
         except EditsMissing as error:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.checkpoint import Record
-from nvdra.node.cdi_files import REWRITTEN, concrete
+from nvdra.node.cdi_files import REWRITTEN
 from nvdra.node.claim_service import ClaimService
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsMissing
@@ -215,7 +215,7 @@ class Sweep:
                 continue
             ref = ClaimRef(entry.namespace, entry.name, uid)
             try:
-                await self._context.edits.refresh(concrete(sealed))
+                await self._context.edits.refresh(sealed.devices, common=sealed.has_common)
                 if await self._ledger.submit(partial(self._decide_file, uid)):
                     telemetry.warning(REWRITTEN, claim=str(ref))
             except (EditsMissing, cdi.InvalidDocument) as error:
@@ -234,7 +234,7 @@ class Sweep:
 
     def _decide_file(self, uid: str, record: Record) -> Change[bool]:
         sealed = self._not_current(uid, record)
-        if sealed is None or not self._context.edits.is_at_hand(concrete(sealed)):
+        if sealed is None or not self._cdi_files.is_at_hand(sealed):
             return Change(False)
         return Change(True, write={self._path(uid): self._cdi_files.content(sealed.cdi_devices)})
 

@@ -480,3 +480,25 @@ def test_a_claim_whose_config_changed_is_torn_down_before_it_is_prepared_anew():
     assert plan(sliced("c1", "gpu-0", interval="Long"), entries, gates=ON) == RollBackFirst(
         one.ref, entries.entries["c1"]
     )
+
+
+def test_a_lost_file_is_written_again_whatever_became_of_gate_and_config() -> None:
+    one = sliced("c1", "gpu-0", admin("gpu-1"))
+    entry = completed(one).entry
+    unread = replace(
+        entry, status=entry.status.replace(b'"interval":"Long"', b'"interval":"Longer"').replace(b"timeSl", b"timeZl")
+    )
+    for known in (entry, unread):
+        for on in (ON, OFF):
+            found = claims.restored(GpuDriver(on), one.ref, known, NODE)
+            assert isinstance(found, Sealed)
+            assert list(found.cdi_devices) == ["c1-gpu-0", "c1-gpu-1"]
+            assert found.entry is known
+
+
+def test_an_entry_without_status_is_restored_from_its_answers() -> None:
+    one = claim("c1", "gpu-3", "gpu-0")
+    entry = replace(completed(one).entry, status=b"{}")
+    found = claims.restored(GpuDriver(OFF), one.ref, entry, NODE)
+    assert isinstance(found, Sealed)
+    assert list(found.cdi_devices) == ["c1-gpu-0", "c1-gpu-3"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class LampNode:
     """The neutral parts with the tiny driver in them; `start` is a fresh program on the same disk and lamps."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.room = folder, Room()
+        self.folder, self.room, self.edits, self.driver = folder, Room(), LampEdits(), LampDriver()
         self.clock = VirtualClock()
         self.kube = FakeKube(clock=self.clock)
         self.host = FakeHost(folder)
@@ -48,13 +48,13 @@ class LampNode:
     async def start(self) -> None:
         metrics = DriverMetrics(CollectorRegistry(), driver=NAME, node=POOL)
         self.context, record_file = claim_context(
-            LampDriver(),
+            self.driver,
             POOL,
             NodePaths(P, C),
             self.host,
-            LampEdits(),
+            self.edits,
             {SwitchOn.kind: LampActor(self.room)},
-            lambda: tuple(self.room.lamps),
+            self.room.seen,
             rescan=_nothing,
         )
         await self.context.locks.make_folder()
@@ -73,13 +73,22 @@ class LampNode:
         self.host = self.host.revive()
         await self.start()
 
-    async def claim(self, name: str, *lamps: str) -> ClaimRef:
+    async def claim(self, name: str, *lamps: str, configs: Mapping[str, object] | None = None) -> ClaimRef:
+        """An allocated claim. Each lamp has a request of its name; `configs` by request."""
         body: dict[str, Any] = {"metadata": {"name": name, "namespace": "ns"}, "spec": {}}
         made = json.loads(await self.kube.create(CLAIMS, json.dumps(body).encode(), "ns"))
         made["status"] = {
             "allocation": {
                 "devices": {
-                    "results": [{"request": "r", "driver": NAME, "pool": POOL, "device": lamp} for lamp in lamps]
+                    "results": [{"request": lamp, "driver": NAME, "pool": POOL, "device": lamp} for lamp in lamps],
+                    "config": [
+                        {
+                            "source": "FromClaim",
+                            "requests": [lamp],
+                            "opaque": {"driver": NAME, "parameters": parameters},
+                        }
+                        for lamp, parameters in (configs or {}).items()
+                    ],
                 }
             }
         }
@@ -107,6 +116,12 @@ class LampNode:
         entry = checkpoint.decode(self.host.read(f"{P}/checkpoint.json")).entries.get(ref.uid)
         return "" if entry is None else entry.state
 
+    def lose_checkpoint(self) -> None:
+        (self.folder / f"{P}/checkpoint.json".strip("/")).write_bytes(b"{")
+
+    def document(self, ref: ClaimRef) -> cdi.Document:
+        return cdi.parse(self.path(ref).read_bytes())
+
     def path(self, ref: ClaimRef) -> Path:
         return self.folder / f"{C}/{KIND.file_name(ref.uid)}".strip("/")
 
@@ -128,9 +143,9 @@ async def test_prepare_runs_the_step_and_its_fact_reaches_answer_and_container(n
     (device,) = await node.prepare(ref)
     assert (device.uuid, device.cdi_ids) == ("colour-of-lamp-0", (f"{KIND}={ref.uid}-lamp-0",))
     assert node.room.lamps == {"lamp-0": True, "lamp-1": False}
-    document = cdi.parse(node.path(ref).read_bytes())
+    document = node.document(ref)
     assert document.kind == "k8s.lamps.example.com/claim"
-    assert document.devices[0].edits.env == ("COLOUR=colour-of-lamp-0",)
+    assert document.devices[0].edits.env == ("COLOUR=colour-of-lamp-0", "BRIGHTNESS=1")
     assert node.state(ref) == "PrepareCompleted"
 
 
@@ -141,6 +156,73 @@ async def test_asked_again_nothing_is_switched_and_a_lost_file_is_written_again(
     assert await node.prepare(ref) == first
     assert node.path(ref).read_bytes() == before
     assert node.room.switched == ["lamp-0 on"]
+
+
+BRIGHT = {"lamp-0": {"brightness": 7}, "lamp-1": {"brightness": 3}}
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+async def test_edits_by_config_and_fact_survive_the_loss_of_the_cdi_file(node: LampNode, is_dark: bool) -> None:
+    """Also where a later release, or another gate, would not take the config any more."""
+    ref = await node.claim("a", "lamp-1", "lamp-0", configs=BRIGHT)
+    await node.prepare(ref)
+    before = node.path(ref).read_bytes()
+    assert [device.edits.env for device in node.document(ref).devices] == [
+        ("COLOUR=colour-of-lamp-0", "BRIGHTNESS=7"),
+        ("COLOUR=colour-of-lamp-1", "BRIGHTNESS=3"),
+    ]
+    node.driver = LampDriver(is_dark=is_dark)
+    node.room.tint = "tone"  # the fact is the entry's, not what the node would say of a new claim
+    await node.restart()
+    node.path(ref).unlink()
+    await node.sweep.files()
+    assert node.path(ref).read_bytes() == before
+    node.path(ref).write_bytes(b"something else")
+    assert len(await node.prepare(ref)) == 2
+    assert node.path(ref).read_bytes() == before
+
+
+async def test_edits_by_config_and_fact_survive_the_loss_of_the_checkpoint(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-1", "lamp-0", configs=BRIGHT)
+    first, before = await node.prepare(ref), node.path(ref).read_bytes()
+    node.lose_checkpoint()
+    await node.restart()
+    await node.call(node.sweep.settle())
+    node.path(ref).unlink()
+    await node.sweep.files()
+    assert node.path(ref).read_bytes() == before
+    assert await node.prepare(ref) == first
+    assert node.room.switched == ["lamp-1 on", "lamp-0 on"]
+
+
+async def test_a_claim_without_common_edits_needs_none(node: LampNode) -> None:
+    node.edits.has_common = False
+    ref = await node.claim("a", "lamp-0", configs={"lamp-0": {"common": False}})
+    assert len(await node.prepare(ref)) == 1
+    document = node.document(ref)
+    assert document.edits == cdi.Edits()
+    assert document.devices[0].edits.env == ("COLOUR=colour-of-lamp-0", "BRIGHTNESS=1")
+    other = await node.claim("b", "lamp-1")
+    assert "what lamps have in common is missing" in (await node.prepare(other)).error
+
+
+async def test_of_a_mixed_claim_each_device_has_the_common_edits_or_not(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0", "lamp-1", configs={"lamp-0": {"common": False}})
+    await node.prepare(ref)
+    document = node.document(ref)
+    assert document.edits == cdi.Edits()
+    assert ["LAMPS=1" in device.edits.env for device in document.devices] == [False, True]
+
+
+async def test_a_claim_without_cdi_devices_has_no_file(node: LampNode) -> None:
+    ref = await node.claim("a", "lamp-0", configs={"lamp-0": {"cdi": False}})
+    (device,) = await node.prepare(ref)
+    assert (device.cdi_ids, node.path(ref).exists(), node.room.lamps["lamp-0"]) == ((), False, True)
+    assert await node.prepare(ref) == (device,)
+    await node.sweep.files()
+    assert not node.path(ref).exists()
+    assert await node.unprepare(ref) is None
+    assert (node.state(ref), node.room.lamps["lamp-0"]) == ("", False)
 
 
 async def test_unprepare_rolls_the_step_back(node: LampNode) -> None:
@@ -270,7 +352,7 @@ async def test_the_sweep_unprepares_a_claim_that_is_gone(node: LampNode) -> None
 async def test_a_lost_checkpoint_is_restored_from_files_and_claims(node: LampNode) -> None:
     ref = await node.claim("a", "lamp-0")
     await node.prepare(ref)
-    (node.folder / f"{P}/checkpoint.json".strip("/")).write_bytes(b"{")
+    node.lose_checkpoint()
     await node.restart()
     await node.call(node.sweep.settle())
     assert node.state(ref) == "PrepareCompleted"

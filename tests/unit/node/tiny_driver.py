@@ -1,11 +1,13 @@
 """A second driver, as small as the seam allows: lamps that are switched on for a claim and off after it.
 
-One device kind, one step with a fact (the lamp's colour), one rollback. Nothing of it is known to `claims` or `node`.
+One device kind, one step with a fact (the lamp's colour), one rollback, one kind of config. Nothing of it is known to
+`claims` or `node`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,7 +16,21 @@ from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.api.claim import OpaqueConfig, Result
 from nvdra.checkpoint import GPU, Entry, PreparedDevice, PreparedGpu, PreparedGroup, Record, Schema
-from nvdra.claims import Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers, names
+from nvdra.claims import (
+    Allocation,
+    ConfigRefused,
+    Device,
+    Facts,
+    Group,
+    Missing,
+    Refuse,
+    Step,
+    Steps,
+    Teardown,
+    answers,
+    names,
+)
+from nvdra.node.edits import EditsMissing
 from nvdra.node.steps import StepFailed, StepJournal
 
 NAME = "lamps.example.com"
@@ -24,6 +40,19 @@ KIND = cdi.ClaimKind("k8s.lamps.example.com")
 @dataclass(frozen=True)
 class Lamp:
     name: str
+
+
+@dataclass(frozen=True)
+class LampConfig:
+    """What users may say of lamps: {"brightness": 3, "common": false, "cdi": false}.
+
+    common   whether containers get what all lamps have in common
+    cdi      whether containers get anything at all
+    """
+
+    brightness: int = 1
+    common: bool = True
+    cdi: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,9 +78,14 @@ class Room:
     """
 
     lamps: dict[str, bool] = field(default_factory=lambda: {"lamp-0": False, "lamp-1": False})
+    tint: str = "colour"
     switched: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     held: asyncio.Event | None = None
+
+    def seen(self) -> Mapping[str, str]:
+        """Lamps with their colours; "" for one that is off."""
+        return {lamp: f"{self.tint}-of-{lamp}" if is_on else "" for lamp, is_on in self.lamps.items()}
 
     async def switch(self, lamp: str, on: bool) -> None:
         if lamp in self.broken:
@@ -71,7 +105,7 @@ class LampActor:
         if self._room.held is not None:
             journal.waits(f"{step.lamp} is slow")
         await self._room.switch(step.lamp, True)
-        return {step.lamp: f"colour-of-{step.lamp}"}
+        return {step.lamp: self._room.seen()[step.lamp]}
 
     async def roll_back(self, step: SwitchOn, journal: StepJournal) -> None:
         if journal.is_touched and self._room.lamps[step.lamp]:
@@ -80,37 +114,40 @@ class LampActor:
 
 @dataclass(frozen=True)
 class LampDriver:
-    """Its view of the node: the names of the lamps."""
+    """Its view of the node: `Room.seen`. With `is_dark`, no config but the built-in one is taken any more."""
 
     name: str = NAME
     cdi: cdi.ClaimKind = KIND
     schema: Schema = GPU
     has_steps: bool = True
+    is_dark: bool = False
 
-    def resolve(self, result: Result, node: Sequence[str]) -> Device | Missing:
+    def resolve(self, result: Result, node: Mapping[str, str]) -> Device | Missing:
         return Lamp(result.device) if result.device in node else Missing(result.device, "no such lamp")
 
-    def forbids(self, result: Result, node: Sequence[str]) -> str:
+    def forbids(self, result: Result, node: Mapping[str, str]) -> str:
         return ""
 
     def group(self, members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
-        return (Group(None, tuple(members)),)
+        if self.is_dark and configs:
+            raise ConfigRefused("lamps take no config")
+        return _grouped(members, configs)
 
-    def conflict(self, result: Result, other: Entry, node: Sequence[str]) -> bool:
+    def conflict(self, result: Result, other: Entry, node: Mapping[str, str]) -> bool:
         return False  # names say all
 
-    def overlaps(self, result: Result, other: Entry, node: Sequence[str]) -> bool:
+    def overlaps(self, result: Result, other: Entry, node: Mapping[str, str]) -> bool:
         return False
 
-    def same_extent(self, device: str, other: str, node: Sequence[str]) -> bool:
+    def same_extent(self, device: str, other: str, node: Mapping[str, str]) -> bool:
         return False
 
     def steps(
-        self, claim: ClaimRef, groups: Sequence[Group], node: Sequence[str], checkpoint: Record
+        self, claim: ClaimRef, groups: Sequence[Group], node: Mapping[str, str], checkpoint: Record
     ) -> Steps | Refuse:
         return Steps(tuple(SwitchOn(device.name) for group in groups for _, device in group.members))
 
-    def teardown(self, claim: ClaimRef, entry: Entry, node: Sequence[str], checkpoint: Record) -> Teardown | Refuse:
+    def teardown(self, claim: ClaimRef, entry: Entry, node: Mapping[str, str], checkpoint: Record) -> Teardown | Refuse:
         return Teardown(tuple(SwitchOn(name) for name in sorted(names(entry, NAME))), holds=True)
 
     def needs(self, step: Step, entry: Entry) -> bool:
@@ -124,7 +161,7 @@ class LampDriver:
                     (result.request,),
                     result.pool,
                     device.name,
-                    (KIND.device_id(claim.uid, device.name),),
+                    (KIND.device_id(claim.uid, device.name),) if group.config.cdi else (),
                 )
                 for result, device in group.members
             )
@@ -134,34 +171,57 @@ class LampDriver:
         return device
 
     def edits(self, group: Group, facts: Facts) -> cdi.Edits:
-        return cdi.Edits(env=tuple(f"COLOUR={facts[device.name]}" for _, device in group.members))
+        colours = tuple(f"COLOUR={facts[device.name]}" for _, device in group.members)
+        return cdi.Edits(env=(*colours, f"BRIGHTNESS={group.config.brightness}"))
 
-    def restore(self, entry: Entry, node: Sequence[str]) -> tuple[tuple[Group, ...], Facts] | Missing:
-        known = answers(entry)
-        members = tuple((Result(d.requests[0], NAME, d.pool, d.device), Lamp(d.device)) for d in known)
-        return (Group(None, members),), {device.device: device.uuid for device in known}
+    def has_common_edits(self, group: Group) -> bool:
+        common: bool = group.config.common
+        return common
 
-    def changed(self, device: PreparedDevice, node: Sequence[str]) -> str:
+    def restore(
+        self, claim: ClaimRef, given: Allocation, entry: Entry | None, node: Mapping[str, str]
+    ) -> tuple[tuple[Group, ...], Facts] | Missing:
+        colours = dict(node) if entry is None else {device.device: device.uuid for device in answers(entry)}
+        for result in given.results:
+            if not colours.get(result.device):
+                return Missing(result.device, "it is off")
+        return _grouped([(result, Lamp(result.device)) for result in given.results], given.configs), colours
+
+    def changed(self, device: PreparedDevice, node: Mapping[str, str]) -> str:
         return ""
-
-    def adopt(self, results: Sequence[Result], node: Sequence[str]) -> tuple[tuple[Group, ...], Facts] | Missing:
-        members = tuple((result, Lamp(result.device)) for result in results)
-        return (Group(None, members),), {result.device: f"colour-of-{result.device}" for result in results}
 
     def device_type(self, device: str) -> str:
         return "lamp"
 
 
+def _grouped(members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
+    """The last config that names a lamp's request applies to it."""
+    together: dict[LampConfig, list[tuple[Result, Device]]] = {}
+    for member in members:
+        own = [config for config in configs if member[0].request in config.requests]
+        config = LampConfig(**json.loads(own[-1].parameters)) if own else LampConfig()
+        together.setdefault(config, []).append(member)
+    return tuple(Group(config, tuple(shared)) for config, shared in together.items())
+
+
 class LampEdits:
-    """Every lamp has a node in the container; nothing is ever missing."""
+    """Every lamp has a node in the container; nothing but `common` is ever missing."""
 
-    common = cdi.Common(cdi.Edits(env=("LAMPS=1",)))
+    def __init__(self) -> None:
+        self.has_common = True
+        self.bare = cdi.Common(cdi.Edits())
 
-    def is_at_hand(self, devices: Iterable[Lamp]) -> bool:
-        return True
+    @property
+    def common(self) -> cdi.Common:
+        assert self.has_common
+        return cdi.Common(cdi.Edits(env=("LAMPS=1",)))
 
-    async def refresh(self, devices: Iterable[Lamp]) -> None:
-        return
+    def is_at_hand(self, devices: Iterable[Lamp], *, common: bool = True) -> bool:
+        return self.has_common or not common
+
+    async def refresh(self, devices: Iterable[Lamp], *, common: bool = True) -> None:
+        if not self.is_at_hand(devices, common=common):
+            raise EditsMissing("what lamps have in common is missing")
 
     def gone(self, document: cdi.Document) -> list[str]:
         return []

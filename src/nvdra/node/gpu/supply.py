@@ -47,6 +47,7 @@ class Supply:
         self._hook_path = hook_path
         self._host_root = host_root
         self._common: cdi.Common | None = None
+        self._bare = cdi.Common(cdi.Edits(), root.path, host_root)
         self._seen: Footprint | None = None
         self._is_checked = False  # in this turn of the event loop, which no file is waited for in
         self._gpus: dict[tuple[int, str], tuple[Footprint, cdi.Edits]] = {}  # by what their files are found by
@@ -59,12 +60,12 @@ class Supply:
         self._gpus.clear()
         self._times_forgotten += 1
 
-    async def refresh(self, devices: Iterable[Device]) -> None:
+    async def refresh(self, devices: Iterable[Device], *, common: bool = True) -> None:
         """Make sure of the driver's files and of these devices' nodes. Raises EditsMissing with what is missing.
 
         Of a partition that is not made these are its GPU's.
         """
-        if not self._has_common():
+        if common and not self._has_common():
             # Who comes while a look-up is under way shares it, and its failure too: the tools it runs are slow.
             if self._looking is None:
                 self._looking = asyncio.create_task(self._look_up(), name="driver files")
@@ -78,10 +79,10 @@ class Supply:
             if isinstance(device, MigDevice):
                 self._capabilities(device)
 
-    def is_at_hand(self, devices: Iterable[Device]) -> bool:
+    def is_at_hand(self, devices: Iterable[Device], *, common: bool = True) -> bool:
         """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
         devices = tuple(devices)
-        if not self._has_common() or not all(map(self._has_gpu, _parents(devices))):
+        if (common and not self._has_common()) or not all(map(self._has_gpu, _parents(devices))):
             return False
         try:
             for device in devices:
@@ -93,9 +94,13 @@ class Supply:
 
     @property
     def common(self) -> cdi.Common:
-        """What every container gets; it must be at hand."""
+        """What containers get with any device of the driver; it must be at hand."""
         assert self._common is not None
         return self._common
+
+    @property
+    def bare(self) -> cdi.Common:
+        return self._bare
 
     def edits(self, device: Gpu | MigDevice) -> cdi.Edits:
         """The device's own edits; it must be at hand. Raises EditsMissing if the partition went since."""
