@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
-from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
+from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import (
     GPU,
@@ -28,8 +28,9 @@ from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.mig import MigDevice, MigSpec
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
 from nvdra.gpu.partitions import live, recorded
-from nvdra.gpu.steps import interval_of, steps
-from nvdra.gpu.teardown import needs, teardown
+from nvdra.gpu.sharing import UNSHARED, Sharing, daemon_facts, daemon_of, share_refused, sharing_edits
+from nvdra.gpu.steps import interval_of, needs, steps
+from nvdra.gpu.teardown import teardown
 
 # A fact about claims whose entry was lost: what their steps did is not known.
 _ADOPTED = "adopted"
@@ -37,9 +38,10 @@ _ADOPTED = "adopted"
 
 @dataclass(frozen=True, slots=True)
 class GpuDriver:
-    """Rules of gpu.nvidia.com under these feature gates. Its view of the node is the inventory."""
+    """Rules of gpu.nvidia.com under these feature gates and options. Its view of the node is the inventory."""
 
     gates: Gates
+    sharing: Sharing = UNSHARED
 
     @property
     def name(self) -> str:
@@ -55,7 +57,7 @@ class GpuDriver:
 
     @property
     def has_steps(self) -> bool:
-        return self.gates.enabled(DYNAMIC_MIG) or self.gates.enabled(TIME_SLICING_SETTINGS)
+        return any(map(self.gates.enabled, (DYNAMIC_MIG, TIME_SLICING_SETTINGS, MPS_SUPPORT)))
 
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -76,6 +78,11 @@ class GpuDriver:
         wanted = extent(result.device, node)
         return wanted is not None and holds(other, wanted, node)
 
+    def share_refused(self, claim: Claim, result: Result, uid: str, other: Entry) -> str | None:
+        if not self.sharing.shares.is_active or not isinstance(parse_name(result.device), GpuName | MigName):
+            return None
+        return share_refused(claim, result, uid, other, self.gates)
+
     def overlaps(self, result: Result, other: Entry, node: Inventory) -> bool:
         wanted = extent(result.device, node)
         return wanted is not None and any(wanted.overlaps(begun) for begun in half_prepared_extents(other, node))
@@ -85,12 +92,12 @@ class GpuDriver:
         return one is not None and two is not None and one.overlaps(two)
 
     def steps(self, claim: ClaimRef, groups: Sequence[Group], node: Inventory, checkpoint: Record) -> Steps | Refuse:
-        return steps(claim, groups, node, checkpoint, self.gates)
+        return steps(claim, groups, node, checkpoint, self.gates, self.sharing)
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def teardown(self, claim: ClaimRef, entry: Entry, node: Inventory, checkpoint: Record) -> Teardown | Refuse:
-        return teardown(claim, entry, node, checkpoint, self.gates)
+        return teardown(claim, entry, node, checkpoint, self.gates, self.sharing)
 
     def needs(self, step: Step, entry: Entry) -> bool:
         return needs(step, entry)
@@ -99,15 +106,15 @@ class GpuDriver:
 
     def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup:
         devices = tuple(self._prepared(claim.uid, result, device, facts) for result, device in group.members)
-        return PreparedGroup(devices, time_slice_applied=self._time_slice_applied(group, facts))
+        return PreparedGroup(devices, daemon_of(group, facts), self._time_slice_applied(group, facts))
 
     def concrete(self, device: Device, facts: Facts) -> Gpu | MigDevice:
         made = facts[device.name] if isinstance(device, MigSpec) else device
         assert isinstance(made, Gpu | MigDevice)
         return made
 
-    def edits(self, group: Group, facts: Facts) -> Edits:
-        return Edits()
+    def edits(self, group: Group, result: Result, facts: Facts) -> Edits:
+        return sharing_edits(group, result, facts, self.sharing)
 
     def has_common_edits(self, group: Group) -> bool:
         return True
@@ -123,7 +130,9 @@ class GpuDriver:
             if found is None:
                 return Missing(result.device, node.why_absent(result.device))
             members.append((result, found))
-        return regroup(members, given.configs, self.gates), {_ADOPTED: True} if entry is None else {}
+        groups = regroup(members, given.configs, self.gates)
+        facts = daemon_facts(claim, groups, entry, self.sharing)
+        return groups, {**facts, _ADOPTED: True} if entry is None else facts
 
     def changed(self, device: PreparedDevice, node: Inventory) -> str:
         here = node.devices.get(device.device)

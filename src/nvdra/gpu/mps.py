@@ -48,6 +48,7 @@ class StartMpsDaemon:
 
     gpus       full GPUs, whose compute mode it sets
     uuids      of all devices, sorted
+    names      of all devices
     settings   None where the step is only to be rolled back
     """
 
@@ -58,6 +59,7 @@ class StartMpsDaemon:
     gpus: tuple[Gpu, ...]
     uuids: tuple[str, ...]
     settings: MpsSettings | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -129,9 +131,8 @@ def mps_step(claim_uid: str, group: Group, *, is_shared: bool) -> StartMpsDaemon
             "one request"
         )
     settings = mps_settings(config, uuids, gpus)
-    return StartMpsDaemon(
-        shared_daemon_id(uuids[0]) if is_shared else daemon_id(claim_uid, uuids), gpus, uuids, settings
-    )
+    daemon = shared_daemon_id(uuids[0]) if is_shared else daemon_id(claim_uid, uuids)
+    return StartMpsDaemon(daemon, gpus, uuids, settings, tuple(devices[uuid].name for uuid in uuids))
 
 
 def mps_settings(config: MpsConfig, uuids: Sequence[str], gpus: Iterable[Gpu]) -> MpsSettings:

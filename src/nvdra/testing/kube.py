@@ -448,9 +448,9 @@ class FakeKube:
         for (group, plural), kept in list(self._objects.items()):
             for key, stored in list(kept.items()):
                 waiting = stored.metadata.get("finalizers") or ()
-                if stored.metadata["uid"] in owners and FOREGROUND in waiting:
-                    if not self._dependents(stored.metadata["uid"]):
-                        self._remove(self.kinds[group, plural], key, stored)
+                is_waiting = stored.metadata["uid"] in owners and FOREGROUND in waiting
+                if is_waiting and not self._dependents(stored.metadata["uid"]):
+                    self._remove(self.kinds[group, plural], key, stored)
 
     def collect_garbage(self, owner_uid: str = "") -> None:
         """Delete objects all of whose owners are gone; with a uid, only those that it owned."""

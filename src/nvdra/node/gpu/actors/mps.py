@@ -111,10 +111,8 @@ class MpsActor:
             await self._run(step, journal)
         except ApiError as error:
             raise StepFailed(f"{_STARTING}: {error.message}") from error
-        except OSError as error:
+        except (OSError, NvidiaSmiError, DriverFileMissing) as error:
             raise StepFailed(f"{_STARTING}: {error}") from error
-        except (NvidiaSmiError, DriverFileMissing) as error:
-            raise StepFailed(f"{_STARTING}: error setting compute mode: {error}") from error
         telemetry.info(1, "Started MPS control daemon", daemon=step.id, devices=list(step.uuids))
         return {daemon_fact(uuid): step.id for uuid in step.uuids}
 
@@ -146,10 +144,8 @@ class MpsActor:
             await self._host.remove_tree(folder)
         except ApiError as error:
             raise StepFailed(f"{_STOPPING}: failed to delete deployment: {error.message}") from error
-        except OSError as error:
+        except (OSError, NvidiaSmiError, DriverFileMissing) as error:
             raise StepFailed(f"{_STOPPING}: {error}") from error
-        except (NvidiaSmiError, DriverFileMissing) as error:
-            raise StepFailed(f"{_STOPPING}: error setting compute mode: {error}") from error
         telemetry.info(1, "Stopped MPS control daemon", daemon=daemon)
 
     # ── its folder ─────────────────────────────────────────────────────────────────────────────────────────────
