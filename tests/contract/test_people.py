@@ -235,6 +235,13 @@ def test_cdi_is_what_the_plugin_wrote(living: tuple[Site, dict[str, ClaimRef]]) 
         assert (ran.status, ran.out, ran.err) == (0, written, "")
         told = site.run(*words, "--output=json", NVIDIA_CDI_HOOK_PATH="/usr/bin/nvidia-cdi-hook")
         assert cdi.parse(told.out.encode()) == cdi.parse(written.encode())
+        ran = site.run(*words[:2], *words[-2:], NVIDIA_CDI_HOOK_PATH="/usr/bin/nvidia-cdi-hook")
+        assert (ran.status, ran.out, ran.err) == (0, written, "")
+    ran = site.run("cdi", "render", "--claim-uid", "none-of-ours")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err == (
+        "Error: claim none-of-ours is not prepared here (nvdra checkpoint show lists the claims that are)\n"
+    )
 
 
 def test_the_doctor_is_content(living: tuple[Site, dict[str, ClaimRef]]) -> None:
@@ -306,7 +313,9 @@ def test_device_nodes_that_are_missing(left: Site) -> None:
     assert ("device nodes", text) in left.findings("problem")
     ran = left.run("cdi", "render", "gpu-0")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"Error: missing below {left.root.root}: /dev/nvidia-uvm")
+    assert ran.err == (
+        f"Error: the driver's /dev/nvidia-uvm is missing below {left.root.root}; nvdra doctor tells more\n"
+    )
     assert not (left.root.root / "dev/nvidia-uvm").exists()
 
 
@@ -394,7 +403,8 @@ def test_a_partitions_document_has_its_capability_nodes(left: Site) -> None:
     (left.root.procfs / f"driver/nvidia/capabilities/gpu2/mig/gi{made.gi}/access").unlink()
     ran = left.run("cdi", "render", name)
     assert ran.err.startswith(
-        f"Error: the device nodes of {name} are not known: failed to parse GI capabilities file {left.root.procfs}/"
+        "Error: failed to construct MIG device DeviceNode edits: failed to parse GI capabilities file "
+        f"{left.root.procfs}/"
     )
 
 
@@ -595,7 +605,8 @@ def test_which_claims_hold_a_socket_that_is_gone(left: Site) -> None:
         (["devices", "-o", "yaml"], 'invalid value "yaml" for flag -output: must be one of text, json'),
         (
             ["cdi", "render"],
-            "nvdra cdi render needs the names of devices, for instance gpu-0 (nvdra devices lists them)",
+            "nvdra cdi render needs the names of devices, for instance gpu-0 (nvdra devices lists them), or the "
+            "--claim-uid of a prepared claim",
         ),
         (["doctor", "--repair"], "flag provided but not defined: -repair"),
     ],

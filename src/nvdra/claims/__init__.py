@@ -30,8 +30,8 @@ from nvdra.claims.outcome import (
     WaitForClaim,
 )
 from nvdra.claims.plan import answer_from_checkpoint, answer_if_prepared, plan, unable
-from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, nameless, orphans, settle, stale, to_get
-from nvdra.claims.release import release, unprepare
+from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, expired, nameless, orphans, settle, stale, to_get
+from nvdra.claims.release import release, remains, unprepare
 from nvdra.claims.seal import adopted, restored, seal
 
 __all__ = [
@@ -70,11 +70,13 @@ __all__ = [
     "device_types",
     "due",
     "exclusive_names",
+    "expired",
     "nameless",
     "names",
     "orphans",
     "plan",
     "release",
+    "remains",
     "resources",
     "restored",
     "seal",

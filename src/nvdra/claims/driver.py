@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
 from nvdra.cdi import ClaimKind, Edits
@@ -146,6 +146,14 @@ class Driver(Protocol[V_contra]):
         """Whether any claim can need a step; without, no claim is ever half prepared."""
         ...
 
+    @property
+    def on_abandoned(self) -> Literal["forget", "abort"]:
+        """What an unprepare of a half-prepared claim leaves: nothing, or an aborted entry, which refuses late prepares.
+
+        "abort" needs a schema that can hold such an entry.
+        """
+        ...
+
     def resolve(self, result: Result, node: V_contra) -> Device | Missing:
         """The device behind an allocation result."""
         ...
@@ -185,7 +193,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def needs(self, step: Step, entry: Entry) -> bool:
-        """Whether an entry of any state still needs what the step did."""
+        """Whether an entry still needs what the step did; of any state but PrepareAborted."""
         ...
 
     def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup | DomainGroup:

@@ -109,19 +109,23 @@ Plan = AlreadyPrepared | Repair | Refuse | Ready | NeedsSteps | RollBackFirst | 
 
 @dataclass(frozen=True, slots=True)
 class NotPrepared:
-    """The checkpoint has no entry: unprepare is done."""
+    """The checkpoint has no entry, or an aborted one: unprepare is done."""
+
+    is_aborted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
     """The entry leaves the checkpoint, then its CDI file goes. No hardware changes.
 
-    notes  for the log: what stays as it is
-    holds  until it leaves, the entry keeps others away from hardware
+    notes    for the log: what stays as it is
+    holds    until it leaves, the entry keeps others away from hardware
+    remains  the entry in its place, in state `PrepareAborted`; None: none
     """
 
     notes: tuple[str, ...] = ()
     holds: bool = False
+    remains: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)

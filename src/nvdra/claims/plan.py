@@ -26,7 +26,7 @@ from nvdra.claims.outcome import (
     TearDownFirst,
     WaitForClaim,
 )
-from nvdra.claims.release import release
+from nvdra.claims.release import is_late, release
 from nvdra.claims.seal import restored
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -44,6 +44,7 @@ def plan(
     has_file: bool,
     unsettled: Mapping[str, str] = _NOTHING,
     in_work: Set[str] = frozenset(),
+    now: float = 0.0,
 ) -> Plan:
     """What preparing `claim` takes on this node, given everything prepared before it.
 
@@ -52,6 +53,7 @@ def plan(
     has_file   the claim's CDI file exists and says what it should now
     unsettled  device name to claim UID: CDI files whose entries were lost, while the API server is silent
     in_work    UIDs of claims that are being worked on here
+    now        seconds since 1970, for claims that were aborted
     """
     ours = [result for result in claim.results if result.driver == driver.name]
     if not ours:
@@ -62,6 +64,8 @@ def plan(
         )
     if (known := answer_if_prepared(driver, claim, node, record, has_file=has_file)) is not None:
         return known
+    if (entry := record.entries.get(claim.ref.uid)) is not None and is_late(entry, claim, now):
+        return Refuse(f"stale prepare for claim {claim.ref}: claim prepare was already aborted", permanent=True)
     for result in ours:
         if result.pool != pool:
             return Refuse(
@@ -123,7 +127,11 @@ def _first(
 ) -> Refuse | RollBackFirst | WaitForClaim | None:
     """What must end before anything is prepared."""
     entry = record.entries.get(claim.uid)
-    if entry is not None and (first := _rolled_back_first(driver, claim, entry, node, record)):
+    if (
+        entry is not None
+        and entry.state != "PrepareAborted"
+        and (first := _rolled_back_first(driver, claim, entry, node, record))
+    ):
         return first
     for result in ours:
         if result.admin_access:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from nvdra.api.claim import Claim, ClaimRef
 from nvdra.checkpoint import Entry, Record
 from nvdra.claims.driver import Driver, Missing
+from nvdra.claims.release import is_aborted
 from nvdra.claims.seal import adopted as adopt
 
 V = TypeVar("V")
@@ -48,12 +49,23 @@ class Settled:
 
 def to_get(record: Record) -> tuple[ClaimRef, ...]:
     """Claims that one GET each can tell about: entries that say their name."""
-    return tuple(ClaimRef(entry.namespace, entry.name, uid) for uid, entry in record.entries.items() if entry.name)
+    return tuple(
+        ClaimRef(entry.namespace, entry.name, uid)
+        for uid, entry in record.entries.items()
+        if entry.name and entry.state != "PrepareAborted"
+    )
 
 
 def nameless(record: Record) -> frozenset[str]:
     """UIDs of entries without a name (completed ones of the Go driver): only a LIST of all claims can tell."""
-    return frozenset(uid for uid, entry in record.entries.items() if not entry.name)
+    return frozenset(uid for uid, entry in record.entries.items() if not entry.name and entry.state != "PrepareAborted")
+
+
+def expired(record: Record, now: float) -> frozenset[str]:
+    """UIDs of aborted claims that no late prepare is to be expected of any more; `now` in seconds since 1970."""
+    return frozenset(
+        uid for uid, entry in record.entries.items() if entry.state == "PrepareAborted" and not is_aborted(entry, now)
+    )
 
 
 def stale(uid: str, answer: Answer, driver: str, pool: str) -> str:

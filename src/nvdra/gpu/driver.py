@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
 from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
@@ -58,6 +59,10 @@ class GpuDriver:
     @property
     def has_steps(self) -> bool:
         return any(map(self.gates.enabled, (DYNAMIC_MIG, TIME_SLICING_SETTINGS, MPS_SUPPORT)))
+
+    @property
+    def on_abandoned(self) -> Literal["forget", "abort"]:
+        return "forget"  # the Go driver calls a checkpoint with an aborted claim corrupt
 
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -92,8 +92,8 @@ class ClaimService:
         self._source = source
         self._metrics = metrics
         self._call_timeout_s = call_timeout_s
-        self._unprepare = UnprepareFlow(context)
-        self._prepare = PrepareFlow(context, unsettled, self._unprepare, self._roll_back)
+        self._unprepare = UnprepareFlow(context, clock.wall)
+        self._prepare = PrepareFlow(context, unsettled, self._unprepare, self._roll_back, clock.wall)
         self._owned: dict[str, _Owned] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -109,17 +109,20 @@ class ClaimService:
 
     async def unprepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Unprepared]:
         """None: nothing of the claim is left on this node."""
-        return await self._serve("unprepare", refs, self._unprepare_all, self._late)
+        return await self._serve("unprepare", refs, partial(self._unprepare_all, is_given_up=True), self._late)
 
     async def finish(self, timeout_s: float) -> None:
         """Returns once no claim is worked on, whoever still waits for it, or after so many seconds."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
 
-    async def unprepare_stale(self, ref: ClaimRef, entry: Entry) -> Unprepared:
-        """Unprepare a claim that kubelet does not ask for any more, if `entry` is still its entry."""
+    async def unprepare_stale(self, ref: ClaimRef, entry: Entry, *, is_given_up: bool = False) -> Unprepared:
+        """Unprepare a claim that kubelet does not ask for now, if `entry` is still its entry.
+
+        is_given_up   it is gone; else kubelet may ask for it later
+        """
         answers: Mapping[str, Unprepared] = await self._serve(
-            "unprepare", [ref], partial(self._unprepare_all, only=entry)
+            "unprepare", [ref], partial(self._unprepare_all, only=entry, is_given_up=is_given_up)
         )
         return answers[ref.uid]
 
@@ -303,20 +306,29 @@ class ClaimService:
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _unprepare_all(self, refs: list[ClaimRef], only: Entry | None = None) -> None:
-        await _all(self._counted("unprepare", ref, self._unprepare_one(ref, only)) for ref in refs)
+    async def _unprepare_all(
+        self, refs: list[ClaimRef], only: Entry | None = None, *, is_given_up: bool = False
+    ) -> None:
+        await _all(self._counted("unprepare", ref, self._unprepare_one(ref, only, is_given_up)) for ref in refs)
 
-    async def _unprepare_one(self, ref: ClaimRef, only: Entry | None) -> Unprepared:
+    async def _unprepare_one(self, ref: ClaimRef, only: Entry | None, is_given_up: bool) -> Unprepared:
         try:
-            release = await self._unprepare.unprepare(ref, only)
+            release = await self._unprepare.unprepare(ref, only, is_given_up=is_given_up)
         except LedgerError as error:
             return self._not_unprepared(ref, str(error), "lock_acquire" if error.lock else "unprepare_devices")
         except Exception as error:
             telemetry.error("Unpreparing a claim failed unexpectedly", error, claim=str(ref))
             return self._not_unprepared(ref, f"internal error: {type(error).__name__}: {error}", "unprepare_devices")
         match release:
+            # DROP-IN: the texts of the first three are the Go driver's.
+            case claims.NotPrepared(is_aborted=True):
+                telemetry.info(2, "Unprepare noop: claim in PrepareAborted state", claim=str(ref))
+                return None
             case claims.NotPrepared():
                 telemetry.info(2, "Unprepare noop: claim not found in checkpoint data", claim=str(ref))
+                return None
+            case claims.Forget(remains=Entry()):
+                telemetry.info(0, f"Marked claim PrepareAborted in checkpoint: {ref}")
                 return None
             case claims.Forget():
                 telemetry.info(1, "Unprepared devices for claim", claim=str(ref))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from nvdra.claims import Driver
+from nvdra.checkpoint import Record
+from nvdra.claims import Driver, Step
 from nvdra.node.cdi_files import CdiFiles
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsProvider
@@ -40,6 +41,11 @@ class ClaimContext:
     @property
     def cdi_files(self) -> CdiFiles:
         return CdiFiles(self.driver, self.files, self.edits, self.node)
+
+    def still_need(self, shared: Iterable[Step], claim: str, record: Record) -> bool:
+        """Whether other claims need each of these steps."""
+        others = [entry for uid, entry in record.entries.items() if uid != claim and entry.state != "PrepareAborted"]
+        return all(any(self.driver.needs(step, other) for other in others) for step in shared)
 
     def end_work(self, claim: str, *, is_done: bool, is_prepared: bool = False) -> None:
         """The claim's steps are over: its locks are free, and claims that waited for it go on.

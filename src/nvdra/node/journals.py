@@ -28,6 +28,9 @@ async def trim_journals(context: ClaimContext, resources: Iterable[str]) -> None
 
 def _trim(context: ClaimContext, resource: str, record: Record) -> Change[None]:
     if context.locks.try_take(_SELF, (resource,)):
-        begun = {uid for uid, entry in record.entries.items() if entry.state == "PrepareStarted"}
-        context.locks.forget_others(resource, begun, record.entries.keys() - begun)
+        begun, prepared = (
+            {uid for uid, entry in record.entries.items() if entry.state == state}
+            for state in ("PrepareStarted", "PrepareCompleted")
+        )
+        context.locks.forget_others(resource, begun, prepared)
     return Change(None)

@@ -45,6 +45,7 @@ class PrepareFlow:
     """Prepares claims. The caller is the claim's one owner.
 
     roll_back   unprepares another claim's entry that nothing works on; why that failed, or ""
+    now         seconds since 1970
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class PrepareFlow:
         unsettled: Callable[[], Mapping[str, str]],
         unprepare: UnprepareFlow,
         roll_back: Callable[[ClaimRef, Entry], Awaitable[str]],
+        now: Callable[[], float],
     ) -> None:
         self._context = context
         self._cdi_files = context.cdi_files
         self._unsettled = unsettled
         self._unprepare = unprepare
         self._roll_back_other = roll_back
+        self._now = now
 
     async def prepare(self, claim: Claim) -> Answers | claims.Refuse:
         """Its devices, or why not. Raises LedgerError."""
@@ -130,6 +133,7 @@ class PrepareFlow:
             has_file=self._cdi_files.is_whole(uid, record),
             unsettled=self._unsettled(),
             in_work=self._context.work.claims,
+            now=self._now(),
         )
         match plan:
             case claims.AlreadyPrepared(answers):
@@ -237,8 +241,7 @@ class PrepareFlow:
         entry = record.entries.get(uid)
         if entry is None or entry.state != "PrepareStarted":
             return Change(True)
-        others = [entry for other, entry in record.entries.items() if other != uid]
-        if not all(any(self._context.driver.needs(step, other) for other in others) for step in needs.steps.shared):
+        if not self._context.still_need(needs.steps.shared, uid, record):
             return Change(False)
         return Change(True, entries={uid: None})
 

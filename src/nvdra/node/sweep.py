@@ -85,7 +85,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Settle what a lost record left; look at claims and files every ten minutes, nodes apart from each other."""
-        each = (self.settle, self.half_done, self.leftovers, self.files, self.stale_claims)
+        each = (self.settle, self.half_done, self.aborted, self.leftovers, self.files, self.stale_claims)
         steps = {step: self._clock.now() for step in each}
         while True:
             for step, due in steps.items():
@@ -116,7 +116,7 @@ class Sweep:
         due = claims.due(found.keys(), self._stale_before, record)
         for uid in sorted(due):
             ref, why = found[uid]
-            if await self._service().unprepare_stale(ref, record.entries[uid]) is None:
+            if await self._service().unprepare_stale(ref, record.entries[uid], is_given_up=True) is None:
                 telemetry.info(
                     0, f"Checkpointed RC cleanup: unprepared stale claim: {ref.namespace}/{ref.name}", uid=uid, why=why
                 )
@@ -183,6 +183,19 @@ class Sweep:
                     pass  # nothing of it is on the hardware, or another release's business
         # Any claim's steps may come to a stop half way; a look is a batch that writes nothing.
         return AFTER_FAILURE_S if is_left else SECOND_LOOK_S
+
+    async def aborted(self) -> float:
+        """Drop entries of aborted claims that no late prepare can follow. Returns when to look again, in seconds."""
+        if self._driver.on_abandoned == "forget":
+            return EVERY_S
+        dropped = await self._ledger.submit(self._decide_aborted)
+        for uid in sorted(dropped):
+            telemetry.info(1, "Dropped the entry of an aborted claim", uid=uid)
+        return SECOND_LOOK_S
+
+    def _decide_aborted(self, record: Record) -> Change[frozenset[str]]:
+        expired = claims.expired(record, self._clock.wall())
+        return Change(expired, entries=dict.fromkeys(expired))
 
     # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────
 

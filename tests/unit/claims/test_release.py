@@ -83,3 +83,7 @@ def test_a_group_with_an_mps_daemon_is_kept_while_the_gate_is_off():
         "unprepare devices failed for claim ns/claim-c1:c1: an MPS control daemon serves its devices (gpu-0), and gate "
         "MPSSupport is off, which ends no daemon: turn the gate on until the claim is gone"
     )
+
+
+def test_this_driver_forgets_abandoned_claims_as_its_checkpoint_cannot_hold_them() -> None:
+    assert (world.DRIVER.on_abandoned, world.DRIVER.schema.can_abort) == ("forget", False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -26,7 +27,19 @@ from nvdra.telemetry.metrics import DriverMetrics
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
 from nvdra.testing.kube import FakeKube
-from tests.unit.node.tiny_driver import KIND, NAME, LampActor, LampDriver, LampEdits, Room, SwitchOn, published
+from tests.unit.node.tiny_driver import (
+    KIND,
+    NAME,
+    AbortingLampDriver,
+    LampActor,
+    LampDriver,
+    LampEdits,
+    Room,
+    SwitchOn,
+    published,
+)
+
+T = TypeVar("T")
 
 POOL, P, C = "node-a", f"/plugins/{NAME}", "/cdi"
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", namespaced=True)
@@ -95,6 +108,12 @@ class LampNode:
         await self.kube.update(CLAIMS, name, json.dumps(made).encode(), "ns", subresource="status")
         return ClaimRef("ns", name, made["metadata"]["uid"])
 
+    async def reserve(self, name: str, pod: str) -> None:
+        """The claim's status names another pod."""
+        claim = json.loads(await self.kube.get(CLAIMS, name, "ns"))
+        claim["status"]["reservedFor"] = [{"resource": "pods", "name": pod, "uid": f"uid-of-{pod}"}]
+        await self.kube.update(CLAIMS, name, json.dumps(claim).encode(), "ns", subresource="status")
+
     async def call(self, work: Any) -> Any:
         """The call's outcome; virtual time passes while it waits for nothing else."""
         task = asyncio.ensure_future(work)
@@ -105,6 +124,11 @@ class LampNode:
                     await self.clock.advance(1.0)
         return task.result()
 
+    async def at_once(self, work: Awaitable[T]) -> T:
+        """The call's outcome, without any time passing."""
+        async with asyncio.timeout(60):
+            return await work
+
     async def prepare(self, ref: ClaimRef) -> Any:
         return (await self.call(self.service.prepare([ref])))[ref.uid]
 
@@ -113,8 +137,12 @@ class LampNode:
         return answer
 
     def state(self, ref: ClaimRef) -> str:
-        entry = checkpoint.decode(self.host.read(f"{P}/checkpoint.json")).entries.get(ref.uid)
+        entry = self.entry(ref)
         return "" if entry is None else entry.state
+
+    def entry(self, ref: ClaimRef) -> checkpoint.Entry | None:
+        content = self.host.read(f"{P}/checkpoint.json")
+        return checkpoint.decode(content, self.driver.schema).entries.get(ref.uid)
 
     def lose_checkpoint(self) -> None:
         (self.folder / f"{P}/checkpoint.json".strip("/")).write_bytes(b"{")
@@ -156,6 +184,136 @@ async def test_asked_again_nothing_is_switched_and_a_lost_file_is_written_again(
     assert await node.prepare(ref) == first
     assert node.path(ref).read_bytes() == before
     assert node.room.switched == ["lamp-0 on"]
+
+
+@pytest.fixture
+async def aborting(tmp_path: Path) -> AsyncIterator[LampNode]:
+    made = LampNode(tmp_path)
+    made.driver = AbortingLampDriver()
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def half_prepared(node: LampNode) -> ClaimRef:
+    """A claim whose first lamp is on, whose second one failed, and whose rollback failed too."""
+    ref = await node.claim("a", "lamp-0", "lamp-1")
+    node.room.broken.add("lamp-1")
+    node.room.stuck.add("lamp-0")
+    assert "could not be taken back" in (await node.prepare(ref)).error
+    assert (node.state(ref), node.room.lamps["lamp-0"]) == ("PrepareStarted", True)
+    node.room.broken.clear()
+    node.room.stuck.clear()
+    return ref
+
+
+async def test_an_abandoned_claim_is_aborted_and_a_late_prepare_refused(aborting: LampNode) -> None:
+    ref = await half_prepared(aborting)
+    assert (await aborting.at_once(aborting.service.unprepare([ref])))[ref.uid] is None
+    entry = aborting.entry(ref)
+    assert entry is not None
+    assert (entry.state, entry.prepared, entry.name, entry.namespace) == ("PrepareAborted", (), "a", "ns")
+    assert entry.aborted_at == int(aborting.clock.wall())
+    assert (aborting.room.lamps["lamp-0"], aborting.path(ref).exists()) == (False, False)
+    late = (await aborting.at_once(aborting.service.prepare([ref])))[ref.uid]
+    assert isinstance(late, Failure)
+    assert late.permanent
+    assert late.error == (
+        f"error preparing devices for claim {ref}: stale prepare for claim {ref}: claim prepare was already aborted"
+    )
+    assert await aborting.unprepare(ref) is None, "kubelet asks more often than once"
+    assert aborting.entry(ref) == entry
+
+
+async def test_an_aborted_claim_keeps_nobody_away(aborting: LampNode) -> None:
+    ref = await half_prepared(aborting)
+    await aborting.unprepare(ref)
+    other = await aborting.claim("b", "lamp-0")
+    assert len(await aborting.prepare(other)) == 1
+    assert await aborting.unprepare(other) is None
+    assert aborting.room.lamps["lamp-0"] is False
+
+
+async def test_an_aborted_claim_is_prepared_again_after_ninety_seconds(aborting: LampNode) -> None:
+    ref = await half_prepared(aborting)
+    await aborting.at_once(aborting.service.unprepare([ref]))
+    await aborting.clock.advance(89.0)
+    late = (await aborting.at_once(aborting.service.prepare([ref])))[ref.uid]
+    assert isinstance(late, Failure)
+    await aborting.clock.advance(2.0)
+    assert len(await aborting.prepare(ref)) == 2
+    assert aborting.state(ref) == "PrepareCompleted"
+
+
+async def test_an_aborted_claim_with_another_status_is_wanted_again(aborting: LampNode) -> None:
+    ref = await half_prepared(aborting)
+    await aborting.unprepare(ref)
+    await aborting.reserve("a", "another-pod")
+    assert len(await aborting.prepare(ref)) == 2
+
+
+async def test_the_sweep_drops_aborted_claims_in_time(aborting: LampNode) -> None:
+    ref = await half_prepared(aborting)
+    await aborting.at_once(aborting.service.unprepare([ref]))
+    await aborting.sweep.aborted()
+    assert aborting.state(ref) == "PrepareAborted"
+    await aborting.clock.advance(91.0)
+    assert await aborting.sweep.aborted() <= 60.0
+    assert aborting.state(ref) == ""
+
+
+async def test_the_sweep_drops_an_aborted_claim_without_a_time(aborting: LampNode) -> None:
+    ref = await half_prepared(aborting)
+    await aborting.unprepare(ref)
+    entry = aborting.entry(ref)
+    assert entry is not None
+    await aborting.context.ledger.submit(
+        lambda _record: Change(None, entries={ref.uid: replace(entry, aborted_at=None)})
+    )
+    await aborting.sweep.aborted()
+    assert aborting.state(ref) == ""
+
+
+async def test_the_sweep_aborts_a_half_prepared_claim_that_is_gone(aborting: LampNode) -> None:
+    ref = await half_prepared(aborting)
+    await aborting.kube.delete(CLAIMS, "a", "ns")
+    await aborting.call(aborting.sweep.stale_claims())
+    assert (aborting.state(ref), aborting.room.lamps["lamp-0"]) == ("PrepareAborted", False)
+    await aborting.call(aborting.sweep.stale_claims())
+    assert aborting.state(ref) == "PrepareAborted", "no GET is spent on it, and it stays until its time"
+
+
+async def test_what_may_still_be_wanted_is_rolled_back_and_not_aborted(aborting: LampNode) -> None:
+    """After a crash kubelet asks again."""
+    ref = await half_prepared(aborting)
+    await aborting.sweep.half_done()
+    assert (aborting.state(ref), aborting.room.lamps["lamp-0"]) == ("", False)
+    assert len(await aborting.prepare(ref)) == 2
+
+
+async def test_a_half_prepared_claim_that_makes_room_for_another_is_not_aborted(aborting: LampNode) -> None:
+    ref = await half_prepared(aborting)
+    other = await aborting.claim("b", "lamp-0")
+    assert len(await aborting.prepare(other)) == 1
+    assert (aborting.state(ref), aborting.state(other)) == ("", "PrepareCompleted")
+
+
+async def test_an_interrupted_teardown_is_continued_and_not_aborted(aborting: LampNode) -> None:
+    ref = await aborting.claim("a", "lamp-0")
+    await aborting.prepare(ref)
+    aborting.room.broken.add("lamp-0")
+    assert await aborting.unprepare(ref) is not None
+    assert aborting.state(ref) == "PrepareStarted"
+    aborting.room.broken.clear()
+    assert await aborting.unprepare(ref) is None
+    assert (aborting.state(ref), aborting.room.lamps["lamp-0"]) == ("", False)
+
+
+async def test_a_driver_that_forgets_leaves_nothing_of_an_abandoned_claim(node: LampNode) -> None:
+    ref = await half_prepared(node)
+    assert await node.unprepare(ref) is None
+    assert node.state(ref) == ""
+    assert len(await node.prepare(ref)) == 2
 
 
 BRIGHT = {"lamp-0": {"brightness": 7}, "lamp-1": {"brightness": 3}}

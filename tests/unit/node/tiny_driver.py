@@ -9,13 +9,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 from nvdra import cdi
 from nvdra.api import Claim, ClaimRef
 from nvdra.api.claim import OpaqueConfig, Result
-from nvdra.checkpoint import GPU, Entry, PreparedDevice, PreparedGpu, PreparedGroup, Record, Schema
+from nvdra.checkpoint import (
+    DOMAIN,
+    GPU,
+    DomainGroup,
+    Entry,
+    PreparedChannel,
+    PreparedDevice,
+    PreparedGpu,
+    PreparedGroup,
+    Record,
+    Schema,
+)
 from nvdra.claims import (
     Allocation,
     ConfigRefused,
@@ -74,13 +85,16 @@ class SwitchOn:
 class Room:
     """The hardware: lamps by name, on or off; and what goes wrong with it.
 
-    held   a lamp is switched on only once this is set
+    broken   lamps that cannot be switched
+    stuck    lamps that cannot be switched off
+    held     a lamp is switched on only once this is set
     """
 
     lamps: dict[str, bool] = field(default_factory=lambda: {"lamp-0": False, "lamp-1": False})
     tint: str = "colour"
     switched: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    stuck: set[str] = field(default_factory=set)
     held: asyncio.Event | None = None
 
     def seen(self) -> Mapping[str, str]:
@@ -88,7 +102,7 @@ class Room:
         return {lamp: f"{self.tint}-of-{lamp}" if is_on else "" for lamp, is_on in self.lamps.items()}
 
     async def switch(self, lamp: str, on: bool) -> None:
-        if lamp in self.broken:
+        if lamp in self.broken or (lamp in self.stuck and not on):
             raise StepFailed(f"{lamp} cannot be switched")
         if on and self.held is not None:
             await self.held.wait()
@@ -121,6 +135,7 @@ class LampDriver:
     schema: Schema = GPU
     has_steps: bool = True
     is_dark: bool = False
+    on_abandoned: Literal["forget", "abort"] = "forget"
 
     def resolve(self, result: Result, node: Mapping[str, str]) -> Device | Missing:
         return Lamp(result.device) if result.device in node else Missing(result.device, "no such lamp")
@@ -195,6 +210,18 @@ class LampDriver:
 
     def device_type(self, device: str) -> str:
         return "lamp"
+
+
+@dataclass(frozen=True)
+class AbortingLampDriver(LampDriver):
+    """The same with a checkpoint that can hold aborted claims, and whose kinds of device keep no fact."""
+
+    schema: Schema = DOMAIN
+    on_abandoned: Literal["forget", "abort"] = "abort"
+
+    def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> DomainGroup:  # type: ignore[override]
+        devices = super().prepared(claim, group, facts).devices
+        return DomainGroup(tuple(replace(device, info=PreparedChannel(0)) for device in devices), "channel", "d1")
 
 
 def _grouped(members: Sequence[tuple[Result, Device]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:

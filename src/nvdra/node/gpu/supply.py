@@ -13,7 +13,7 @@ runtimes make them in the container from their numbers, and the host needs none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from nvdra import cdi
 from nvdra.gpu import Device, Gpu, MigDevice, parent
@@ -39,13 +39,18 @@ class Supply:
 
     hook_path   nvidia-cdi-hook, as the container runtime reaches it
     host_root   the driver root as the container runtime sees it
+    makes_nodes   missing device nodes are made; for a person who only looks they are not
     """
 
-    def __init__(self, host: Host, root: DriverRoot, *, hook_path: str, host_root: str) -> None:
+    def __init__(
+        self, host: Host, root: DriverRoot, *, hook_path: str, host_root: str, makes_nodes: bool = True
+    ) -> None:
         self._host = host
         self._root = root
         self._hook_path = hook_path
         self._host_root = host_root
+        self._makes_nodes = makes_nodes
+        self._retry = "kubelet will ask again, " if makes_nodes else ""
         self._common: cdi.Common | None = None
         self._bare = cdi.Common(cdi.Edits(), root.path, host_root)
         self._seen: Footprint | None = None
@@ -117,7 +122,7 @@ class Supply:
         except CapabilityUnknown as error:
             raise EditsMissing(
                 f"failed to construct MIG device DeviceNode edits: {error} (did another program destroy {device.name}, "
-                f"{device.uuid}? kubelet will ask again, nvdra devices shows what is there)"
+                f"{device.uuid}? {self._retry}nvdra devices shows what is there)"
             ) from None
 
     def _has_common(self) -> bool:
@@ -145,7 +150,7 @@ class Supply:
         try:
             files, seen = await asyncio.to_thread(survey, self._host, self._root)
             if files.missing:
-                reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
+                reasons = await self._make_nodes(files.missing)
                 files, seen = await asyncio.to_thread(survey, self._host, self._root)
                 if files.missing:
                     raise EditsMissing(self._missing(files.missing, reasons))
@@ -162,18 +167,23 @@ class Supply:
         self._gpus.pop(_place(gpu), None)
         files, seen = survey_gpu(self._host, self._root, gpu.minor, gpu.pci_bus_id)
         if files.missing:
-            reasons = await make_nodes(self._host, self._root, _nodes(files.missing))
+            reasons = await self._make_nodes(files.missing)
             files, seen = survey_gpu(self._host, self._root, gpu.minor, gpu.pci_bus_id)
             if files.missing:
                 raise EditsMissing(self._missing(files.missing, reasons))
         self._gpus[_place(gpu)] = seen, gpu_edits(files, self._hook_path)
 
-    def _missing(self, missing: Iterable[str], reasons: object) -> str:
-        told = reasons if isinstance(reasons, dict) else {}
+    async def _make_nodes(self, missing: Iterable[str]) -> Mapping[str, str]:
+        """Why device nodes could not be made, by path."""
+        if not self._makes_nodes:
+            return {}
+        return await make_nodes(self._host, self._root, [path for path in missing if path.startswith("/dev/")])
+
+    def _missing(self, missing: Iterable[str], told: Mapping[str, str]) -> str:
         parts = [f"{path} ({told[path]})" if told.get(path) else path for path in missing]
         return (
             f"the driver's {', '.join(parts)} is missing below {self._root.dev if told else self._root.path}; "
-            "kubelet will ask again, nvdra doctor tells more"
+            f"{self._retry}nvdra doctor tells more"
         )
 
 
@@ -184,7 +194,3 @@ def _place(gpu: Gpu) -> tuple[int, str]:
 def _parents(devices: Iterable[Device]) -> Iterable[Gpu]:
     """The GPUs that these devices are or lie on, each once: partitions are many."""
     return {_place(gpu): gpu for gpu in map(parent, devices)}.values()
-
-
-def _nodes(missing: Iterable[str]) -> list[str]:
-    return [path for path in missing if path.startswith("/dev/")]

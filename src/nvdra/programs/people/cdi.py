@@ -1,4 +1,4 @@
-"""nvdra cdi render: the document a claim would get, from the driver root as it is now."""
+"""nvdra cdi render: the document a claim gets, made as the plugin makes it, from the driver root as it is now."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nvdra import cdi
-from nvdra.gpu import Gpu, Inventory, MigDevice, MigSpec, parent
-from nvdra.gpu.edits import CapabilityNode, common_edits, gpu_edits, mig_edits
-from nvdra.host import CapabilityUnknown, DriverVersionUnknown, capability_nodes, gpu_files, look_up
+from nvdra import cdi, checkpoint, claims
+from nvdra.api import Claim, ClaimRef
+from nvdra.api.claim import Result
+from nvdra.api.gates import defaults
+from nvdra.gpu import Inventory
+from nvdra.gpu.driver import GpuDriver
+from nvdra.node.cdi_files import CdiFiles
+from nvdra.node.claim_files import ClaimFiles
+from nvdra.node.edits import EditsMissing, EditsProvider
+from nvdra.node.gpu.supply import Supply
 from nvdra.programs.flags import Flag, UsageError
 from nvdra.programs.people.place import Place, place
 
 _ABOUT = """\
 The CDI document that gpu-kubelet-plugin would write for a claim with these devices: what a container runtime adds to
-the claim's containers. Nothing is written, and nothing missing is made: where the plugin would first make a device
-node, this names it.
+the claim's containers. Without devices: what the file of the prepared claim that --claim-uid names should say now.
+Nothing is written, and nothing missing is made: where the plugin would first make a device node, this names it.
 
 Exit status: 0, 1 if it cannot be rendered, 2 if called wrongly."""
 
-_UID = Flag(("claim-uid",), (), "00000000-0000-0000-0000-000000000000", "the claim's UID, part of every name in it")
+_NO_UID = "00000000-0000-0000-0000-000000000000"
+_UID = Flag(("claim-uid",), (), _NO_UID, "the claim's UID, part of every name in it")
 
 
 class Incomplete(Exception):
@@ -31,61 +38,65 @@ class Incomplete(Exception):
 
 def main(argv: Sequence[str]) -> int:
     here, values, names = place(
-        "cdi render", _ABOUT, argv, os.environ, outputs=("yaml", "json"), more=(_UID,), words="DEVICE [DEVICE ...]"
+        "cdi render", _ABOUT, argv, os.environ, outputs=("yaml", "json"), more=(_UID,), words="[DEVICE ...]"
     )
-    if not names:
-        raise UsageError("nvdra cdi render needs the names of devices, for instance gpu-0 (nvdra devices lists them)")
+    uid = str(values["claim_uid"])
+    if not names and uid == _NO_UID:
+        raise UsageError(
+            "nvdra cdi render needs the names of devices, for instance gpu-0 (nvdra devices lists them), or the "
+            "--claim-uid of a prepared claim"
+        )
     try:
-        document = asyncio.run(_document(here, str(values["claim_uid"]), names))
-        content = cdi.render(document, "json" if here.output == "json" else "yaml").decode()
-    except (Incomplete, cdi.InvalidDocument) as error:
+        content = asyncio.run(_content(here, uid, names))
+    except (Incomplete, EditsMissing, cdi.InvalidDocument) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    text = content.decode()
     if here.output == "json":
-        content = json.dumps(json.loads(content), indent=2) + "\n"
-    print(content, end="")
+        text = json.dumps(json.loads(cdi.render(cdi.parse(content), "json")), indent=2) + "\n"
+    print(text, end="")
     return 0
 
 
-async def _document(here: Place, uid: str, names: Sequence[str]) -> cdi.Document:
-    """The claim's document in its final form. Raises Incomplete."""
+async def _content(here: Place, uid: str, names: Sequence[str]) -> bytes:
+    """The claim's file. Raises Incomplete, EditsMissing and cdi.InvalidDocument."""
     inventory = await here.inventory(here.bus())
     if inventory.unread:
         raise Incomplete(f"the GPUs cannot be read: {inventory.unread} (nvdra doctor tells more)")
+    driver = GpuDriver(defaults())
+    sealed = _of_devices(driver, uid, names, inventory) if names else _of_entry(driver, here, uid, inventory)
+    supply: EditsProvider = Supply(
+        here.host, here.root, hook_path=here.hook, host_root=here.host_root, makes_nodes=False
+    )
+    await supply.refresh(sealed.devices, common=sealed.has_common)
+    files = CdiFiles(driver, ClaimFiles(here.host, here.cdi_root, driver.cdi), supply, lambda: inventory)
+    return files.content(sealed.cdi_devices)
+
+
+def _of_devices(driver: GpuDriver, uid: str, names: Sequence[str], inventory: Inventory) -> claims.Sealed:
+    """What a claim for these devices, without a config, leaves behind."""
+    results = tuple(Result("", driver.name, "", name) for name in names)
+    found = claims.adopted(driver, Claim(ClaimRef("", "", uid), results, (), b""), inventory, "")
+    if isinstance(found, claims.Missing):
+        known = ", ".join(inventory.devices) or "none"
+        why = f": {found.reason}" if found.reason else f"; it has {known}"
+        raise Incomplete(f"this node has no device {found.device}{why}")
+    return found
+
+
+def _of_entry(driver: GpuDriver, here: Place, uid: str, inventory: Inventory) -> claims.Sealed:
+    """What the checkpoint says of a claim."""
     try:
-        files = look_up(here.host, here.root)
-    except (DriverVersionUnknown, OSError) as error:
-        raise Incomplete(f"the driver's files cannot be looked up: {error}") from None
-    missing = list(files.missing)
-    devices = []
-    for device in [_named(name, inventory) for name in names]:
-        gpu = parent(device)
-        own = gpu_files(here.host, here.root, gpu.minor, gpu.pci_bus_id)
-        missing += own.missing
-        edits = gpu_edits(own, here.hook)
-        if isinstance(device, MigDevice):
-            edits = mig_edits(edits, _capabilities(here, device))
-        devices.append((device.name, edits))
-    if missing:
-        raise Incomplete(f"missing below {here.root.path}: {', '.join(missing)} (nvdra doctor tells more)")
-    document = cdi.claim_document(cdi.GPU_CLAIMS, uid, devices, common_edits(files, here.hook))
-    return cdi.transform_root(cdi.simplify(document), here.root.path, here.host_root)
-
-
-def _named(name: str, inventory: Inventory) -> Gpu | MigDevice:
-    match inventory.devices.get(name):
-        case None:
-            why = inventory.why_absent(name)
-            known = ", ".join(inventory.devices) or "none"
-            raise Incomplete(f"this node has no device {name}{f': {why}' if why else f'; it has {known}'}")
-        case MigSpec():
-            raise Incomplete(f"{name} is not made yet, and has device nodes only then: a claim for it makes it")
-        case device:
-            return device
-
-
-def _capabilities(here: Place, device: MigDevice) -> tuple[CapabilityNode, ...]:
-    try:
-        return capability_nodes(here.host, here.root, device.parent.minor, device.gi_id, device.ci_id)
-    except CapabilityUnknown as error:
-        raise Incomplete(f"the device nodes of {device.name} are not known: {error}") from None
+        record = here.record()
+    except (OSError, checkpoint.Unreadable) as error:
+        raise Incomplete(f"{here.record_path} cannot be read: {error} (nvdra checkpoint show tells more)") from None
+    entry = record.entries.get(uid) if record is not None else None
+    if entry is None or entry.state != "PrepareCompleted":
+        raise Incomplete(f"claim {uid} is not prepared here (nvdra checkpoint show lists the claims that are)")
+    found = claims.restored(driver, ClaimRef(entry.namespace, entry.name, uid), entry, inventory)
+    if isinstance(found, claims.Missing):
+        because = f": {found.reason}" if found.reason else ""
+        raise Incomplete(f"device {found.device} of claim {uid} is not known here{because}")
+    if not found.cdi_devices:
+        raise Incomplete(f"claim {uid} has no CDI file: none of its devices changes a container")
+    return found

@@ -52,7 +52,7 @@ async def fix(
         await context.locks.make_folder()
         context.ledger.start()
         stack.push_async_callback(context.ledger.stop)
-        flow = UnprepareFlow(context)
+        flow = UnprepareFlow(context, LoopClock().wall)
         for left in chosen:
             done, text = await _release(flow, left)
             print(text)
