@@ -20,16 +20,38 @@ from nvdra.checkpoint import (
     Record,
     Schema,
 )
-from nvdra.claims import Allocation, Device, Facts, Group, Missing, Refuse, Step, Steps, Teardown, answers
+from nvdra.claims import (
+    Allocation,
+    Device,
+    Facts,
+    Group,
+    Missing,
+    Refuse,
+    Step,
+    Steps,
+    Teardown,
+    answers,
+    prepared_allocation,
+)
 from nvdra.gpu.admin import refused_device
 from nvdra.gpu.extents import DRIVER, extent, half_prepared_extents, holds
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.groups import asked, groups, regroup
 from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.mig import MigDevice, MigSpec
+from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
 from nvdra.gpu.partitions import live, recorded
-from nvdra.gpu.sharing import UNSHARED, Sharing, daemon_facts, daemon_of, share_refused, sharing_edits
+from nvdra.gpu.sharing import (
+    UNSHARED,
+    Sharing,
+    daemon_facts,
+    daemon_of,
+    daemons,
+    daemons_of,
+    share_refused,
+    sharing_edits,
+)
 from nvdra.gpu.steps import interval_of, needs, steps
 from nvdra.gpu.teardown import teardown
 
@@ -138,6 +160,14 @@ class GpuDriver:
         groups = regroup(members, given.configs, self.gates)
         facts = daemon_facts(claim, groups, entry, self.sharing)
         return groups, {**facts, _ADOPTED: True} if entry is None else facts
+
+    def daemons_of_entry(self, claim: ClaimRef, entry: Entry, node: Inventory) -> tuple[StartMpsDaemon, ...]:
+        """MPS daemons of a completed entry, with the settings that its configs ask for; none while a device is away."""
+        if not daemons_of(entry):
+            return ()
+        found = self.restore(claim, prepared_allocation(entry, self.name), entry, node)
+        steps = () if isinstance(found, Missing) else daemons(claim, found[0], self.gates, self.sharing)
+        return () if isinstance(steps, Refuse) else tuple(step for step in steps if step.id in daemons_of(entry))
 
     def changed(self, device: PreparedDevice, node: Inventory) -> str:
         here = node.devices.get(device.device)

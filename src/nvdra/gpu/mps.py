@@ -75,7 +75,7 @@ class StartMpsDaemon:
     @property
     def is_shared(self) -> bool:
         """Whether it serves every claim with a share of its device."""
-        return self.id.endswith(_SHARED)
+        return is_shared_id(self.id)
 
 
 def daemon_fact(uuid: str) -> str:
@@ -103,6 +103,11 @@ def daemon_id(claim_uid: str, uuids: Iterable[str]) -> str:
 def shared_daemon_id(uuid: str) -> str:
     """The id of the daemon of a shared device: the name of its Deployment has 63 characters at most."""
     return uuid.partition("-")[2].lower() + _SHARED
+
+
+def is_shared_id(daemon: str) -> bool:
+    """Whether it is the id of the daemon of a shared device."""
+    return daemon.endswith(_SHARED)
 
 
 def mps_step(claim_uid: str, group: Group, *, is_shared: bool) -> StartMpsDaemon | None:

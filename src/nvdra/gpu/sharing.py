@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nvdra.api.claim import Claim, ClaimRef, Result
 from nvdra.api.configs import Config, ConfigError
 from nvdra.api.gates import MPS_SUPPORT, Gates
 from nvdra.cdi import Edits
-from nvdra.checkpoint import Entry, Foreign, PreparedGroup
+from nvdra.checkpoint import Entry, Foreign, PreparedGroup, Record
 from nvdra.claims import ConfigRefused, Facts, Group, Refuse, allocation
 from nvdra.gpu.extents import DRIVER
 from nvdra.gpu.groups import config_for
-from nvdra.gpu.mps import StartMpsDaemon, daemon_fact, mps_config, mps_edits, mps_step
+from nvdra.gpu.mps import StartMpsDaemon, daemon_fact, is_shared_id, mps_config, mps_edits, mps_step
 from nvdra.gpu.names import MigName, parse_name
 from nvdra.gpu.shares import NOT_SHARED, Shares, consumed_mib
+
+_DONE = "PrepareCompleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,20 @@ def daemon_facts(claim: ClaimRef, groups: Iterable[Group], entry: Entry | None, 
         if step is not None:
             facts |= {daemon_fact(uuid): step.id for uuid in step.uuids}
     return facts
+
+
+def is_wanted_daemon(daemon: str, record: Record) -> bool:
+    """Whether a claim may need a daemon that has a folder: an entry names it, or is one that it may be started for."""
+    return any(
+        daemon in daemons_of(entry) or daemon.startswith(f"{uid}-") or (is_shared_id(daemon) and entry.state != _DONE)
+        for uid, entry in record.entries.items()
+    )
+
+
+def daemons_of(entry: Entry) -> Mapping[str, PreparedGroup]:
+    """Groups of an entry that have an MPS daemon, by its id."""
+    groups = () if isinstance(entry.prepared, Foreign) else entry.prepared
+    return {g.mps_daemon_id: g for g in groups if isinstance(g, PreparedGroup) and g.mps_daemon_id}
 
 
 def daemon_of(group: Group, facts: Facts) -> str:

@@ -5,7 +5,7 @@ An actor in `node/gpu/actors/` applies each kind and rolls it back. All lie on o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from nvdra.gpu.mig_profile import Partitioning
 from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.names import GpuName, parse_name
 from nvdra.gpu.partitions import partitions_of_others, unmanaged_partitions
-from nvdra.gpu.sharing import Sharing, daemons, differing_shares
+from nvdra.gpu.sharing import Sharing, daemons, daemons_of, differing_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +179,6 @@ def needs(step: object, entry: Entry) -> bool:
 def is_shared(step: GpuStep, claim: ClaimRef, record: Record) -> bool:
     """Whether another claim needs the step too."""
     return any(needs(step, entry) for uid, entry in record.entries.items() if uid != claim.uid)
-
-
-def daemons_of(entry: Entry) -> Mapping[str, PreparedGroup]:
-    """Groups of an entry that have an MPS daemon, by its id."""
-    groups = () if isinstance(entry.prepared, Foreign) else entry.prepared
-    return {g.mps_daemon_id: g for g in groups if isinstance(g, PreparedGroup) and g.mps_daemon_id}
 
 
 def sliced_uuids(entry: Entry) -> Iterator[str]:

@@ -18,12 +18,11 @@ from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.mig import MigDevice
 from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
-from nvdra.gpu.sharing import Sharing, daemons
+from nvdra.gpu.sharing import Sharing, daemons, daemons_of
 from nvdra.gpu.steps import (
     CreatePartition,
     GpuStep,
     SetTimeSlice,
-    daemons_of,
     is_shared,
     sliced_names,
     sliced_uuids,

@@ -51,7 +51,7 @@ def actor(world: Any, kube: Any) -> MpsActor:
         MpsControl(host, ROOT),
         MpsPlace(DAEMONS, ROOT.path),
         Pods(kube, known, world.pod_uid),
-        lambda: world.inventory.gpus.values(),
+        lambda: world.inventory,
         sets_compute_mode=world.sets_compute_mode,
     )
 

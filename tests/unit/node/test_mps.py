@@ -18,8 +18,10 @@ from nvdra.gpu.shares import Shares
 from nvdra.gpu.sharing import Sharing
 from nvdra.kubelet import time_left_s
 from nvdra.node.claim_service import Failure
+from nvdra.node.gpu.mps_upkeep import MpsUpkeep
+from nvdra.node.ledger import Change
 from nvdra.ports import Resource
-from tests.unit.node.mps_world import DAEMONS, NAMESPACE, MpsWorld, mps
+from tests.unit.node.mps_world import DAEMONS, NAMESPACE, MpsWorld, actor, mps
 from tests.unit.node.world import cdi_path
 
 DEPLOYMENTS = Resource("apps", "v1", "deployments", namespaced=True)
@@ -289,6 +291,53 @@ async def test_what_the_go_driver_left_mounted_twice_is_taken_off(node: MpsWorld
     await node.host.mount_tmpfs(f"{DAEMONS}/{daemon}/shm", size="1k")
     await node.released(ref)
     assert node.is_clean()
+
+
+# ── upkeep ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def upkeep(node: MpsWorld, *, is_record_lost: bool = False) -> MpsUpkeep:
+    driver = node.context.driver
+    return MpsUpkeep(
+        node.clock,
+        node.context,
+        driver,
+        actor(node, node.kube),
+        lambda: node.inventory,
+        is_record_lost=lambda: is_record_lost,
+    )
+
+
+async def test_a_daemon_that_no_claim_needs_is_ended(node: MpsWorld) -> None:
+    """The Go driver leaves them behind when it fails, and after a reboot."""
+    ref = await node.claim("a", "gpu-0", config=mps())
+    await node.prepared(ref)
+    await node.ledger.submit(lambda _record: Change(None, entries={ref.uid: None}))
+    await upkeep(node, is_record_lost=True).tidy()
+    assert not node.is_clean()
+    await node.timely(upkeep(node).tidy())
+    assert node.is_clean()
+
+
+async def test_a_daemon_that_a_prepared_claim_lost_comes_again(node: MpsWorld) -> None:
+    ref = await node.claim("a", "gpu-0", config=mps(defaultActiveThreadPercentage=100))
+    await node.prepared(ref)
+    (before,) = node.deployments()
+    await node.kube.delete(DEPLOYMENTS, before["metadata"]["name"], NAMESPACE)
+    await node.timely(upkeep(node).tidy())
+    (after,) = node.deployments()
+    assert after["spec"] == before["spec"]
+    assert node.state(ref) == "PrepareCompleted"
+    await node.released(ref)
+    assert node.is_clean()
+
+
+async def test_daemons_of_claims_are_left_alone(node: MpsWorld) -> None:
+    await node.prepared(await node.claim("a", "gpu-0", config=mps()))
+    node.since_now()
+    await node.timely(upkeep(node).tidy())
+    assert not [each for each in node.host.effects[-1:] if each.kind in ("mount", "unmount", "remove tree")]
+    assert len(node.deployments()) == len(node.daemons()) == 1
 
 
 # ── shares ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ import orjson
 
 from nvdra import telemetry
 from nvdra.claims import Facts
-from nvdra.gpu import Gpu
+from nvdra.gpu import Gpu, Inventory
 from nvdra.gpu.mps import StartMpsDaemon, daemon_fact
 from nvdra.gpu.mps_deployment import (
     STARTED,
@@ -74,7 +74,7 @@ class MpsActor:
 
     smi                the driver root's `nvidia-smi`; raises DriverFileMissing
     pods               what daemons' pods have of the plugin's own; raises ApiError
-    gpus               of the node, as last scanned
+    inventory          as last scanned
     sets_compute_mode  GPUs of daemons are EXCLUSIVE_PROCESS; else their mode is never touched
     """
 
@@ -87,7 +87,7 @@ class MpsActor:
         control: MpsControl,
         place: MpsPlace,
         pods: Pods,
-        gpus: Callable[[], Iterable[Gpu]],
+        inventory: Callable[[], Inventory],
         *,
         sets_compute_mode: bool = True,
     ) -> None:
@@ -98,7 +98,7 @@ class MpsActor:
         self._control = control
         self._place = place
         self._pods = pods
-        self._gpus = gpus
+        self._inventory = inventory
         self._sets_compute_mode = sets_compute_mode
 
     async def apply(self, step: StartMpsDaemon, journal: StepJournal) -> Facts:
@@ -127,6 +127,10 @@ class MpsActor:
             return tuple(self._host.list(self._place.folder))
         except FileNotFoundError:
             return ()
+
+    async def is_deployed(self, daemon: str) -> bool:
+        """Whether it has a Deployment. Raises ApiError."""
+        return await self._stored(deployment_name(daemon), (await self._pods()).namespace) is not None
 
     async def stop(self, daemon: str, gpus: Iterable[Gpu] = ()) -> None:
         """End a daemon and give back all that it had: Deployment, compute modes, tmpfs, folder. Raises StepFailed.
@@ -181,7 +185,7 @@ class MpsActor:
         except FileNotFoundError:
             # Another release's daemon, or one that was not begun: its GPUs are the claim's.
             before = {gpu.uuid: "DEFAULT" for gpu in gpus} if self._sets_compute_mode else {}
-        here = {gpu.uuid for gpu in self._gpus()}
+        here = {gpu.uuid for gpu in self._inventory().gpus.values()}
         wanted = {uuid: mode for uuid, mode in before.items() if uuid in here}
         if wanted:
             known = await self._modes(wanted)
