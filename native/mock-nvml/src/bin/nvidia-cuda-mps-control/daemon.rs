@@ -161,10 +161,14 @@ impl Daemon {
             } else {
                 self.answer(&line)
             };
-            let _ = answering.write_all(format!("{answer}.\n").as_bytes());
             if line.trim() == "quit" {
-                self.end();
+                for name in [PID, FIFO] {
+                    let _ = fs::remove_file(self.folders.pipe.join(name));
+                }
+                // Who asked hears that it is over by the end of the connection.
+                process::exit(0);
             }
+            let _ = answering.write_all(format!("{answer}.\n").as_bytes());
         }
         self.say("UI closed");
     }
@@ -213,13 +217,6 @@ impl Daemon {
             ["get_server_list"] | ["quit"] | ["quit", ..] | [] => String::new(),
             _ => "Unrecognized command\n".into(),
         }
-    }
-
-    fn end(&self) -> ! {
-        for name in [PID, FIFO] {
-            let _ = fs::remove_file(self.folders.pipe.join(name));
-        }
-        process::exit(0);
     }
 
     fn say(&self, text: &str) {
