@@ -78,7 +78,7 @@ def _bodies(scan: NodeScan) -> list[bytes]:
     assert len(devices) == GPUS * 26
     assert not any(map(device_problems, devices))
     sets = inventory.counter_sets()
-    layout = layout_for(dynamic_mig=True, counter_sets=sets, minor=MINOR)
+    layout = layout_for(has_counters=True, counter_sets=sets, minor=MINOR)
     plan = changes(wanted(devices, layout, counter_sets=sets), [], POOL)
     assert not any(slice_problems(create.body["spec"], MINOR) for create in plan.creates)
     return [orjson.dumps(create.body) for create in plan.creates]

@@ -349,6 +349,9 @@ def test_a_gpu_that_another_driver_has(left: Site, driver: str, level: str, word
     if driver:
         link.symlink_to(f"../../../bus/pci/drivers/{driver}")
     assert ("GPUs", f"0000:c3:00.0 is on the PCI bus, {words}, and not seen by NVML") in left.findings(level)
+    assert left.run("devices", "-o", "json").json["notPublished"] == [
+        {"device": "0000:c3:00.0", "reason": f"on the PCI bus, {words}, and not seen by NVML"}
+    ]
 
 
 def test_a_gpu_that_refuses(left: Site) -> None:

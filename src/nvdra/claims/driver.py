@@ -1,7 +1,7 @@
 """The seam: what the neutral frame of prepare and unprepare knows of a driver.
 
-`claims` and `node` know devices, steps and configs only through these protocols. `gpu.nvidia.com` implements them in
-`nvdra.gpu.driver`. A driver's view of its node (for GPUs, the inventory) is passed through untouched.
+`claims` and `node` know devices, steps and configs only through these protocols. A driver's view of its node (an
+inventory of its devices) is passed through untouched.
 """
 
 from __future__ import annotations
@@ -128,14 +128,17 @@ class ConfigRefused(ValueError):
 class Driver(Protocol[V_contra]):
     """One DRA driver's rules. Every method is pure.
 
-    name   "gpu.nvidia.com"
-    cdi    kind and names of the CDI files of claims
+    name           as claims and slices name the driver
+    cdi            kind and names of the CDI files of claims
+    device_types   the metric's words for kinds of device, in their order there; the last one is for unknown devices
     """
 
     @property
     def name(self) -> str: ...
     @property
     def cdi(self) -> ClaimKind: ...
+    @property
+    def device_types(self) -> tuple[str, ...]: ...
     @property
     def schema(self) -> Schema:
         """What its checkpoint file may hold."""
@@ -185,7 +188,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def steps(self, claim: ClaimRef, groups: Sequence[Group], node: V_contra, checkpoint: Record) -> Steps | Refuse:
-        """What must be done before the claim is usable; empty for a plain GPU."""
+        """What must be done before the claim is usable; empty for devices that are ready as they are."""
         ...
 
     def teardown(self, claim: ClaimRef, entry: Entry, node: V_contra, checkpoint: Record) -> Teardown | Refuse:
@@ -227,7 +230,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def device_type(self, device: str) -> str:
-        """The metric's word for a device, by name: "gpu", "mig", … or "unknown"."""
+        """The one of `device_types` that a device, by name, is of."""
         ...
 
 

@@ -58,7 +58,7 @@ def plan(
     ours = [result for result in claim.results if result.driver == driver.name]
     if not ours:
         # The Go driver answers with no devices. Kubelet asks a driver only for claims that name it, so the
-        # allocation must have changed since: a pod without its GPU would be worse than one that waits.
+        # allocation must have changed since: a pod without its device would be worse than one that waits.
         return Refuse(
             f"claim {claim.ref} is allocated no device of {driver.name}: its allocation changed since kubelet read it"
         )

@@ -2,6 +2,7 @@
 
 from nvdra.gpu.attributes import published
 from nvdra.gpu.gpu import Gpu, OddDeviceError, PciFacts, pci_bus_id
+from nvdra.gpu.hidden import HiddenGpu, bound
 from nvdra.gpu.inventory import Inventory, NotOffered, Partitions, from_scan, overlapping
 from nvdra.gpu.mig import Device, MigDevice, MigSpec, parent
 from nvdra.gpu.mig_profile import MigProfile, Partitioning
@@ -26,6 +27,7 @@ __all__ = [
     "GpuInstanceScan",
     "GpuName",
     "GpuScan",
+    "HiddenGpu",
     "Inventory",
     "LeftOut",
     "MigDevice",
@@ -43,6 +45,7 @@ __all__ = [
     "Partitions",
     "PciFacts",
     "VfioName",
+    "bound",
     "from_scan",
     "overlapping",
     "parent",

@@ -55,6 +55,8 @@ from nvdra.gpu.sharing import (
 from nvdra.gpu.steps import interval_of, needs, steps
 from nvdra.gpu.teardown import teardown
 
+DEVICE_TYPES = ("gpu", "mig", "vfio", "unknown")
+
 # A fact about claims whose entry was lost: what their steps did is not known.
 _ADOPTED = "adopted"
 
@@ -77,6 +79,10 @@ class GpuDriver:
     @property
     def schema(self) -> Schema:
         return GPU
+
+    @property
+    def device_types(self) -> tuple[str, ...]:
+        return DEVICE_TYPES
 
     @property
     def has_steps(self) -> bool:

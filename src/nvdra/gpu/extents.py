@@ -1,6 +1,6 @@
 """Where devices lie on GPUs, so that overlaps are found under whatever names devices have.
 
-A GPU is its PCI address; UUID and minor number are attributes that change or may be missing.
+A GPU is its PCI address, also while NVML does not show it; UUID and minor number change or may be missing.
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ def extent(name: str, inventory: Inventory) -> GpuExtent | None:
             return GpuExtent(address)
         case MigSpec(parent=gpu, start=start, size=size) | MigDevice(parent=gpu, start=start, size=size):
             return GpuExtent(gpu.pci_bus_id, range(start, start + size))
-        case MigName() as partition if (known := inventory.by_minor(partition.parent_minor)) is not None:
-            return _placement(partition, known.pci_bus_id, inventory)
-        case GpuName(minor=minor) if (known := inventory.by_minor(minor)) is not None:
-            return GpuExtent(known.pci_bus_id)
+        case MigName() as partition if address := inventory.address_by_minor(partition.parent_minor):
+            return _placement(partition, address, inventory)
+        case GpuName(minor=minor) if address := inventory.address_by_minor(minor):
+            return GpuExtent(address)
+        case VfioName(position=position) if position < len(inventory.addresses):
+            return GpuExtent(inventory.addresses[position])
     return None
 
 
@@ -76,16 +78,14 @@ def partitions(entry: Entry, inventory: Inventory) -> Iterator[tuple[MigName, st
             if uuid_of_gpu := recorded.get(text):
                 yield name, inventory.address_of(uuid_of_gpu)
             else:
-                gpu = inventory.by_minor(name.parent_minor)
-                yield name, "" if gpu is None else gpu.pci_bus_id
+                yield name, inventory.address_by_minor(name.parent_minor)
 
 
 def holds(entry: Entry, wanted: GpuExtent, inventory: Inventory) -> bool:
     """Whether a completed entry keeps others from this extent."""
     if isinstance(entry.prepared, Foreign):
         return any(wanted.overlaps(held) for held in unsupported_extents(entry, entry.prepared, inventory))
-    gpu = inventory.gpus.get(wanted.gpu)
-    uuid_of_gpu = wanted.gpu if gpu is None else gpu.uuid
+    uuid_of_gpu = inventory.uuid_of(wanted.gpu) or wanted.gpu
     for group in entry.prepared:
         for device in group.devices:
             # The entry's UUID finds the GPU: minor numbers change with a driver reload.
@@ -132,12 +132,12 @@ def unsupported_extents(entry: Entry, unsupported: Foreign, inventory: Inventory
     exclusive = exclusive_names(entry)
     for name in unsupported.device_names:
         match parse_name(name):
-            case MigName(parent_minor=minor) if name in exclusive and (gpu := inventory.by_minor(minor)) is not None:
-                yield GpuExtent(gpu.pci_bus_id)
+            case MigName(parent_minor=minor) if name in exclusive and (address := inventory.address_by_minor(minor)):
+                yield GpuExtent(address)
             case VfioName():
                 # A passed-through GPU's UUID is made from its PCI address: that finds it under its full-GPU name.
                 uuids = {device.uuid for device in unsupported.devices}
-                yield from (GpuExtent(address) for address in inventory.gpus if vfio_uuid(address) in uuids)
+                yield from (GpuExtent(address) for address in inventory.addresses if vfio_uuid(address) in uuids)
 
 
 def vfio_uuid(pci_bus_id: str) -> str:

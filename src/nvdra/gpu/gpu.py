@@ -47,6 +47,7 @@ _BRANDS = {
 _ADDRESSING_MODES = {0: "None", 1: "HMM", 2: "ATS"}
 
 _BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]", re.ASCII)
+_ADDRESS = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])", re.ASCII)
 _LONG_DOMAIN = re.compile(r"0000[0-9a-f]{4}:", re.ASCII)
 
 # Strict semantic versioning after the numbers: what the API server accepts in a version attribute.
@@ -68,10 +69,14 @@ class PciFacts:
     """What sysfs says of a PCI function; None where it does not say.
 
     pcie_root   first component of the device's path below /sys/devices, "pci0000:00"
+    driver      kernel driver that it is bound to; "" if none
+    is_gpu      a graphics or 3D controller that is no virtual function
     """
 
     numa_node: int | None = None
     pcie_root: str | None = None
+    driver: str = ""
+    is_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,15 @@ def pci_bus_id(text: str) -> str:
     if not _BUS_ID.fullmatch(address):
         raise OddDeviceError(f'PCI bus id "{text}" is not of the form dddd:bb:dd.f')
     return address
+
+
+def pci_address(text: str) -> str:
+    """The canonical address of NVML's bus id, as sysfs names the function: domains of 32 bits are kept.
+
+    "" for what is no PCI address.
+    """
+    found = _ADDRESS.fullmatch(text.lower())
+    return "" if found is None else f"{int(found[1], 16):04x}:{found[2]}"
 
 
 def version(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 from nvdra.api.claim import OpaqueConfig, Result
 from nvdra.api.configs import (
@@ -80,15 +81,25 @@ def regroup(
 
     A config that this release cannot read, or would not apply to these devices, leaves the built-in one.
     """
+    known, kinds = _readable(tuple(configs))
+    try:
+        chosen = _matched(members, kinds)
+    except MismatchError:
+        chosen = _matched(members, _BUILT_IN_KINDS)
+    return _together(members, chosen, {index: normalize(known[index], gates) for index in chosen})
+
+
+# As many as `claims.allocation` keeps: a prepared claim is looked at whenever kubelet asks again, and every minute.
+@lru_cache(maxsize=256)
+def _readable(
+    configs: tuple[OpaqueConfig, ...],
+) -> tuple[tuple[Config, ...], tuple[tuple[tuple[str, ...], str], ...]]:
+    """Configs that can be read, lowest precedence first, and each one's requests and kind."""
     known = list(BUILT_IN)
     for config in sorted((each for each in configs if each.source in _SOURCES), key=_precedence):
         with suppress(ConfigError):
             known.append((decode(config.parameters), config.requests))
-    try:
-        chosen = _matched(members, [(requests, kind_of(config)) for config, requests in known])
-    except MismatchError:
-        chosen = _matched(members, _BUILT_IN_KINDS)
-    return _together(members, chosen, {index: normalize(known[index][0], gates) for index in chosen})
+    return tuple(config for config, _ in known), tuple((requests, kind_of(config)) for config, requests in known)
 
 
 def _together(

@@ -19,9 +19,11 @@ from nvdra.gpu.gpu import (
     architecture_text,
     brand_text,
     cuda_version,
+    pci_address,
     pci_bus_id,
     version,
 )
+from nvdra.gpu.hidden import HiddenGpu, hidden_gpus
 from nvdra.gpu.mig import Device, MigDevice, MigSpec, live, parent, specs
 from nvdra.gpu.mig_profile import Partitioning, partitioning
 from nvdra.gpu.names import GpuName, MigName, parse_name
@@ -42,6 +44,7 @@ _NONE_MADE = (
 _TEXT_LIMIT = 64  # bytes of a string attribute that the API server takes
 
 _NO_DEVICES: Mapping[str, Device] = MappingProxyType({})
+_NO_HIDDEN: Mapping[str, HiddenGpu] = MappingProxyType({})
 _NO_GPUS: Mapping[str, Gpu] = MappingProxyType({})
 _NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 _NO_SLICES: Mapping[str, int] = MappingProxyType({})
@@ -75,6 +78,7 @@ class Inventory:
     gpus           by PCI address: every GPU that could be read, offered itself or not
     partitions     by PCI address of the MIG-capable GPU
     memory_slices  how many a GPU has, by PCI address, where NVML told its MIG profiles
+    hidden         by PCI address: GPUs that could not be read, or are too odd to be offered
     """
 
     devices: Mapping[str, Device] = field(default_factory=lambda: _NO_DEVICES)
@@ -83,6 +87,7 @@ class Inventory:
     gpus: Mapping[str, Gpu] = field(default_factory=lambda: _NO_GPUS)
     partitions: Mapping[str, Partitions] = field(default_factory=lambda: _NO_PARTITIONS)
     memory_slices: Mapping[str, int] = field(default_factory=lambda: _NO_SLICES)
+    hidden: Mapping[str, HiddenGpu] = field(default_factory=lambda: _NO_HIDDEN)
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
@@ -94,6 +99,8 @@ class Inventory:
         match parse_name(device):
             case GpuName(minor) if self._is_on(minor):
                 return "MIG mode is on: its MIG devices are offered in its place"
+            case GpuName(minor) | MigName(parent_minor=minor) if (known := self._hidden_by_minor(minor)) is not None:
+                return f"its GPU {known.address}: {known.reason}"
             case MigName(parent_minor=minor) if self.by_minor(minor) is not None:
                 if self._is_on(minor):
                     return f"{GpuName(minor)} has no such MIG device now"
@@ -110,9 +117,31 @@ class Inventory:
     def by_minor(self, minor: int) -> Gpu | None:
         return next((gpu for gpu in self.gpus.values() if gpu.minor == minor), None)
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """PCI addresses of all GPUs, hidden ones too, in their order."""
+        return tuple(sorted({*self.gpus, *self.hidden}))
+
     def address_of(self, uuid: str) -> str:
         """The PCI address of the GPU with this UUID, whatever its minor number is now; the UUID itself if unknown."""
-        return next((address for address, gpu in self.gpus.items() if gpu.uuid == uuid), uuid)
+        return next((address for address, gpu in self.known() if gpu.uuid == uuid), uuid)
+
+    def address_by_minor(self, minor: int) -> str:
+        """The PCI address of the GPU with this minor number, or that had it when it was last seen; "" if unknown."""
+        return next((address for address, gpu in self.known() if gpu.minor == minor), "")
+
+    def uuid_of(self, address: str) -> str | None:
+        """The UUID of the GPU at this PCI address; None if it is not known."""
+        known = self.gpus.get(address) or self.hidden.get(address)
+        return None if known is None else known.uuid
+
+    def known(self) -> Iterator[tuple[str, Gpu | HiddenGpu]]:
+        """All GPUs by PCI address. Those that could be read come first: a hidden one may have lost its minor number."""
+        yield from self.gpus.items()
+        yield from self.hidden.items()
+
+    def _hidden_by_minor(self, minor: int) -> HiddenGpu | None:
+        return self.hidden.get(self.address_by_minor(minor))
 
     def _is_on(self, minor: int) -> bool:
         gpu = self.by_minor(minor)
@@ -120,11 +149,17 @@ class Inventory:
 
 
 def from_scan(
-    scan: NodeScan, pci: Mapping[str, PciFacts], *, dynamic_mig: bool = False, never_toggles: bool = False
+    scan: NodeScan,
+    pci: Mapping[str, PciFacts],
+    *,
+    dynamic_mig: bool = False,
+    never_toggles: bool = False,
+    before: Inventory | None = None,
 ) -> Inventory:
     """What this node offers according to one scan.
 
     pci            by bus id in sysfs' form; a GPU without facts has no NUMA node and no PCIe root
+    before         of an earlier scan: it may know what a GPU was called that NVML does not show any more
     dynamic_mig    GPUs that can be partitioned on demand are offered so (gate DynamicMIG)
     never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
     """
@@ -134,8 +169,11 @@ def from_scan(
     partitions: dict[str, Partitions] = {}
     memory_slices: dict[str, int] = {}
     not_offered = [_refused(left) for left in scan.left_out]
+    odd_ones: list[HiddenGpu] = []
+    displays: set[str] = set()
     for seen in sorted(scan.gpus, key=lambda gpu: (gpu.minor, gpu.index)):
         if seen.name in _DISPLAYS:
+            displays.add(pci_address(seen.pci_bus_id))
             continue
         try:
             gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles) if dynamic_mig else None)
@@ -145,6 +183,9 @@ def from_scan(
                 raise OddDeviceError(f"{gpus[gpu.pci_bus_id].uuid} has PCI address {gpu.pci_bus_id} too")
         except OddDeviceError as odd:
             not_offered.append(NotOffered(str(GpuName(seen.minor)), str(odd)))
+            address = pci_address(seen.pci_bus_id)
+            driver = pci.get(address, PciFacts()).driver
+            odd_ones.append(HiddenGpu(address, driver, str(odd), seen.uuid or None, seen.minor))
             continue
         gpus[gpu.pci_bus_id] = minors[gpu.minor] = gpu
         if seen.mig_mode is not None:
@@ -156,12 +197,14 @@ def from_scan(
                 not_offered.append(offered)
             else:
                 devices[offered.name] = offered
+    hidden = hidden_gpus(pci, gpus.keys() | displays, odd_ones, {} if before is None else dict(before.known()))
     return Inventory(
         MappingProxyType(devices),
         tuple(not_offered),
         gpus=MappingProxyType(gpus),
         partitions=MappingProxyType(partitions),
         memory_slices=MappingProxyType(memory_slices),
+        hidden=MappingProxyType({gpu.address: gpu for gpu in hidden}),
     )
 
 

@@ -93,7 +93,7 @@ def _sliced(claim: ClaimRef, entry: Entry, inventory: Inventory) -> list[SetTime
     else:
         names_of = {device.uuid: device.device for device in answers(entry)}
         uuids = set(sliced_uuids(entry))
-        lost = [names_of[uuid] for uuid in sorted(uuids) if inventory.address_of(uuid) == uuid]
+        lost = [names_of[uuid] for uuid in sorted(uuids) if inventory.address_of(uuid) not in inventory.gpus]
     if lost and not _is_read_whole(inventory):
         why = inventory.why_absent(lost[0]) or "it is not on this node"
         return Refuse(

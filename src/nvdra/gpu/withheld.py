@@ -22,7 +22,7 @@ def withdrawn(inventory: Inventory, record: Record) -> frozenset[str]:
         exclusive = exclusive_names(entry)
         if isinstance(entry.prepared, Foreign):
             held = {extent.gpu for extent in unsupported_extents(entry, entry.prepared, inventory)}
-            held_back |= {inventory.gpus[address].name for address in held}
+            held_back |= {inventory.gpus[address].name for address in held if address in inventory.gpus}
             continue
         for group in entry.prepared:
             for device in group.devices:

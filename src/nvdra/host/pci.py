@@ -26,15 +26,19 @@ class PciFunction:
 
     address  "0000:9f:00.0"
     device   PCI device id
-    driver   the kernel driver it is bound to; "" if none
-    is_gpu   a graphics or 3D controller that is no virtual function
     """
 
     address: str
     device: int
-    driver: str
-    is_gpu: bool
     facts: PciFacts
+
+    @property
+    def driver(self) -> str:
+        return self.facts.driver
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.facts.is_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +163,11 @@ def _function(host: Host, root: DriverRoot, address: str) -> PciFunction:
     return PciFunction(
         address=address,
         device=_number(host, f"{folder}/device"),
-        driver=(_link(host, f"{folder}/driver") or "").rpartition("/")[2],
-        is_gpu=kind in _GPU_CLASSES and _link(host, f"{folder}/physfn") is None,
         facts=PciFacts(
             numa_node=numa_node if numa_node is not None and numa_node >= 0 else None,
             pcie_root=_pcie_root(host, root, address),
+            driver=(_link(host, f"{folder}/driver") or "").rpartition("/")[2],
+            is_gpu=kind in _GPU_CLASSES and _link(host, f"{folder}/physfn") is None,
         ),
     )
 

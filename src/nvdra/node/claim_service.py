@@ -12,21 +12,20 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar, assert_never
+from typing import Any, Literal, TypeVar, assert_never
 
 from nvdra import claims, telemetry
-from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
+from nvdra.api import Claim, ClaimRef
 from nvdra.checkpoint import Entry
 from nvdra.kubelet import time_left_s
+from nvdra.node.claim_source import Claims, ClaimSource, Fetched, is_gone, not_retrieved
 from nvdra.node.context import ClaimContext
 from nvdra.node.ledger import LedgerError
+from nvdra.node.owned_work import OwnedWork, Work
 from nvdra.node.prepare_flow import Answers, PrepareFlow
 from nvdra.node.unprepare_flow import UnprepareFlow
 from nvdra.ports import ApiError, Clock
 from nvdra.telemetry.metrics import DriverMetrics, Operation
-
-# kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
-API_TIMEOUT_S = 2.0
 
 # All claims of a call are answered by then: kubelet's own deadline is 45 s. A call with a deadline of its own is
 # answered this much before it, or at its half if that is later.
@@ -52,21 +51,6 @@ class Failure:
 
 Prepared = Answers | Failure
 Unprepared = Failure | None
-Fetched = Claim | ApiError | str  # or what is wrong with the claim
-
-
-class ClaimSource(Protocol):
-    """Where claims come from: the API server, one GET each."""
-
-    async def claim(self, namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Owned:
-    """A claim that a call is being served for; `answer` is done when the work on it ends."""
-
-    operation: Operation
-    answer: asyncio.Future[Any]
 
 
 class ClaimService:
@@ -89,13 +73,12 @@ class ClaimService:
         self._context = context
         self._ledger = context.ledger
         self._clock = clock
-        self._source = source
+        self._claims = Claims(source, clock)
         self._metrics = metrics
         self._call_timeout_s = call_timeout_s
         self._unprepare = UnprepareFlow(context, clock.wall)
         self._prepare = PrepareFlow(context, unsettled, self._unprepare, self._roll_back, clock.wall)
-        self._owned: dict[str, _Owned] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._owned = OwnedWork(clock)
 
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Prepared]:
         """One answer per claim; one bad claim never takes the others down."""
@@ -113,8 +96,7 @@ class ClaimService:
 
     async def finish(self, timeout_s: float) -> None:
         """Returns once no claim is worked on, whoever still waits for it, or after so many seconds."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+        await self._owned.finish(timeout_s)
 
     async def unprepare_stale(self, ref: ClaimRef, entry: Entry, *, is_given_up: bool = False) -> Unprepared:
         """Unprepare a claim that kubelet does not ask for now, if `entry` is still its entry.
@@ -130,71 +112,19 @@ class ClaimService:
         self,
         operation: Operation,
         refs: Sequence[ClaimRef],
-        work: Callable[[list[ClaimRef]], Coroutine[Any, Any, None]],
+        work: Work,
         late: Callable[[Operation, ClaimRef, float], Failure] | None = None,
     ) -> dict[str, Any]:
         """The answer for each claim; with `late`, that for claims whose work outlasts the call's time."""
-        answers: dict[str, Any] = {}
-        wanted = {ref.uid: ref for ref in refs}
+        if operation == "unprepare":
+            # A prepare that waits (for a daemon's pod, say) would keep its claim for as long as that takes.
+            for ref in refs:
+                self._context.runner.give_up(ref.uid)
+        if late is None:
+            return await self._owned.serve(operation, refs, work)
         timeout_s = self._timeout_s()
-        ends = self._clock.now() + timeout_s
-        while wanted:
-            if free := [ref for uid, ref in wanted.items() if uid not in self._owned]:
-                self._own(operation, free, work)
-            # The same operation under way for a claim is joined; another one is waited for, then it is our turn.
-            busy = {uid: self._owned[uid] for uid in wanted}
-            if operation == "unprepare":
-                # A prepare that waits (for a daemon's pod, say) would keep the claim for as long as that takes.
-                for uid in busy:
-                    self._context.runner.give_up(uid)
-            pending = [owned.answer for owned in busy.values()]
-            try:
-                if late is None:
-                    await asyncio.wait(pending)  # a cancelled caller leaves the work running
-                else:
-                    async with self._clock.deadline(max(ends - self._clock.now(), 0.0)):
-                        await asyncio.wait(pending)
-            except TimeoutError:
-                assert late is not None
-                for uid, owned in busy.items():
-                    is_answered = owned.answer.done() and owned.operation == operation
-                    answers[uid] = owned.answer.result() if is_answered else late(operation, wanted[uid], timeout_s)
-                return answers
-            for uid, owned in busy.items():
-                if owned.operation == operation:
-                    answers[uid] = owned.answer.result()
-                    del wanted[uid]
-        return answers
-
-    def _own(
-        self,
-        operation: Operation,
-        refs: list[ClaimRef],
-        work: Callable[[list[ClaimRef]], Coroutine[Any, Any, None]],
-    ) -> None:
-        for ref in refs:
-            owned = self._owned[ref.uid] = _Owned(operation, asyncio.get_running_loop().create_future())
-            owned.answer.add_done_callback(partial(self._disown, ref.uid))
-        task = asyncio.create_task(work(refs), name=f"{operation} {', '.join(ref.uid for ref in refs)}")
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, tuple(ref.uid for ref in refs)))
-
-    def _disown(self, uid: str, answer: asyncio.Future[Any]) -> None:
-        if uid in self._owned and self._owned[uid].answer is answer:
-            del self._owned[uid]
-
-    def _answer(self, ref: ClaimRef, answer: Any) -> None:
-        if not (future := self._owned[ref.uid].answer).done():
-            future.set_result(answer)
-
-    def _ended(self, uids: Iterable[str], task: asyncio.Task[None]) -> None:
-        """Every claim of the work is answered, whatever became of the work."""
-        self._tasks.discard(task)
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        for uid in uids:
-            owned = self._owned.get(uid)
-            if owned is not None and not owned.answer.done():
-                owned.answer.set_exception(error or RuntimeError("the work on the claim ended without an answer"))
+        answers = await self._owned.serve(operation, refs, work, timeout_s)
+        return answers | {ref.uid: late(operation, ref, timeout_s) for ref in refs if ref.uid not in answers}
 
     def _timeout_s(self) -> float:
         left_s = time_left_s.get()
@@ -203,7 +133,8 @@ class ClaimService:
         return min(self._call_timeout_s, max(left_s - ANSWER_BEFORE_S, left_s / 2))
 
     def _late(self, operation: Operation, ref: ClaimRef, timeout_s: float) -> Failure:
-        """The answer at the call's deadline: the reason so far."""
+        """The answer at the call's deadline: the reason so far. No failure: what becomes of the claim is not known."""
+        self._metrics.unfinished(operation)
         reason = self._context.runner.waiting(ref.uid)
         text = f"still being {operation}d after {timeout_s:.0f} s{f': {reason}' if reason else ''}; "
         text += "the work goes on, and kubelet's retry joins it"
@@ -221,9 +152,9 @@ class ClaimService:
         """
         with self._metrics.serving("prepare"):
             began = self._clock.now()
-            claim = await self._fetch(ref, cached=True)
+            claim = await self._claims.fetch(ref, cached=True)
             if not isinstance(claim, Claim):
-                return claim if isinstance(claim, ApiError) and not _is_gone(ref, claim) else None
+                return claim if isinstance(claim, ApiError) and not is_gone(ref, claim) else None
             try:
                 answers = self._prepare.answer_if_prepared(claim)
             except Exception:  # one claim's, not the call's; who owns the claim meets it again, and tells it
@@ -248,50 +179,21 @@ class ClaimService:
         if silence is not None:
             return silence
         with self._ledger.coming():
-            return await self._fetch(ref)
-
-    async def _fetch(self, ref: ClaimRef, *, cached: bool = False) -> Fetched:
-        """The claim as the API server has it, or what is wrong with it. One GET; asked again only if no answer came."""
-        end = self._clock.now() + API_TIMEOUT_S
-        while True:
-            left = end - self._clock.now()
-            try:
-                claim = decode_claim(
-                    await self._source.claim(ref.namespace, ref.name, timeout_s=max(left, 0.1), cached=cached)
-                )
-            except ApiError as error:
-                if error.status == 0 or error.status >= 500 or error.status == 429:
-                    pause = 0.25 if error.retry_after_s is None else error.retry_after_s
-                    if self._clock.now() + pause < end:
-                        await self._clock.sleep(pause)
-                        continue
-                return error
-            except ClaimError as error:
-                # What is no claim is no answer: a prepared claim is answered from the record.
-                is_told = error.kind == "unallocated" and ref.has_name_of(error.ref)
-                return str(error) if is_told else ApiError(0, "", str(error))
-            except Exception as error:  # one claim's, not the call's
-                telemetry.error("Fetching a claim failed unexpectedly", error, claim=str(ref))
-                return f"internal error: {type(error).__name__}: {error}"
-            if not ref.has_name_of(claim.ref):
-                return ApiError(0, "", f"the API server's answer is another claim, {claim.ref}")
-            if claim.ref.uid != ref.uid:
-                return f"claim {ref.namespace}/{ref.name} got replaced"
-            return claim
+            return await self._claims.fetch(ref)
 
     async def _prepare_fetched(self, ref: ClaimRef, fetched: Fetched) -> Prepared:
         try:
             match fetched:
                 case Claim():
                     answer = await self._prepare.prepare(fetched)
-                case ApiError() if not _is_gone(ref, fetched):
-                    answer = await self._prepare.answer_from_checkpoint(ref, _not_retrieved(ref, fetched))
+                case ApiError() if not is_gone(ref, fetched):
+                    answer = await self._prepare.answer_from_checkpoint(ref, not_retrieved(ref, fetched))
                     if isinstance(answer, tuple):
                         telemetry.warning(
                             "Answered a prepared claim from the record", claim=str(ref), cause=fetched.message
                         )
                 case ApiError():
-                    return self._failed(ref, _not_retrieved(ref, fetched))
+                    return self._failed(ref, not_retrieved(ref, fetched))
                 case _:
                     return self._failed(ref, fetched)
         except LedgerError as error:
@@ -352,7 +254,7 @@ class ClaimService:
         with self._metrics.serving(operation):
             began = self._clock.now()
             answer = await work
-        self._answer(ref, answer)
+        self._owned.answer(ref.uid, answer)
         if isinstance(answer, Failure):
             self._metrics.failed(operation, answer.kind)
         else:
@@ -384,14 +286,6 @@ class ClaimService:
 
 def _tell(ref: ClaimRef, answers: Answers) -> None:
     telemetry.info(1, "Prepared devices for claim", claim=str(ref), devices=[answer.device for answer in answers])
-
-
-def _is_gone(ref: ClaimRef, error: ApiError) -> bool:
-    return error.is_missing("resourceclaims", ref.name)
-
-
-def _not_retrieved(ref: ClaimRef, error: ApiError) -> str:
-    return f"retrieve claim {ref.namespace}/{ref.name}: {error.message}"
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -1,6 +1,6 @@
 """Locks of resources, and the journal of steps that each lock file keeps.
 
-A resource (a GPU, by its PCI address) belongs to the program that holds the flock on `.locks/<resource>` in the
+A resource (named by the driver) belongs to the program that holds the flock on `.locks/<resource>` in the
 plugin's folder, from before a claim's entry says `PrepareStarted` until it says `PrepareCompleted` or leaves. The
 program holds the lock for all its claims there. The journal in the file has a line for each claim that is being worked
 on, so that the next holder knows after a crash which steps may have had effects:
@@ -55,16 +55,22 @@ class Busy:
 class ResourceLocks:
     """The resource locks of one program, taken for claims by UID. One event loop uses it.
 
-    former   names that a resource's lock had in earlier releases; locked too where their files exist, their lines
-             adopted
+    former        names that a resource's lock had in earlier releases; locked too where their files exist, their lines
+                  adopted
+    former_kind   of the steps in lines of earlier releases, which wrote only a step's key; "": there were none
     """
 
     def __init__(
-        self, host: Host, plugin_dir: str, former: Callable[[str], Iterable[str]] = lambda _resource: ()
+        self,
+        host: Host,
+        plugin_dir: str,
+        former: Callable[[str], Iterable[str]] = lambda _resource: (),
+        former_kind: str = "",
     ) -> None:
         self._host = host
         self._folder = f"{plugin_dir}/{FOLDER}"
         self._former = former
+        self._former_kind = former_kind
         self._held: dict[str, _Held] = {}
         self._taken: dict[str, frozenset[str]] = {}  # by claim
 
@@ -101,7 +107,7 @@ class ResourceLocks:
                     _close(locks)
                     return None
                 locks.append(lock)
-                for claim, touched in _read(lock.lines()).items():
+                for claim, touched in _read(lock.lines(), self._former_kind).items():
                     journal.setdefault(claim, {}).update(touched)
         except LockError:
             _close(locks)
@@ -259,7 +265,7 @@ def _line(claim: str, kind: str, key: str, previous: Previous | None) -> str:
     return f"{claim} {kind} {key}" + (f" {orjson.dumps(dict(previous)).decode()}" if previous else "")
 
 
-def _read(lines: Iterable[str]) -> dict[str, dict[_Key, Previous]]:
+def _read(lines: Iterable[str], former_kind: str = "") -> dict[str, dict[_Key, Previous]]:
     found: dict[str, dict[_Key, Previous]] = {}
     for line in lines:
         claim, _, rest = line.partition(" ")
@@ -270,8 +276,7 @@ def _read(lines: Iterable[str]) -> dict[str, dict[_Key, Previous]]:
         kind, _, rest = rest.partition(" ")
         key, _, previous = rest.partition(" ")
         if kind and not key:
-            # Earlier releases knew one kind of step and wrote only its key, "<profile id>@<start>".
-            kind, key = "partition", kind
+            kind, key = former_kind, kind
         if kind and key:
             touched[kind, key] = _previous(previous)
     return found

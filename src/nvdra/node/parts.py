@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from nvdra.checkpoint import Record
 from nvdra.claims import Driver
 from nvdra.node.claim_files import ClaimFiles
-from nvdra.node.claim_service import ClaimService, ClaimSource
+from nvdra.node.claim_service import ClaimService
+from nvdra.node.claim_source import ClaimSource
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
 from nvdra.node.ledger import Ledger
@@ -56,16 +57,17 @@ def claim_context(
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_record: Callable[[Record], None] = lambda _record: None,
     former_locks: Callable[[str], Iterable[str]] = lambda _resource: (),
+    former_kind: str = "",
 ) -> tuple[ClaimContext, RecordFile]:
     """One driver on this node.
 
     actors        by `Step.kind`
     node          the driver's view of the node, as last seen
-    former_locks  names that a resource's lock had in earlier releases
+    former_locks, former_kind   what earlier releases left, as in `ResourceLocks`
     """
     files = ClaimFiles(host, paths.cdi_root, driver.cdi)
     record_file = RecordFile(host, paths.plugin_dir, lambda: bool(files.uids()), driver.schema)
-    locks = ResourceLocks(host, paths.plugin_dir, former_locks)
+    locks = ResourceLocks(host, paths.plugin_dir, former_locks, former_kind)
     context = ClaimContext(
         driver=driver,
         pool=pool,

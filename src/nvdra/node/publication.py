@@ -46,7 +46,8 @@ Value = Mapping[str, Any]
 class Publication:
     """One node's pool. `publish` says what it holds, `run` keeps it so.
 
-    dynamic_mig    GPUs are partitioned on demand: a slice for each, with counters as the server's version takes them
+    has_counters   devices may share counters: those of one PCI device have slices of their own, with counters as the
+                   server's version takes them
     published      set once the pool has been what was wanted
     is_published   whether it is now, as far as is known
     """
@@ -57,14 +58,14 @@ class Publication:
         clock: Clock,
         pool: Pool,
         *,
-        dynamic_mig: bool = False,
+        has_counters: bool = False,
         on_notice: Callable[[Notice], None] = log,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._api = api
         self._clock = clock
         self._pool = pool
-        self._dynamic_mig = dynamic_mig
+        self._has_counters = has_counters
         self._told_uncounted = False
         self._notice = on_notice
         self._jitter = jitter
@@ -223,7 +224,7 @@ class Publication:
         devices, withdrawn, counter_sets = wish
         if counter_sets and not self._is_counted(minor):
             devices, counter_sets = uncounted(devices), ()
-        layout = layout_for(dynamic_mig=self._dynamic_mig, counter_sets=counter_sets, minor=minor)
+        layout = layout_for(has_counters=self._has_counters, counter_sets=counter_sets, minor=minor)
         stored = store.values()
         specs = wanted(devices, layout, withdrawn, stored_order(stored), counter_sets)
         plan = changes(specs, stored, self._pool, self._writes.kept)
@@ -239,15 +240,15 @@ class Publication:
                 raise Unpublished(f"the API server would refuse the slices: {'; '.join(problems)}")
         await self._writes.carry_out(plan, specs)
         if counter_sets and not self._writes.keeps_count:
-            self._schedule(0.0)  # without counters, partitions may not be published
+            self._schedule(0.0)  # without counters, devices that share them may not be published
         if self._wanted == wish:
             self._settled()
 
     def _is_counted(self, minor: int) -> bool:
-        """Whether the server keeps counters; without, a scheduler would give a GPU and its partitions to many."""
+        """Whether the server keeps counters; without, a scheduler would give devices that share them to many."""
         keeps_count = self._writes.keeps_count and minor >= COUNTERS_SINCE
         if not keeps_count and not self._told_uncounted:
-            text = "Partitions are not published, only full GPUs: the API server keeps no counters"
+            text = "Only whole devices are published, not their parts: the API server keeps no counters"
             needs = f"Kubernetes 1.{COUNTERS_SINCE} or newer with {PARTITIONABLE} on"
             self._notice(Notice("left_out", text, {"pool": self._pool.node_name, "needs": needs}))
         self._told_uncounted = not keeps_count

@@ -29,7 +29,7 @@ class RecordFile:
         host: Host,
         plugin_dir: str,
         has_claim_files: Callable[[], bool],
-        schema: checkpoint.Schema = checkpoint.GPU,
+        schema: checkpoint.Schema,
     ) -> None:
         self.path = f"{plugin_dir}/{NAME}"
         self.mark_path = f"{plugin_dir}/{QUARANTINED}"
@@ -111,7 +111,7 @@ class RecordFile:
         if booted.what == "kept":
             self._trust(record, held)
             return record
-        # After a reboot partitions, sockets and CDI files are gone or void; nothing is rebuilt from them.
+        # After a reboot devices that were made, sockets and CDI files are gone or void; nothing is rebuilt from them.
         telemetry.info(0, str(booted))
         held.close()
         await self.store(booted.record)

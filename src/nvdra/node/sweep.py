@@ -178,7 +178,7 @@ class Sweep:
                     if failure is None:
                         telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
                 case claims.Refuse(rescan=True):
-                    is_left = True  # its GPU cannot be read now
+                    is_left = True  # its hardware cannot be read now
                 case claims.Forget() | claims.Refuse():
                     pass  # nothing of it is on the hardware, or another release's business
         # Any claim's steps may come to a stop half way; a look is a batch that writes nothing.

@@ -104,6 +104,32 @@ def parse_words(
     usage: str | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Values by `Flag.key`, and the words that belong to no flag. Raises UsageError, or exits 0 after `--help`."""
+    given, rest = _parser(program, usage, description, flags).parse_known_args(list(argv))
+    unknown = [word for word in rest if word.startswith("-") and word != "--"]
+    if unknown:
+        raise UsageError(f"flag provided but not defined: -{unknown[0].lstrip('-').split('=')[0]}")
+    words = [word for word in rest if word != "--"]
+    values: dict[str, Any] = {}
+    missing: list[str] = []
+    for flag in flags:
+        text = getattr(given, flag.key)
+        # An empty variable counts only where a text is wanted, as in the Go driver's flag library.
+        variable = next((v for v in flag.variables if v in environ and (environ[v] or flag.parse is str)), None)
+        if text is not None:
+            values[flag.key] = _given(flag, text)
+        elif variable is not None:
+            values[flag.key] = _from_variable(flag, variable, environ[variable])
+        elif flag.required:
+            missing.append(flag.names[0])
+        else:
+            values[flag.key] = flag.default
+    if missing:
+        names = ", ".join(missing)
+        raise UsageError(f'Required flag{"s" if len(missing) > 1 else ""} "{names}" not set')
+    return values, words
+
+
+def _parser(program: str, usage: str | None, description: str, flags: Sequence[Flag]) -> _Parser:
     parser = _Parser(
         prog=program,
         usage=usage,
@@ -123,41 +149,26 @@ def parse_words(
             )
         else:
             parser.add_argument(*options, dest=flag.key, default=None, metavar="VALUE", help=about)
-    given, rest = parser.parse_known_args(list(argv))
-    unknown = [word for word in rest if word.startswith("-") and word != "--"]
-    if unknown:
-        raise UsageError(f"flag provided but not defined: -{unknown[0].lstrip('-').split('=')[0]}")
-    words = [word for word in rest if word != "--"]
-    values: dict[str, Any] = {}
-    missing: list[str] = []
-    for flag in flags:
-        text = getattr(given, flag.key)
-        name = flag.names[0]
-        if text is not None:
-            text = text.removeprefix("=") if len(name) == 1 else text  # -v=4
-            try:
-                values[flag.key] = flag.parse(text)
-            except ValueError as reason:
-                raise UsageError(f'invalid value "{text}" for flag -{name}: {reason}') from None
-            continue
-        # An empty variable counts only where a text is wanted, as in the Go driver's flag library.
-        variable = next((v for v in flag.variables if v in environ and (environ[v] or flag.parse is str)), None)
-        if variable is not None:
-            try:
-                values[flag.key] = flag.parse(environ[variable])
-            except ValueError as reason:
-                raise UsageError(
-                    f'could not parse "{environ[variable]}" from environment variable "{variable}" '
-                    f"as value for flag {name}: {reason}"
-                ) from None
-        elif flag.required:
-            missing.append(name)
-        else:
-            values[flag.key] = flag.default
-    if missing:
-        names = ", ".join(missing)
-        raise UsageError(f'Required flag{"s" if len(missing) > 1 else ""} "{names}" not set')
-    return values, words
+    return parser
+
+
+def _given(flag: Flag, text: str) -> Any:
+    name = flag.names[0]
+    text = text.removeprefix("=") if len(name) == 1 else text  # -v=4
+    try:
+        return flag.parse(text)
+    except ValueError as reason:
+        raise UsageError(f'invalid value "{text}" for flag -{name}: {reason}') from None
+
+
+def _from_variable(flag: Flag, variable: str, text: str) -> Any:
+    try:
+        return flag.parse(text)
+    except ValueError as reason:
+        raise UsageError(
+            f'could not parse "{text}" from environment variable "{variable}" '
+            f"as value for flag {flag.names[0]}: {reason}"
+        ) from None
 
 
 def _shown(default: Any) -> str:

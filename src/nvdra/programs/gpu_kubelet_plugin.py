@@ -48,11 +48,12 @@ def main(argv: Sequence[str]) -> int:
     def run() -> int:
         import uvloop
 
+        from nvdra.gpu.driver import DEVICE_TYPES
         from nvdra.gpu.extents import DRIVER
         from nvdra.programs.gpu_node import gpu_node
         from nvdra.programs.kubelet_plugin import KubeletPlugin
 
-        plugin = KubeletPlugin(DRIVER, PROGRAM, options, stop)
+        plugin = KubeletPlugin(DRIVER, PROGRAM, DEVICE_TYPES, options, stop)
         return uvloop.run(plugin.run(lambda chassis: gpu_node(chassis, options, gates)))
 
     return telemetry.run_plugin(run)

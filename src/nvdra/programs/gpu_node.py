@@ -113,7 +113,7 @@ class GpuNode:
             chassis.api,
             chassis.clock,
             Pool(DRIVER, options.node_name),
-            dynamic_mig=gates.enabled(DYNAMIC_MIG),
+            has_counters=gates.enabled(DYNAMIC_MIG),
             on_notice=chassis.on_notice,
         )
         self._offer = Offer(

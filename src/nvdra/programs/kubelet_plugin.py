@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import NoReturn
 
@@ -42,11 +43,15 @@ class StartError(Exception):
 class KubeletPlugin:
     """One driver's plugin on one node, until it is told to stop.
 
-    program   its name in API requests
+    program        its name in API requests
+    device_types   as in `claims.Driver`
     """
 
-    def __init__(self, driver: str, program: str, options: PluginOptions, stop: Stop) -> None:
+    def __init__(
+        self, driver: str, program: str, device_types: Sequence[str], options: PluginOptions, stop: Stop
+    ) -> None:
         self._driver = driver
+        self._device_types = device_types
         self._program = program
         self._options = options
         self._stop = stop
@@ -129,7 +134,9 @@ class KubeletPlugin:
     async def _serve_metrics(self, stack: AsyncExitStack) -> None:
         registry = CollectorRegistry()
         process_metrics(registry)
-        self._metrics = DriverMetrics(registry, driver=self._driver, node=self._options.node_name)
+        self._metrics = DriverMetrics(
+            registry, driver=self._driver, node=self._options.node_name, device_types=self._device_types
+        )
         if self._options.http_endpoint and self._options.metrics_path:
             server = MetricsServer(registry, endpoint=self._options.http_endpoint, path=self._options.metrics_path)
             await server.start()

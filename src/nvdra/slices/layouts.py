@@ -38,9 +38,12 @@ def minor_version(git_version: str) -> int:
     return int(found[2]) if found is not None and found[1] == "1" else NEWEST_MINOR
 
 
-def layout_for(*, dynamic_mig: bool, counter_sets: Sequence[CounterSet], minor: int) -> Layout:
-    """The layout that suits a server of this minor version."""
-    if not dynamic_mig:
+def layout_for(*, has_counters: bool, counter_sets: Sequence[CounterSet], minor: int) -> Layout:
+    """The layout that suits a server of this minor version.
+
+    has_counters   whether devices may share counters
+    """
+    if not has_counters:
         return "single"
     return "split" if counter_sets and minor >= _SPLIT_SINCE else "combined"
 

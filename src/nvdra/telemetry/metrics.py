@@ -28,7 +28,7 @@ def process_metrics(registry: CollectorRegistry) -> None:
 class DriverMetrics:
     """What a kubelet plugin counts. Names, labels and buckets of the first six are the Go driver's.
 
-    device_types   every one is always shown, also at 0
+    device_types   the driver's; every one is always shown, also at 0. The last one stands for types not named here
     now            seconds since 1970
     """
 
@@ -38,7 +38,7 @@ class DriverMetrics:
         *,
         driver: str,
         node: str,
-        device_types: Sequence[str] = ("gpu", "mig", "vfio", "unknown"),
+        device_types: Sequence[str],
         now: Callable[[], float] = time.time,
     ) -> None:
         self._driver, self._types, self._now = driver, tuple(device_types), now
@@ -59,21 +59,19 @@ class DriverMetrics:
         self._inflight = Gauge(
             "nvidia_dra_requests_inflight", "[ALPHA] Claims being served now.", per_call, registry=registry
         )
+        self._unfinished = Counter(
+            "nvidia_dra_requests_unfinished_total",
+            "[ALPHA] Claims answered at their call's deadline while the work on them went on, by operation.",
+            per_call,
+            registry=registry,
+        )
         self._prepared = Gauge(
             "nvidia_dra_prepared_devices",
             "[ALPHA] Devices prepared on this node.",
             ("node", "driver", "device_type"),
             registry=registry,
         )
-        self._errors = {
-            operation: Counter(
-                f"nvidia_dra_node_{operation}_errors_total",
-                f"[ALPHA] Claims whose {operation} failed, by the step that failed.",
-                ("driver", "error_type"),
-                registry=registry,
-            )
-            for operation in OPERATIONS
-        }
+        self._errors = {operation: _errors(registry, driver, operation) for operation in OPERATIONS}
         self._last = Gauge(
             "nvidia_dra_last_event_timestamp_seconds",
             "[ALPHA] When something last happened, since 1970: an error, a checkpoint write, a publication of slices.",
@@ -89,8 +87,7 @@ class DriverMetrics:
         self._under_way = {operation: self._inflight.labels(driver, operation) for operation in OPERATIONS}
         self._prepared_of = {kind: self._prepared.labels(node, driver, kind) for kind in self._types}
         for operation in OPERATIONS:
-            for step in ("lock_acquire", f"{operation}_devices", "publish_resources"):
-                self._errors[operation].labels(driver, step)
+            self._unfinished.labels(driver, operation)
         self.registered(False)
         self.prepared({})
 
@@ -108,11 +105,15 @@ class DriverMetrics:
         self._errors[operation].labels(self._driver, step).inc()
         self._last.labels(self._driver, "error").set(self._now())
 
+    def unfinished(self, operation: Operation) -> None:
+        """A claim was answered at its call's deadline. Its work goes on, stays in flight, and is counted at its end."""
+        self._unfinished.labels(self._driver, operation).inc()
+
     def prepared(self, counts: Mapping[str, int]) -> None:
-        """Devices prepared now, by type; types not named have none, types not known count as unknown."""
+        """Devices prepared now, by type; types not named have none, others count as the last one."""
         shown = dict.fromkeys(self._types, 0)
         for device_type, count in counts.items():
-            shown[device_type if device_type in shown else "unknown"] += count
+            shown[device_type if device_type in shown else self._types[-1]] += count
         for device_type, count in shown.items():
             self._prepared_of[device_type].set(count)
 
@@ -125,3 +126,15 @@ class DriverMetrics:
 
     def registered(self, is_registered: bool) -> None:
         self._registered.labels(self._driver).set(float(is_registered))
+
+
+def _errors(registry: CollectorRegistry, driver: str, operation: Operation) -> Counter:
+    made = Counter(
+        f"nvidia_dra_node_{operation}_errors_total",
+        f"[ALPHA] Claims whose {operation} failed, by the step that failed.",
+        ("driver", "error_type"),
+        registry=registry,
+    )
+    for step in ("lock_acquire", f"{operation}_devices", "publish_resources"):
+        made.labels(driver, step)
+    return made

@@ -166,7 +166,8 @@ def test_gates_that_are_not_built_are_refused_only_if_on():
     )
     with pytest.raises(GateError, match="feature gates PassthroughSupport, NVMLDeviceHealthCheck yet: turn them off"):
         gates.refuse_unbuilt(
-            gates.parse("NVMLDeviceHealthCheck=true,PassthroughSupport=true,TimeSlicingSettings=true"), "gpu-kubelet-plugin"
+            gates.parse("NVMLDeviceHealthCheck=true,PassthroughSupport=true,TimeSlicingSettings=true"),
+            "gpu-kubelet-plugin",
         )
 
 

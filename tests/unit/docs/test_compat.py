@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from nvdra.api.gates import GATES
+from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.programs.flags import Flag
 from nvdra.programs.gpu_flags import FLAGS
 from nvdra.programs.webhook.flags import FLAGS as WEBHOOK_FLAGS
@@ -44,7 +45,7 @@ def test_every_gate_is_listed(gate: str) -> None:
 
 def test_every_metric_is_listed() -> None:
     registry = CollectorRegistry()
-    DriverMetrics(registry, driver="gpu.nvidia.com", node="n")
+    DriverMetrics(registry, driver="gpu.nvidia.com", node="n", device_types=DEVICE_TYPES)
     WebhookMetrics(webhook := CollectorRegistry())
     page = (generate_latest(registry) + generate_latest(webhook)).decode()
     names = [name for name in re.findall(r"^# TYPE (\S+)", page, re.MULTILINE) if not name.startswith("process_")]

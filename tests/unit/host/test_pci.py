@@ -40,7 +40,7 @@ def test_a_gpu_is_seen_with_its_facts(host: FakeHost, root: DriverRoot) -> None:
     bus = look_at_bus(host, root)
     (gpu,) = bus.functions
     assert (gpu.address, gpu.device, gpu.driver, gpu.is_gpu) == (GPU, 0x2335, "nvidia", True)
-    assert bus.facts == {GPU: PciFacts(numa_node=1, pcie_root="pci0000:9e")}
+    assert bus.facts == {GPU: PciFacts(numa_node=1, pcie_root="pci0000:9e", driver="nvidia", is_gpu=True)}
     assert bus.gpus == bus.functions
     assert bus.left_out == ()
 

@@ -252,14 +252,14 @@ async def test_a_retry_after_longer_than_our_patience_is_not_waited_for(world: W
 
 async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(world: World) -> None:
     good, bad = await world.claim("good", "gpu-0"), await world.claim("bad", "gpu-1")
-    source, ask = world.service._source, world.service._source.claim
+    ask = world.api.claim
 
     async def claim(namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes:
         if name == "bad":
             raise RuntimeError("a surprise")
         return await ask(namespace, name, timeout_s=timeout_s)
 
-    source.claim = claim  # type: ignore[method-assign]
+    world.api.claim = claim  # type: ignore[method-assign]
     answers = await world.prepare(good, bad)
     assert isinstance(answers[good.uid], tuple)
     assert isinstance(answers[bad.uid], Failure)

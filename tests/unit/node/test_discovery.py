@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nvdra.checkpoint import Record
-from nvdra.gpu import GpuInstanceScan, Inventory, LeftOut, NodeScan, Partitions
+from nvdra.gpu import GpuInstanceScan, Inventory, LeftOut, NodeScan, Partitions, PciFacts
 from nvdra.gpu.withheld import withdrawn
 from nvdra.node.gpu.discovery import LOOK_EVERY_S, REFUSED_AGAIN_S, UNREAD_AGAIN_S, Discovery
 from nvdra.nvml import DriverAbsent, DriverChanged, NvmlHung
@@ -26,6 +26,7 @@ class Node:
         self.clock = VirtualClock()
         self.answer: NodeScan | Exception = node_scan(gpu_scan(0), gpu_scan(1))
         self.hints: Hashable | Exception = "driver 1"
+        self.pci: dict[str, PciFacts] = {}
         self.scans = 0
         self.reads: list[str] = []
         self.gate: asyncio.Event | None = None
@@ -34,7 +35,7 @@ class Node:
         self.discovery = self.discover()
 
     def discover(self, **more: bool) -> Discovery:
-        return Discovery(self, self.clock, self._look, dict, self.changed.append, **more)  # type: ignore[arg-type]
+        return Discovery(self, self.clock, self._look, lambda: self.pci, self.changed.append, **more)  # type: ignore[arg-type]
 
     async def scan(self, *, profiles: bool) -> NodeScan:
         self.scans += 1
@@ -316,3 +317,15 @@ async def test_a_gpu_that_a_scan_does_not_find_any_more_has_no_partitions(parted
     parted.gate.set()
     await scanning
     assert parted.discovery.inventory.partitions == {AT_ONE: Partitions()}
+
+
+async def test_a_gpu_that_disappears_from_nvml_keeps_what_it_was_called(node: Node) -> None:
+    node.pci = {f"0000:0{minor + 1}:00.0": PciFacts(driver="nvidia", is_gpu=True) for minor in range(2)}
+    await node.discovery.scan()
+    assert node.discovery.inventory.hidden == {}
+    node.answer = node_scan(gpu_scan(0))
+    await node.discovery.scan()
+    await node.discovery.scan()
+    (hidden,) = node.discovery.inventory.hidden.values()
+    assert (hidden.address, hidden.minor, hidden.uuid) == ("0000:02:00.0", 1, gpu_scan(1).uuid)
+    assert node.names == ["gpu-0"]

@@ -49,7 +49,7 @@ class Programs:
 
     def start(self, former: Callable[[str], Iterable[str]] = lambda _: ()) -> ResourceLocks:
         self._hosts.append(FakeHost(self.folder))
-        return ResourceLocks(self.host, P, former)
+        return ResourceLocks(self.host, P, former, "partition")
 
     @property
     def host(self) -> FakeHost:

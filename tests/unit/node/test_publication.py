@@ -53,7 +53,7 @@ class World:
             api,
             self.clock,
             pool,
-            dynamic_mig=self._dynamic_mig,
+            has_counters=self._dynamic_mig,
             on_notice=self.notices.append,
             jitter=lambda: 1.0,
         )

@@ -59,7 +59,8 @@ class LampNode:
             (folder / path.strip("/")).mkdir(parents=True)
 
     async def start(self) -> None:
-        metrics = DriverMetrics(CollectorRegistry(), driver=NAME, node=POOL)
+        self.registry = CollectorRegistry()
+        metrics = DriverMetrics(self.registry, driver=NAME, node=POOL, device_types=self.driver.device_types)
         self.context, record_file = claim_context(
             self.driver,
             POOL,
@@ -143,6 +144,9 @@ class LampNode:
     def entry(self, ref: ClaimRef) -> checkpoint.Entry | None:
         content = self.host.read(f"{P}/checkpoint.json")
         return checkpoint.decode(content, self.driver.schema).entries.get(ref.uid)
+
+    def counted(self, metric: str, operation: str) -> float | None:
+        return self.registry.get_sample_value(metric, {"driver": NAME, "operation": operation})
 
     def lose_checkpoint(self) -> None:
         (self.folder / f"{P}/checkpoint.json".strip("/")).write_bytes(b"{")
@@ -431,6 +435,27 @@ async def test_at_the_deadline_the_answer_is_the_reason_and_the_retry_joins(node
     (device,) = await retry
     assert device.device == "lamp-0"
     assert node.room.switched == ["lamp-0 on"]
+
+
+@pytest.mark.parametrize("operation", ["prepare", "unprepare"])
+async def test_a_claim_answered_at_the_deadline_is_counted_as_unfinished_then_once(
+    node: LampNode, operation: str
+) -> None:
+    ref = await node.claim("a", "lamp-0")
+    node.room.held = asyncio.Event()
+    await node.prepare(ref)
+    if operation == "unprepare":
+        assert await node.unprepare(ref) is not None
+    assert node.counted("nvidia_dra_requests_unfinished_total", operation) == 1
+    assert node.counted("nvidia_dra_requests_total", operation) == 0
+    assert node.counted("nvidia_dra_requests_inflight", "prepare") == 1
+    node.room.held.set()
+    await node.call(node.service.finish(30.0))
+    assert node.counted("nvidia_dra_requests_unfinished_total", operation) == 1
+    assert node.counted("nvidia_dra_requests_total", "prepare") == 1
+    assert node.counted("nvidia_dra_requests_inflight", "prepare") == 0
+    errors = {"driver": NAME, "error_type": "prepare_devices"}
+    assert node.registry.get_sample_value("nvidia_dra_node_prepare_errors_total", errors) == 0
 
 
 async def test_a_call_that_gives_less_time_is_answered_before_its_own_deadline(node: LampNode) -> None:

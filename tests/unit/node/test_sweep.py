@@ -109,16 +109,16 @@ async def test_a_claim_prepared_anew_while_it_is_looked_at_is_kept(world: World)
     await world.prepared(ref)
     await world.deallocate(ref)
     await world.timely(world.sweep.stale_claims())
-    ask = world.sweep._source.claim
+    ask = world.api.claim
 
-    async def claim(namespace: str, name: str, *, timeout_s: float) -> bytes:
+    async def claim(namespace: str, name: str, *, timeout_s: float, cached: bool = False) -> bytes:
+        world.api.claim = ask  # type: ignore[method-assign]  # the sweep's GET alone
         answer = await ask(namespace, name, timeout_s=timeout_s)
         await world.allocate(ref, "gpu-1")
         assert isinstance((await world.service.prepare([ref]))[ref.uid], tuple)
         return answer
 
-    world.sweep._source.claim = claim  # type: ignore[method-assign]
-    world.service._source = type(world.service._source)(world.kube)
+    world.api.claim = claim  # type: ignore[method-assign]
     await world.timely(world.sweep.stale_claims())
     assert world.state(ref) == "PrepareCompleted"
     assert world.has_file(ref)
@@ -268,7 +268,7 @@ async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
     ref, odd = await world.claim("a", "gpu-0"), await world.claim("odd", "gpu-1")
     await world.prepared(ref, odd)
     await lose(world, "corrupt")
-    ask = world.sweep._source.claims
+    ask = world.api.claims
 
     async def claims() -> tuple[bytes, ...]:
         listed = await ask()
@@ -277,12 +277,12 @@ async def test_an_unreadable_claim_decides_nothing(world: World) -> None:
             for b in listed
         )
 
-    world.sweep._source.claims = claims  # type: ignore[method-assign]
+    world.api.claims = claims  # type: ignore[method-assign]
     await world.timely(world.sweep.settle())
     assert set(world.record().entries) == {ref.uid}
     assert world.has_file(odd)
     assert world.file.is_quarantined
-    world.sweep._source.claims = ask  # type: ignore[method-assign]
+    world.api.claims = ask  # type: ignore[method-assign]
     await world.clock.advance(EVERY_S)
     await world.timely(world.sweep.settle())
     assert set(world.record().entries) == {ref.uid, odd.uid}

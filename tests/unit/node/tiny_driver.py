@@ -134,6 +134,7 @@ class LampDriver:
     cdi: cdi.ClaimKind = KIND
     schema: Schema = GPU
     has_steps: bool = True
+    device_types: tuple[str, ...] = ("lamp", "unknown")
     is_dark: bool = False
     on_abandoned: Literal["forget", "abort"] = "forget"
 

@@ -17,6 +17,7 @@ from nvdra.api import ClaimRef
 from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Record
 from nvdra.gpu import Inventory, Partitions
+from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.gpu.sharing import UNSHARED, Sharing
 from nvdra.host import DriverRoot, find_nvidia_smi
 from nvdra.kube import ResourceApi
@@ -99,9 +100,9 @@ class World:
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        api = ResourceApi(self.kube)
+        self.api = ResourceApi(self.kube)
         self.registry = CollectorRegistry()
-        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL)
+        self.metrics = DriverMetrics(self.registry, driver=DRIVER, node=POOL, device_types=DEVICE_TYPES)
         self.supply = Supply(self.host, ROOT, hook_path="/usr/bin/nvidia-cdi-hook", host_root="/run/driver")
         self.mig = MigActor(self.gpus, self.note)
         self.time_slices = TimeSliceActor(lambda: find_nvidia_smi(self.host, ROOT), lambda: self.inventory)
@@ -120,7 +121,7 @@ class World:
             on_record=self.records.append,
         )
         self.ledger, self.locks, self.runner = self.context.ledger, self.context.locks, self.context.runner
-        parts = claim_parts(self.context, self.file, self.host, self.clock, api, self.metrics)
+        parts = claim_parts(self.context, self.file, self.host, self.clock, self.api, self.metrics)
         self.service, self.sweep = parts.service, parts.sweep
         self.ledger.start()
 

@@ -22,7 +22,7 @@ def slices(found: Inventory, *, dynamic_mig: bool, minor: int) -> list[Mapping[s
     """What is sent to a new server of this minor version."""
     devices = [published(device, gates.defaults()) for device in found.devices.values()]
     sets = found.counter_sets()
-    layout = layout_for(dynamic_mig=dynamic_mig, counter_sets=sets, minor=minor)
+    layout = layout_for(has_counters=dynamic_mig, counter_sets=sets, minor=minor)
     made = changes(wanted(devices, layout, counter_sets=sets), [], Pool("gpu.nvidia.com", "node-a"))
     return [create.body for create in made.creates]
 

@@ -54,7 +54,7 @@ def test_a_server_s_version_is_its_major_and_minor(git_version: str, minor: int)
     ],
 )
 def test_the_layout_follows_gate_counters_and_version(dynamic_mig: bool, sets: Any, minor: int, layout: str) -> None:
-    assert layout_for(dynamic_mig=dynamic_mig, counter_sets=sets, minor=minor) == layout
+    assert layout_for(has_counters=dynamic_mig, counter_sets=sets, minor=minor) == layout
 
 
 def names(specs: tuple[SliceSpec, ...]) -> list[list[str]]:
@@ -158,7 +158,7 @@ def test_every_known_server_takes_what_is_wanted_and_nothing_is_lost(
     here, sets = devices(found, set_gates), found.counter_sets()
     withdrawn = frozenset(chance.sample(sorted(found.devices), len(found.devices) // 10))
     for dynamic_mig in (True, False) if not sets else (True,):
-        layout = layout_for(dynamic_mig=dynamic_mig, counter_sets=sets, minor=minor)
+        layout = layout_for(has_counters=dynamic_mig, counter_sets=sets, minor=minor)
         made = wanted(here, layout, withdrawn, counter_sets=sets)
         bodies = [body(spec, len(made)) for spec in made]
         assert [slice_problems(each, minor) for each in bodies] == [()] * len(made)

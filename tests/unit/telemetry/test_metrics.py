@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.telemetry.http import EndpointError, MetricsServer
 from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
@@ -31,7 +32,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry: CollectorRegistry) -> DriverMetrics:
-    return DriverMetrics(registry, driver=DRIVER, node="node-a", now=lambda: 1234.5)
+    return DriverMetrics(registry, driver=DRIVER, node="node-a", device_types=DEVICE_TYPES, now=lambda: 1234.5)
 
 
 def test_series_exist_from_the_start(registry: CollectorRegistry, metrics: DriverMetrics) -> None:
@@ -41,6 +42,7 @@ def test_series_exist_from_the_start(registry: CollectorRegistry, metrics: Drive
         assert found["nvidia_dra_requests_total", labels] == 0
         assert found["nvidia_dra_request_duration_seconds_count", labels] == 0
         assert found["nvidia_dra_requests_inflight", labels] == 0
+        assert found["nvidia_dra_requests_unfinished_total", labels] == 0
         for step in ("lock_acquire", f"{operation}_devices", "publish_resources"):
             labels = (("driver", DRIVER), ("error_type", step))
             assert found[f"nvidia_dra_node_{operation}_errors_total", labels] == 0
@@ -58,6 +60,7 @@ def test_names_types_and_help(registry: CollectorRegistry, metrics: DriverMetric
         "nvidia_dra_requests": "counter",
         "nvidia_dra_request_duration_seconds": "histogram",
         "nvidia_dra_requests_inflight": "gauge",
+        "nvidia_dra_requests_unfinished": "counter",
         "nvidia_dra_prepared_devices": "gauge",
         "nvidia_dra_node_prepare_errors": "counter",
         "nvidia_dra_node_unprepare_errors": "counter",

@@ -118,6 +118,7 @@ class Discovery:
                 await asyncio.to_thread(self._pci),
                 dynamic_mig=self._dynamic_mig,
                 never_toggles=self._never_toggles,
+                before=self.inventory,
             )
         except (DriverAbsent, NvmlHung, OSError) as error:
             if str(error) != self.inventory.unread:
@@ -127,6 +128,9 @@ class Discovery:
         else:
             for left in found.not_offered:
                 telemetry.warning("A GPU is not offered", device=left.device, reason=left.reason)
+            for address, gpu in found.hidden.items():
+                if self.inventory.hidden.get(address) != gpu:
+                    telemetry.info(1, "A GPU on the PCI bus is not offered", address=address, reason=gpu.reason)
         newer = {
             address: self.inventory.partitions[address]
             for address, note in self._noted.items()

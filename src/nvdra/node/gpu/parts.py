@@ -51,8 +51,8 @@ def gpu_context(
 
     def former_locks(address: str) -> Iterable[str]:
         # Earlier releases named a GPU's lock by its UUID.
-        gpu = inventory().gpus.get(address)
-        return () if gpu is None else (gpu.uuid,)
+        uuid = inventory().uuid_of(address)
+        return () if uuid is None else (uuid,)
 
     return claim_context(
         GpuDriver(gates, sharing),
@@ -65,4 +65,5 @@ def gpu_context(
         rescan=rescan,
         on_record=on_record,
         former_locks=former_locks,
+        former_kind=CreatePartition.kind,  # the one kind of step that they knew, by "<profile id>@<start>"
     )

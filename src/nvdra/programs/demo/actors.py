@@ -189,3 +189,11 @@ class Actors:
                 seen = attribute(found[name], key)
                 must(seen == value, f"{name} is published with {key} {seen!r}, the node has {value!r}")
         must(len(found) == len(self._stage.portrait.gpus), f"more is published than the node has: {', '.join(found)}")
+
+
+def shown_ids(told: Told) -> str:
+    """CDI devices of an answer, the claim's UID in them cut short."""
+    ids = [one for device in told.devices for one in device.cdi_ids]
+    kind, _, name = ids[0].partition("=")
+    uid = len(name) - len(f"-{told.devices[0].device}")
+    return " ".join([f"{kind}={name[:8]}…{name[uid:]}", *(f"…-{device.device}" for device in told.devices[1:])])

@@ -8,11 +8,11 @@ from typing import Any
 from nvdra import cdi
 from nvdra.kube import HttpKube, access
 from nvdra.programs.demo import container, scheduler
-from nvdra.programs.demo.actors import DRIVER, RECORD, Actors
+from nvdra.programs.demo.actors import DRIVER, RECORD, Actors, shown_ids
 from nvdra.programs.demo.page import NotTrue, Page, seconds
 from nvdra.programs.demo.scheduler import Wish, attribute
 from nvdra.programs.demo.stage import Stage
-from nvdra.testing.kubelet import Kubelet, PluginError, Told
+from nvdra.testing.kubelet import Kubelet, PluginError
 
 _COLUMNS = (*(f"resource.kubernetes.io/{name}" for name in ("numaNode", "pciBusID", "pcieRoot")), "uuid")
 
@@ -98,7 +98,7 @@ class Story:
                     took = time.perf_counter() - began
                     told = socket.told(claim.answer)[claim.ref.uid]
                     self._actors.check_answer(claim, told)
-                    page.pair(claim.wish.name, f"{seconds(took):>7}  {_shown_ids(told)}")
+                    page.pair(claim.wish.name, f"{seconds(took):>7}  {shown_ids(told)}")
             gets = stage.api_calls().get("get resourceclaims", 0) - before
             asked = len(self._actors.claims)
             page.must(
@@ -232,14 +232,6 @@ class Story:
 
 def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
-
-
-def _shown_ids(told: Told) -> str:
-    """CDI devices of an answer, the claim's UID in them cut short."""
-    ids = [one for device in told.devices for one in device.cdi_ids]
-    kind, _, name = ids[0].partition("=")
-    uid = len(name) - len(f"-{told.devices[0].device}")
-    return " ".join([f"{kind}={name[:8]}…{name[uid:]}", *(f"…-{device.device}" for device in told.devices[1:])])
 
 
 async def tell(stage: Stage, page: Page) -> None:

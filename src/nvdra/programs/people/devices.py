@@ -92,12 +92,11 @@ def _left_out(inventory: Inventory, bus: PciBus, record: Record | None) -> Itera
     if record is not None:
         for name in sorted(withdrawn(inventory, record)):
             yield name, HELD_BACK
-    if not inventory.unread and not refused(inventory):
-        # With a GPU that NVML refuses, the bus cannot tell which of the two it is.
-        seen = {gpu.pci_bus_id for gpu in inventory.gpus.values()}
-        for function in bus.gpus:
-            if function.address not in seen:
-                yield function.address, f"on the PCI bus, {bound(function.driver)}, and not seen by NVML"
+    told = {left.reason for left in inventory.not_offered}
+    for gpu in inventory.hidden.values():
+        # With a GPU that NVML refuses, the bus cannot tell which of those bound to its driver it is.
+        if gpu.reason not in told and not (gpu.driver == "nvidia" and refused(inventory)):
+            yield gpu.address, gpu.reason
     yield from bus.left_out
 
 
@@ -109,11 +108,6 @@ def refused(inventory: Inventory) -> list[NotOffered]:
         for left in inventory.not_offered
         if left.device not in read and not isinstance(parse_name(left.device), MigName)
     ]
-
-
-def bound(driver: str) -> str:
-    """A PCI function's driver in words."""
-    return f"bound to {driver}" if driver else "bound to no kernel driver"
 
 
 def _print(shown: _Shown) -> None:

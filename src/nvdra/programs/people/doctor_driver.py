@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from nvdra.gpu import Gpu, Inventory, MigDevice, MigSpec
+from nvdra.gpu import Gpu, Inventory, MigDevice, MigSpec, bound
 from nvdra.host import (
     DriverFileMissing,
     DriverVersionUnknown,
@@ -17,7 +17,7 @@ from nvdra.host import (
     look_up,
     module_version,
 )
-from nvdra.programs.people.devices import bound, refused
+from nvdra.programs.people.devices import refused
 from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.paper import counted
 from nvdra.programs.people.place import Place

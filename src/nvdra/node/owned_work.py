@@ -1,0 +1,102 @@
+"""Work on claims, each owned by one task, whatever calls come for it.
+
+The same operation under way for a claim is joined. Another one is waited for, then it is the caller's turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from nvdra.api import ClaimRef
+from nvdra.ports import Clock
+from nvdra.telemetry.metrics import Operation
+
+Work = Callable[[list[ClaimRef]], Coroutine[Any, Any, None]]
+"""Ends once `OwnedWork.answer` was called for each of these claims."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """A claim that is worked on; `answer` is done when the work on it ends."""
+
+    operation: Operation
+    answer: asyncio.Future[Any]
+
+
+class OwnedWork:
+    """The claims that are worked on. A caller that leaves never stops their work."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._owned: dict[str, _Owned] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._owned
+
+    async def serve(
+        self, operation: Operation, refs: Sequence[ClaimRef], work: Work, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """The answer for each claim by UID; none for claims whose work outlasts the time. The work goes on."""
+        answers: dict[str, Any] = {}
+        wanted = {ref.uid: ref for ref in refs}
+        ends = None if timeout_s is None else self._clock.now() + timeout_s
+        while wanted:
+            if free := [ref for uid, ref in wanted.items() if uid not in self._owned]:
+                self._own(operation, free, work)
+            busy = {uid: self._owned[uid] for uid in wanted}
+            is_late = not await self._wait([owned.answer for owned in busy.values()], ends)
+            for uid, owned in busy.items():
+                if owned.operation == operation and owned.answer.done():
+                    answers[uid] = owned.answer.result()
+                    del wanted[uid]
+            if is_late:
+                break
+        return answers
+
+    async def _wait(self, pending: list[asyncio.Future[Any]], ends: float | None) -> bool:
+        """Whether all of them were done in time; a cancelled caller leaves the work running."""
+        if ends is None:
+            await asyncio.wait(pending)
+            return True
+        try:
+            async with self._clock.deadline(max(ends - self._clock.now(), 0.0)):
+                await asyncio.wait(pending)
+        except TimeoutError:
+            return False
+        return True
+
+    def answer(self, uid: str, answer: Any) -> None:
+        """The work on the claim came to this."""
+        if not (future := self._owned[uid].answer).done():
+            future.set_result(answer)
+
+    async def finish(self, timeout_s: float) -> None:
+        """Returns once no claim is worked on, or after so many seconds."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+
+    def _own(self, operation: Operation, refs: list[ClaimRef], work: Work) -> None:
+        for ref in refs:
+            owned = self._owned[ref.uid] = _Owned(operation, asyncio.get_running_loop().create_future())
+            owned.answer.add_done_callback(partial(self._disown, ref.uid))
+        task = asyncio.create_task(work(refs), name=f"{operation} {', '.join(ref.uid for ref in refs)}")
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, tuple(ref.uid for ref in refs)))
+
+    def _disown(self, uid: str, answer: asyncio.Future[Any]) -> None:
+        if uid in self._owned and self._owned[uid].answer is answer:
+            del self._owned[uid]
+
+    def _ended(self, uids: Iterable[str], task: asyncio.Task[None]) -> None:
+        """Every claim of the work is answered, whatever became of the work."""
+        self._tasks.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        for uid in uids:
+            owned = self._owned.get(uid)
+            if owned is not None and not owned.answer.done():
+                owned.answer.set_exception(error or RuntimeError("the work on the claim ended without an answer"))
