@@ -110,6 +110,21 @@ async def test_a_claim_has_a_daemon_that_answers_and_nothing_is_left_of_it(node:
     assert is_clean(node)
 
 
+async def test_nvdra_renders_the_document_that_the_plugin_wrote(node: PluginNode) -> None:
+    await node.start(**GATES)
+    ref = await node.claim("gpu-0", parameters=mps())
+    await node.prepared(ref)
+    command = [NVDRA, "cdi", "render", f"--claim-uid={ref.uid}", f"--container-driver-root={node.root.root}"]
+    command += ["--nvidia-driver-root=/run/nvidia/driver", "--nvidia-cdi-hook-path=/usr/bin/nvidia-cdi-hook"]
+    command += [f"--kubelet-plugins-directory-path={node.plugin_dir.parent}", f"--cdi-root={node.cdi}"]
+    environ = os.environ | {"NVDRA_SYSFS": str(node.root.sysfs), "NVDRA_PROCFS": str(node.root.procfs)}
+    rendered = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, timeout=60, env=environ, check=True
+    )
+    assert rendered.stdout == node.cdi_path(ref).read_bytes()
+    await node.released(ref)
+
+
 async def test_a_killed_plugin_finds_its_daemons_again(node: PluginNode) -> None:
     await node.start(**GATES)
     ref = await node.claim("gpu-0", parameters=mps())

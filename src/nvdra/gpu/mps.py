@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nvdra.api.configs import MPS, GpuConfig, GpuSharing, MigDeviceConfig, MigSharing, MpsConfig
+from nvdra.api.configs import MPS, ConfigError, GpuConfig, GpuSharing, MigDeviceConfig, MigSharing, MpsConfig
+from nvdra.api.mps_limits import default_limit, device_limit, index
 from nvdra.api.quantity import Quantity
 from nvdra.cdi import Edits, Mount
 from nvdra.claims import ConfigRefused, Group
@@ -23,7 +24,6 @@ _PIPE, _SHM = "/tmp/nvidia-mps", "/dev/shm"
 _BIND = ("rw", "nosuid", "nodev", "bind")
 
 _MULTI_USER = (7, 0)  # CUDA compute capability
-_MOST_LIMIT = 2**63 // 2**20
 
 _SHARED = "-share"
 
@@ -144,7 +144,7 @@ def mps_settings(config: MpsConfig, uuids: Sequence[str], gpus: Iterable[Gpu]) -
     """The settings for these devices. Raises ConfigRefused with the Go driver's text."""
     try:
         limits = pinned_limits(uuids, config.pinned_memory_limit, dict(config.per_device_limits))
-    except ValueError as odd:
+    except ConfigError as odd:
         raise ConfigRefused(
             "error starting MPS control daemon: error transforming DefaultPerDevicePinnedMemoryLimit into string: "
             f"{odd}"
@@ -162,18 +162,12 @@ def pinned_limits(uuids: Sequence[str], default: Quantity | None, per_device: Ma
 
     uuids        sorted
     per_device   by UUID, or by index into `uuids`; overrides the default
-    Raises ValueError with the Go driver's text.
+    Raises ConfigError.
     """
-    limits: dict[str, str] = {}
-    if default is not None and uuids:
-        if not (megabytes := _megabytes(default)):
-            raise ValueError(f"invalid limit: default value set too low: {default}")
-        limits = dict.fromkeys(uuids, megabytes)
+    limits = {} if default is None or not uuids else dict.fromkeys(uuids, default_limit(default))
     for key, quantity in per_device.items():
         uuid = _device(key, uuids)
-        if not (megabytes := _megabytes(quantity)):
-            raise ValueError(f"invalid limit: value set too low: {key}: {quantity}")
-        limits[uuid] = megabytes
+        limits[uuid] = device_limit(key, quantity)
     return limits
 
 
@@ -193,19 +187,10 @@ def mps_edits(folder: str, limit_mib: int = 0) -> Edits:
 def _device(key: str, uuids: Sequence[str]) -> str:
     if key in uuids:
         return key
-    sign, digits = (key[0], key[1:]) if key[:1] in ("+", "-") else ("", key)
-    if not (digits.isascii() and digits.isdigit()):
-        raise ValueError(f"invalid device: unable to parse key as an integer: {key}")
-    index = int(f"{sign}{digits}")
-    if not 0 <= index < len(uuids):
-        raise ValueError(f"invalid device: invalid device index: {index}")
-    return uuids[index]
-
-
-def _megabytes(quantity: Quantity) -> str:
-    """ "" if it is less than one."""
-    megabytes = min(quantity.whole(), _MOST_LIMIT * 2**20) // 2**20
-    return f"{megabytes}M" if megabytes > 0 else ""
+    place = index(key)
+    if not 0 <= place < len(uuids):
+        raise ConfigError(f"invalid device: invalid device index: {place}")
+    return uuids[place]
 
 
 def _without_multi_user(gpus: Iterable[Gpu]) -> list[str]:

@@ -78,6 +78,8 @@ def deployment(step: StartMpsDaemon, pods: MpsPods, *, shm_in_root: bool) -> dic
         **({"serviceAccountName": pods.service_account} if pods.service_account else {}),
         "nodeName": pods.node,
         "hostPID": True,
+        # DROP-IN: better. The daemon asks the API server for nothing.
+        "automountServiceAccountToken": False,
         # The daemon ends by itself when it is told to.
         "terminationGracePeriodSeconds": 10,
         "containers": [container],

@@ -60,7 +60,8 @@ def test_the_deployment_is_the_go_drivers_with_more_patience() -> None:
 
 def test_what_is_not_given_is_left_out() -> None:
     pod = spec(MpsPods("node-a", "nvidia", "driver:1", "/m"), shm_in_root=False)
-    assert pod.keys() == {"nodeName", "hostPID", "terminationGracePeriodSeconds", "containers", "volumes"}
+    own = {"automountServiceAccountToken", "terminationGracePeriodSeconds"}
+    assert pod.keys() == {"nodeName", "hostPID", "containers", "volumes"} | own
     (container,) = pod["containers"]
     assert "imagePullPolicy" not in container
     assert {"name": "mps-shm-directory", "mountPath": "/dev/shm"} in container["volumeMounts"]

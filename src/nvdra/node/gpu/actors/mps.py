@@ -130,7 +130,7 @@ class MpsActor:
 
     async def is_deployed(self, daemon: str) -> bool:
         """Whether it has a Deployment. Raises ApiError."""
-        return await self._stored(deployment_name(daemon), (await self._pods()).namespace) is not None
+        return await self._stored(deployment_name(daemon), self._pods.namespace) is not None
 
     async def stop(self, daemon: str, gpus: Iterable[Gpu] = ()) -> None:
         """End a daemon and give back all that it had: Deployment, compute modes, tmpfs, folder. Raises StepFailed.
@@ -269,7 +269,7 @@ class MpsActor:
         def on_failure(error: ApiError) -> None:
             journal.waits(f"{_NOT_READY}: the API server does not tell: {error.message}")
 
-        name, namespace = deployment_name(daemon), (await self._pods()).namespace
+        name, namespace = deployment_name(daemon), self._pods.namespace
         followed = (Followed(DEPLOYMENTS, f"metadata.name={name}"), Followed(PODS, label_selector=f"app={name}"))
         return await until(self._kube, self._clock, namespace, followed, decide, on_failure=on_failure)
 
@@ -301,7 +301,7 @@ class MpsActor:
 
     async def _delete(self, name: str) -> None:
         """Delete the Deployment and wait for the end of its pods. Raises ApiError."""
-        namespace = (await self._pods()).namespace
+        namespace = self._pods.namespace
         try:
             await self._kube.delete(DEPLOYMENTS, name, namespace, propagation="Foreground")
         except ApiError as error:
@@ -335,6 +335,10 @@ class Pods:
         self._known = known
         self._pod_uid = pod_uid
         self._is_complete = not pod_uid
+
+    @property
+    def namespace(self) -> str:
+        return self._known.namespace
 
     async def __call__(self) -> MpsPods:
         """Raises ApiError."""
