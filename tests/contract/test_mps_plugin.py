@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -34,12 +35,23 @@ class Daemons(FakeDaemonCluster):
     """Each pod's daemon is really started, as its script does, with the folders of its volumes."""
 
     program = ""
+    folder = ""
 
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes:
         made = await super().create(resource, body, namespace)
         if resource.plural == "deployments":
             await asyncio.to_thread(self._run, json.loads(body))
         return made
+
+    async def delete(self, resource: Resource, name: str, namespace: str = "", **how: Any) -> None:
+        """The pod's end is the daemon's."""
+        await asyncio.to_thread(self._kill, name.removeprefix("mps-control-daemon-"))
+        await super().delete(resource, name, namespace, **how)
+
+    def _kill(self, daemon: str) -> None:
+        for pid in Path(self.folder).glob(f"mps/{daemon}/pipe/*.pid"):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+            pid.unlink()
 
     def _run(self, deployment: dict[str, Any]) -> None:
         spec = deployment["spec"]["template"]["spec"]
@@ -59,6 +71,7 @@ class Daemons(FakeDaemonCluster):
 async def node() -> AsyncIterator[PluginNode]:
     kube = Daemons()
     async with plugin_node("h100x8", gpus=(0, 1), kube=kube) as made:
+        kube.folder = str(made.plugin_dir)
         kube.program = str(made.root.root / "usr/bin/nvidia-cuda-mps-control")
         yield made
         await made.stop()
@@ -68,7 +81,7 @@ async def node() -> AsyncIterator[PluginNode]:
 def clear(node: PluginNode) -> None:
     """What a test that failed left behind."""
     for pid in node.plugin_dir.glob("mps/*/pipe/*.pid"):
-        os.kill(int(pid.read_text()), 9)
+        os.kill(int(pid.read_text()), signal.SIGKILL)
     for folder in tmpfs(node):
         mounts.unmount(folder)
 
@@ -129,7 +142,7 @@ async def test_a_killed_plugin_finds_its_daemons_again(node: PluginNode) -> None
     await node.start(**GATES)
     ref = await node.claim("gpu-0", parameters=mps())
     await node.prepared(ref)
-    await node.stop(9)  # type: ignore[arg-type]
+    await node.stop(signal.SIGKILL)
     await node.start(**GATES)
     assert await node.prepared(ref) == ["gpu-0"]
     assert len(tmpfs(node)) == 1
