@@ -71,6 +71,7 @@ def test_commands_are_answered_one_line_each(mps: Mps) -> None:
     assert mps.ask("get_default_active_thread_percentage") == "100.0\n"
     assert mps.ask("set_default_active_thread_percentage 50") == "50.0\n"
     assert mps.ask("set_default_device_pinned_mem_limit 0 1024M", "get_default_device_pinned_mem_limit 0") == "1G\n"
+    assert mps.ask("get_default_device_pinned_mem_limit 1") == "\n"
     assert mps.ask("get_server_list") == ""
     assert mps.run("--as-client").returncode == 0
     assert int(mps.ask("get_server_list"))

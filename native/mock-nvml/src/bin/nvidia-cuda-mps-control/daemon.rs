@@ -204,7 +204,7 @@ impl Daemon {
             ["get_default_device_pinned_mem_limit", device] => match settings.limits.get(device) {
                 Some(mib) if mib % 1024 == 0 => format!("{}G\n", mib / 1024),
                 Some(mib) => format!("{mib}M\n"),
-                None => "0G\n".into(),
+                None => "\n".into(),
             },
             ["set_default_device_pinned_mem_limit", device, limit] => match mebibytes(limit) {
                 Some(mib) => {
