@@ -46,13 +46,11 @@ def main(root: str) -> None:
         print("compute mode before:", mode)
         _client(env | {"CUDA_MPS_PIPE_DIRECTORY": "/none"}, "without MPS")
         text = script(MpsSettings(50, ((uuid, "4096M"),), True))
-        text = text.replace("/driver-root/var/log/nvidia-mps", str(log)).replace(
-            "/driver-root/tmp/nvidia-mps", str(pipe)
-        )
+        for inside, here in (("/var/log/nvidia-mps", str(log)), ("/tmp/nvidia-mps", str(pipe))):
+            text = text.replace(f"/driver-root{inside}", here)
         text = text.replace("chroot /driver-root", f"chroot {base or '/'}").replace("/driver-root", base)
-        daemon = subprocess.Popen(
-            ["sh", "-c", text], env=env | {"CUDA_VISIBLE_DEVICES": uuid}, stdout=subprocess.DEVNULL
-        )
+        visible = env | {"CUDA_VISIBLE_DEVICES": uuid}
+        daemon = subprocess.Popen(["sh", "-c", text], env=visible, stdout=subprocess.DEVNULL)
         try:
             while not (log / STARTUP_LOG).exists() and daemon.poll() is None:
                 time.sleep(0.05)
