@@ -29,7 +29,7 @@ call("cuInit", 0); call("cuDeviceGet", C.byref(device), 0)
 call("cuDevicePrimaryCtxRetain", C.byref(context), device); call("cuCtxSetCurrent", context)
 call("cuDeviceGetAttribute", C.byref(count), 16, device); call("cuMemGetInfo_v2", C.byref(free), C.byref(total))
 made = [mib for mib in (512, 1024, 4096) if not cuda.cuMemAlloc_v2(C.byref(C.c_uint64()), C.c_size_t(mib << 20))]
-print("multiprocessors", count.value, "total MiB", total.value >> 20, "free MiB", free.value >> 20, "allocated MiB", made)
+print("multiprocessors", count.value, "total, free, allocated MiB", total.value >> 20, free.value >> 20, made)
 """
 LIMIT = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 
