@@ -31,10 +31,11 @@ from nvdra.host import (
 )
 from nvdra.node.edits import EditsMissing
 from nvdra.node.gpu.actors.mig import MigActor
-from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace, Pods
+from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.discovery import Discovery
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
+from nvdra.node.gpu.mps_pods import Pods
 from nvdra.node.gpu.mps_upkeep import MpsUpkeep
 from nvdra.node.gpu.offer import Offer
 from nvdra.node.gpu.parts import gpu_context

@@ -8,7 +8,8 @@ from typing import Any
 from nvdra.gpu.mps_deployment import MpsPods
 from nvdra.gpu.sharing import Sharing
 from nvdra.host import MpsControl, find_nvidia_smi
-from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace, Pods
+from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace
+from nvdra.node.gpu.mps_pods import Pods
 from nvdra.node.locks import FOLDER
 from nvdra.testing.mps import FakeDaemonCluster, FakeMpsControl
 from nvdra.testing.nvidia_smi import FakeNvidiaSmi

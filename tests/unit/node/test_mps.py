@@ -88,6 +88,24 @@ async def test_the_modes_from_before_are_restored(node: MpsWorld) -> None:
     assert node.modes() == ["PROHIBITED", "DEFAULT", "DEFAULT", "DEFAULT"]
 
 
+async def test_where_modes_cannot_be_read_the_default_is_restored(node: MpsWorld) -> None:
+    node.smi.fail("query", exit_code=9, said="Driver not loaded")
+    ref = await node.claim("a", "gpu-0", config=mps())
+    await node.prepared(ref)
+    assert node.modes()[0] == "EXCLUSIVE_PROCESS"
+    await node.released(ref)
+    assert node.is_clean()
+
+
+async def test_a_file_of_modes_that_is_broken_means_the_default(node: MpsWorld) -> None:
+    ref = await node.claim("a", "gpu-0", config=mps())
+    await node.prepared(ref)
+    (daemon,) = node.daemons()
+    node.host.write(f"{DAEMONS}/{daemon}/compute-modes.json", b"{")
+    await node.released(ref)
+    assert node.is_clean()
+
+
 async def test_a_mode_that_somebody_changed_meanwhile_stays(node: MpsWorld) -> None:
     ref = await node.claim("a", "gpu-0", config=mps())
     await node.prepared(ref)

@@ -15,7 +15,8 @@ from nvdra.gpu.sharing import daemons_of
 from nvdra.host import MpsControl, find_nvidia_smi
 from nvdra.kube import ConfigError, HttpKube, access
 from nvdra.node.clock import LoopClock
-from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace, Pods
+from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace
+from nvdra.node.gpu.mps_pods import Pods
 from nvdra.node.steps import StepFailed
 from nvdra.programs.flags import KUBE, Flag, boolean
 from nvdra.programs.gpu_flags import FLAGS

@@ -6,10 +6,9 @@ modes from before too, because a daemon may outlive the claim that it was starte
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -21,14 +20,12 @@ from nvdra.gpu.mps import StartMpsDaemon, daemon_fact
 from nvdra.gpu.mps_deployment import (
     STARTED,
     STARTUP_LOG,
-    MpsPods,
     deployment,
     deployment_name,
     is_as_wanted,
     why_not_ready,
 )
 from nvdra.host import (
-    ComputeMode,
     DriverFileMissing,
     MpsControl,
     MpsControlError,
@@ -37,16 +34,16 @@ from nvdra.host import (
     NvidiaSmiError,
 )
 from nvdra.kube import Followed, Objects, until
+from nvdra.node.gpu.compute_modes import ComputeModes
+from nvdra.node.gpu.mps_pods import PODS, Pods
 from nvdra.node.steps import StepFailed, StepJournal
 from nvdra.ports import ApiError, Clock, Host, Kube, Resource
 
 DEPLOYMENTS = Resource("apps", "v1", "deployments", namespaced=True)
-PODS = Resource("", "v1", "pods", namespaced=True)
 
 # How long the end of a daemon's pod is waited for before the claim's end is tried again; kubelet asks every while.
 END_TIMEOUT_S = 60.0
 
-_EXCLUSIVE: ComputeMode = "EXCLUSIVE_PROCESS"
 _BEFORE = "compute-modes.json"
 _MEMORY = re.compile(rb"^MemTotal:\s*(\d+) (\w)?", re.ASCII | re.MULTILINE)
 _SIZE_UNKNOWN = "65536k"
@@ -94,11 +91,10 @@ class MpsActor:
         self._host = host
         self._clock = clock
         self._kube = kube
-        self._smi = smi
+        self._modes = ComputeModes(host, smi, inventory)
         self._control = control
         self._place = place
         self._pods = pods
-        self._inventory = inventory
         self._sets_compute_mode = sets_compute_mode
 
     async def apply(self, step: StartMpsDaemon, journal: StepJournal) -> Facts:
@@ -107,7 +103,7 @@ class MpsActor:
             journal.touch()
             await self._lay(step.id)
             if self._sets_compute_mode and step.gpus:
-                await self._set_modes(step)
+                await self._modes.make_exclusive(step.gpus, self._before(step.id))
             await self._run(step, journal)
         except ApiError as error:
             raise StepFailed(f"{_STARTING}: {error.message}") from error
@@ -142,7 +138,8 @@ class MpsActor:
             return
         try:
             await self._delete(deployment_name(daemon))
-            await self._restore_modes(folder, gpus)
+            # Another release's daemon does not say what was before: its GPUs are the claim's.
+            await self._modes.restore(self._before(daemon), gpus if self._sets_compute_mode else ())
             while await self._host.unmount(f"{folder}/shm"):
                 pass
             await self._host.remove_tree(folder)
@@ -153,6 +150,10 @@ class MpsActor:
         telemetry.info(1, "Stopped MPS control daemon", daemon=daemon)
 
     # ── its folder ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _before(self, daemon: str) -> str:
+        """The file with compute modes from before the daemon."""
+        return f"{self._place.folder}/{daemon}/{_BEFORE}"
 
     async def _lay(self, daemon: str) -> None:
         folder = f"{self._place.folder}/{daemon}"
@@ -168,51 +169,6 @@ class MpsActor:
         except OSError:
             found = None
         return _SIZE_UNKNOWN if found is None else f"{int(found[1]) // 2}{(found[2] or b'').decode()}"
-
-    # ── compute modes ──────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _set_modes(self, step: StartMpsDaemon) -> None:
-        known = await self._modes([gpu.uuid for gpu in step.gpus])
-        before = f"{self._place.folder}/{step.id}/{_BEFORE}"
-        if not self._host.exists(before):
-            await self._host.replace(before, orjson.dumps(known), mode=0o644, durable=True)
-        await self._set({gpu.uuid: _EXCLUSIVE for gpu in step.gpus}, known)
-
-    async def _restore_modes(self, folder: str, gpus: Iterable[Gpu]) -> None:
-        """Set the modes from before, or the Go driver's default, where they still are the daemon's."""
-        try:
-            before = _decoded(self._host.read(f"{folder}/{_BEFORE}"))
-        except FileNotFoundError:
-            # Another release's daemon, or one that was not begun: its GPUs are the claim's.
-            before = {gpu.uuid: "DEFAULT" for gpu in gpus} if self._sets_compute_mode else {}
-        here = {gpu.uuid for gpu in self._inventory().gpus.values()}
-        wanted = {uuid: mode for uuid, mode in before.items() if uuid in here}
-        if wanted:
-            known = await self._modes(wanted)
-            await self._set({u: m for u, m in wanted.items() if known.get(u, _EXCLUSIVE) == _EXCLUSIVE}, known)
-
-    async def _modes(self, uuids: Iterable[str]) -> Mapping[str, ComputeMode]:
-        try:
-            return await self._smi().read_compute_modes(uuids)
-        except NvidiaSmiError as error:
-            telemetry.warning("Compute modes cannot be read", cause=str(error))
-            return {}
-
-    async def _set(self, wanted: Mapping[str, ComputeMode], known: Mapping[str, ComputeMode]) -> None:
-        """All GPUs side by side; a GPU without compute modes is left as it is."""
-
-        async def set_one(uuid: str, mode: ComputeMode) -> None:
-            try:
-                await self._smi().set_compute_mode(uuid, mode)
-            except NvidiaSmiError as error:
-                if not error.is_not_supported:
-                    raise
-                telemetry.info(1, "A GPU has no compute modes", uuid=uuid)
-
-        changes = [(uuid, mode) for uuid, mode in sorted(wanted.items()) if known.get(uuid) != mode]
-        for end in await asyncio.gather(*(set_one(*change) for change in changes), return_exceptions=True):
-            if isinstance(end, BaseException):
-                raise end
 
     # ── its Deployment ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -322,41 +278,3 @@ class MpsActor:
         except TimeoutError:
             why = failures[-1] if failures else "its pod has not ended"
             raise ApiError(0, "Timeout", f"{name} is not gone after {END_TIMEOUT_S:g} s: {why}") from None
-
-
-class Pods:
-    """What pods of daemons have of the plugin's own: found out once, when the first daemon is needed.
-
-    pod_uid   of the plugin; "" outside of a pod
-    """
-
-    def __init__(self, kube: Kube, known: MpsPods, pod_uid: str) -> None:
-        self._kube = kube
-        self._known = known
-        self._pod_uid = pod_uid
-        self._is_complete = not pod_uid
-
-    @property
-    def namespace(self) -> str:
-        return self._known.namespace
-
-    async def __call__(self) -> MpsPods:
-        """Raises ApiError."""
-        if not self._is_complete:
-            selector = f"spec.nodeName={self._known.node}"
-            page = await self._kube.list(PODS, self._known.namespace, field_selector=selector)
-            mine = [pod for pod in map(orjson.loads, page.items) if pod["metadata"]["uid"] == self._pod_uid]
-            tolerations = tuple(each for pod in mine for each in pod["spec"].get("tolerations") or ())
-            self._known = replace(self._known, tolerations=tolerations)
-            self._is_complete = True
-        return self._known
-
-
-def _decoded(content: bytes) -> dict[str, ComputeMode]:
-    try:
-        found = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return {}
-    modes: tuple[ComputeMode, ...] = ("DEFAULT", "EXCLUSIVE_PROCESS", "PROHIBITED")
-    named = {mode: mode for mode in modes}
-    return {uuid: named[mode] for uuid, mode in found.items() if mode in named} if isinstance(found, dict) else {}
