@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ class MpsWorld(World):
 
     def make_mps(self) -> MpsActor:
         return actor(self, self.kube)
+
+    def beside(self) -> MpsWorld:
+        """Another program on the same node, as in an update."""
+        other = copy.copy(self)
+        other.host = self.host.revive()
+        other.start()
+        return other
 
     # ── what is there ──────────────────────────────────────────────────────────────────────────────────────────
 

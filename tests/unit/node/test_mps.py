@@ -311,6 +311,32 @@ async def test_what_the_go_driver_left_mounted_twice_is_taken_off(node: MpsWorld
     assert node.is_clean()
 
 
+# ── two programs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_two_programs_of_an_update_share_one_daemon(node: MpsWorld) -> None:
+    """Kubelet calls the new one while the old one still waits for the pod."""
+    node.kube.is_ready = False
+    ref = await node.claim("a", "gpu-0", config=mps())
+    by_the_old_one = asyncio.ensure_future(node.service.prepare([ref]))
+    await waits(node, ref.uid, "not yet ready")
+    newer = node.beside()
+    try:
+        await newer.warm()
+        by_the_new_one = asyncio.ensure_future(newer.service.prepare([ref]))
+        await asyncio.sleep(0)
+        await node.kube.ready()
+        old = (await node.timely(by_the_old_one))[ref.uid]
+        new = (await newer.timely(by_the_new_one))[ref.uid]
+        assert isinstance(old, tuple)
+        assert old == new
+        assert node.kube.calls["create", "deployments"] == 1
+        await newer.released(ref)
+        assert node.is_clean()
+    finally:
+        await newer.stop()
+
+
 # ── upkeep ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
