@@ -116,6 +116,10 @@ class ClaimService:
         late: Callable[[Operation, ClaimRef, float], Failure] | None = None,
     ) -> dict[str, Any]:
         """The answer for each claim; with `late`, that for claims whose work outlasts the call's time."""
+        if operation == "unprepare":
+            # A prepare that waits (for a daemon's pod, say) would keep its claim for as long as that takes.
+            for ref in refs:
+                self._context.runner.give_up(ref.uid)
         if late is None:
             return await self._owned.serve(operation, refs, work)
         timeout_s = self._timeout_s()

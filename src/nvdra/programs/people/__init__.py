@@ -25,19 +25,23 @@ _COMMANDS = {
         "nvdra.programs.people.explain:main",
         "why a claim is pending: every node's refusal, and what would help",
     ),
+    "mps remove": (
+        "nvdra.programs.people.mps:main",
+        "end this node's MPS control daemons and give back what they had, before an uninstall",
+    ),
     "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
 }
 
 _ABOUT = """\
 nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU. Only
-doctor --fix does, and asks first.
+doctor --fix and mps remove do, and ask first.
 
 usage: nvdra COMMAND [OPTIONS]
 
 {commands}
 
-Each command has --help, and all but demo have --output json. Where the node's files are is said by the plugin's own
-flags and variables, so inside the plugin's container no flag is needed:
+Each command has --help, and all but demo and mps remove have --output json. Where the node's files are is said by the
+plugin's own flags and variables, so inside the plugin's container no flag is needed:
 
   kubectl exec -n NAMESPACE POD -c gpus -- nvdra doctor
 
