@@ -1,4 +1,4 @@
-"""Compiles the library and the nvidia-smi stand-in, and puts them into the wheel (or, editable, into the package)."""
+"""Compiles the library and the stand-ins for programs, and puts them into the wheel (or, editable, the package)."""
 
 import os
 import shutil
@@ -25,8 +25,9 @@ class NativeBuildHook(BuildHookInterface):
         native.mkdir(exist_ok=True)
         _replace(self._compiled("--lib") / "libnvdra_mock_nvml.so", native / "libnvidia-ml.so.1")
         # Static, so that it runs in containers that have no loader.
-        program = self._compiled("--bin", "nvidia-smi", rustc=("-C", "target-feature=+crt-static"))
-        _replace(program / "nvidia-smi", native / "nvidia-smi")
+        for name in ("nvidia-smi", "nvidia-cuda-mps-control"):
+            program = self._compiled("--bin", name, rustc=("-C", "target-feature=+crt-static"))
+            _replace(program / name, native / name)
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"

@@ -143,6 +143,22 @@ class Host(Protocol):
         """Create with parents; an existing directory is fine."""
         ...
 
+    async def remove_tree(self, path: str) -> None:
+        """Remove a folder with everything in it; an absent one is fine."""
+        ...
+
+    async def mount_tmpfs(self, path: str, *, size: str) -> None:
+        """Mount a tmpfs of this size ("16426676k") on an existing folder, without devices, setuid bits or programs."""
+        ...
+
+    async def unmount(self, path: str) -> bool:
+        """Take off what was mounted on the folder last; False if nothing is mounted there."""
+        ...
+
+    def mount_count(self, path: str) -> int:
+        """How many file systems are mounted on this very folder, one over the other."""
+        ...
+
     def lock(self, path: str, *, timeout_s: float) -> AbstractAsyncContextManager[None]:
         """flock(LOCK_EX) on a file created 0644; blocks in a thread, never polls. Raises LockError."""
         ...
@@ -156,7 +172,12 @@ class Host(Protocol):
         ...
 
     async def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 30.0
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout_s: float = 30.0,
     ) -> Finished:
         """Run a program to its end. Raises TimeoutError after `timeout_s`, when it and its children were killed."""
         ...
@@ -241,6 +262,10 @@ class ApiError(Exception):
         return (self.status, self.reason, self.about) == (404, "NotFound", (plural, name))
 
 
+Propagation = Literal["", "Foreground", "Background", "Orphan"]
+"""What becomes of an object's dependents; "": what the server does by itself."""
+
+
 class Kube(Protocol):
     """The API server. Objects travel as the bytes the server sent: numbers and duplicate keys survive.
 
@@ -308,9 +333,16 @@ class Kube(Protocol):
         ...
 
     async def delete(
-        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        resource_version: str = "",
+        propagation: Propagation = "",
     ) -> None:
-        """Delete, with preconditions where given."""
+        """Delete, with preconditions where given. "Foreground": the object stays until its dependents are gone."""
         ...
 
     def watch(

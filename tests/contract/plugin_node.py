@@ -277,10 +277,13 @@ def short_folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def plugin_node(portrait: str = "h100x8", *, token: str = "", **layout: Any) -> AsyncIterator[PluginNode]:
+async def plugin_node(
+    portrait: str = "h100x8", *, token: str = "", kube: FakeKube | None = None, **layout: Any
+) -> AsyncIterator[PluginNode]:
     """A node whose API server is served, the program not yet started; nothing of it runs afterwards."""
     with short_folder() as folder:
         node = await asyncio.to_thread(PluginNode, folder, portrait, **layout)
+        node.kube = kube or node.kube
         node.server = server = ApiServer(node.kube, token=token)
         await node.kube.create(NODES, json.dumps({"metadata": {"name": POOL}}).encode())
         async with server.serving() as url:

@@ -398,3 +398,36 @@ async def test_a_folder_that_is_read_only_is_told_as_such(tmp_path: Path) -> Non
         await host.replace("/d/f", b"new", mode=0o644, durable=False)
     assert caught.value.filename == "/d/f"
     host.close()
+
+
+async def test_a_tmpfs_is_mounted_counted_and_taken_off(case: Case) -> None:
+    await case.host.mkdir(case("/a folder"), mode=0o755)
+    path = case("/a folder")
+    assert case.host.mount_count(path) == 0
+    try:
+        await case.host.mount_tmpfs(path, size="64k")
+    except PermissionError:
+        pytest.skip("mounting needs CAP_SYS_ADMIN")
+    try:
+        assert case.host.mount_count(path) == 1
+        await case.host.mount_tmpfs(path, size="64k")  # a leaked one below
+        assert case.host.mount_count(path) == 2
+        assert await case.host.unmount(path)
+    finally:
+        assert await case.host.unmount(path)
+    assert case.host.mount_count(path) == 0
+    assert not await case.host.unmount(path)
+
+
+async def test_a_mount_on_what_is_not_there_is_refused(case: Case) -> None:
+    with pytest.raises((FileNotFoundError, PermissionError)):
+        await case.host.mount_tmpfs(case("/none"), size="64k")
+
+
+async def test_a_folder_is_removed_with_everything_in_it(case: Case) -> None:
+    (case.disk / "top/deep").mkdir(parents=True)
+    (case.disk / "top/deep/file").write_bytes(b"x")
+    os.mkfifo(case.disk / "top/fifo")
+    await case.host.remove_tree(case("/top"))
+    await case.host.remove_tree(case("/top"))
+    assert not (case.disk / "top").exists()

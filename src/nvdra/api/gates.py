@@ -83,12 +83,10 @@ _CROSS_CHECKS: tuple[tuple[str, Literal["requires", "excludes"], str], ...] = (
 _UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "gpu-kubelet-plugin": (
-            MPS_SUPPORT,
             PASSTHROUGH_SUPPORT,
             NVML_DEVICE_HEALTH_CHECK,
             DEVICE_METADATA,
             FABRIC_MANAGER_PARTITIONING,
-            CONSUMABLE_SHARES,
         ),
     }
 )

@@ -5,9 +5,11 @@ Source: Container Device Interface specification 1.1.0, device naming; the Go dr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 _SUFFIX = ".yaml"
+_SHARE = re.compile(r"-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,14 @@ class ClaimKind:
     def device_name(self, claim_uid: str, device: str) -> str:
         """The name of a claim's device inside the kind."""
         return f"{claim_uid}-{device}"
+
+    def device_of(self, claim_uid: str, name: str) -> str:
+        """The claim's device that a name inside the kind stands for; several names stand for shares of one device."""
+        return _SHARE.sub("", name.removeprefix(f"{claim_uid}-"))
+
+    def share_name(self, name: str, share_id: str) -> str:
+        """The name of one more share of a device, inside the kind or fully qualified."""
+        return f"{name}-{share_id}"
 
     def device_id(self, claim_uid: str, device: str) -> str:
         """The fully qualified CDI device, as kubelet gets it."""

@@ -13,7 +13,15 @@ from nvdra.claims.driver import (
     Teardown,
     resources,
 )
-from nvdra.claims.entries import Allocation, allocation, answers, device_types, exclusive_names, names
+from nvdra.claims.entries import (
+    Allocation,
+    allocation,
+    answers,
+    device_types,
+    exclusive_names,
+    names,
+    prepared_allocation,
+)
 from nvdra.claims.outcome import (
     AlreadyPrepared,
     Forget,
@@ -75,6 +83,7 @@ __all__ = [
     "names",
     "orphans",
     "plan",
+    "prepared_allocation",
     "release",
     "remains",
     "resources",

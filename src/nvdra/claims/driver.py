@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
-from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
+from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
 from nvdra.cdi import ClaimKind, Edits
 from nvdra.checkpoint import Checkpoint, DomainGroup, Entry, PreparedDevice, PreparedGroup, Schema
 from nvdra.claims.entries import Allocation
@@ -91,8 +91,8 @@ class Refuse:
 class Steps:
     """What a claim's devices need before a container can use them.
 
-    apply    to be applied for this claim
-    shared   applied already, for other claims that still need them
+    apply    to be applied for this claim; applying again what another claim has too changes nothing
+    shared   applied already, for other claims that still need them: rolled back only with the last of these claims
     facts    of the shared ones
     """
 
@@ -173,6 +173,12 @@ class Driver(Protocol[V_contra]):
         """Whether another claim's completed entry keeps the result's device away."""
         ...
 
+    def share_refused(self, claim: Claim, result: Result, uid: str, other: Entry) -> str | None:
+        """Why the claim cannot share a device with another completed claim that was allocated it too: a text, or "" if
+        it can. None: devices of this kind are not shared.
+        """
+        ...
+
     def overlaps(self, result: Result, other: Entry, node: V_contra) -> bool:
         """Whether another claim that is half prepared may have changed what the result's device lies on."""
         ...
@@ -201,8 +207,8 @@ class Driver(Protocol[V_contra]):
         """The device a container is given, now that its steps are done."""
         ...
 
-    def edits(self, group: Group, facts: Facts) -> Edits:
-        """Container edits that the group's config and facts add to each of its devices."""
+    def edits(self, group: Group, result: Result, facts: Facts) -> Edits:
+        """Container edits that the group's config and facts add to the device of one of its results."""
         ...
 
     def has_common_edits(self, group: Group) -> bool:

@@ -54,11 +54,8 @@ def prepared_allocation(entry: Entry, driver: str) -> Allocation:
     An answer without a result (entries of early releases keep no status) stands for one without admin access.
     """
     given = allocation(entry.status, driver)
-    answered = {
-        (answer.requests[0] if answer.requests else "", answer.device, answer.share_id): answer.pool
-        for answer in answers(entry)
-    }
-    results = [result for result in given.results if answered.pop(_key(result), None) is not None]
+    answered = {answer_key(answer): answer.pool for answer in answers(entry)}
+    results = [result for result in given.results if answered.pop(result_key(result), None) is not None]
     results += [
         Result(request, driver, pool, device, share_id=share_id)
         for (request, device, share_id), pool in answered.items()
@@ -66,8 +63,14 @@ def prepared_allocation(entry: Entry, driver: str) -> Allocation:
     return Allocation(tuple(results), given.configs)
 
 
-def _key(result: Result) -> tuple[str, str, str | None]:
+def result_key(result: Result) -> tuple[str, str, str | None]:
+    """What tells the results of one claim apart."""
     return result.request, result.device, result.share_id
+
+
+def answer_key(answer: PreparedDevice) -> tuple[str, str, str | None]:
+    """The key of the result that an answer was given for."""
+    return answer.requests[0] if answer.requests else "", answer.device, answer.share_id
 
 
 def device_types(checkpoint: Checkpoint, type_of: Callable[[str], str]) -> Counter[str]:

@@ -74,7 +74,7 @@ def plan(
             )
         if why := driver.forbids(result, node):
             return Refuse(f"prepare devices failed: {why}", permanent=True)
-    if refuse := _conflict(driver, claim.ref, ours, node, checkpoint, unsettled):
+    if refuse := _conflict(driver, claim, ours, node, checkpoint, unsettled):
         return refuse
     if first := _first(driver, claim.ref, ours, node, checkpoint, in_work):
         return first
@@ -197,7 +197,7 @@ def _answer_prepared(
 
 def _conflict(
     driver: Driver[V],
-    claim: ClaimRef,
+    claim: Claim,
     ours: list[Result],
     node: V,
     checkpoint: Checkpoint,
@@ -206,31 +206,29 @@ def _conflict(
     for result in ours:
         if result.admin_access:
             continue
-        if other := conflicting_claim(driver, result, claim, node, checkpoint):
-            return Refuse(
-                f"{unable(claim)}requested device {result.device} is already allocated to different claim {other}"
-            )
+        if why := _conflict_with_completed(driver, claim, result, node, checkpoint):
+            return Refuse(f"{unable(claim.ref)}{why}")
         for name, uid in unsettled.items():
-            if uid != claim.uid and (name == result.device or driver.same_extent(name, result.device, node)):
+            if uid != claim.ref.uid and (name == result.device or driver.same_extent(name, result.device, node)):
                 return Refuse(
-                    f"{unable(claim)}requested device {result.device} may still be in use by claim {uid}: "
+                    f"{unable(claim.ref)}requested device {result.device} may still be in use by claim {uid}: "
                     "the checkpoint was lost and the API server has not said yet what became of that claim"
                 )
     return None
 
 
-def conflicting_claim(
-    driver: Driver[V], result: Result, claim: ClaimRef, node: V, checkpoint: Checkpoint
-) -> str | None:
-    """UID of another completed claim that holds the result's device, or where it lies; None if it is free.
+def _conflict_with_completed(driver: Driver[V], claim: Claim, result: Result, node: V, checkpoint: Checkpoint) -> str:
+    """Why another completed claim keeps the result's device, or what it lies on; "" if none does.
 
     A device is held by name (the allocation's word) and by extent (the driver's word).
     """
     for uid, entry in checkpoint.entries.items():
-        if uid == claim.uid or entry.state != "PrepareCompleted":
+        if uid == claim.ref.uid or entry.state != "PrepareCompleted":
             continue
-        if any(other.device == result.device for other in allocation(entry.status, driver.name).exclusive):
-            return uid
-        if driver.conflict(result, entry, node):
-            return uid
-    return None
+        is_same = any(other.device == result.device for other in allocation(entry.status, driver.name).exclusive)
+        if is_same and (refused := driver.share_refused(claim, result, uid, entry)) is not None:
+            if refused:
+                return refused
+        elif is_same or driver.conflict(result, entry, node):
+            return f"requested device {result.device} is already allocated to different claim {uid}"
+    return ""

@@ -6,16 +6,20 @@ One path for every CDI file: a claim that was just prepared (`seal`), a lost fil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from nvdra.api.claim import Claim, ClaimRef
-from nvdra.checkpoint import Entry, Unsupported
+from nvdra.cdi import ClaimKind
+from nvdra.checkpoint import DomainGroup, Entry, PreparedDevice, PreparedGroup, Unsupported
 from nvdra.claims.driver import Driver, Facts, Group, Missing
-from nvdra.claims.entries import Allocation, answers, prepared_allocation
+from nvdra.claims.entries import Allocation, answer_key, answers, prepared_allocation, result_key
 from nvdra.claims.outcome import Ready, Sealed, SealedDevice
 
 V = TypeVar("V")
+
+AnyGroup = PreparedGroup | DomainGroup
 
 
 def seal(driver: Driver[V], ready: Ready) -> Sealed:
@@ -28,7 +32,7 @@ def seal(driver: Driver[V], ready: Ready) -> Sealed:
     entry = Entry(
         state="PrepareCompleted",
         status=claim.status,
-        prepared=tuple(driver.prepared(claim.ref, group, ready.facts) for group in ready.groups),
+        prepared=_told_apart(driver.cdi, (driver.prepared(claim.ref, group, ready.facts) for group in ready.groups)),
         # DROP-IN: better. The Go driver drops both here; with them a completed entry can be checked with one GET.
         name=claim.ref.name,
         namespace=claim.ref.namespace,
@@ -55,15 +59,29 @@ def adopted(driver: Driver[V], claim: Claim, node: V, pool: str) -> Sealed | Mis
 
 
 def _sealed(driver: Driver[V], uid: str, entry: Entry, groups: Sequence[Group], facts: Facts) -> Sealed:
-    answered = answers(entry)
-    with_cdi = {answer.device for answer in answered if answer.cdi_ids}
+    # By the names that kubelet was told: the device's own may have changed since.
+    told = {answer_key(answer): answer.cdi_ids for answer in answers(entry)}
+    prefix = f"{driver.cdi}="
     devices = {
-        # By the name that kubelet was told: the device's own may have changed since.
-        driver.cdi.device_name(uid, result.device): SealedDevice(
-            driver.concrete(device, facts), driver.edits(group, facts), driver.has_common_edits(group)
+        cdi_id.removeprefix(prefix): SealedDevice(
+            driver.concrete(device, facts), driver.edits(group, result, facts), driver.has_common_edits(group)
         )
         for group in groups
         for result, device in group.members
-        if result.device in with_cdi
+        for cdi_id in told.get(result_key(result), ())
+        if cdi_id.startswith(prefix)
     }
-    return Sealed(entry, dict(sorted(devices.items())), answered)
+    return Sealed(entry, dict(sorted(devices.items())), answers(entry))
+
+
+def _told_apart(kind: ClaimKind, groups: Iterable[AnyGroup]) -> tuple[AnyGroup, ...]:
+    """The groups, with a CDI name of its own for a second share of one device."""
+    first: dict[tuple[str, ...], str | None] = {}
+
+    def told(device: PreparedDevice) -> PreparedDevice:
+        ids, share = device.cdi_ids, device.share_id
+        if not share or first.setdefault(ids, share) == share:
+            return device
+        return replace(device, cdi_ids=tuple(kind.share_name(cdi_id, share) for cdi_id in ids))
+
+    return tuple(replace(group, devices=tuple(map(told, group.devices))) for group in groups)

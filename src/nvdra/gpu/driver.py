@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nvdra.api.claim import ClaimRef, OpaqueConfig, Result
-from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
+from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import (
     GPU,
@@ -20,17 +20,40 @@ from nvdra.checkpoint import (
     PreparedMig,
     Schema,
 )
-from nvdra.claims import Allocation, Facts, Group, Missing, NodeDevice, Refuse, Step, Steps, Teardown, answers
+from nvdra.claims import (
+    Allocation,
+    Facts,
+    Group,
+    Missing,
+    NodeDevice,
+    Refuse,
+    Step,
+    Steps,
+    Teardown,
+    answers,
+    prepared_allocation,
+)
 from nvdra.gpu.admin import refused_device
 from nvdra.gpu.extents import DRIVER, conflicts, extent, half_prepared_extents
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.groups import asked, groups, regroup
 from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.mig import MigDevice, MigSpec
+from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
 from nvdra.gpu.partitions import current_device, live
-from nvdra.gpu.steps import interval_of, steps
-from nvdra.gpu.teardown import needs, teardown
+from nvdra.gpu.sharing import (
+    UNSHARED,
+    Sharing,
+    daemon_facts,
+    daemon_of,
+    daemons,
+    daemons_of,
+    share_refused,
+    sharing_edits,
+)
+from nvdra.gpu.steps import interval_of, needs, steps
+from nvdra.gpu.teardown import teardown
 
 DEVICE_TYPES = ("gpu", "mig", "vfio", "unknown")
 
@@ -40,9 +63,10 @@ _ADOPTED = "adopted"
 
 @dataclass(frozen=True, slots=True)
 class GpuDriver:
-    """Rules of gpu.nvidia.com under these feature gates. Its view of the node is the inventory."""
+    """Rules of gpu.nvidia.com under these feature gates and options. Its view of the node is the inventory."""
 
     gates: Gates
+    sharing: Sharing = UNSHARED
 
     @property
     def name(self) -> str:
@@ -62,7 +86,7 @@ class GpuDriver:
 
     @property
     def has_steps(self) -> bool:
-        return self.gates.enabled(DYNAMIC_MIG) or self.gates.enabled(TIME_SLICING_SETTINGS)
+        return any(map(self.gates.enabled, (DYNAMIC_MIG, TIME_SLICING_SETTINGS, MPS_SUPPORT)))
 
     @property
     def on_abandoned(self) -> Literal["forget", "abort"]:
@@ -87,6 +111,11 @@ class GpuDriver:
         wanted = extent(result.device, node)
         return wanted is not None and conflicts(other, wanted, node)
 
+    def share_refused(self, claim: Claim, result: Result, uid: str, other: Entry) -> str | None:
+        if not self.sharing.shares.is_active or not isinstance(parse_name(result.device), GpuName | MigName):
+            return None
+        return share_refused(claim, result, uid, other, self.gates)
+
     def overlaps(self, result: Result, other: Entry, node: Inventory) -> bool:
         wanted = extent(result.device, node)
         return wanted is not None and any(wanted.overlaps(begun) for begun in half_prepared_extents(other, node))
@@ -98,12 +127,12 @@ class GpuDriver:
     def steps(
         self, claim: ClaimRef, groups: Sequence[Group], node: Inventory, checkpoint: Checkpoint
     ) -> Steps | Refuse:
-        return steps(claim, groups, node, checkpoint, self.gates)
+        return steps(claim, groups, node, checkpoint, self.gates, self.sharing)
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def teardown(self, claim: ClaimRef, entry: Entry, node: Inventory, checkpoint: Checkpoint) -> Teardown | Refuse:
-        return teardown(claim, entry, node, checkpoint, self.gates)
+        return teardown(claim, entry, node, checkpoint, self.gates, self.sharing)
 
     def needs(self, step: Step, entry: Entry) -> bool:
         return needs(step, entry)
@@ -112,15 +141,15 @@ class GpuDriver:
 
     def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup:
         devices = tuple(self._prepared(claim.uid, result, device, facts) for result, device in group.members)
-        return PreparedGroup(devices, time_slice_applied=self._time_slice_applied(group, facts))
+        return PreparedGroup(devices, daemon_of(group, facts), self._time_slice_applied(group, facts))
 
     def concrete(self, device: NodeDevice, facts: Facts) -> Gpu | MigDevice:
         made = facts[device.name] if isinstance(device, MigSpec) else device
         assert isinstance(made, Gpu | MigDevice)
         return made
 
-    def edits(self, group: Group, facts: Facts) -> Edits:
-        return Edits()
+    def edits(self, group: Group, result: Result, facts: Facts) -> Edits:
+        return sharing_edits(group, result, facts, self.sharing)
 
     def has_common_edits(self, group: Group) -> bool:
         return True
@@ -136,7 +165,17 @@ class GpuDriver:
             if found is None:
                 return Missing(result.device, node.why_absent(result.device))
             members.append((result, found))
-        return regroup(members, given.configs, self.gates), {_ADOPTED: True} if entry is None else {}
+        groups = regroup(members, given.configs, self.gates)
+        facts = daemon_facts(claim, groups, entry, self.sharing)
+        return groups, {**facts, _ADOPTED: True} if entry is None else facts
+
+    def daemons_of_entry(self, claim: ClaimRef, entry: Entry, node: Inventory) -> tuple[StartMpsDaemon, ...]:
+        """MPS daemons of a completed entry, with the settings that its configs ask for; none while a device is away."""
+        if not daemons_of(entry):
+            return ()
+        found = self.restore(claim, prepared_allocation(entry, self.name), entry, node)
+        steps = () if isinstance(found, Missing) else daemons(claim, found[0], self.gates, self.sharing)
+        return () if isinstance(steps, Refuse) else tuple(step for step in steps if step.id in daemons_of(entry))
 
     def changed(self, device: PreparedDevice, node: Inventory) -> str:
         here = node.devices.get(device.device)

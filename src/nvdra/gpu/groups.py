@@ -55,6 +55,25 @@ def groups(
     return _together(members, chosen, effective)
 
 
+def config_for(request: str, device: str, kind: str, configs: Sequence[OpaqueConfig], gates: Gates) -> Config:
+    """The config that applies to one device of a claim, with defaults filled in and validated.
+
+    kind   "gpu" or "mig"
+    Raises ConfigError.
+    """
+    known = _decoded(configs)
+    try:
+        (index,) = match([(request, device, kind)], [(requests, kind_of(config)) for config, requests in known])
+    except MismatchError as odd:
+        raise ConfigError(str(odd)) from None
+    config = normalize(known[index][0], gates)
+    try:
+        validate(config, gates)
+    except ConfigError as odd:
+        raise ConfigError(f"error validating config: {odd}") from None
+    return config
+
+
 def regroup(
     members: Sequence[tuple[Result, AnyDevice]], configs: Sequence[OpaqueConfig], gates: Gates
 ) -> tuple[Group, ...]:

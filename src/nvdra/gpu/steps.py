@@ -5,21 +5,24 @@ An actor in `node/gpu/actors/` applies each kind and rolls it back. All lie on o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nvdra.api.claim import ClaimRef
-from nvdra.api.configs import INTERVALS, TIME_SLICING, GpuConfig
+from nvdra.api.configs import INTERVALS, TIME_SLICING, ConfigError, GpuConfig, decode
 from nvdra.api.gates import TIME_SLICING_SETTINGS, Gates
-from nvdra.checkpoint import Checkpoint
-from nvdra.claims import Group, Refuse, Steps, unable
-from nvdra.gpu.extents import extent
+from nvdra.checkpoint import Checkpoint, Entry, PreparedGroup, Unsupported
+from nvdra.claims import Group, Refuse, Steps, allocation, unable
+from nvdra.gpu.extents import DRIVER, exclusive_names, extent
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.inventory import Inventory, Partitions
 from nvdra.gpu.mig import MigDevice, MigSpec
 from nvdra.gpu.mig_profile import Partitioning
+from nvdra.gpu.mps import StartMpsDaemon
+from nvdra.gpu.names import GpuName, parse_name
 from nvdra.gpu.partitions import partitions_of_others, unmanaged_partitions
+from nvdra.gpu.sharing import Sharing, daemons, daemons_of, differing_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,20 @@ def create_partition(made: MigSpec | MigDevice, uuid: str = "") -> CreatePartiti
     return CreatePartition(made.parent, made.name, made.profile.profile_id, made.start, spec, uuid)
 
 
+GpuStep = CreatePartition | LeaveMigMode | SetTimeSlice | StartMpsDaemon
+
+
 def steps(
-    claim: ClaimRef, groups: Sequence[Group], inventory: Inventory, checkpoint: Checkpoint, gates: Gates
+    claim: ClaimRef,
+    groups: Sequence[Group],
+    inventory: Inventory,
+    checkpoint: Checkpoint,
+    gates: Gates,
+    sharing: Sharing,
 ) -> Steps | Refuse:
     """What must be done to GPUs before these groups' devices can be handed out."""
+    if why := differing_shares(groups):
+        return Refuse(f"{unable(claim)}{why}", permanent=True)
     # A device stands in a claim as often as it has results; its partition is made once.
     devices = {device.name: device for group in groups for _, device in group.members}
     used = {device.name: device for group in groups for result, device in group.members if not result.admin_access}
@@ -118,7 +131,15 @@ def steps(
         return refuse
     shared = tuple(create_partition(device, device.uuid) for device in made.values())
     slices = time_slices(claim, groups, gates)
-    return slices if isinstance(slices, Refuse) else Steps((*found, *slices), shared, made)
+    if isinstance(slices, Refuse):
+        return slices
+    mps = daemons(claim, groups, gates, sharing)
+    if isinstance(mps, Refuse):
+        return mps
+    # Settings of devices that are shared are looked at for each claim, and stay for the others if that fails.
+    settings: tuple[GpuStep, ...] = (*slices, *mps)
+    theirs = tuple(step for step in settings if is_shared(step, claim, checkpoint))
+    return Steps((*found, *settings), (*shared, *theirs), made)
 
 
 def time_slices(claim: ClaimRef, groups: Iterable[Group], gates: Gates) -> tuple[SetTimeSlice, ...] | Refuse:
@@ -133,7 +154,7 @@ def time_slices(claim: ClaimRef, groups: Iterable[Group], gates: Gates) -> tuple
         wanted_by = f"requests '[{requests}]' in claim '{claim.uid}'"
         if group.config.sharing.mps is not None:
             return Refuse(
-                f"prepare devices failed: error getting timeslice config for {wanted_by}: "
+                f"prepare devices failed: error applying config: error getting timeslice config for {wanted_by}: "
                 f"cannot use MpsConfig with the '{TIME_SLICING}' strategy",
                 permanent=True,
             )
@@ -141,6 +162,70 @@ def time_slices(claim: ClaimRef, groups: Iterable[Group], gates: Gates) -> tuple
             if isinstance(device, Gpu) and not result.admin_access:
                 found[device.pci_bus_id] = SetTimeSlice(device, interval, wanted_by)
     return tuple(found[address] for address in sorted(found))
+
+
+def needs(step: object, entry: Entry) -> bool:
+    """Whether an entry of any state still needs what the step did."""
+    match step:
+        case CreatePartition(device=device):
+            return device in exclusive_names(entry)
+        case SetTimeSlice(gpu=gpu):
+            return gpu.uuid in set(sliced_uuids(entry)) or (
+                entry.state == "PrepareStarted" and gpu.name in sliced_names(entry)
+            )
+        case StartMpsDaemon():
+            return step.id in daemons_of(entry) or (
+                step.is_shared and entry.state == "PrepareStarted" and bool(exclusive_names(entry) & set(step.names))
+            )
+        case _:
+            return False
+
+
+def is_shared(step: GpuStep, claim: ClaimRef, checkpoint: Checkpoint) -> bool:
+    """Whether another claim needs the step too."""
+    return any(needs(step, entry) for uid, entry in checkpoint.entries.items() if uid != claim.uid)
+
+
+def sliced_uuids(entry: Entry) -> Iterator[str]:
+    """UUIDs of full GPUs that a prepared entry set a time slice on."""
+    if isinstance(entry.prepared, Unsupported):
+        return
+    for group in entry.prepared:
+        if not isinstance(group, PreparedGroup) or group.time_slice_applied is False:
+            continue
+        full = [d for d in group.devices if d.mig is None and isinstance(parse_name(d.device), GpuName)]
+        if group.time_slice_applied is None:
+            # v0.4.0 of the Go driver does not say whether it set a slice: the claim's own config tells.
+            asked = sliced_names(entry)
+            sliced = [device for device in full if device.device in asked]
+        else:
+            # A group with admin access alone says so only where the Go driver set its slice.
+            exclusive = {result.device for result in allocation(entry.status, DRIVER).exclusive}
+            sliced = [device for device in full if device.device in exclusive] or full
+        yield from (device.uuid for device in sliced)
+
+
+def sliced_names(entry: Entry) -> frozenset[str]:
+    """Names of full GPUs whose claim has a config that asks for a time slice."""
+    given = allocation(entry.status, DRIVER)
+    asking = [config.requests for config in given.configs if _asks_for_slice(config.parameters)]
+    return frozenset(
+        result.device
+        for result in given.exclusive
+        if isinstance(parse_name(result.device), GpuName)
+        and any(
+            not requests or result.request in requests or result.request.partition("/")[0] in requests
+            for requests in asking
+        )
+    )
+
+
+def _asks_for_slice(parameters: bytes) -> bool:
+    try:
+        config = decode(parameters)
+    except ConfigError:
+        return False
+    return isinstance(config, GpuConfig) and config.sharing is not None and config.sharing.strategy == TIME_SLICING
 
 
 def interval_of(config: object) -> int | None:

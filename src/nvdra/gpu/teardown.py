@@ -1,72 +1,66 @@
 """What gives back everything of a checkpoint entry, from the entry alone, reference-counted over other entries.
 
 A plain GPU needs no step, nor does a MIG device that an administrator made. A partition made on demand is destroyed
-with its last claim, a time slice is reset with its last claim. What other releases set up and this one does not build
-(passed-through GPUs, MPS daemons) is kept, and the refusal says what it is and which release can undo it.
+with its last claim, a time slice is reset and an MPS daemon ends with its last claim. What other releases set up and
+this one does not build (passed-through GPUs) is kept, and the refusal says what it is and which release can undo it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from nvdra.api.claim import ClaimRef
-from nvdra.api.configs import TIME_SLICING, ConfigError, GpuConfig, decode
-from nvdra.api.gates import DYNAMIC_MIG, TIME_SLICING_SETTINGS, Gates
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
 from nvdra.checkpoint import Checkpoint, Entry, PreparedGroup, Unsupported
 from nvdra.claims import Refuse, Teardown, allocation, answers
-from nvdra.gpu.extents import DRIVER, exclusive_names, partitions
+from nvdra.gpu.extents import DRIVER, partitions
 from nvdra.gpu.gpu import Gpu
+from nvdra.gpu.groups import regroup
 from nvdra.gpu.inventory import Inventory
+from nvdra.gpu.mig import MigDevice
+from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
-from nvdra.gpu.steps import CreatePartition, SetTimeSlice
+from nvdra.gpu.sharing import Sharing, daemons, daemons_of
+from nvdra.gpu.steps import (
+    CreatePartition,
+    GpuStep,
+    SetTimeSlice,
+    is_shared,
+    sliced_names,
+    sliced_uuids,
+)
 
 _KINDS = {
     "mig": "a MIG device",
     "vfio": "a GPU passed through to a virtual machine",
-    "mps": "an MPS control daemon",
 }
 
 
 def teardown(
-    claim: ClaimRef, entry: Entry, inventory: Inventory, checkpoint: Checkpoint, gates: Gates
+    claim: ClaimRef, entry: Entry, inventory: Inventory, checkpoint: Checkpoint, gates: Gates, sharing: Sharing
 ) -> Teardown | Refuse:
     """The steps to roll back for `entry` of `claim`; none where nothing of it lies on hardware."""
     if refuse := _unsupported(claim, entry):
         return refuse
     on_gpus = tuple(partitions(entry, inventory))
-    steps: list[CreatePartition | SetTimeSlice] = []
-    shared: list[CreatePartition | SetTimeSlice] = []
+    mps = _daemons(claim, entry, inventory, gates, sharing)
+    if isinstance(mps, Refuse):
+        return mps
+    steps: list[GpuStep] = []
+    shared: list[GpuStep] = []
+    for daemon in mps:
+        (shared if is_shared(daemon, claim, checkpoint) else steps).append(daemon)
     if gates.enabled(DYNAMIC_MIG):
         created = _created(claim, entry, on_gpus, inventory)
         if isinstance(created, Refuse):
             return created
         for step in created:
-            (shared if _is_shared(step, claim, checkpoint) else steps).append(step)
+            (shared if is_shared(step, claim, checkpoint) else steps).append(step)
     if gates.enabled(TIME_SLICING_SETTINGS):
         sliced = _sliced(claim, entry, inventory)
         if isinstance(sliced, Refuse):
             return sliced
         for slice_step in sliced:
-            (shared if _is_shared(slice_step, claim, checkpoint) else steps).append(slice_step)
+            (shared if is_shared(slice_step, claim, checkpoint) else steps).append(slice_step)
     return Teardown(tuple(steps), tuple(shared), _notes(claim, entry, on_gpus, gates), blocks_others=bool(on_gpus))
-
-
-def needs(step: object, entry: Entry) -> bool:
-    """Whether an entry of any state still needs what the step did."""
-    match step:
-        case CreatePartition(device=device):
-            return device in exclusive_names(entry)
-        case SetTimeSlice(gpu=gpu):
-            return gpu.uuid in set(_sliced_uuids(entry)) or (
-                entry.state == "PrepareStarted" and gpu.name in _sliced_names(entry)
-            )
-        case _:
-            return False
-
-
-def _is_shared(step: CreatePartition | SetTimeSlice, claim: ClaimRef, checkpoint: Checkpoint) -> bool:
-    """Whether another claim needs the step too."""
-    return any(needs(step, entry) for uid, entry in checkpoint.entries.items() if uid != claim.uid)
 
 
 def _created(
@@ -93,12 +87,12 @@ def _created(
 def _sliced(claim: ClaimRef, entry: Entry, inventory: Inventory) -> list[SetTimeSlice] | Refuse:
     """Steps that set time slices for this entry. A GPU that is gone needs no reset; one that cannot be read does."""
     if entry.state == "PrepareStarted" and not answers(entry):
-        found = {name: inventory.devices.get(name) for name in sorted(_sliced_names(entry))}
+        found = {name: inventory.devices.get(name) for name in sorted(sliced_names(entry))}
         lost = [name for name, device in found.items() if device is None]
         uuids = {device.uuid for device in found.values() if isinstance(device, Gpu)}
     else:
         names_of = {device.uuid: device.device for device in answers(entry)}
-        uuids = set(_sliced_uuids(entry))
+        uuids = set(sliced_uuids(entry))
         lost = [names_of[uuid] for uuid in sorted(uuids) if inventory.address_of(uuid) not in inventory.gpus]
     if lost and not _is_read_whole(inventory):
         why = inventory.why_absent(lost[0]) or "it is not on this node"
@@ -110,46 +104,50 @@ def _sliced(claim: ClaimRef, entry: Entry, inventory: Inventory) -> list[SetTime
     return [SetTimeSlice(gpu, 0) for _, gpu in sorted(inventory.gpus.items()) if gpu.uuid in uuids]
 
 
-def _sliced_uuids(entry: Entry) -> Iterator[str]:
-    """UUIDs of full GPUs that a prepared entry set a time slice on."""
-    if isinstance(entry.prepared, Unsupported):
-        return
-    for group in entry.prepared:
-        if not isinstance(group, PreparedGroup) or group.time_slice_applied is False:
-            continue
-        full = [d for d in group.devices if d.mig is None and isinstance(parse_name(d.device), GpuName)]
-        if group.time_slice_applied is None:
-            # v0.4.0 of the Go driver does not say whether it set a slice: the claim's own config tells.
-            asked = _sliced_names(entry)
-            sliced = [device for device in full if device.device in asked]
-        else:
-            # A group with admin access alone says so only where the Go driver set its slice.
-            exclusive = {result.device for result in allocation(entry.status, DRIVER).exclusive}
-            sliced = [device for device in full if device.device in exclusive] or full
-        yield from (device.uuid for device in sliced)
-
-
-def _sliced_names(entry: Entry) -> frozenset[str]:
-    """Names of full GPUs whose claim has a config that asks for a time slice."""
-    given = allocation(entry.status, DRIVER)
-    asking = [config.requests for config in given.configs if _asks_for_slice(config.parameters)]
-    return frozenset(
-        result.device
-        for result in given.exclusive
-        if isinstance(parse_name(result.device), GpuName)
-        and any(
-            not requests or result.request in requests or result.request.partition("/")[0] in requests
-            for requests in asking
+def _daemons(
+    claim: ClaimRef, entry: Entry, inventory: Inventory, gates: Gates, sharing: Sharing
+) -> list[StartMpsDaemon] | Refuse:
+    """MPS daemons of this entry. What is left of one whose devices are gone, the upkeep of daemons finds."""
+    if entry.state == "PrepareStarted" and not answers(entry):
+        return _begun_daemons(claim, entry, inventory, gates, sharing)
+    held = daemons_of(entry)
+    if held and not gates.enabled(MPS_SUPPORT):
+        served = ", ".join(device.device for group in held.values() for device in group.devices)
+        return Refuse(
+            f"{_prefix(claim, entry)}: an MPS control daemon serves its devices ({served}), and gate {MPS_SUPPORT} is "
+            "off, which ends no daemon: turn the gate on until the claim is gone"
         )
-    )
+    by_uuid = {gpu.uuid: gpu for gpu in inventory.gpus.values()}
+    found = []
+    for daemon, group in sorted(held.items()):
+        devices = {device.uuid: device.device for device in group.devices}
+        uuids = tuple(sorted(devices))
+        gpus = tuple(by_uuid[uuid] for uuid in uuids if uuid in by_uuid)
+        found.append(StartMpsDaemon(daemon, gpus, uuids, names=tuple(devices[uuid] for uuid in uuids)))
+    return found
 
 
-def _asks_for_slice(parameters: bytes) -> bool:
-    try:
-        config = decode(parameters)
-    except ConfigError:
-        return False
-    return isinstance(config, GpuConfig) and config.sharing is not None and config.sharing.strategy == TIME_SLICING
+def _begun_daemons(
+    claim: ClaimRef, entry: Entry, inventory: Inventory, gates: Gates, sharing: Sharing
+) -> list[StartMpsDaemon] | Refuse:
+    """Daemons that may have been started for a claim that was begun: its configs tell."""
+    if not gates.enabled(MPS_SUPPORT):
+        return []
+    given = allocation(entry.status, DRIVER)
+    members = []
+    for result in given.exclusive:
+        device = inventory.devices.get(result.device)
+        if isinstance(device, Gpu | MigDevice):
+            members.append((result, device))
+        elif not _is_read_whole(inventory):
+            why = inventory.why_absent(result.device) or "it is not on this node"
+            return Refuse(
+                f"{_prefix(claim, entry)}: {result.device} cannot be read now, so its MPS daemon cannot be found: {why}"
+                "; kubelet will ask again, nvdra doctor tells more",
+                rescan=True,
+            )
+    found = daemons(claim, regroup(members, given.configs, gates), gates, sharing)
+    return [] if isinstance(found, Refuse) else list(found)
 
 
 def _unsupported(claim: ClaimRef, entry: Entry) -> Refuse | None:
@@ -163,9 +161,7 @@ def _unsupported(claim: ClaimRef, entry: Entry) -> Refuse | None:
         held = tuple(r.device for r in results if isinstance(parse_name(r.device), VfioName))
         kinds = frozenset(("vfio",)) if held else frozenset()
     else:
-        daemons = [group for group in entry.prepared if isinstance(group, PreparedGroup) and group.mps_daemon_id]
-        held = tuple(device.device for group in daemons for device in group.devices)
-        kinds = frozenset(("mps",)) if daemons else frozenset()
+        return None
     if not kinds:
         return None
     what = " and ".join(_KINDS.get(kind, kind) for kind in sorted(kinds))

@@ -15,6 +15,7 @@ from nvdra.host.driver_root import (
 from nvdra.host.footprint import Footprint
 from nvdra.host.hints import DriverHints, Hints
 from nvdra.host.hook import HookMissing, install_hook
+from nvdra.host.mps_control import MpsControl, MpsControlError, MpsControlUnusable
 from nvdra.host.named import gone
 from nvdra.host.node import Node, is_temporary, meant_for
 from nvdra.host.nvidia_smi import ComputeMode, NvidiaSmi, NvidiaSmiError, find_nvidia_smi
@@ -31,6 +32,9 @@ __all__ = [
     "Footprint",
     "Hints",
     "HookMissing",
+    "MpsControl",
+    "MpsControlError",
+    "MpsControlUnusable",
     "Node",
     "NvidiaSmi",
     "NvidiaSmiError",

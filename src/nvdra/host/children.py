@@ -14,12 +14,12 @@ from nvdra.ports import Finished
 _MOST_OUTPUT = 256 * 1024  # bytes kept of each stream; what is beyond is read and dropped
 
 
-async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: float) -> Finished:
+async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: float, stdin: bytes = b"") -> Finished:
     """What `ports.Host.spawn` promises. Raises OSError if the program cannot be started."""
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=env,
@@ -36,6 +36,10 @@ async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: flo
         raise
     assert child.stdout is not None
     assert child.stderr is not None
+    if child.stdin is not None:
+        # It waits in a pipe's buffer until the program reads it; one that ended without reading it is no failure here.
+        child.stdin.write(stdin)
+        child.stdin.close()
     ended = asyncio.gather(_keep(child.stdout), _keep(child.stderr), child.wait())
     try:
         stdout, stderr, exit_code = await asyncio.wait_for(asyncio.shield(ended), timeout_s)

@@ -6,12 +6,14 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeVar
 
+from nvdra.host import mounts
 from nvdra.host.children import run
 from nvdra.host.locks import LockFile, Locks
 from nvdra.host.writer import Writer
@@ -202,6 +204,29 @@ class Node:
 
         self._effect("mkdir", path, create)
 
+    async def remove_tree(self, path: str) -> None:
+        place = self._at(path, follow=False)
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(place)
+
+        await self._writer.run(lambda: self._effect("remove tree", path, remove))
+
+    async def mount_tmpfs(self, path: str, *, size: str) -> None:
+        place = self._at(path)
+        await self._writer.run(lambda: self._effect("mount", path, lambda: self._mount(place, size)))
+
+    async def unmount(self, path: str) -> bool:
+        if not self.mount_count(path):
+            return False
+        place = self._at(path)
+        await self._writer.run(lambda: self._effect("unmount", path, lambda: self._unmount(place)))
+        return True
+
+    def mount_count(self, path: str) -> int:
+        return mounts.count(self.read(mounts.TABLE), path)
+
     def lock(self, path: str, *, timeout_s: float) -> AbstractAsyncContextManager[None]:
         return self._locks.lock(self._at(path), path, timeout_s)
 
@@ -224,9 +249,14 @@ class Node:
         self._effect("mknod", path, make)
 
     async def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 30.0
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout_s: float = 30.0,
     ) -> Finished:
-        return await run(argv, env, timeout_s)
+        return await run(argv, env, timeout_s, stdin)
 
     def boot_id(self) -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
@@ -235,6 +265,12 @@ class Node:
     def _at(self, path: str, follow: bool = True) -> str:
         """Where `path` lies on the disk. follow: of a link, what it leads to."""
         return path
+
+    def _mount(self, place: str, size: str) -> None:
+        mounts.mount_tmpfs(place, size)
+
+    def _unmount(self, place: str) -> None:
+        mounts.unmount(place)
 
     def _effect(self, kind: str, path: str, call: Callable[[], T]) -> T:
         """Change the outside: the one door for it."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from nvdra.api.configs import INTERVALS
@@ -16,6 +17,9 @@ from nvdra.host.driver_root import DriverRoot, find_library, find_program
 from nvdra.ports import Finished, Host
 
 ComputeMode = Literal["DEFAULT", "EXCLUSIVE_PROCESS", "PROHIBITED"]
+_MODES: Mapping[str, ComputeMode] = MappingProxyType(
+    {"DEFAULT": "DEFAULT", "EXCLUSIVE_PROCESS": "EXCLUSIVE_PROCESS", "PROHIBITED": "PROHIBITED"}
+)
 
 _DEADLINE_S = 15.0  # without persistence mode each run initialises the GPUs, which takes seconds on a large machine
 _NOT_SUPPORTED_STATUS = 3  # documented in nvidia-smi's manual
@@ -71,6 +75,19 @@ class NvidiaSmi:
     async def set_compute_mode(self, uuid: str, mode: ComputeMode, *, timeout_s: float = _DEADLINE_S) -> None:
         """Set the compute mode of a GPU. Raises NvidiaSmiError."""
         await self._run("error setting compute mode", ("-i", uuid, "-c", mode), timeout_s)
+
+    async def read_compute_modes(
+        self, uuids: Iterable[str], *, timeout_s: float = _DEADLINE_S
+    ) -> Mapping[str, ComputeMode]:
+        """Return the compute mode of each of these GPUs, as `set_compute_mode` takes it. Raises NvidiaSmiError."""
+        what = "error reading compute modes"
+        arguments = ("-i", ",".join(uuids), "--query-gpu=uuid,compute_mode", "--format=csv,noheader")
+        finished = await self._finish(what, arguments, timeout_s)
+        if finished.exit_code != 0:
+            raise self._failure(what, arguments, finished)
+        rows = (line.partition(",") for line in finished.stdout.decode(errors="replace").splitlines())
+        words = {uuid.strip(): mode.strip().upper() for uuid, _, mode in rows}
+        return {uuid: _MODES[mode] for uuid, mode in words.items() if mode in _MODES}
 
     async def _run(self, what: str, arguments: tuple[str, ...], timeout_s: float) -> None:
         finished = await self._finish(what, arguments, timeout_s)

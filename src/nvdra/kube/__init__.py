@@ -7,6 +7,7 @@ from nvdra.kube.answers import document
 from nvdra.kube.client import HttpKube, Response
 from nvdra.kube.config import Access, access
 from nvdra.kube.discovery import DRA_GROUP, ResourceApi
+from nvdra.kube.follow import Followed, Objects, until
 from nvdra.kube.kubeconfig import ConfigError
 from nvdra.kube.raw import items, members
 from nvdra.kube.throttle import Throttle
@@ -18,7 +19,9 @@ __all__ = [
     "Access",
     "Change",
     "ConfigError",
+    "Followed",
     "HttpKube",
+    "Objects",
     "ResourceApi",
     "Response",
     "Store",
@@ -31,4 +34,5 @@ __all__ = [
     "members",
     "pause_s",
     "to_wire",
+    "until",
 ]

@@ -28,7 +28,7 @@ from nvdra.kube.connection import Broken, TooLarge
 from nvdra.kube.connections import OPEN_S, Connections, Headers
 from nvdra.kube.paging import MOST_BYTES, PageSize
 from nvdra.kube.throttle import Throttle
-from nvdra.ports import ApiError, Event, Page, Resource
+from nvdra.ports import ApiError, Event, Page, Propagation, Resource
 
 DEFAULT_QPS = 50.0
 DEFAULT_BURST = 100
@@ -187,10 +187,19 @@ class HttpKube:
         return await self._call("PATCH", path, query, body=body, content_type=_APPLY_PATCH)
 
     async def delete(
-        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        resource_version: str = "",
+        propagation: Propagation = "",
     ) -> None:
         conditions = {"uid": uid, "resourceVersion": resource_version}
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if propagation:
+            options["propagationPolicy"] = propagation
         options["preconditions"] = {key: value for key, value in conditions.items() if value}
         await self._call("DELETE", self._path_of(resource, name, namespace), body=orjson.dumps(options))
 

@@ -116,6 +116,10 @@ class ClaimService:
         work: Work,
     ) -> dict[str, Any]:
         """The answer for each claim; where its work outlasts the call's time, the reason so far."""
+        if operation == "unprepare":
+            # A prepare that waits (for a daemon's pod, say) would keep its claim for as long as that takes.
+            for ref in refs:
+                self._context.runner.give_up(ref.uid)
         timeout_s = self._timeout_s()
         answers = await self._owned.serve(operation, refs, work, timeout_s)
         return answers | {ref.uid: self._late(operation, ref, timeout_s) for ref in refs if ref.uid not in answers}

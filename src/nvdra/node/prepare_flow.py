@@ -192,7 +192,7 @@ class PrepareFlow:
         is_rolled_back = False
         try:
             try:
-                facts = await self._context.runner.apply(uid, needs.steps.apply)
+                facts = await self._context.runner.apply(uid, needs.steps.apply, needs.steps.shared)
             except StepFailed as failed:
                 is_rolled_back = failed.is_rolled_back
                 return claims.Refuse(f"prepare devices failed: {failed}")
@@ -216,9 +216,11 @@ class PrepareFlow:
                 self._context.end_work(uid, is_done=is_done)
 
     async def _roll_back(self, needs: claims.NeedsSteps) -> bool:
-        uid = needs.claim.ref.uid
+        uid, shared = needs.claim.ref.uid, needs.steps.shared
         try:
-            await self._context.runner.roll_back(uid, tuple(reversed(needs.steps.apply)))
+            await self._context.runner.roll_back(
+                uid, [step for step in reversed(needs.steps.apply) if step not in shared]
+            )
         except StepFailed as failed:
             telemetry.warning("Could not roll back the steps of a claim yet", uid=uid, cause=str(failed))
             return False

@@ -8,13 +8,15 @@ the hardware says counts, not memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from nvdra.claims import Facts, Step, resources
 from nvdra.node.locks import Previous, ResourceLocks
 from nvdra.ports import LockError
+
+T = TypeVar("T")
 
 
 class StepFailed(Exception):
@@ -29,17 +31,42 @@ class StepFailed(Exception):
 
 
 class StepJournal:
-    """What an actor may do with the journal of the claim whose step it runs."""
+    """What an actor may do with the journal of the claim whose step it runs.
 
-    def __init__(self, locks: ResourceLocks, claim: str, step: Step, waiting: dict[str, str] | None = None) -> None:
+    unwanted   set when the claim is to be unprepared: nothing waits for its steps any more
+    """
+
+    def __init__(
+        self,
+        locks: ResourceLocks,
+        claim: str,
+        step: Step,
+        waiting: dict[str, str] | None = None,
+        unwanted: asyncio.Event | None = None,
+    ) -> None:
         self._locks = locks
         self._claim = claim
         self._step = step
         self._waiting = {} if waiting is None else waiting
+        self._unwanted = asyncio.Event() if unwanted is None else unwanted
 
     def waits(self, reason: str) -> None:
         """What the step waits for, for the answer at the call's deadline; "" when it goes on."""
         self._waiting[self._claim] = reason
+
+    async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of work that only waits. Raises StepFailed when the claim is to be unprepared meanwhile."""
+        waiting = asyncio.ensure_future(work)
+        ending = asyncio.ensure_future(self._unwanted.wait())
+        try:
+            await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            raise StepFailed("the claim is to be unprepared, so nothing is waited for any more")
+        finally:
+            for each in (waiting, ending):
+                each.cancel()
+            await asyncio.gather(waiting, ending, return_exceptions=True)
 
     def touch(self, previous: Previous | None = None) -> None:
         """Before the first effect: make a line durable enough to survive this program's death. Raises StepFailed."""
@@ -92,23 +119,34 @@ class StepRunner:
         self._locks = locks
         self._actors = actors
         self._waiting: dict[str, str] = {}
+        self._unwanted: dict[str, asyncio.Event] = {}
+
+    def give_up(self, claim: str) -> None:
+        """The claim is to be unprepared: steps of its prepare that wait for something stop waiting, and fail."""
+        if (unwanted := self._unwanted.get(claim)) is not None:
+            unwanted.set()
 
     def waiting(self, claim: str) -> str:
         """What the claim's steps wait for; "" if they do not wait, or run no more."""
         return self._waiting.get(claim, "")
 
-    async def apply(self, claim: str, steps: Sequence[Step]) -> Facts:
+    async def apply(self, claim: str, steps: Sequence[Step], shared: Collection[Step] = ()) -> Facts:
         """The facts of all steps. Raises StepFailed, with every step of the claim rolled back if that succeeded.
 
-        claim   the UID that the locks of the steps' resources were taken for
+        claim    the UID that the locks of the steps' resources were taken for
+        shared   steps that other claims need too: these are not rolled back
         """
         facts: dict[str, Any] = {}
-        failures = await _side_by_side(self._apply_chain(claim, chain, facts) for chain in _chains(steps))
+        self._unwanted[claim] = asyncio.Event()
+        try:
+            failures = await _side_by_side(self._apply_chain(claim, chain, facts) for chain in _chains(steps))
+        finally:
+            self._unwanted.pop(claim, None)
         if not failures:
             return facts
         text = str(failures[0])
         try:
-            await self.roll_back(claim, tuple(reversed(steps)))
+            await self.roll_back(claim, [step for step in reversed(steps) if step not in shared])
         except StepFailed as left:
             raise StepFailed(f"{text}; and what was made before could not be taken back: {left}") from failures[0]
         raise StepFailed(text, is_rolled_back=True) from failures[0]
@@ -134,7 +172,7 @@ class StepRunner:
                 self._settle(claim, chain)
 
     def _journal(self, claim: str, step: Step) -> StepJournal:
-        return StepJournal(self._locks, claim, step, self._waiting)
+        return StepJournal(self._locks, claim, step, self._waiting, self._unwanted.get(claim))
 
     def _settle(self, claim: str, chain: Sequence[Step]) -> None:
         self._waiting.pop(claim, None)

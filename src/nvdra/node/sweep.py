@@ -342,7 +342,7 @@ class Sweep:
                 )
                 found[uid] = frozenset()
                 continue
-            found[uid] = frozenset(device.name.removeprefix(f"{uid}-") for device in document.devices)
+            found[uid] = frozenset(self._context.files.kind.device_of(uid, device.name) for device in document.devices)
         return found
 
     def _path(self, uid: str) -> str:

@@ -29,6 +29,13 @@ def node_name(text: str) -> str:
     return text
 
 
+def mps_compute_mode(text: str) -> str:
+    """Raises ValueError."""
+    if text not in ("exclusive", "unchanged"):
+        raise ValueError("must be exclusive or unchanged")
+    return text
+
+
 FLAGS = (
     Flag(("node-name",), ("NODE_NAME",), "", "name of this node, also of its pool", node_name, required=True),
     Flag(("namespace",), ("NAMESPACE",), "default", "namespace the driver runs in"),
@@ -96,6 +103,22 @@ FLAGS = (
         "disabled, memory, unlimited, or how many shares a device has (ConsumableShares)",
     ),
     Flag(
+        ("mps-compute-mode",),
+        ("MPS_COMPUTE_MODE",),
+        "exclusive",
+        "compute mode of full GPUs while an MPS control daemon serves them: exclusive (EXCLUSIVE_PROCESS, as the Go "
+        "driver sets it: only the daemon's clients can compute there) or unchanged (MPSSupport)",
+        mps_compute_mode,
+    ),
+    Flag(
+        ("mps-under-shares",),
+        ("MPS_UNDER_SHARES",),
+        False,
+        "let claims that share a device share an MPS control daemon for it, too; the Go driver refuses such claims "
+        "(MPSSupport, ConsumableShares)",
+        boolean,
+    ),
+    Flag(
         ("destroy-unknown-mig",),
         ("DESTROY_UNKNOWN_MIG",),
         False,
@@ -132,6 +155,8 @@ class Options:
     http_endpoint: str
     metrics_path: str
     consumable_shares: str
+    mps_compute_mode: str
+    mps_under_shares: bool
     destroy_unknown_mig: bool
     kubeconfig: str
     kube_api_qps: float

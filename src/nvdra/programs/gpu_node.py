@@ -9,13 +9,18 @@ from functools import partial
 from typing import Any
 
 from nvdra import telemetry
-from nvdra.api.gates import DYNAMIC_MIG, Gates
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Inventory, StuckMode
+from nvdra.gpu import Inventory, MigDevice, StuckMode
+from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.extents import DRIVER
+from nvdra.gpu.mps_deployment import MpsPods
+from nvdra.gpu.shares import shares
+from nvdra.gpu.sharing import Sharing
 from nvdra.host import (
     DriverRoot,
     Hints,
+    MpsControl,
     PciBus,
     driver_root,
     find_library,
@@ -26,11 +31,14 @@ from nvdra.host import (
 from nvdra.node.checkpoint_writer import CheckpointError
 from nvdra.node.edits import EditsMissing
 from nvdra.node.gpu.actors.mig import MigActor
+from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.desired_pool import DesiredPool
 from nvdra.node.gpu.discovery import Discovery
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
+from nvdra.node.gpu.mps_pods import Pods
+from nvdra.node.gpu.mps_upkeep import MpsUpkeep
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.stuck_modes import StuckModes
 from nvdra.node.journals import trim_journals
@@ -57,6 +65,9 @@ class GpuNode:
         self._chassis = chassis
         self._options = options
         self._gates = gates
+        self._sharing = Sharing(
+            shares(options.consumable_shares, gates), options.mps_under_shares, f"{chassis.paths.plugin_dir}/mps"
+        )
         self._root = root = self._current_root()
         self._was_unread = False
         self._sweep: Sweep | None = None
@@ -79,6 +90,7 @@ class GpuNode:
             host, root, hook_path=hook, host_root=options.nvidia_driver_root, restore_hook=restore
         )
         mig = MigActor(nvml, self._discovery.note, self._note_stuck)
+        self._mps = self._mps_actor(self._sharing.mps_folder) if gates.enabled(MPS_SUPPORT) else None
         self._time_slices = TimeSliceActor(lambda: find_nvidia_smi(host, root), self._inventory)
         self.context, self.checkpoint_file = gpu_context(
             gates,
@@ -90,6 +102,8 @@ class GpuNode:
             self._time_slices,
             self._inventory,
             clock=chassis.clock,
+            mps=self._mps,
+            sharing=self._sharing,
             rescan=lambda: self._guarded(self._discovery.scan()),
             on_checkpoint=chassis.on_checkpoint,
         )
@@ -109,7 +123,34 @@ class GpuNode:
             has_counters=gates.enabled(DYNAMIC_MIG),
             on_notice=chassis.on_notice,
         )
-        self._desired_pool = DesiredPool(self.publication, gates, self._inventory, lambda: bool(self._bus().gpus))
+        self._desired_pool = DesiredPool(
+            self.publication, gates, self._inventory, lambda: bool(self._bus().gpus), shares=self._sharing.shares
+        )
+
+    def _mps_actor(self, folder: str) -> MpsActor:
+        host, kube, options = self._chassis.host, self._chassis.api.kube, self._options
+        known = MpsPods(
+            options.node_name,
+            options.namespace,
+            options.image_name,
+            folder,
+            driver_root=options.nvidia_driver_root,
+            pull_secrets=options.image_pull_secrets,
+            pull_policy=options.image_pull_policy,
+            service_account=options.service_account_name,
+            feature_gates=self._gates.values,
+        )
+        return MpsActor(
+            host,
+            self._chassis.clock,
+            kube,
+            lambda: find_nvidia_smi(host, self._root),
+            MpsControl(host, self._root),
+            MpsPlace(folder, self._root.path),
+            Pods(kube, known, options.pod_uid),
+            self._inventory,
+            sets_compute_mode=options.mps_compute_mode == "exclusive",
+        )
 
     async def look(self, parts: ClaimParts) -> None:
         """Scan the GPUs for the first time."""
@@ -128,13 +169,28 @@ class GpuNode:
             self._desired_pool.renew()  # devices that overlapped a destroyed partition are free
             self._chassis.tasks.start("upkeep", self._upkeep.run())
         elif self.context.driver.has_steps:
-            await self._chassis.unless_stopped(trim_journals(self.context, self._inventory().gpus))
+            await self._chassis.unless_stopped(trim_journals(self.context, self._lockable()))
+        if self._mps is not None:
+            upkeep = MpsUpkeep(
+                self._chassis.clock,
+                self.context,
+                GpuDriver(self._gates, self._sharing),
+                self._mps,
+                self._inventory,
+                is_checkpoint_lost=lambda: self.checkpoint_file.is_quarantined,
+            )
+            self._chassis.tasks.start("MPS upkeep", upkeep.run())
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
         """A GPU does not change its MIG mode: what it cannot become is not offered any more."""
         await self._stuck.note(address, stuck)
         self._chassis.tasks.start("stuck mode", self._guarded(self._discovery.scan()), may_end=True)
+
+    def _lockable(self) -> list[str]:
+        """Resources that steps of this node may have locked."""
+        inventory = self._inventory()
+        return [*inventory.gpus, *(each.uuid for each in inventory.devices.values() if isinstance(each, MigDevice))]
 
     def _bus(self) -> PciBus:
         return look_at_bus(self._chassis.host, self._root)

@@ -218,9 +218,16 @@ class ApiServer:
             await self.kube.delete_all(resource, namespace, **selectors)
         else:
             body = await request.read()
-            conditions = (orjson.loads(body).get("preconditions") or {}) if body else {}
-            uid, version = conditions.get("uid", ""), conditions.get("resourceVersion", "")
-            await self.kube.delete(resource, name, namespace, uid=uid, resource_version=version)
+            options = orjson.loads(body) if body else {}
+            conditions = options.get("preconditions") or {}
+            await self.kube.delete(
+                resource,
+                name,
+                namespace,
+                uid=conditions.get("uid", ""),
+                resource_version=conditions.get("resourceVersion", ""),
+                propagation=options.get("propagationPolicy", ""),
+            )
         return _ok(orjson.dumps({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
 
     async def _door(self, request: web.BaseRequest, parts: Sequence[str]) -> web.StreamResponse:

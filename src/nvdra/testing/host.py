@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nvdra.host import mounts
 from nvdra.host.node import Node, OpenFile, resolve
 from nvdra.host.writer import Writer
 from nvdra.ports import Finished, Lock, Stat
@@ -43,8 +44,8 @@ class Killed(BaseException):
 class Effect:
     """One change of the outside, in the order they took place.
 
-    kind   "create" (the file beside), "write", "fsync", "rename", "unlink", "mkdir", "mknod", "exec", and of lock
-           files "append", "truncate"; or what `perform` was told
+    kind   "create" (the file beside), "write", "fsync", "rename", "unlink", "mkdir", "mknod", "remove tree", "mount",
+           "unmount", "exec", and of lock files "append", "truncate"; or what `perform` was told
     path   the path the caller named; of a program its command line
     """
 
@@ -220,7 +221,12 @@ class FakeHost(Node):
         self._effect("mknod", path, make)
 
     async def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 30.0
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout_s: float = 30.0,
     ) -> Finished:
         def start() -> Finished:
             # Through a chroot it is the program inside that counts.
@@ -231,6 +237,28 @@ class FakeHost(Node):
             return program(argv)
 
         return self._effect("exec", " ".join(argv), start)
+
+    def mount_count(self, path: str) -> int:
+        return super().mount_count(self._at(path)) if self.exists(mounts.TABLE) else 0
+
+    def _mount(self, place: str, size: str) -> None:
+        """Remembered in the fake's own table, on the disk: mounts outlive the program that made them."""
+        if not os.path.isdir(place):
+            raise FileNotFoundError(2, os.strerror(2), place)
+        escaped = place.replace(" ", "\\040")
+        line = f"99 1 0:99 / {escaped} rw,nosuid,nodev,noexec,relatime - tmpfs shm rw,size={size}\n"
+        self.write(mounts.TABLE, self._mounts() + line.encode())
+
+    def _unmount(self, place: str) -> None:
+        lines = self._mounts().splitlines(keepends=True)
+        last = max(index for index, line in enumerate(lines) if mounts.count(line, place))
+        self.write(mounts.TABLE, b"".join(lines[:last] + lines[last + 1 :]))
+
+    def _mounts(self) -> bytes:
+        try:
+            return super().read(mounts.TABLE)
+        except FileNotFoundError:
+            return b""
 
     def boot_id(self) -> str:
         return self.boot

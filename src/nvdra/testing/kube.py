@@ -11,7 +11,7 @@ import asyncio
 import random
 import uuid
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import orjson
 
 from nvdra.kube import from_wire, members, to_wire
-from nvdra.ports import ApiError, Clock, Event, Page, Resource
+from nvdra.ports import ApiError, Clock, Event, Page, Propagation, Resource
 from nvdra.slices import slice_problems
 from nvdra.testing.apply import Path, applied, changed, fields, merged, text
 from nvdra.testing.objects import (
@@ -41,6 +41,7 @@ from nvdra.testing.objects import (
 from nvdra.testing.selectors import field_matcher, label_matcher
 from nvdra.testing.watches import Watch
 
+FOREGROUND = "foregroundDeletion"
 _NAME_LIMIT = 63
 _RANDOM = 5
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
@@ -356,11 +357,18 @@ class FakeKube:
         return Stored(version, made["metadata"], parts)
 
     async def delete(
-        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", resource_version: str = ""
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        resource_version: str = "",
+        propagation: Propagation = "",
     ) -> None:
         kind = await self._enter_kind("delete", resource)
         self._precondition(kind, self._find(kind, namespace, name), uid, resource_version)
-        self._delete(kind, (namespace, name))
+        self._delete(kind, (namespace, name), propagation)
 
     async def delete_all(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
@@ -505,29 +513,55 @@ class FakeKube:
             )
             raise conflict(kind, name, cause)
 
-    def _delete(self, kind: Kind, key: tuple[str, str]) -> None:
+    def _delete(self, kind: Kind, key: tuple[str, str], propagation: Propagation = "") -> None:
         old = self._objects[kind.group, kind.plural][key]
+        if propagation == "Foreground" and self._dependents(old.metadata["uid"]):
+            # The real server's finalizer: the object goes with the last of its dependents.
+            kept = (*(old.metadata.get("finalizers") or ()), FOREGROUND)
+            old = Stored(old.version, {**old.metadata, "finalizers": list(kept)}, old.parts)
+            self._objects[kind.group, kind.plural][key] = old
+            self._mark_deleted(kind, key, old)
+            self.collect_garbage(old.metadata["uid"])
+            return
         if not old.metadata.get("finalizers"):
             self._remove(kind, key, Stored(old.version, dict(old.metadata), old.parts))
-        elif "deletionTimestamp" not in old.metadata:
+        else:
+            self._mark_deleted(kind, key, old)
+
+    def _mark_deleted(self, kind: Kind, key: tuple[str, str], old: Stored) -> None:
+        if "deletionTimestamp" not in old.metadata:
             marked = Stored(old.version, {**old.metadata, "deletionTimestamp": self._timestamp()}, old.parts)
             marked.managers = old.managers
             self._objects[kind.group, kind.plural][key] = marked
             self._happen("MODIFIED", kind, marked, old)
 
+    def _dependents(self, uid: str) -> bool:
+        everything = [stored for kept in self._objects.values() for stored in kept.values()]
+        return any(uid in _owners(stored) for stored in everything)
+
     def _remove(self, kind: Kind, key: tuple[str, str], last: Stored) -> None:
         old = self._objects[kind.group, kind.plural].pop(key)
         self._happen("DELETED", kind, last, old)
         self.collect_garbage(last.metadata["uid"])
+        self._end_foreground(_owners(last))
+
+    def _end_foreground(self, owners: Set[str]) -> None:
+        """Owners that waited for their dependents go with the last one."""
+        for (group, plural), kept in list(self._objects.items()):
+            for key, stored in list(kept.items()):
+                waiting = stored.metadata.get("finalizers") or ()
+                is_waiting = stored.metadata["uid"] in owners and FOREGROUND in waiting
+                if is_waiting and not self._dependents(stored.metadata["uid"]):
+                    self._remove(self.kinds[group, plural], key, stored)
 
     def collect_garbage(self, owner_uid: str = "") -> None:
         """Delete objects all of whose owners are gone; with a uid, only those that it owned."""
         alive = {stored.metadata["uid"] for kept in self._objects.values() for stored in kept.values()}
         for (group, plural), kept in list(self._objects.items()):
             for key, stored in list(kept.items()):
-                owners = {owner.get("uid", "") for owner in stored.metadata.get("ownerReferences") or ()}
+                owners = _owners(stored)
                 is_chosen = owner_uid in owners if owner_uid else bool(owners)
-                if is_chosen and not owners & alive and key in kept:
+                if is_chosen and not (owners - {owner_uid}) & alive and key in kept:
                     self._delete(self.kinds[group, plural], key)
 
     def _happen(
@@ -558,6 +592,11 @@ class FakeKube:
             thing |= {key: orjson.Fragment(raw) for key, raw in self._parts(stored, version).items()}
             found = stored.cached[version] = orjson.dumps(thing)
         return found
+
+
+def _owners(stored: Stored) -> frozenset[str]:
+    """UIDs of the objects that it depends on."""
+    return frozenset(owner.get("uid", "") for owner in stored.metadata.get("ownerReferences") or ())
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from nvdra.ports import Finished
 
 T = TypeVar("T")
-Command = Literal["list", "time slice", "compute mode"]
+Command = Literal["list", "query", "time slice", "compute mode"]
 
 _RULE = "+-------------------------------------+\n"
 _HEAD = f"{_RULE}| GPU compute policies:               |\n| GPU     Name           Value        |\n|{'=' * 37}|\n"
@@ -70,6 +70,8 @@ class FakeNvidiaSmi:
                 return self._list()
             case ("compute-policy", "-i", uuid, "--set-timeslice", number) if number in ("0", "1", "2", "3"):
                 return self._set("time slice", self.time_slices, uuid, int(number))
+            case ("-i", uuids, "--query-gpu=uuid,compute_mode", "--format=csv,noheader"):
+                return self._query(uuids.split(","))
             case ("-i", uuid, "-c", mode) if mode in _MODES:
                 return self._set("compute mode", self.compute_modes, uuid, mode)
         return Finished(2, f"Invalid combination of input arguments: {words}\n".encode(), b"")
@@ -83,6 +85,15 @@ class FakeNvidiaSmi:
             else:
                 status = _end(fault).exit_code
         return Finished(status, f"{_HEAD}{rows}{_RULE}".encode(), b"")
+
+    def _query(self, uuids: Sequence[str]) -> Finished:
+        for uuid in uuids:
+            if uuid not in self.compute_modes:
+                return Finished(6, b"No devices were found\n", b"")
+            if (fault := self._strikes("query", uuid)) is not None:
+                return _end(fault)
+        rows = "".join(f"{uuid}, {self.compute_modes[uuid].title()}\n" for uuid in uuids)
+        return Finished(0, rows.encode(), b"")
 
     def _set(self, command: Command, settings: dict[str, T], uuid: str, value: T) -> Finished:
         if uuid not in settings:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from nvdra.api import admin_access, configs
 from nvdra.api.configs import ConfigError, NoConfig
 from nvdra.api.gates import Gates
+from nvdra.api.mps_limits import check_limits
 from nvdra.webhook import wire
 from nvdra.webhook.wire import Devices, Object, ObjectError, Request
 
@@ -154,6 +155,7 @@ def _config_refusal(parameters: bytes, path: str, gates: Gates) -> str | None:
         config = configs.normalize(config, gates)
         configs.validate(config, gates)
         configs.check_strategy(config)
+        check_limits(config)
     except ConfigError as odd:
         return f"object at {path} is invalid: {odd}"
     return None

@@ -88,6 +88,14 @@ EFFECTS = [
         {"resources.computeDomains.enabled": False},
     ),
     Effect("consumableShares", "memory", env("CONSUMABLE_SHARES"), "memory", {"featureGates.ConsumableShares": True}),
+    Effect("mpsComputeMode", "unchanged", env("MPS_COMPUTE_MODE"), "unchanged"),
+    Effect(
+        "mpsUnderShares",
+        True,
+        env("MPS_UNDER_SHARES"),
+        "true",
+        {"featureGates.MPSSupport": True, "featureGates.ConsumableShares": True},
+    ),
     Effect("kubeAPIQPS", 50, env("KUBE_API_QPS"), "50"),
     Effect("kubeAPIBurst", 100, env("KUBE_API_BURST", "compute-domains"), "100"),
     Effect(

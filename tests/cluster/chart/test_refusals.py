@@ -114,6 +114,14 @@ def refusal(helm: Helm, values: dict[str, Any], **options: Any) -> str:
             "\nfeature gate DeviceMetadata requires PassthroughSupport to also be enabled",
         ),
         (
+            GPUS | {"mpsComputeMode": "none"},
+            '\ninvalid value for --mps-compute-mode: "none" (must be exclusive or unchanged)\n',
+        ),
+        (
+            GPUS | {"mpsUnderShares": True},
+            "\nmpsUnderShares needs featureGates.MPSSupport=true and featureGates.ConsumableShares=true\n",
+        ),
+        (
             GPUS | {"consumableShares": "memory"},
             "\n--consumable-shares requires feature gate ConsumableShares to be enabled\n",
         ),

@@ -18,6 +18,7 @@ _RESOURCES = {
     "Node": ("api/v1", "nodes", False),
     "Pod": ("api/v1", "pods", True),
     "Event": ("api/v1", "events", True),
+    "Deployment": ("apis/apps/v1", "deployments", True),
     "ServiceAccount": ("api/v1", "serviceaccounts", True),
     "ClusterRole": ("apis/rbac.authorization.k8s.io/v1", "clusterroles", False),
     "ClusterRoleBinding": ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", False),

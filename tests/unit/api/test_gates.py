@@ -159,21 +159,22 @@ def test_what_may_stand_together(setting):
 def test_gates_that_are_not_built_are_refused_only_if_on():
     gates.refuse_unbuilt(gates.defaults(), "gpu-kubelet-plugin")
     with pytest.raises(GateError) as refused:
-        gates.refuse_unbuilt(gates.parse("MPSSupport=true"), "gpu-kubelet-plugin")
+        gates.refuse_unbuilt(gates.parse("PassthroughSupport=true"), "gpu-kubelet-plugin")
     assert str(refused.value) == (
-        "gpu-kubelet-plugin does not support feature gate MPSSupport yet: "
+        "gpu-kubelet-plugin does not support feature gate PassthroughSupport yet: "
         "turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for it"
     )
-    with pytest.raises(GateError, match="feature gates MPSSupport, PassthroughSupport yet: turn them off"):
+    with pytest.raises(GateError, match="feature gates PassthroughSupport, NVMLDeviceHealthCheck yet: turn them off"):
         gates.refuse_unbuilt(
-            gates.parse("PassthroughSupport=true,MPSSupport=true,TimeSlicingSettings=true"), "gpu-kubelet-plugin"
+            gates.parse("NVMLDeviceHealthCheck=true,PassthroughSupport=true,TimeSlicingSettings=true"),
+            "gpu-kubelet-plugin",
         )
 
 
 def test_gates_of_other_programs_are_ignored():
     setting = "HostManagedIMEXDaemon=true,ComputeDomainCliques=false,CrashOnNVLinkFabricErrors=false"
     gates.refuse_unbuilt(gates.parse(setting), "gpu-kubelet-plugin")
-    gates.refuse_unbuilt(gates.parse("MPSSupport=true"), "webhook")
+    gates.refuse_unbuilt(gates.parse("PassthroughSupport=true"), "webhook")
 
 
 def test_the_dump_is_go_s_map_literal_sorted_by_name():

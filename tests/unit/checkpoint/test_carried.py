@@ -20,13 +20,6 @@ OLD_MIG = group(mig(info={"uuid": "MIG-2", "index": "0"}))
 UNSUPPORTED = {
     "MIG before v25.12": (OLD_MIG, {"mig"}, "MIG-2"),
     "passthrough": (group({"gpu": None, "mig": None, "vfio": VFIO}), {"vfio"}, "v-1"),
-    "MPS": (group(gpu(), mpsControlDaemonID="c1-abcde"), {"mps"}, "GPU-0"),
-    "MPS of a later build": (group(gpu(), mpsApplied=True), {"mps"}, "GPU-0"),
-    "MPS on MIG with a new key": (
-        group(mig(concrete=CONCRETE) | {"new": [1.50]}, mpsControlDaemonID="x"),
-        {"mps"},
-        "MIG-1",
-    ),
 }
 
 
@@ -88,6 +81,8 @@ def test_a_mig_device_whose_place_is_not_wholly_said_is_foreign(odd: dict[str, A
         group(gpu(NewID="x")),
         group(gpu() | {"cpu": None}),
         group(gpu(), mpsApplied=False),
+        group(gpu(), mpsApplied=True),
+        group(mig(concrete=CONCRETE) | {"new": [1.50]}, mpsControlDaemonID="x"),
         group(gpu(Requests=None)),
         group(mig(concrete=CONCRETE | {"later": [1.50]})),
         group(mig(concrete=CONCRETE | {"parentPCIBusID": ""})),

@@ -82,7 +82,7 @@ def test_an_indented_file_is_the_same_file(name: str) -> None:
         assert decode(indented, schema) == decode(content(name), schema)
 
 
-@pytest.mark.parametrize(("name", "number", "kinds"), [("gpu-mps", 2, {"mps"}), ("gpu-vfio", 2, {"vfio"})])
+@pytest.mark.parametrize(("name", "number", "kinds"), [("gpu-vfio", 2, {"vfio"})])
 def test_unsupported_kinds_are_carried_and_supported_ones_read(name: str, number: int, kinds: set[str]) -> None:
     carried, read = (entry(name, number, schema).prepared for schema in (GPU, EVERY_KIND))
     assert isinstance(carried, Unsupported)
@@ -92,7 +92,7 @@ def test_unsupported_kinds_are_carried_and_supported_ones_read(name: str, number
 
 
 def test_an_mps_daemon_serves_a_group() -> None:
-    groups = entry("gpu-mps", 2, EVERY_KIND).prepared
+    groups = entry("gpu-mps", 2, GPU).prepared
     [group] = groups  # type: ignore[misc]
     assert isinstance(group, PreparedGroup)
     assert group.mps_daemon_id.startswith(CLAIM.format(2) + "-")

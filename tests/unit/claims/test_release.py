@@ -54,7 +54,6 @@ def test_a_time_slice_stays_and_the_log_says_so():
     [
         ("mig", "gpu-0-mig-1g5gb-19-0", "a MIG device"),
         ("vfio", "gpu-vfio-0", "a GPU passed through to a virtual machine"),
-        ("mps", "gpu-0", "an MPS control daemon"),
     ],
 )
 def test_what_another_release_prepared_is_kept_and_named(kind, device, what):
@@ -74,13 +73,16 @@ def test_what_another_release_began_is_kept_and_named():
     assert device in refuse.reason
 
 
-def test_a_group_with_an_mps_daemon_is_kept():
+def test_a_group_with_an_mps_daemon_is_kept_while_the_gate_is_off():
     one = claim("c1", "gpu-0")
     entry = sealed(one).entry
     entry = replace(entry, prepared=tuple(replace(group, mps_daemon_id="c1-abcde") for group in entry.prepared))
     refuse = release(one, Checkpoint("boot", {"c1": entry}))
     assert isinstance(refuse, Refuse)
-    assert "an MPS control daemon (gpu-0)" in refuse.reason
+    assert refuse.reason == (
+        "unprepare devices failed for claim ns/claim-c1:c1: an MPS control daemon serves its devices (gpu-0), and gate "
+        "MPSSupport is off, which ends no daemon: turn the gate on until the claim is gone"
+    )
 
 
 def test_this_driver_forgets_abandoned_claims_as_its_checkpoint_cannot_hold_them() -> None:

@@ -226,8 +226,8 @@ def test_a_config_of_two_strategies_is_refused_with_the_go_driver_s_words():
     sharing = {"strategy": "TimeSlicing", "mpsConfig": {"defaultActiveThreadPercentage": 10}}
     one = claim("c1", "gpu-0", "gpu-1", config=[gpu_config({"sharing": sharing})])
     assert plan(one, gates=ON) == Refuse(
-        "prepare devices failed: error getting timeslice config for requests '[r0 r1]' in claim 'c1': "
-        "cannot use MpsConfig with the 'TimeSlicing' strategy",
+        "prepare devices failed: error applying config: error getting timeslice config for requests '[r0 r1]' in claim "
+        "'c1': cannot use MpsConfig with the 'TimeSlicing' strategy",
         permanent=True,
     )
 

@@ -124,3 +124,13 @@ def test_the_programs_own_event_loop_kills_the_same_way(tmp_path: Path) -> None:
             await task
 
     uvloop.run(run())
+
+
+async def test_a_program_is_given_its_input(node: Node) -> None:
+    finished = await node.spawn(["/bin/cat"], stdin=b"get_server_list\n")
+    assert (finished.exit_code, finished.stdout) == (0, b"get_server_list\n")
+
+
+async def test_a_program_that_reads_no_input_ends_all_the_same(node: Node) -> None:
+    finished = await node.spawn(["/bin/true"], stdin=b"x" * 10)
+    assert finished.exit_code == 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from nvdra import cdi
-from nvdra.api import ClaimRef
+from nvdra.api import Claim, ClaimRef
 from nvdra.api.claim import OpaqueConfig, Result
 from nvdra.checkpoint import (
     DOMAIN,
@@ -152,6 +152,9 @@ class LampDriver:
     def conflict(self, result: Result, other: Entry, node: Mapping[str, str]) -> bool:
         return False  # names say all
 
+    def share_refused(self, claim: Claim, result: Result, uid: str, other: Entry) -> str | None:
+        return None  # a lamp is one claim's
+
     def overlaps(self, result: Result, other: Entry, node: Mapping[str, str]) -> bool:
         return False
 
@@ -188,7 +191,7 @@ class LampDriver:
     def concrete(self, device: NodeDevice, facts: Facts) -> NodeDevice:
         return device
 
-    def edits(self, group: Group, facts: Facts) -> cdi.Edits:
+    def edits(self, group: Group, result: Result, facts: Facts) -> cdi.Edits:
         colours = tuple(f"COLOUR={facts[device.name]}" for _, device in group.members)
         return cdi.Edits(env=(*colours, f"BRIGHTNESS={group.config.brightness}"))
 

@@ -20,11 +20,13 @@ from nvdra.checkpoint import Checkpoint
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory, Partitions
 from nvdra.gpu.driver import DEVICE_TYPES
+from nvdra.gpu.sharing import UNSHARED, Sharing
 from nvdra.host import DriverRoot, find_nvidia_smi, install_hook
 from nvdra.kube import ResourceApi
 from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S, Change
 from nvdra.node.claim_service import Prepared, Unprepared
 from nvdra.node.gpu.actors.mig import MigActor, Partitioner
+from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
 from nvdra.node.gpu.parts import gpu_context
@@ -82,11 +84,12 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = VirtualClock()
-        self.kube = FakeKube(clock=self.clock)
+        self.kube = self.make_kube()
         self.host = FakeHost(folder)
         self.inventory: Inventory = inventory(GPUS)
         self.gates = ""
         self.lock_timeout_s = LOCK_TIMEOUT_S
+        self.sharing: Sharing = UNSHARED
         self.gpus: Partitioner = NoPartitions()
         self.rescans = 0
         self.on_rescan: Callable[[], None] = lambda: None
@@ -95,6 +98,13 @@ class World:
         lay_driver(self.host)
         for name in (P, C):
             (folder / name.strip("/")).mkdir(parents=True)
+
+    def make_kube(self) -> FakeKube:
+        return FakeKube(clock=self.clock)
+
+    def make_mps(self) -> MpsActor | None:
+        """What runs MPS daemons, of the program that starts now."""
+        return None
 
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -121,6 +131,8 @@ class World:
             lambda: self.inventory,
             clock=self.clock,
             lock_timeout_s=self.lock_timeout_s,
+            mps=self.make_mps(),
+            sharing=self.sharing,
             rescan=lambda: self._rescan(),
             on_checkpoint=self.checkpoints.append,
         )

@@ -35,6 +35,8 @@ TABLE = [
     ("http-endpoint", "HTTP_ENDPOINT", "", ":8080", ":8080"),
     ("metrics-path", "METRICS_PATH", "/metrics", "/m", "/m"),
     ("consumable-shares", "CONSUMABLE_SHARES", "disabled", "memory", "memory"),
+    ("mps-compute-mode", "MPS_COMPUTE_MODE", "exclusive", "unchanged", "unchanged"),
+    ("mps-under-shares", "MPS_UNDER_SHARES", False, "true", True),
     ("kubeconfig", "KUBECONFIG", "", "/a", "/a"),
     ("kube-api-qps", "KUBE_API_QPS", 50.0, "5", 5.0),
     ("kube-api-burst", "KUBE_API_BURST", 100, "10", 10),
@@ -109,3 +111,8 @@ def test_shares_without_the_gate() -> None:
     assert str(refused.value) == (
         "invalid CLI flags: --consumable-shares requires feature gate ConsumableShares to be enabled"
     )
+
+
+def test_a_compute_mode_of_daemons_is_one_of_two() -> None:
+    with pytest.raises(UsageError, match="must be exclusive or unchanged"):
+        options(["--mps-compute-mode=default"], REQUIRED)

@@ -90,8 +90,8 @@ def test_help() -> None:
         ),
         (
             [],
-            {**REQUIRED, "FEATURE_GATES": "MPSSupport=true,"},
-            "feature gate validation failed: gpu-kubelet-plugin does not support feature gate MPSSupport yet: "
+            {**REQUIRED, "FEATURE_GATES": "PassthroughSupport=true,"},
+            "feature gate validation failed: gpu-kubelet-plugin does not support feature gate PassthroughSupport yet: "
             "turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for it",
         ),
         (

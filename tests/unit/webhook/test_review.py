@@ -135,6 +135,25 @@ REFUSED: dict[str, tuple[Any, str]] = {
         parameters(sharing={"strategy": "MPS", "timeSlicingConfig": {"interval": "Long"}}),
         f"object at {P} is invalid: cannot use TimeSlicingConfig with the 'MPS' strategy",
     ),
+    "a limit below one mebibyte": (
+        parameters(sharing={"strategy": "MPS", "mpsConfig": {"defaultPinnedDeviceMemoryLimit": "10Ki"}}),
+        f"object at {P} is invalid: invalid limit: default value set too low: 10Ki",
+    ),
+    "a device's limit below one mebibyte": (
+        parameters(
+            "MigDeviceConfig",
+            sharing={"strategy": "MPS", "mpsConfig": {"defaultPerDevicePinnedMemoryLimit": {"MIG-1": "0"}}},
+        ),
+        f"object at {P} is invalid: invalid limit: value set too low: MIG-1: 0",
+    ),
+    "a limit of no device": (
+        parameters(sharing={"strategy": "MPS", "mpsConfig": {"defaultPerDevicePinnedMemoryLimit": {"gpu": "1Gi"}}}),
+        f"object at {P} is invalid: invalid device: unable to parse key as an integer: gpu",
+    ),
+    "a limit of a device before the first": (
+        parameters(sharing={"strategy": "MPS", "mpsConfig": {"defaultPerDevicePinnedMemoryLimit": {"-1": "1Gi"}}}),
+        f"object at {P} is invalid: invalid device: invalid device index: -1",
+    ),
     "unknown policy": (
         parameters("VfioDeviceConfig", iommu={"backendPolicy": "Any"}),
         f"object at {P} is invalid: unknown IOMMU backend policy: Any, "
@@ -370,3 +389,9 @@ def test_any_parameters_have_a_verdict(given: Any) -> None:
 def test_any_body_is_a_review_or_an_error(body: bytes) -> None:
     with pytest.raises(ReviewError):
         judge(body, OFF)
+
+
+def test_limits_of_devices_that_a_claim_may_be_given_are_admitted() -> None:
+    limits = {"0": "1Gi", "7": "1Mi", "GPU-4d4f434b-0000-0000-0000-000000000000": "10Gi"}
+    sharing = {"strategy": "MPS", "mpsConfig": {"defaultPerDevicePinnedMemoryLimit": limits}}
+    assert answer(review(claim(spec(entry(parameters(sharing=sharing)))))) == ALLOWED

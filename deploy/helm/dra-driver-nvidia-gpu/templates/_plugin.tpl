@@ -151,6 +151,14 @@ livenessProbe:
 - name: CONSUMABLE_SHARES
   value: {{ toString . | quote }}
 {{- end }}
+{{- with .Values.mpsComputeMode }}
+- name: MPS_COMPUTE_MODE
+  value: {{ . | quote }}
+{{- end }}
+{{- if .Values.mpsUnderShares }}
+- name: MPS_UNDER_SHARES
+  value: "true"
+{{- end }}
 {{- with .Values.kubeletPlugin.containers.gpus.healthcheckPort | toString }}
 - name: HEALTHCHECK_PORT
   value: {{ . | quote }}

@@ -173,6 +173,12 @@ Set resources.gpus.enabled=true, or keep the driver that serves your ComputeDoma
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if not (has (.Values.mpsComputeMode | default "exclusive") (list "exclusive" "unchanged")) }}
+{{- fail (printf "\ninvalid value for --mps-compute-mode: %q (must be exclusive or unchanged)\nSee value mpsComputeMode." .Values.mpsComputeMode) }}
+{{- end }}
+{{- if and .Values.mpsUnderShares (not (and (include "nvdra.gate" (list . "MPSSupport")) (include "nvdra.gate" (list . "ConsumableShares")))) }}
+{{- fail "\nmpsUnderShares needs featureGates.MPSSupport=true and featureGates.ConsumableShares=true\nTurn both on, or leave mpsUnderShares false." }}
+{{- end }}
 {{- $shares := toString (.Values.consumableShares | default "disabled") }}
 {{- if ne $shares "disabled" }}
 {{- if not (include "nvdra.gate" (list . "ConsumableShares")) }}

@@ -30,7 +30,6 @@ _MANAGEMENT, _PORTRAIT = "libnvidia-ml.so", "libnvdra-mock-portrait.so"
 _MARK = b"\nnvdra mock portrait\n"
 _PORTRAIT_IN_ETC = "etc/nvdra-mock-portrait.json"
 _PROGRAMS = (
-    "nvidia-cuda-mps-control",
     "nvidia-cuda-mps-server",
     "nvidia-debugdump",
     "nvidia-imex",
@@ -128,6 +127,8 @@ def lay_programs(root: Path, portrait: Portrait) -> None:
         write(root / "usr/bin" / name, b"#!/bin/sh\nexit 0\n", 0o755)
     tool = shipped.native("nvidia-smi").read_bytes()
     write(root / "usr/bin/nvidia-smi", tool, 0o755)
+    control = root / "usr/bin/nvidia-cuda-mps-control"
+    write(control, b"#!/bin/sh\nexit 0\n" if portrait.is_recorded else shipped.native(control.name).read_bytes(), 0o755)
     if not portrait.is_recorded:
         write(root / "usr/bin/nvidia-modprobe", tool, 0o755)  # the same program, told apart by its name
     for name, text in _CONFIGURATIONS.items():

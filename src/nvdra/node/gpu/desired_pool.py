@@ -9,6 +9,7 @@ from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory, published
 from nvdra.gpu.partitions import unmanaged_partitions
+from nvdra.gpu.shares import NOT_SHARED, Shares, shared
 from nvdra.gpu.unpublished import withdrawn
 from nvdra.node.publication import Publication
 
@@ -25,11 +26,13 @@ class DesiredPool:
         gates: Gates,
         inventory: Callable[[], Inventory],
         has_gpus: Callable[[], bool],
+        shares: Shares = NOT_SHARED,
     ) -> None:
         self._publication = publication
         self._gates = gates
         self._inventory = inventory
         self._has_gpus = has_gpus
+        self._shares = shares
         self._checkpoint: Checkpoint | None = None
         self._withdrawn: frozenset[str] = frozenset()
         self._unmanaged: frozenset[str] = frozenset()
@@ -57,7 +60,7 @@ class DesiredPool:
                 telemetry.info(4, f"About to announce device {name}")
         self._announced = frozenset(inventory.devices)
         self._publication.publish(
-            [published(device, self._gates) for device in inventory.devices.values()],
+            [shared(published(device, self._gates), self._shares) for device in inventory.devices.values()],
             withdrawn=unpublished,
             counter_sets=inventory.counter_sets(),
         )

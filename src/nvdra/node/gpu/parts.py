@@ -9,14 +9,18 @@ from nvdra.api.gates import Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory
 from nvdra.gpu.driver import GpuDriver
+from nvdra.gpu.mps import StartMpsDaemon
+from nvdra.gpu.sharing import UNSHARED, Sharing
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice
 from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
 from nvdra.node.gpu.actors.mig import MigActor
+from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.parts import NodePaths, claim_context
+from nvdra.node.steps import Actor
 from nvdra.ports import Clock, Host
 
 
@@ -31,11 +35,22 @@ def gpu_context(
     inventory: Callable[[], Inventory],
     *,
     clock: Clock,
+    mps: MpsActor | None = None,
+    sharing: Sharing = UNSHARED,
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> tuple[ClaimContext, CheckpointFile]:
-    """gpu.nvidia.com on this node."""
+    """gpu.nvidia.com on this node.
+
+    mps   needed with gate MPSSupport
+    """
+    actors: dict[str, Actor] = {
+        CreatePartition.kind: mig,
+        LeaveMigMode.kind: mig,
+        SetTimeSlice.kind: time_slices,
+        **({} if mps is None else {StartMpsDaemon.kind: mps}),
+    }
 
     def former_locks(address: str) -> Iterable[str]:
         # Earlier releases named a GPU's lock by its UUID.
@@ -43,12 +58,12 @@ def gpu_context(
         return () if uuid is None else (uuid,)
 
     return claim_context(
-        GpuDriver(gates),
+        GpuDriver(gates, sharing),
         pool,
         paths,
         host,
         edits,
-        {CreatePartition.kind: mig, LeaveMigMode.kind: mig, SetTimeSlice.kind: time_slices},
+        actors,
         inventory,
         clock=clock,
         rescan=rescan,

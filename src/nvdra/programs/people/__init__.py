@@ -31,20 +31,24 @@ _COMMANDS = {
         "nvdra.programs.people.forecast:main",
         "the ResourceSlices that a type of node would publish, without the node",
     ),
+    "mps remove": (
+        "nvdra.programs.people.mps:main",
+        "end this node's MPS control daemons and give back what they had, before an uninstall",
+    ),
     "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
     "prestart": ("nvdra.programs.prestart:main", "wait until the node's driver is there: the init container's program"),
 }
 
 _ABOUT = """\
 nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU. Only
-doctor --fix does, and asks first.
+doctor --fix and mps remove do, and ask first.
 
 usage: nvdra COMMAND [OPTIONS]
 
 {commands}
 
-Each command has --help, and all but demo and prestart have --output json. Where the node's files are is said by the
-plugin's own flags and variables, so inside the plugin's container no flag is needed:
+Each command has --help; all have --output json, except demo, mps remove and prestart. The plugin's own flags and
+variables say where the node's files are, so inside the plugin's container no flag is needed:
 
   kubectl exec -n NAMESPACE POD -c gpus -- nvdra doctor
 

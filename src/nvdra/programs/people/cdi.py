@@ -15,6 +15,7 @@ from nvdra.api.gates import defaults
 from nvdra.checkpoint import Unreadable
 from nvdra.gpu import Inventory
 from nvdra.gpu.driver import GpuDriver
+from nvdra.gpu.sharing import Sharing
 from nvdra.node.cdi_files import CdiFiles
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsMissing, EditsProvider
@@ -64,7 +65,7 @@ async def _content(here: LocalNode, uid: str, names: Sequence[str]) -> bytes:
     inventory = await here.inventory(here.bus())
     if inventory.unread:
         raise Incomplete(f"the GPUs cannot be read: {inventory.unread} (nvdra doctor tells more)")
-    driver = GpuDriver(defaults())
+    driver = GpuDriver(defaults(), Sharing(mps_folder=f"{here.plugin_dir}/mps"))
     sealed = _of_devices(driver, uid, names, inventory) if names else _of_entry(driver, here, uid, inventory)
     edits_provider: EditsProvider = GpuEditsProvider(
         here.host, here.root, hook_path=here.hook, host_root=here.host_root, makes_nodes=False

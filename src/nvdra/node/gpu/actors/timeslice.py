@@ -51,7 +51,9 @@ class TimeSliceActor:
             await self._set_default_mode(gpu)
             await self._smi().set_time_slice(gpu.uuid, step.interval)
         except (NvidiaSmiError, DriverFileMissing) as error:
-            raise StepFailed(f"error setting timeslice config for {step.wanted_by}: {error}") from error
+            raise StepFailed(
+                f"error applying config: error setting timeslice config for {step.wanted_by}: {error}"
+            ) from error
         known[address] = step.interval
         telemetry.info(1, "Set time slice", device=gpu.name, uuid=gpu.uuid, interval=step.interval)
         return {}
