@@ -53,6 +53,7 @@ def context(host: FakeHost, uuid: str | None) -> ClaimContext:
         MigActor(nvml, lambda _address, _partitions: None),
         TimeSliceActor(lambda: None, lambda: inventory),
         lambda: inventory,
+        clock=VirtualClock(),
         rescan=_nothing,
     )
     return made

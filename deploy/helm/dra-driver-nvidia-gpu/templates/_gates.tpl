@@ -13,5 +13,5 @@ checks:
 - [PassthroughSupport, excludes, NVMLDeviceHealthCheck]
 - [DeviceMetadata, requires, PassthroughSupport]
 unbuilt:
-  gpu-kubelet-plugin: [MPSSupport, PassthroughSupport, NVMLDeviceHealthCheck, DeviceMetadata, FabricManagerPartitioning, ConsumableShares]
+  gpu-kubelet-plugin: [PassthroughSupport, NVMLDeviceHealthCheck, DeviceMetadata, FabricManagerPartitioning]
 {{- end -}}

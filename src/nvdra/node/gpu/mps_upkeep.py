@@ -51,10 +51,10 @@ class MpsUpkeep:
     async def run(self) -> None:
         """Look at once and from time to time."""
         while True:
-            await self.tidy()
+            await self.clean_up()
             await self._clock.sleep(EVERY_S)
 
-    async def tidy(self) -> None:
+    async def clean_up(self) -> None:
         """End daemons that no claim needs, and start those again that prepared claims have lost."""
         try:
             # Folders first: one that is seen here was begun by an entry that was written before.
