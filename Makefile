@@ -73,7 +73,7 @@ bench: build .make/bench-allocation ## every speed and memory claim, as ratios w
 cluster-test: build ## a real control plane, kubelet and containerd (first time: builds them, about 20 minutes)
 	@$(BIN)/python -m tests.cluster
 
-.make/oracle-%: tests/oracle/v%/main.go tests/oracle/v%/go.mod
+.make/oracle-%: tests/oracle/main.go tests/oracle/v%/release.go tests/oracle/v%/go.mod
 	@mkdir -p .make
 	@echo "==> oracle: the allocator of Kubernetes $* (Go; minutes the first time)"
 	@cd tests/oracle/v$* && go build -o $(abspath $@) .

@@ -164,17 +164,7 @@ impl Cluster {
             };
             self.world
                 .add_allocation(allocation, self.profile.features.consumable_capacity)?;
-            let pods: Vec<&str> = claim
-                .status
-                .reserved_for
-                .iter()
-                .map(|c| c.name.as_str())
-                .collect();
-            let by = if pods.is_empty() {
-                name.clone()
-            } else {
-                format!("{name} (pod {})", pods.join(", "))
-            };
+            let by = holder_text(name, claim);
             for entry in allocation
                 .devices
                 .results
@@ -271,12 +261,21 @@ impl Cluster {
         let mut answer = explain::explain(&question);
         let wanted = holders_named(&answer);
         if answer["fits"].as_array().is_some_and(Vec::is_empty) && !wanted.is_empty() {
+            let holding: Vec<(String, &api::Allocation)> = self
+                .claims
+                .iter()
+                .filter_map(|(name, claim)| {
+                    let text = holder_text(name, claim);
+                    let allocation = claim.status.allocation.as_ref()?;
+                    wanted.contains(&text).then_some((text, allocation))
+                })
+                .collect();
             let more = explain::release(
                 &mut self.world,
                 &self.profile,
                 &self.holders,
                 &claims,
-                &wanted,
+                &holding,
             );
             if let Some(list) = answer["relaxations"].as_array_mut() {
                 list.extend(more);
@@ -290,6 +289,20 @@ impl Cluster {
             "devices": self.world.slices.iter().map(|s| s.devices.len()).sum::<usize>(),
         });
         Ok(answer)
+    }
+}
+
+/// An allocated claim with the pods that use it.
+fn holder_text(name: &str, claim: &api::ResourceClaim) -> String {
+    let pods: Vec<&str> = claim
+        .status
+        .reserved_for
+        .iter()
+        .map(|c| c.name.as_str())
+        .collect();
+    match pods.is_empty() {
+        true => name.to_string(),
+        false => format!("{name} (pod {})", pods.join(", ")),
     }
 }
 

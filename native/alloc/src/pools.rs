@@ -45,12 +45,17 @@ type FromSlices = (Vec<u32>, Arc<Pool>);
 
 impl Built {
     fn pool(&self, world: &World, profile: &Profile, id: PoolId, slices: Vec<u32>) -> Arc<Pool> {
-        let mut known = self.0.lock().expect("no panic while locked");
-        if let Some((_, pool)) = known.get(&id).filter(|(of, _)| *of == slices) {
-            return pool.clone();
+        let known = |built: &HashMap<PoolId, FromSlices>| {
+            let (_, pool) = built.get(&id).filter(|(of, _)| *of == slices)?;
+            Some(pool.clone())
+        };
+        if let Some(pool) = known(&self.0.lock().expect("no panic while locked")) {
+            return pool;
         }
+        // Other threads go on meanwhile; two that build the same pool build it alike.
         let pool = Arc::new(build(world, profile, id, slices.clone()));
-        known.insert(id, (slices, pool.clone()));
+        let mut built = self.0.lock().expect("no panic while locked");
+        built.insert(id, (slices, pool.clone()));
         pool
     }
 }

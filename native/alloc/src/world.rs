@@ -1,6 +1,7 @@
 //! The cluster as the allocator sees it: slices, classes, nodes and allocated devices, with interned names and indexes.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -72,6 +73,20 @@ pub enum AttributeValue {
     Versions(Arc<[Arc<str>]>),
     /// A type that this release does not know.
     Unknown,
+}
+
+impl fmt::Display for AttributeValue {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AttributeValue::Int(i) => write!(out, "{i}"),
+            AttributeValue::Bool(b) => write!(out, "{b}"),
+            AttributeValue::Str(s) | AttributeValue::Version(s) => write!(out, "{s:?}"),
+            AttributeValue::Ints(l) => write!(out, "{l:?}"),
+            AttributeValue::Bools(l) => write!(out, "{l:?}"),
+            AttributeValue::Strs(l) | AttributeValue::Versions(l) => write!(out, "{l:?}"),
+            AttributeValue::Unknown => out.write_str("unknown"),
+        }
+    }
 }
 
 pub struct Attribute {
@@ -182,6 +197,17 @@ impl State {
         set(&mut self.dedicated, id, false);
         set(&mut self.shared, id, false);
         self.aggregate.remove(&id);
+    }
+
+    /// Takes one of several shares back.
+    pub fn give_back(&mut self, id: DeviceId, consumed: &[(Sym, Quantity)]) {
+        for (name, quantity) in consumed {
+            let entry = self.aggregate.get_mut(&id);
+            let sum = entry.and_then(|list| list.iter_mut().find(|(known, _)| known == name));
+            if let Some((_, sum)) = sum {
+                *sum = sum.minus(quantity).unwrap_or(*sum);
+            }
+        }
     }
 
     pub fn share(&mut self, id: DeviceId) {
@@ -536,6 +562,31 @@ impl World {
             }
         }
         self.rules.push(rule);
+    }
+
+    /// Takes the devices of an allocated claim back; `is_only` says whether no other claim has the device.
+    pub fn remove_allocation(
+        &mut self,
+        allocation: &api::Allocation,
+        is_only: impl Fn(DeviceId) -> bool,
+    ) {
+        for entry in &allocation.devices.results {
+            if entry.admin_access == Some(true) {
+                continue;
+            }
+            let id = self.device(&entry.driver, &entry.pool, &entry.device);
+            if is_only(id) {
+                self.state.release(id);
+                continue;
+            }
+            let consumed: Vec<_> = entry
+                .consumed_capacity
+                .iter()
+                .flatten()
+                .map(|(name, quantity)| (self.names.add(name), *quantity))
+                .collect();
+            self.state.give_back(id, &consumed);
+        }
     }
 
     /// Marks the devices of an allocated claim as in use, by the rule of the scheduler.

@@ -71,7 +71,9 @@ impl<'a> Evaluator<'a> {
                 let item = self.eval(item)?;
                 let input = Input { view: self.view };
                 match item {
-                    Value::Semver(_) => Err(Fault::Cancelled(functions::UNHASHABLE.into())),
+                    Value::Semver(_) | Value::Format(_) => {
+                        Err(Fault::Cancelled(functions::UNHASHABLE.into()))
+                    }
                     item => {
                         Ok(Value::Bool(list.iter().any(|known| {
                             matches!(input.equal(known, &item), Ok(true))
@@ -416,6 +418,12 @@ fn go_type(value: &Value) -> &'static str {
         Value::Null => "types.Null",
         Value::Quantity { .. } => "cel.Quantity",
         Value::Semver(_) => "cel.Semver",
+        Value::Duration(_) => "types.Duration",
+        Value::Timestamp(_) => "types.Timestamp",
+        Value::Ip(_) => "cel.IP",
+        Value::Cidr(..) => "cel.CIDR",
+        Value::Url(_) => "cel.URL",
+        Value::Format(_) => "cel.Format",
         Value::Optional(_) => "*types.Optional",
         _ => "*types.Type",
     }

@@ -6,7 +6,9 @@ mod eval;
 mod functions;
 mod lex;
 pub mod semver;
+mod time;
 mod types;
+mod url;
 mod value;
 
 use std::collections::HashMap;
@@ -174,13 +176,7 @@ pub fn mentioned(
         .attributes
         .iter()
         .filter(|a| is_mentioned(a.id))
-        .map(|a| {
-            format!(
-                "{}={}",
-                world.names.text(a.name),
-                crate::explain::attribute_text(&a.value)
-            )
-        });
+        .map(|a| format!("{}={}", world.names.text(a.name), a.value));
     let capacity = device.capacity.iter().filter(|c| is_mentioned(c.id));
     attributes
         .chain(capacity.map(|c| format!("{}={}", world.names.text(c.name), c.value)))
