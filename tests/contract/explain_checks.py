@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from tests.cluster.harness.api import Api
+from tests.cluster.harness.api import Api, Refused, wait_until
 from tests.contract.explain_follow import Follower, relaxed
-from tests.contract.explain_scenarios import NODES, Json, Scenario
+from tests.contract.explain_scenarios import NODES, Json, Scenario, scenarios
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def check(api: Api, kubeconfig: Path, scenario: Scenario) -> None:
@@ -47,3 +51,35 @@ def _follow(follower: Follower, scenario: Scenario, change: Json) -> None:
         return
     follower.end(claims)
     follower.start(list(scenario.claims))
+
+
+def check_rights(api: Api, role: Json, kubeconfig: Callable[[str], Path]) -> None:
+    """A service account with the role alone gets a whole explanation."""
+    name = role["metadata"]["name"]
+    account = {"kind": "ServiceAccount", "metadata": {"name": name}}
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
+    }
+    scenario = next(one for one in scenarios() if one.name == "a taint of a rule")
+    try:
+        for body in (account, role, binding):
+            api.create(body)
+        reader = Follower(api, kubeconfig(api.token(name, "default")), scenario)
+        with reader.made():
+            reader.start(list(scenario.claims))
+            wait_until("the new rights", lambda: _may_read(reader), 30)
+            assert [cause["code"] for cause in reader.explained()["causes"]][:1] == ["taint"]
+    finally:
+        for body in (binding, role, account):
+            with suppress(Refused):
+                api.delete(body["kind"], name)
+
+
+def _may_read(reader: Follower) -> bool:
+    with suppress(AssertionError):
+        return bool(reader.explained()["causes"])
+    return False

@@ -54,6 +54,7 @@ type celDevice struct {
 type testCase struct {
 	ID         string          `json:"id"`
 	Kind       string          `json:"kind"`
+	Release    string          `json:"release"` // for the engine: this program is of one release
 	Variant    string          `json:"variant"`
 	Features   map[string]bool `json:"features"`
 	Objects    objects         `json:"objects"`

@@ -1,6 +1,9 @@
 //! A cluster read from API objects, and the questions that people ask about it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -73,11 +76,24 @@ impl Cluster {
 
     /// Adds an object or a list of objects; returns how many of each kind. Other kinds are not looked at.
     pub fn add(&mut self, document: &[u8]) -> Result<BTreeMap<String, usize>, String> {
+        self.read(serde_json::Deserializer::from_slice(document))
+    }
+
+    /// The same from a file, of which only one object is held at a time.
+    pub fn add_file(&mut self, path: &Path) -> Result<BTreeMap<String, usize>, String> {
+        let file = File::open(path).map_err(|e| e.to_string())?;
+        let reader = BufReader::with_capacity(1 << 20, file);
+        self.read(serde_json::Deserializer::from_reader(reader))
+    }
+
+    fn read<'de>(
+        &mut self,
+        mut source: serde_json::Deserializer<impl serde_json::de::Read<'de>>,
+    ) -> Result<BTreeMap<String, usize>, String> {
         if self.sealed {
             return Err("objects are added before the first question".into());
         }
         let mut counts = BTreeMap::new();
-        let mut source = serde_json::Deserializer::from_slice(document);
         let mut kind = None;
         Document {
             cluster: self,

@@ -79,8 +79,19 @@ pub fn gather(
         .slices_of_node
         .get(node.metadata.name.as_str())
         .map_or(&[][..], |v| v);
+    let everywhere = |s: &u32| !world.slices[*s as usize].counters.is_empty();
     let candidates: &mut dyn Iterator<Item = u32> = if profile.is_stable() {
         all = (0..world.slices.len() as u32).collect();
+        &mut all.into_iter()
+    } else if profile.quirks.counters_for_every_node {
+        let shared = (0..world.slices.len() as u32)
+            .filter(|s| world.slices[*s as usize].node().is_empty() || everywhere(s));
+        all = own
+            .iter()
+            .copied()
+            .filter(|s| !everywhere(s))
+            .chain(shared)
+            .collect();
         &mut all.into_iter()
     } else {
         &mut own.iter().chain(&world.slices_of_no_node).copied()
@@ -136,7 +147,8 @@ fn is_relevant(profile: &Profile, node: &Node, slice: &Slice) -> Result<bool, St
     if slice.compatibility_groups {
         return Ok(false);
     }
-    if profile.is_stable() && !slice.counters.is_empty() {
+    let everywhere = profile.is_stable() || profile.quirks.counters_for_every_node;
+    if everywhere && !slice.counters.is_empty() {
         return Ok(true);
     }
     if !slice.node().is_empty() || slice.all_nodes || slice.node_selector.is_some() {

@@ -388,6 +388,7 @@ impl<'a, O: Observer> Search<'a, O> {
                     constraint,
                     features.list_type_attributes,
                     !self.profile.is_stable(),
+                    self.profile.quirks.distinct_by_request,
                 );
                 constraints.push(made.ok_or_else(|| {
                     Failure::Error(format!(
@@ -502,14 +503,12 @@ impl<'a, O: Observer> Search<'a, O> {
         if !self.profile.features.consumable_capacity {
             return Ok(true);
         }
+        if self.profile.quirks.all_drops_exhausted {
+            return self.has_capacity(at, candidate, "checking capacity");
+        }
         let wish = &self.wishes[at.claim][at.request][at.alternative];
         let (_, device) = self.device(candidate);
-        match capacity::check(
-            wish.wanted.as_ref(),
-            device,
-            &[],
-            self.profile.features.fractional_capacity_range,
-        ) {
+        match capacity::check(wish.wanted.as_ref(), device, &[], self.profile.arithmetic()) {
             Ok(None) => Ok(true),
             Ok(Some(shortage)) => {
                 self.observer
@@ -768,10 +767,13 @@ impl<'a, O: Observer> Search<'a, O> {
                     return Err(Failure::Unsupported(format!("{}: {text}", owner())));
                 }
                 Err(cel::RunError::Error(text)) => {
+                    let place = match self.profile.quirks.terse_errors {
+                        true => String::new(),
+                        false => format!(" on device {}", self.world.device_text(device.id)),
+                    };
                     return Err(Failure::Error(format!(
-                        "{} on device {}: CEL runtime error: {text}",
-                        owner(),
-                        self.world.device_text(device.id)
+                        "{}{place}: CEL runtime error: {text}",
+                        owner()
                     )));
                 }
             }
@@ -800,7 +802,7 @@ impl<'a, O: Observer> Search<'a, O> {
             wish.wanted.as_ref(),
             device,
             &[used, taking],
-            features.fractional_capacity_range,
+            self.profile.arithmetic(),
         ) {
             Ok(None) => Ok(true),
             Ok(Some(shortage)) => {
@@ -808,6 +810,7 @@ impl<'a, O: Observer> Search<'a, O> {
                     .refused(at, Some(candidate), &|| Reason::Capacity(shortage.clone()));
                 Ok(false)
             }
+            Err(_) if self.profile.quirks.capacity_wraps => Ok(false),
             Err((capacity, error)) => Err(Failure::Error(format!(
                 "claim {}, request {}: {doing} for device {}: capacity \"{}\": {error}",
                 claim_text(self.claims[at.claim]),
@@ -873,7 +876,7 @@ impl<'a, O: Observer> Search<'a, O> {
             let (base, full) = (wish.base(), &wish.full);
             for (index, constraint) in self.constraints[at.claim].iter_mut().enumerate() {
                 if constraint.applies(base, full)
-                    && let Err(why) = constraint.add(slice, device)
+                    && let Err(why) = constraint.add(slice, device, base)
                 {
                     self.observer
                         .refused(at, Some(candidate), &|| Reason::Constraint { index, why });
@@ -910,12 +913,9 @@ impl<'a, O: Observer> Search<'a, O> {
         let wish = &self.wishes[at.claim][at.request][at.alternative];
         let mut consumed = None;
         if shareable {
-            let amounts = capacity::consumed(
-                wish.wanted.as_ref(),
-                device,
-                features.fractional_capacity_range,
-            )
-            .unwrap_or_default();
+            let amounts =
+                capacity::consumed(wish.wanted.as_ref(), device, self.profile.arithmetic())
+                    .unwrap_or_default();
             let known = self.capacity.contains_key(&candidate.id);
             let entry = self.capacity.entry(candidate.id).or_default();
             for (name, amount) in &amounts {
@@ -971,7 +971,7 @@ impl<'a, O: Observer> Search<'a, O> {
                 .rev()
             {
                 if constraint.applies(base, full) {
-                    constraint.remove();
+                    constraint.remove(base);
                 }
             }
         }
@@ -983,7 +983,8 @@ impl<'a, O: Observer> Search<'a, O> {
 
     fn has_shares(&self, id: DeviceId) -> bool {
         let state = &self.world.state;
-        state.aggregate.contains_key(&id) || state.is_shared(id) || self.capacity.contains_key(&id)
+        let shared = state.is_shared(id) && !self.profile.quirks.shares_pay_again;
+        state.aggregate.contains_key(&id) || shared || self.capacity.contains_key(&id)
     }
 
     fn charge(&mut self, pool: PoolId, device: &Device, sign: i128) {

@@ -91,6 +91,8 @@ pub struct Checker {
     scopes: Vec<(Arc<str>, Type)>,
     /// Calls around the expression whose literals may mix types.
     mixed: usize,
+    /// Attributes are of type any, as releases before 1.37 declare them.
+    any: bool,
 }
 
 fn invalid<T>(at: usize, text: impl Into<String>) -> Result<T, Problem> {
@@ -98,6 +100,13 @@ fn invalid<T>(at: usize, text: impl Into<String>) -> Result<T, Problem> {
 }
 
 impl Checker {
+    pub fn new(any: bool) -> Checker {
+        Checker {
+            any,
+            ..Checker::default()
+        }
+    }
+
     /// The tree and the type of the whole expression.
     pub fn run(mut self, expr: &Expr) -> Checked {
         let (node, found) = self.expr(expr)?;
@@ -156,7 +165,7 @@ impl Checker {
             return self.substitute(*y, a).0;
         }
         match (a, b) {
-            (Type::Dyn, _) | (_, Type::Dyn) => true,
+            (Type::Dyn | Type::Any, _) | (_, Type::Dyn | Type::Any) => true,
             (Type::Null, other) | (other, Type::Null) => {
                 matches!(
                     other,
@@ -400,7 +409,7 @@ impl Checker {
             is_optional = true;
         }
         let found = match &target {
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Any => Type::Dyn,
             Type::Map(_, value) => (**value).clone(),
             Type::Var(n) => {
                 self.bound.insert(*n, Type::Dyn);
@@ -409,7 +418,10 @@ impl Checker {
             Type::Device => match &**field {
                 "driver" => Type::Str,
                 "allowMultipleAllocations" => Type::Bool,
-                "attributes" => Type::map(Type::Str, Type::map(Type::Str, Type::Dyn)),
+                "attributes" => {
+                    let value = if self.any { Type::Any } else { Type::Dyn };
+                    Type::map(Type::Str, Type::map(Type::Str, value))
+                }
                 "capacity" => Type::map(Type::Str, Type::map(Type::Str, Type::Quantity)),
                 _ => return invalid(at, format!("undefined field '{field}'")),
             },
@@ -520,7 +532,7 @@ impl Checker {
                 ));
             }
         }
-        let Some(function) = functions::find(&name) else {
+        let Some(function) = functions::find(&name, self.any) else {
             return Err(Problem::Unsupported(format!(
                 "function {name} is not evaluated by this engine"
             )));
@@ -784,7 +796,10 @@ impl Checker {
                 (Type::Dyn, Type::Dyn)
             }
             other => {
-                let found = self.resolved(&other);
+                let found = match self.resolved(&other) {
+                    Type::Any => "any".to_string(),
+                    other => other.to_string(),
+                };
                 return invalid(
                     fold.range.at,
                     format!(
@@ -843,8 +858,8 @@ fn most_general(a: &Type, b: &Type) -> Type {
 
 fn is_as_general(a: &Type, b: &Type) -> bool {
     match (a, b) {
-        (Type::Dyn | Type::Var(_), _) => true,
-        (_, Type::Dyn | Type::Var(_)) => false,
+        (Type::Dyn | Type::Any | Type::Var(_), _) => true,
+        (_, Type::Dyn | Type::Any | Type::Var(_)) => false,
         (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => {
             is_as_general(a, b)
         }

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Type {
     Dyn,
+    /// As open as dyn, but no range of a comprehension.
+    Any,
     Null,
     Bool,
     Int,
@@ -40,6 +42,7 @@ impl fmt::Display for Type {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Type::Dyn => out.write_str("dyn"),
+            Type::Any => out.write_str("google.protobuf.Any"),
             Type::Null => out.write_str("null_type"),
             Type::Bool => out.write_str("bool"),
             Type::Int => out.write_str("int"),

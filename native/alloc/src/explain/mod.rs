@@ -191,7 +191,7 @@ pub fn explain(question: &Question) -> Value {
         Vec::new()
     };
     json!({
-        "profile": {"release": question.profile.release, "variant": question.profile.variant.name()},
+        "profile": {"release": question.profile.release, "patch": question.profile.patch(), "variant": question.profile.variant.name()},
         "claims": question.claims.iter().map(|c| claim_text(c)).collect::<Vec<_>>(),
         "fits": found.fits,
         "errors": found.errors.iter().map(|(text, nodes)| json!({"code": error_code(text), "error": text, "nodes": nodes})).collect::<Vec<_>>(),

@@ -69,7 +69,8 @@ pub fn check(text: &str, types: &[Type]) -> Result<(), String> {
         let fits = match letter {
             's' => !matches!(
                 found,
-                Type::Quantity
+                Type::Any
+                    | Type::Quantity
                     | Type::Semver
                     | Type::Device
                     | Type::Ip

@@ -100,6 +100,9 @@ impl std::fmt::Debug for Function {
     }
 }
 
+/// Ends the name of a function that earlier releases have otherwise.
+const OLD: &str = "@old";
+
 const TABLE: &[(&str, Body, Cost)] = &[
     ("!_", not, Cost::One),
     ("-_", negate, Cost::One),
@@ -306,6 +309,22 @@ const TABLE: &[(&str, Body, Cost)] = &[
     ("distinct", distinct, Cost::SelfCompare(0)),
     ("lists.range", range, Cost::ListOutput),
     ("cel.@mapInsert", map_insert, Cost::One),
+    (
+        "startsWith@old",
+        |_, a| texts(a, |a, b| a.starts_with(b)),
+        Cost::Text(0, 1),
+    ),
+    (
+        "endsWith@old",
+        |_, a| texts(a, |a, b| a.ends_with(b)),
+        Cost::Text(0, 1),
+    ),
+    ("includes@old", includes, Cost::One),
+    (
+        "lists.range@old",
+        |i, a| range(i, &[Value::Int(int(a.first())?.max(0))]),
+        Cost::ListOutput,
+    ),
     ("format", format::format, Cost::Text(0, 1)),
     ("path", nothing, Cost::One),
     ("group", nothing, Cost::One),
@@ -489,7 +508,8 @@ const TABLE: &[(&str, Body, Cost)] = &[
     ),
 ];
 
-pub fn find(name: &str) -> Option<&'static Function> {
+/// The function of that name, as releases before 1.37 have it if `old`.
+pub fn find(name: &str, old: bool) -> Option<&'static Function> {
     static BY_NAME: OnceLock<HashMap<&str, Function>> = OnceLock::new();
     let by_name = BY_NAME.get_or_init(|| {
         let mut map: HashMap<&str, Function> = TABLE
@@ -516,7 +536,8 @@ pub fn find(name: &str) -> Option<&'static Function> {
         );
         map
     });
-    by_name.get(name)
+    let earlier = old.then(|| by_name.get(format!("{name}{OLD}").as_str()));
+    earlier.flatten().or_else(|| by_name.get(name))
 }
 
 /// What needs an authorizer, which selectors of devices have not.
