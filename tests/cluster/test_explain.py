@@ -1,4 +1,4 @@
-"""nvdra claim explain beside a whole control plane: the same scenarios as on a scheduler alone, and a reader's rights."""
+"""nvdra claim explain beside a whole control plane: the scenarios of a scheduler alone, and the rights of a reader."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ pub fn consumed(
     arithmetic: Arithmetic,
 ) -> Result<Amounts, (Sym, String)> {
     let mut amounts = Vec::with_capacity(device.capacity.len());
-    for capacity in &device.capacity {
+    for capacity in device.capacity.iter() {
         let requested = wanted.and_then(|w| w.known.get(&capacity.name));
         let amount = amount(requested, capacity, arithmetic).map_err(|e| (capacity.name, e))?;
         if amount.sign() < 0 && !arithmetic.wraps {

@@ -318,7 +318,7 @@ fn validate(world: &World, profile: &Profile, pool: &Pool) -> Result<(), String>
         .chain(&pool.others)
         .flat_map(|s| &world.slices[*s as usize].devices)
     {
-        for consumed in &device.consumes {
+        for consumed in device.consumes.iter() {
             let Some(set) = sets.get(&consumed.set) else {
                 return Err(format!(
                     "counter set {} not found",

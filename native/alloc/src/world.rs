@@ -122,8 +122,9 @@ pub struct Device {
     pub name: Sym,
     pub id: DeviceId,
     pub attributes: Box<[Attribute]>,
-    pub capacity: Box<[Capacity]>,
-    pub consumes: Box<[Consumption]>,
+    /// Shared with devices of the same capacities; so are the counters below.
+    pub capacity: Arc<[Capacity]>,
+    pub consumes: Arc<[Consumption]>,
     pub taints: Vec<Taint>,
     pub shareable: bool,
     pub rare: Option<Box<Rare>>,
@@ -242,6 +243,11 @@ impl State {
     }
 }
 
+/// Everything about a named quantity.
+fn quantity_key(name: Sym, quantity: &Quantity) -> impl Iterator<Item = u64> {
+    [u64::from(name.0)].into_iter().chain(quantity.parts())
+}
+
 fn set(bits: &mut Vec<u64>, id: DeviceId, on: bool) {
     let (word, bit) = (id.0 as usize / 64, id.0 % 64);
     if bits.len() <= word {
@@ -275,6 +281,24 @@ pub struct World {
     pub classes: HashMap<String, Arc<api::DeviceClass>>,
     pub rules: Vec<api::TaintRule>,
     pub state: State,
+    capacities: Shapes<Capacity>,
+    consumptions: Shapes<Consumption>,
+}
+
+/// Equal lists of many devices, kept once.
+struct Shapes<T>(HashMap<Vec<u64>, Arc<[T]>>);
+
+impl<T> Default for Shapes<T> {
+    fn default() -> Self {
+        Shapes(HashMap::new())
+    }
+}
+
+impl<T> Shapes<T> {
+    /// The list under its key, which says everything about it.
+    fn shared(&mut self, key: Vec<u64>, list: Vec<T>) -> Arc<[T]> {
+        self.0.entry(key).or_insert_with(|| list.into()).clone()
+    }
 }
 
 impl World {
@@ -453,18 +477,28 @@ impl World {
                 policy,
             });
         }
-        let consumes = device
-            .consumes_counters
-            .into_iter()
-            .map(|one| Consumption {
-                set: self.names.add(&one.counter_set),
-                counters: one
-                    .counters
-                    .iter()
-                    .map(|(n, c)| (self.names.add(n), c.value))
-                    .collect(),
-            })
-            .collect();
+        let capacity: Arc<[Capacity]> = match capacity.iter().all(|c| c.policy.is_none()) {
+            true => {
+                let key = capacity.iter().flat_map(|c| quantity_key(c.name, &c.value));
+                let key = [u64::from(driver.0)].into_iter().chain(key).collect();
+                self.capacities.shared(key, capacity)
+            }
+            false => capacity.into(),
+        };
+        let mut key = Vec::new();
+        let mut consumes = Vec::with_capacity(device.consumes_counters.len());
+        for one in device.consumes_counters {
+            let set = self.names.add(&one.counter_set);
+            let counters: Vec<_> = one
+                .counters
+                .iter()
+                .map(|(n, c)| (self.names.add(n), c.value))
+                .collect();
+            key.extend([u64::from(set.0), counters.len() as u64]);
+            key.extend(counters.iter().flat_map(|(n, q)| quantity_key(*n, q)));
+            consumes.push(Consumption { set, counters });
+        }
+        let consumes = self.consumptions.shared(key, consumes);
         let rare = Rare {
             node_name: device.node_name,
             node_selector: device.node_selector,
@@ -483,7 +517,7 @@ impl World {
             name,
             id: self.device_of(pool, name),
             attributes: attributes.into(),
-            capacity: capacity.into(),
+            capacity,
             consumes,
             taints: device
                 .taints
