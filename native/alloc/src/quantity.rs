@@ -39,6 +39,11 @@ impl Quantity {
         text: 0,
     };
 
+    /// Whether the API machinery keeps it in 64 bits.
+    pub fn is_short(&self) -> bool {
+        self.short.is_some()
+    }
+
     /// Everything about the quantity as numbers: equal parts are one and the same quantity.
     pub fn parts(&self) -> [u64; 6] {
         let (value, scale) = self.short.unwrap_or((0, i32::MIN));

@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use crate::api;
+use crate::cel;
 use crate::quantity::Quantity;
 
 /// A map by small numbers that nobody chooses: a multiplication hashes them well enough.
@@ -127,6 +128,8 @@ pub struct Device {
     pub consumes: Arc<[Consumption]>,
     pub taints: Vec<Taint>,
     pub shareable: bool,
+    /// Whether every attribute is a scalar that expressions can hold.
+    pub plain: bool,
     pub rare: Option<Box<Rare>>,
 }
 
@@ -513,9 +516,13 @@ impl World {
             || rare.binds_to_node
             || rare.binding_conditions.is_some()
             || rare.binding_failure_conditions.is_some();
+        let plain = attributes
+            .iter()
+            .all(|a: &Attribute| cel::convertible(&a.value, false).is_ok());
         Ok(Device {
             name,
             id: self.device_of(pool, name),
+            plain,
             attributes: attributes.into(),
             capacity,
             consumes,

@@ -21,8 +21,9 @@ pub enum Node {
     },
     And(Vec<Node>),
     Or(Vec<Node>),
-    /// `or` and `orValue`: the right side is only evaluated if needed.
+    /// `or` and `orValue`: the right side is only evaluated if needed. `lenient`: a value that is not optional is kept.
     Default {
+        lenient: bool,
         optional: Box<Node>,
         other: Box<Node>,
         unwrap: bool,
@@ -506,6 +507,7 @@ impl Checker {
             if let (Some(optional), Some(other)) = (optional, other) {
                 return Ok((
                     Node::Default {
+                        lenient: self.any,
                         optional,
                         other,
                         unwrap,

@@ -58,6 +58,7 @@ impl<'a> Evaluator<'a> {
             Node::And(terms) => self.logic(terms, false),
             Node::Or(terms) => self.logic(terms, true),
             Node::Default {
+                lenient,
                 optional,
                 other,
                 unwrap,
@@ -65,6 +66,7 @@ impl<'a> Evaluator<'a> {
                 Value::Optional(Some(value)) if *unwrap => Ok((*value).clone()),
                 some @ Value::Optional(Some(_)) => Ok(some),
                 Value::Optional(None) => self.eval(other),
+                value if *lenient => Ok(value),
                 _ => no_overload(),
             },
             Node::Member { item, list } => {

@@ -104,7 +104,11 @@ impl Program {
 
     /// Whether the device matches, and what the evaluation cost.
     pub fn run(&self, view: &DeviceView, limit: u64) -> (Result<bool, RunError>, Option<u64>) {
-        for attribute in &view.device.attributes {
+        let attributes = match view.device.plain {
+            true => &[][..],
+            false => &view.device.attributes,
+        };
+        for attribute in attributes {
             let lists = !self.quirks.attributes_are_any;
             if let Err(text) = convertible(&attribute.value, lists) {
                 let name = view.world.names.text(attribute.name);
@@ -136,7 +140,7 @@ impl Program {
 }
 
 /// Whether an attribute has a value that expressions can hold; one that has not fails every expression on its device.
-fn convertible(value: &AttributeValue, lists: bool) -> Result<(), String> {
+pub fn convertible(value: &AttributeValue, lists: bool) -> Result<(), String> {
     let version = |text: &str| {
         Semver::parse(text)
             .map(|_| ())

@@ -93,12 +93,7 @@ impl<'a, O: Observer> Search<'a, O> {
     }
 
     /// Checks one request or alternative; returns the number of devices it wants.
-    fn prepare(
-        &mut self,
-        at: At,
-        display: &str,
-        spec: Spec<'a>,
-    ) -> Result<i64, Failure> {
+    fn prepare(&mut self, at: At, display: &str, spec: Spec<'a>) -> Result<i64, Failure> {
         let name = spec.name;
         let fail = |text: String| {
             Err(Failure::Error(format!(

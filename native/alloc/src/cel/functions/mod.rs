@@ -320,6 +320,8 @@ const TABLE: &[(&str, Body, Cost)] = &[
         Cost::Text(0, 1),
     ),
     ("includes@old", includes, Cost::One),
+    ("add@old", quantities::add_in_place, Cost::One),
+    ("sub@old", quantities::sub_in_place, Cost::One),
     (
         "lists.range@old",
         |i, a| range(i, &[Value::Int(int(a.first())?.max(0))]),

@@ -84,3 +84,23 @@ pub fn semver(_: &Input, args: &[Value]) -> Evaluated {
 pub fn is_semver(_: &Input, args: &[Value]) -> Evaluated {
     Ok(Value::Bool(parsed(args)?.is_ok()))
 }
+
+/// Earlier releases change a quantity in its slow form where it stands, for all later evaluations.
+fn is_kept(args: &[Value]) -> Result<(), Fault> {
+    match quantity_of(&args[0])?.is_short() {
+        true => Ok(()),
+        false => Err(Fault::Unsupported(
+            "sums of this quantity change the device itself in this release, which this engine does not do".into(),
+        )),
+    }
+}
+
+pub fn add_in_place(_: &Input, args: &[Value]) -> Evaluated {
+    is_kept(args)?;
+    combine(args, Quantity::plus)
+}
+
+pub fn sub_in_place(_: &Input, args: &[Value]) -> Evaluated {
+    is_kept(args)?;
+    combine(args, Quantity::minus)
+}
