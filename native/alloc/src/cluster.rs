@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::api;
@@ -16,6 +17,21 @@ use crate::search::claim_text;
 use crate::world::World;
 
 const GROUP: &str = "resource.k8s.io/";
+
+/// What an object is.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Header {
+    kind: String,
+    api_version: String,
+    metadata: Name,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Name {
+    name: String,
+}
 
 #[derive(Deserialize, Clone)]
 struct Pod {
@@ -106,26 +122,19 @@ impl Cluster {
         Ok(counts)
     }
 
-    fn object(&mut self, object: Value, list: Option<&str>) -> Result<String, String> {
-        let text = |key: &str| {
-            object
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or("")
-                .to_string()
-        };
-        let (mut kind, version) = (text("kind"), text("apiVersion"));
+    /// Reads one object: first what it is, then the whole of it if it matters.
+    fn object(&mut self, object: &str, list: Option<&str>) -> Result<String, String> {
+        if !object.trim_start().starts_with('{') {
+            return Ok(String::new());
+        }
+        let header: Header = serde_json::from_str(object).map_err(|e| e.to_string())?;
+        let (mut kind, version, name) = (header.kind, header.api_version, header.metadata.name);
         if kind.is_empty() {
             kind = list
                 .and_then(|l| l.strip_suffix("List"))
                 .unwrap_or("")
                 .to_string();
         }
-        let name = object
-            .pointer("/metadata/name")
-            .and_then(Value::as_str)
-            .unwrap_or("?")
-            .to_string();
         if version.starts_with(GROUP)
             && version != format!("{GROUP}v1")
             && kind != "DeviceTaintRule"
@@ -139,24 +148,23 @@ impl Cluster {
         match kind.as_str() {
             "Node" => self
                 .world
-                .add_node(serde_json::from_value(object).map_err(failed)?),
+                .add_node(serde_json::from_str(object).map_err(failed)?),
             "DeviceClass" => self
                 .world
-                .add_class(serde_json::from_value(object).map_err(failed)?),
+                .add_class(serde_json::from_str(object).map_err(failed)?),
             "ResourceSlice" => self
                 .world
-                .add_slice(serde_json::from_value(object).map_err(failed)?)?,
+                .add_slice(serde_json::from_str(object).map_err(failed)?)?,
             "DeviceTaintRule" => self
                 .rules
-                .push(serde_json::from_value(object).map_err(failed)?),
+                .push(serde_json::from_str(object).map_err(failed)?),
             "ResourceClaim" => {
-                let mut claim: api::ResourceClaim =
-                    serde_json::from_value(object).map_err(failed)?;
+                let mut claim: api::ResourceClaim = serde_json::from_str(object).map_err(failed)?;
                 default(&mut claim);
                 self.claims.insert(claim_text(&claim), claim);
             }
             "Pod" => {
-                let pod: Pod = serde_json::from_value(object).map_err(failed)?;
+                let pod: Pod = serde_json::from_str(object).map_err(failed)?;
                 self.pods.insert(
                     format!("{}/{}", pod.metadata.namespace, pod.metadata.name),
                     pod,
@@ -450,7 +458,7 @@ impl<'de> Visitor<'de> for Document<'_> {
         if !was_list {
             let kind = self
                 .cluster
-                .object(single.into(), None)
+                .object(&Value::from(single).to_string(), None)
                 .map_err(serde::de::Error::custom)?;
             *self.counts.entry(kind).or_default() += 1;
         }
@@ -484,10 +492,10 @@ impl<'de> Visitor<'de> for Items<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while let Some(item) = items.next_element::<Value>()? {
+        while let Some(item) = items.next_element::<Box<RawValue>>()? {
             let kind = self
                 .cluster
-                .object(item, self.kind.as_deref())
+                .object(item.get(), self.kind.as_deref())
                 .map_err(serde::de::Error::custom)?;
             *self.counts.entry(kind).or_default() += 1;
         }

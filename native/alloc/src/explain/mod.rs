@@ -275,18 +275,19 @@ fn collect(
 ) -> Vec<String> {
     let mut codes = Vec::new();
     let world = question.world;
-    let mut add = |code: &str, text: String, device: Option<String>, detail: Map<String, Value>| {
+    let mut add = |code: &str, text: String, devices: &[DeviceId], detail: Map<String, Value>| {
         let cause = causes.entry((code.to_string(), text.clone())).or_default();
         cause.text = text;
         cause.learn(detail);
         if cause.nodes.last() != Some(&node.metadata.name) {
             cause.nodes.push(node.metadata.name.clone());
         }
-        if let Some(device) = device {
-            cause.number_of_devices += 1;
-            if cause.devices.len() < EXAMPLES {
-                cause.devices.push(device);
-            }
+        cause.number_of_devices += devices.len();
+        for device in devices
+            .iter()
+            .take(EXAMPLES - cause.devices.len().min(EXAMPLES))
+        {
+            cause.devices.push(world.device_text(*device));
         }
         if !codes.contains(&code.to_string()) {
             codes.push(code.to_string());
@@ -303,7 +304,7 @@ fn collect(
                     format!(
                         "pool {name} is being replaced: generation {generation} has no slice for the node yet"
                     ),
-                    None,
+                    &[],
                     Map::new(),
                 );
             }
@@ -315,12 +316,12 @@ fn collect(
                 let text = format!(
                     "pool {name} is incomplete: {have} of {want} slices of generation {generation} are published"
                 );
-                add("pool.incomplete", text, None, Map::new());
+                add("pool.incomplete", text, &[], Map::new());
             }
             Some(Trouble::Invalid(reason)) => add(
                 "pool.invalid",
                 format!("pool {name} is invalid: {reason}"),
-                None,
+                &[],
                 Map::new(),
             ),
         }
@@ -329,7 +330,7 @@ fn collect(
         // A pool in trouble is the cause already named.
         if gathered.iter().all(|pool| pool.trouble.is_none()) {
             let text = "no pool offers devices to the node".into();
-            add("slice.other-node", text, None, Map::new());
+            add("slice.other-node", text, &[], Map::new());
         }
         return codes;
     }
@@ -342,17 +343,32 @@ fn collect(
         .collect();
     entries.sort_by_key(|((at, id), _)| (*at, *id));
     let nothing_refused = entries.is_empty();
+    // A selector refuses most devices of most nodes: it is described once a node.
+    let mut selectors: BTreeMap<(At, bool, usize), Vec<Candidate>> = BTreeMap::new();
     for ((at, _), (candidate, reason)) in entries {
+        if let (Reason::Selector { class, index }, Some(candidate)) = (reason, candidate) {
+            let refused = selectors.entry((*at, *class, *index)).or_default();
+            refused.push(*candidate);
+            if refused.len() > 1 {
+                continue;
+            }
+        }
         let (code, text, detail) = describe(question, answer, *at, *candidate, reason);
-        let device = candidate.map(|c| world.device_text(c.id));
-        add(code, text, device, detail);
+        let devices: Vec<DeviceId> = candidate.iter().map(|c| c.id).collect();
+        add(code, text, &devices, detail);
+    }
+    for ((at, class, index), refused) in selectors {
+        let reason = Reason::Selector { class, index };
+        let (code, text, _) = describe(question, answer, at, None, &reason);
+        let devices: Vec<DeviceId> = refused[1..].iter().map(|c| c.id).collect();
+        add(code, text, &devices, Map::new());
     }
     if nothing_refused && gathered.iter().all(|pool| pool.trouble.is_none()) {
         let text = format!(
             "{} asks for more devices than the node offers",
             request_text(question, recorder.furthest)
         );
-        add("devices.few", text, None, Map::new());
+        add("devices.few", text, &[], Map::new());
     }
     codes
 }
