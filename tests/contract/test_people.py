@@ -542,7 +542,7 @@ def test_a_lock_that_is_held(left: Site) -> None:
     assert not [text for check, text in left.findings("warning") if check == "locks"]
 
 
-def test_files_and_checkpoint_that_disagree(left: Site) -> None:
+def test_files_that_disagree_with_the_checkpoint_are_reported(left: Site) -> None:
     first, second = sorted(left.cdi.iterdir())
     orphan = left.cdi / cdi.GPU_CLAIMS.file_name("nobody")
     first.rename(orphan)

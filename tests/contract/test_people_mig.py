@@ -159,7 +159,7 @@ def test_a_partition_that_vanished_under_its_claim(site: Site) -> None:
     assert f"  {THREE}  held by ns/a, and not there now\n" in site.run("devices").out
 
 
-def test_whose_a_partition_is_cannot_be_told_without_the_checkpoint(site: Site) -> None:
+def test_without_a_checkpoint_the_owner_of_a_partition_is_unknown(site: Site) -> None:
     site.root.set_mig_mode(0, True)
     site.root.create_mig(0, "3g.40gb", start=0)
     site.checkpoint.write_bytes(b"{")

@@ -59,7 +59,7 @@ def test_name_and_namespace_of_completed_entries_are_the_only_addition(folder: s
     assert decode(ours) == Checkpoint(checkpoint.boot_id, entries)
 
 
-def test_the_build_that_left_out_an_empty_daemon_id_is_read_and_written_as_the_releases_do() -> None:
+def test_the_build_without_empty_daemon_ids_is_read_and_rewritten_as_releases_do() -> None:
     original = content("main-plain")
     assert encode(decode(original)) == resigned(
         original.replace(b'"configState":{}', b'"configState":{"mpsControlDaemonID":""}')

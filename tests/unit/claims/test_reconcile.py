@@ -73,7 +73,7 @@ def test_until_the_api_answers_every_device_is_kept():
     )
 
 
-def test_a_claim_still_allocated_these_devices_here_is_adopted_as_it_would_be_prepared():
+def test_a_claim_still_allocated_here_is_adopted_with_the_entry_of_a_new_prepare():
     found = reconcile.settle(DRIVER, FILES, {"c1": ONE, "c2": TWO}, scans.inventory(), world.POOL)
     assert found == Settled({"c1": sealed(ONE).entry, "c2": sealed(TWO).entry}, (), {})
 

@@ -89,7 +89,7 @@ class TestPartitionedOnDemand:
                 }
             ]
 
-    def test_its_counters_are_the_most_that_a_profile_has_and_the_full_gpu_takes_them_all(self) -> None:
+    def test_counters_are_the_maxima_of_the_profiles_and_the_full_gpu_uses_all(self) -> None:
         found = dynamic(H200())
         whole = (132, 8, 7, 0, 7, 1, "140Gi")
         counters = values(COUNTERS, whole) | slices(0, 8)

@@ -194,7 +194,7 @@ def test_a_place_of_another_profile_with_the_same_text_is_another_device():
 
 
 @pytest.mark.parametrize("minor", [1, 5])
-def test_a_partition_is_held_on_the_gpu_that_the_checkpoint_says_whatever_its_number_is_now(minor):
+def test_a_partition_conflicts_on_the_checkpoint_s_gpu_after_its_minor_changed(minor):
     checkpoint = mig_prepared(claim("c1", TWO))
     renumbered = h200s(h200_scan(0, uuid="GPU-new"), h200_scan(minor, instance(14, 0, 2), uuid=UUID))
     there = partition("1g18gb", 19, 1, minor=minor)
@@ -279,7 +279,7 @@ def test_a_partition_that_another_release_gave_an_administrator_is_answered_agai
     )
 
 
-def test_beside_a_partition_that_is_there_for_an_administrator_only_the_other_is_made():
+def test_a_partition_that_exists_for_an_admin_claim_is_not_created_again():
     one = claim("c1", ONE)
     checkpoint = world.administered(mig_prepared(one), one)
     standing = h200s(h200_scan(0, instance(19, 0, 1)))
@@ -310,7 +310,7 @@ def test_a_claim_that_was_begun_and_that_nobody_works_on_is_rolled_back_first(wa
     assert mig_plan(claim("new", wanted), checkpoint) == RollBackFirst(begun.ref, checkpoint.entries["c1"])
 
 
-def test_a_claim_that_is_being_let_go_of_is_rolled_back_first_where_the_checkpoint_says_it_lies():
+def test_a_claim_being_unprepared_is_rolled_back_first_at_the_checkpoint_s_placement():
     checkpoint = mig_prepared(claim("c1", ONE))
     unprepared = replace(checkpoint.entries["c1"], state="PrepareStarted")
     renumbered = h200s(h200_scan(5, uuid=UUID))

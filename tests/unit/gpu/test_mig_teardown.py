@@ -74,7 +74,7 @@ def test_letting_go_takes_away_exactly_what_preparing_made(wanted):
     assert sorted(gone) == sorted(made)
 
 
-def test_an_administrator_s_claim_of_another_release_leaves_a_partition_to_whoever_uses_it():
+def test_an_admin_claim_of_another_release_leaves_a_used_partition():
     user, admin = claim("c1", ONE, THREE), claim("c2", ONE)
     entries = mig_prepared(user).entries | mig_prepared(admin).entries
     checkpoint = world.administered(Checkpoint("boot", entries), admin)
@@ -191,7 +191,7 @@ def test_two_claims_that_were_begun_on_one_partition_go_one_after_the_other():
     assert [step.device for step in steps(mig_release(other, last))] == [ONE]
 
 
-def test_a_completed_claim_keeps_its_partition_when_another_that_was_begun_there_is_rolled_back():
+def test_rolling_back_a_claim_keeps_the_partition_of_a_completed_claim_there():
     one = claim("c1", ONE)
     checkpoint = mig_prepared(one)
     begun = claim("c2", {"device": ONE, "adminAccess": True}, THREE)

@@ -37,7 +37,7 @@ PLACEMENTS = st.lists(st.sampled_from([(19, start, 1) for start in range(7)]), u
 
 
 @given(PLACEMENTS, PLACEMENTS)
-def test_partitions_of_claims_in_any_state_are_known_and_all_others_hold_back_what_they_touch(theirs, ours):
+def test_only_partitions_without_an_entry_in_any_state_unpublish_overlapping_devices(theirs, ours):
     node = h200s(h200_scan(0, *(instance(*placement) for placement in {*theirs, *ours})))
     named = [claim(f"c{start}", partition("1g18gb", 19, start)) for _, start, _ in ours]
     entries = {one.ref.uid: started(one) for one in named[::2]}

@@ -88,7 +88,7 @@ async def test_a_server_is_trusted_by_its_authority_and_name(
 
 
 @pytest.mark.parametrize(("refused", "resumed"), [(False, 3), (True, 0)])
-async def test_further_connections_go_on_with_the_session_until_the_server_refuses_who_began_it(
+async def test_new_connections_resume_the_tls_session_until_its_identity_is_refused(
     server: ApiServer, tmp_path: Path, refused: bool, resumed: int
 ) -> None:
     tls = server_context()

@@ -222,7 +222,7 @@ def test_a_file_that_is_no_kubeconfig_is_named(content: str | None, text: str, t
     assert str(path) in str(caught.value)
 
 
-async def test_a_login_program_is_run_by_the_library_and_run_again_when_its_token_is_refused(tmp_path: Path) -> None:
+async def test_a_login_program_runs_again_when_its_token_is_refused(tmp_path: Path) -> None:
     program = tmp_path / "login"
     program.write_text(
         '#!/bin/sh\necho x >> "$0.count"\nN=$(wc -l < "$0.count")\n'

@@ -120,9 +120,7 @@ async def test_a_file_that_cannot_be_written_fails_its_claim_alone(world: World)
 
 
 @pytest.mark.parametrize("kind", ["create", "write", "fsync", "rename"])
-async def test_a_checkpoint_that_cannot_be_written_fails_the_batch_and_leaves_nothing_of_it(
-    world: World, kind: str
-) -> None:
+async def test_a_checkpoint_write_that_fails_rolls_the_whole_batch_back(world: World, kind: str) -> None:
     await outcomes(world, put("old"))
     before = world.files()
     world.host.refuse(kind, CHECKPOINT, errno.ENOSPC)

@@ -212,7 +212,7 @@ async def test_unprepare_waits_for_the_prepare_under_way(world: World) -> None:
 
 
 @pytest.mark.parametrize("error", ["away", "slow", 401, 403, 500, 503])
-async def test_a_prepared_claim_is_answered_from_the_checkpoint_while_the_api_server_does_not_show_it(
+async def test_a_prepared_claim_is_answered_from_the_checkpoint_without_the_api_server(
     world: World, error: str | int
 ) -> None:
     ref, fresh = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-1")
@@ -269,7 +269,7 @@ async def test_what_fetching_one_claim_does_not_expect_costs_that_claim_alone(wo
 # ── allocated anew, repaired, unknown ──────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_claim_allocated_anew_is_let_go_of_first(world: World) -> None:
+async def test_a_claim_allocated_anew_is_unprepared_first(world: World) -> None:
     ref, other = await world.claim("a", "gpu-0"), await world.claim("b", "gpu-0")
     await world.prepared(ref)
     await world.allocate(ref, "gpu-1")
@@ -337,7 +337,7 @@ async def test_a_scan_between_look_up_and_write_is_not_noticed(world: World) -> 
     assert await world.prepared(ref) == ["gpu-0"]
 
 
-async def test_without_its_driver_a_prepared_claim_is_refused_like_a_new_one_and_can_be_let_go_of(
+async def test_without_a_driver_a_prepared_claim_is_refused_and_can_be_unprepared(
     world: World,
 ) -> None:
     """No container with its file would start."""
@@ -351,7 +351,7 @@ async def test_without_its_driver_a_prepared_claim_is_refused_like_a_new_one_and
     await world.released(ref)
 
 
-async def test_an_orphan_of_a_claim_let_go_of_goes_with_it(world: World) -> None:
+async def test_an_orphan_of_an_unprepared_claim_is_removed_with_it(world: World) -> None:
     ref = await world.claim("a", "gpu-0")
     await world.prepared(ref)
     content = world.host.read(cdi_path(ref))

@@ -60,7 +60,7 @@ def test_nothing_is_published_before_the_checkpoint_is_known(node: Node) -> None
     assert (withdrawn, counters) == (frozenset(), 2)
 
 
-def test_a_checkpoint_that_holds_nothing_back_publishes_nothing_anew(node: Node) -> None:
+def test_a_checkpoint_that_unpublishes_nothing_causes_no_publication(node: Node) -> None:
     node.desired_pool.checkpoint_changed(NONE)
     node.desired_pool.checkpoint_changed(mig_prepared(claim("c1", small(0))))
     assert len(node.published) == 1
@@ -68,7 +68,7 @@ def test_a_checkpoint_that_holds_nothing_back_publishes_nothing_anew(node: Node)
     assert len(node.published) == 2
 
 
-def test_what_overlaps_an_unmanaged_partition_is_held_back_and_said_once(node: Node) -> None:
+def test_devices_that_overlap_an_unmanaged_partition_are_unpublished_and_logged_once(node: Node) -> None:
     node.desired_pool.checkpoint_changed(NONE)
     node.partitioned(instance(19, 3, 1))
     for _ in range(2):

@@ -184,7 +184,7 @@ async def test_a_replaced_driver_is_for_a_fresh_process(node: Node) -> None:
     assert isinstance(running.exception(), DriverChanged)
 
 
-async def test_a_device_whose_uuid_changed_is_withdrawn_and_refused_until_its_claim_is_gone(
+async def test_a_claimed_device_with_a_new_uuid_is_unpublished_until_its_claim_is_gone(
     node: Node, world: World
 ) -> None:
     ref: Any = await world.claim("a", "gpu-0")

@@ -199,7 +199,7 @@ async def test_a_file_says_who_is_in_work_and_what_may_have_been_begun(programs:
     assert programs.lines(A) == []
 
 
-async def test_after_a_death_what_was_begun_is_known_by_place(programs: Programs) -> None:
+async def test_after_a_crash_begun_steps_are_known_by_placement(programs: Programs) -> None:
     one = programs.start()
     assert one.try_take("c1", [A])
     one.begin("c1", [A])
@@ -213,7 +213,7 @@ async def test_after_a_death_what_was_begun_is_known_by_place(programs: Programs
     assert other.touched("c2", THERE)
 
 
-async def test_what_is_not_done_stays_said_for_whoever_undoes_it(programs: Programs) -> None:
+async def test_lines_of_unfinished_steps_stay_for_the_rollback(programs: Programs) -> None:
     locks = programs.start()
     assert locks.try_take("c1", [A])
     locks.begin("c1", [A])

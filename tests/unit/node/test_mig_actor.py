@@ -147,7 +147,7 @@ async def test_a_gpu_wanted_whole_that_is_partitioned_meanwhile_is_left_alone(be
     assert bench.gpus.calls == []
 
 
-async def test_a_place_taken_meanwhile_is_not_fought_over(bench: Bench) -> None:
+async def test_a_placement_taken_meanwhile_is_refused(bench: Bench) -> None:
     bench.gpus.put(ZERO, instance(14, 2, 2))
     failed = await bench.fails(bench.make("c1", bench.spec(19, 3)))
     assert str(failed) == (
@@ -296,7 +296,7 @@ async def test_the_mode_does_not_stay_for_a_claim_that_wanted_the_gpu_whole_and_
 
 
 @pytest.mark.parametrize("compute", [None, 0])
-async def test_half_or_whole_what_a_claim_left_is_found_by_its_place(bench: Bench, compute: int | None) -> None:
+async def test_leftovers_of_a_claim_are_found_by_placement_half_or_whole(bench: Bench, compute: int | None) -> None:
     """An entry without any line is another program's: its places alone count."""
     bench.gpus.put(ZERO, instance(19, 3, 1, compute=compute), instance(19, 4, 1))
     assert bench.locks.try_take("c1", [AT_ZERO])
@@ -304,7 +304,7 @@ async def test_half_or_whole_what_a_claim_left_is_found_by_its_place(bench: Benc
     assert bench.gpus.placements(ZERO) == [(19, 4)]
 
 
-async def test_a_place_that_the_claim_never_came_to_is_somebody_else_s(bench: Bench) -> None:
+async def test_a_placement_that_the_claim_never_touched_is_unmanaged(bench: Bench) -> None:
     bench.take("c1", AT_ZERO)
     bench.gpus.put(ZERO, instance(19, 3, 1))
     await bench.roll_back("c1", create_partition(bench.spec(19, 3)))
@@ -314,7 +314,7 @@ async def test_a_place_that_the_claim_never_came_to_is_somebody_else_s(bench: Be
     assert bench.gpus.partitions(ZERO) == Partitions()
 
 
-async def test_a_partition_made_anew_in_the_claim_s_place_is_not_the_claim_s(bench: Bench) -> None:
+async def test_a_partition_recreated_at_the_claim_s_placement_is_unmanaged(bench: Bench) -> None:
     bench.gpus.put(ZERO, instance(19, 3, 1))
     assert bench.locks.try_take("c1", [AT_ZERO])
     await bench.roll_back("c1", replace(create_partition(bench.spec(19, 3)), uuid="MIG-former"))
@@ -421,7 +421,7 @@ async def test_a_call_that_hangs_and_is_refused_then_fails_its_step(bench: Bench
     assert bench.runner.waiting("c1") == ""
 
 
-async def test_whoever_stops_waiting_for_a_call_that_hangs_the_gpu_is_kept_until_it_returns(bench: Bench) -> None:
+async def test_the_gpu_stays_locked_until_a_hung_call_returns_even_without_a_waiter(bench: Bench) -> None:
     returns = bench.gpus.hang("create_gpu_instance", ZERO)
     work = asyncio.create_task(bench.make("c1", bench.spec(19, 0)))
     await until(lambda: bench.runner.waiting("c1"))
@@ -481,7 +481,7 @@ async def test_a_mode_left_on_with_nothing_to_show_for_it_is_turned_off(tmp_path
     assert bench.gpus.calls == [("set_mig_mode", 0)]
 
 
-def test_a_partition_s_step_names_its_place_whether_it_is_made_or_not(bench: Bench) -> None:
+def test_a_partition_s_step_names_its_placement_whether_it_exists_or_not(bench: Bench) -> None:
     spec = bench.spec(9, 4)
     made = MigDevice(spec.parent, spec.profile, spec.start, spec.size, 3, 0, "MIG-made")
     step = create_partition(spec)

@@ -74,7 +74,7 @@ async def test_a_mode_left_on_goes_off_and_a_partition_of_nobody_stays(node: Mig
     assert node.effects("fsync") == []
 
 
-async def test_told_to_it_destroys_what_no_claim_speaks_of_and_nothing_else(node: MigWorld) -> None:
+async def test_with_the_flag_it_destroys_unmanaged_partitions_and_nothing_else(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     await node.prepared(ref)
     await node.timely(node.upkeep(destroy_unmanaged=True).clean_up())

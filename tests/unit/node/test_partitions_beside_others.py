@@ -96,7 +96,7 @@ async def test_a_partition_of_somebody_else_is_found_by_a_look_and_never_touched
     assert await node.prepared(ref) == [small(1)]
 
 
-async def test_a_partition_that_somebody_destroyed_is_said_to_be_gone_and_its_claim_lets_go(node: MigWorld) -> None:
+async def test_a_partition_destroyed_by_hand_is_reported_and_its_claim_can_be_unprepared(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     await node.prepared(ref)
     node.gpus.put(ZERO)
@@ -195,7 +195,7 @@ async def test_a_partition_of_a_former_release_s_administrator_goes_with_its_use
     assert node.is_rid_of(admin)
 
 
-async def test_a_partition_that_a_former_release_made_for_an_administrator_goes_with_it_unless_used(
+async def test_a_former_release_s_admin_partition_is_destroyed_with_its_claim_unless_used(
     node: MigWorld,
 ) -> None:
     for is_used in (False, True):
@@ -211,7 +211,7 @@ async def test_a_partition_that_a_former_release_made_for_an_administrator_goes_
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-async def test_a_partition_whose_administrator_leaves_while_a_claim_that_shares_it_is_prepared(
+async def test_a_shared_partition_stays_when_its_admin_claim_leaves_during_a_prepare(
     node: MigWorld, succeeds: bool
 ) -> None:
     admin = await node.claim("admin", small(0))

@@ -36,7 +36,7 @@ async def test_a_claim_s_partition_is_made_and_handed_out(node: MigWorld) -> Non
     assert node.lines(AT_ZERO) == []
 
 
-async def test_let_go_of_it_leaves_nothing_and_the_gpu_whole(node: MigWorld) -> None:
+async def test_unprepare_leaves_nothing_and_the_gpu_whole(node: MigWorld) -> None:
     before = node.files()
     ref = await node.claim("a", small(0), small(0, minor=1))
     await node.prepared(ref)
@@ -95,7 +95,7 @@ async def test_claims_of_one_call_begin_with_one_write_and_end_with_at_most_one_
     assert {node.state(ref) for ref in refs} == {"PrepareCompleted"}
 
 
-async def test_a_claim_is_let_go_of_with_two_writes_and_its_file_goes_last(node: MigWorld) -> None:
+async def test_unprepare_makes_two_writes_and_removes_the_file_last(node: MigWorld) -> None:
     ref = await node.claim("a", small(0))
     await node.prepared(ref)
     gate = node.gpus.held["destroy_compute_instance"] = asyncio.Event()
@@ -170,7 +170,7 @@ async def test_an_unprepare_waits_for_the_prepare_under_way(node: MigWorld) -> N
     assert node.is_rid_of(ref)
 
 
-async def test_claims_for_one_place_in_one_call_end_with_one_of_them_holding_it(node: MigWorld) -> None:
+async def test_of_claims_for_one_placement_in_one_call_exactly_one_is_prepared(node: MigWorld) -> None:
     refs = [await node.claim(name, small(0)) for name in ("a", "b")]
     answers = await node.prepare(*refs)
     (holder,) = (ref for ref in refs if isinstance(answers[ref.uid], tuple))
@@ -264,7 +264,7 @@ async def test_a_checkpoint_that_cannot_be_written_begins_nothing(node: MigWorld
     assert await node.prepared(ref) == [small(0)]
 
 
-async def test_a_checkpoint_that_cannot_be_written_at_the_end_leaves_what_the_next_call_puts_right(
+async def test_a_checkpoint_write_that_fails_at_the_end_is_completed_by_the_next_call(
     node: MigWorld,
 ) -> None:
     ref = await node.claim("a", small(0))
@@ -341,7 +341,7 @@ async def at_the_deadline(node: MigWorld, asked: asyncio.Task[Mapping[str, Prepa
     return {uid: answer.error if isinstance(answer, Failure) else "" for uid, answer in answers.items()}
 
 
-async def test_a_call_that_hangs_is_answered_at_the_deadline_and_kubelets_retry_gets_the_devices(
+async def test_a_hung_call_is_answered_at_the_deadline_and_the_retry_gets_the_devices(
     node: MigWorld,
 ) -> None:
     ref, plain = await node.claim("a", small(0), small(1)), await node.claim("b", "gpu-1")
@@ -369,7 +369,7 @@ async def test_a_call_that_hangs_is_answered_at_the_deadline_and_kubelets_retry_
     assert node.is_rid_of(ref)
 
 
-async def test_of_a_claim_whose_call_hangs_the_unprepare_is_answered_too_and_succeeds_once_it_returns(
+async def test_unprepare_during_a_hung_call_is_answered_and_succeeds_after_it_returns(
     node: MigWorld,
 ) -> None:
     ref = await node.claim("a", small(0))
@@ -405,7 +405,7 @@ async def test_a_rollback_whose_call_hangs_is_answered_at_the_deadline_and_joine
     assert node.gpus.partitions(ZERO) == Partitions()
 
 
-async def test_a_claim_behind_a_call_that_hangs_is_answered_at_its_deadline_and_comes_after_it(node: MigWorld) -> None:
+async def test_a_claim_waiting_for_a_hung_call_is_answered_at_its_deadline_and_runs_later(node: MigWorld) -> None:
     first, behind = await node.claim("a", small(0)), await node.claim("b", small(1))
     returns = node.gpus.hang("create_compute_instance", ZERO)
     asked = asyncio.create_task(node.service.prepare([first]))

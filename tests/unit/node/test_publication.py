@@ -411,7 +411,7 @@ async def test_a_device_no_server_would_take_is_left_out_and_named_once(world: W
     assert "at most 64" in str(notice.values["reason"])
 
 
-async def test_dropped_fields_are_reported_once_per_change_and_asked_for_again_after_an_outage() -> None:
+async def test_dropped_fields_are_reported_once_per_change_and_sent_again_after_an_outage() -> None:
     world = World(drops=["taints"])
     await world.add_node()
     tainted = device(0, taints=[{"key": "gpu.nvidia.com/xid", "effect": "NoSchedule"}])

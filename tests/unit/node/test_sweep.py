@@ -53,7 +53,7 @@ async def nameless(world: World, ref: ClaimRef) -> None:
 # ── claims that are gone ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_begun_claim_that_is_gone_is_let_go_of_at_once(world: World, log: io.StringIO) -> None:
+async def test_a_started_claim_that_no_longer_exists_is_unprepared_at_once(world: World, log: io.StringIO) -> None:
     ref = await world.claim("a", "gpu-0")
     await begun(world, ref)
     assert await world.timely(world.sweep.stale_claims()) > SECOND_LOOK_S

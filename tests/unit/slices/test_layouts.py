@@ -76,7 +76,7 @@ def test_any_number_of_gpus_has_as_many_counter_slices_as_it_needs() -> None:
     assert [len(spec.devices) for spec in made] == [0, 0, 0, *([26] * 17)]
 
 
-def test_gpus_stand_by_pci_bus_id_and_their_devices_by_name_whatever_order_they_come_in() -> None:
+def test_gpus_are_sorted_by_pci_bus_id_and_their_devices_by_name() -> None:
     odd = {0: "00000000:C0:00.0", 1: "00000000:0A:00.0", 2: "00000000:9F:00.0"}
     seen = scans.node_scan(*(scans.h200_scan(minor, pci_bus_id=address) for minor, address in odd.items()))
     found = from_scan(seen, {}, dynamic_mig=True)

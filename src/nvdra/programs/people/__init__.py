@@ -63,6 +63,11 @@ def main(argv: Sequence[str]) -> int:
     return 2
 
 
+def of_kubectl(argv: Sequence[str]) -> int:
+    """Exit status of `kubectl nvdra …`, where `explain` alone means `claim explain`."""
+    return main(["claim", *argv] if list(argv[:1]) == ["explain"] else argv)
+
+
 def _run(place: str, argv: Sequence[str]) -> int:
     module, function = place.split(":")
     try:
