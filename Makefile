@@ -82,14 +82,14 @@ bench: build .make/bench-allocation ## every speed and memory claim, as ratios w
 cluster-test: build ## a real control plane, kubelet and containerd (first time: builds them, about 20 minutes)
 	@$(BIN)/python -m tests.cluster
 
-.make/oracle-%: tests/oracle/v%/main.go tests/oracle/v%/go.mod
+.make/oracle-%: tests/oracle/main.go tests/oracle/v%/release.go tests/oracle/v%/go.mod
 	@mkdir -p .make
 	@echo "==> oracle: the allocator of Kubernetes $* (Go; minutes the first time)"
 	@cd tests/oracle/v$* && go build -o $(abspath $@) .
 
-oracle-test: build .make/oracle-1.37 ## the allocation engine against the scheduler's own allocator, N random cases from SEED
+oracle-test: build .make/oracle-1.36 .make/oracle-1.37 ## the allocation engine against the schedulers' own allocators, N random cases from SEED
 	@cargo build -q --profile quick --manifest-path native/Cargo.toml -p nvdra-alloc --example answers
-	@$(BIN)/python -m tests.oracle --cases $(N) --seed $(SEED)
+	@for release in 1.36 1.37; do $(BIN)/python -m tests.oracle --release $$release --cases $(N) --seed $(SEED); done
 
 proto: .make/venv ## the kubelet's gRPC stubs from proto/
 	@$(BIN)/pip install -q -c constraints.txt --group proto

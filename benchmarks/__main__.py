@@ -16,6 +16,7 @@ from benchmarks import (
     api,
     core,
     counts,
+    explaining,
     idle,
     memory,
     mig,
@@ -29,7 +30,8 @@ from benchmarks import (
 from benchmarks.floor import floor
 from benchmarks.row import Row
 
-QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core", "reviews", "allocation"}
+QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core", "reviews"}
+QUESTIONS |= {"allocation", "explaining"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -114,6 +116,8 @@ def main() -> None:
         found += core.rows()
     if "allocation" in wanted:
         found += allocation.rows()
+    if "explaining" in wanted and not chosen.quick:
+        found += explaining.rows()
     print(table.as_json(found) if chosen.output == "json" else f"{table.text(found)}\n\n{table.summary(found)}")
 
 

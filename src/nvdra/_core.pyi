@@ -4,6 +4,7 @@ Wrapped by the rooms api, claims, checkpoint, cdi and kube; nothing else imports
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, final
 
 from nvdra.cdi.edits import Document, Edits
@@ -169,6 +170,9 @@ class Cluster:
 
     def add(self, document: bytes) -> dict[str, int]:
         """Adds an object or list of objects; returns the number of each kind. Raises AllocationError."""
+
+    def add_file(self, path: Path) -> dict[str, int]:
+        """Adds the objects of a file, one at a time; returns the number of each kind. Raises AllocationError."""
 
     def pending(self) -> list[str]:
         """Returns the claims without an allocation, as namespace/name."""

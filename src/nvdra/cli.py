@@ -8,6 +8,7 @@ PROGRAMS = {
     "gpu-kubelet-plugin": "nvdra.programs.gpu_kubelet_plugin:main",
     "webhook": "nvdra.programs.webhook:main",
     "nvdra": "nvdra.programs.people:main",
+    "kubectl-nvdra": "nvdra.programs.people:of_kubectl",
 }
 
 

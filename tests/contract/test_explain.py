@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.contract import explained as e
+from tests.contract.picture import PICTURE, svg
 
 PROGRAM = [sys.executable, "-c", "import sys; from nvdra import cli; sys.exit(cli.start('nvdra', sys.argv[1:]))"]
 
@@ -161,7 +162,7 @@ def test_a_pod_stands_for_its_claims(dump: Dump) -> None:
 
 
 def test_functions_the_engine_lacks_are_no_verdict(dump: Dump) -> None:
-    unknown = "isURL(device.driver)"
+    unknown = "timestamp('2024-01-01T00:00:00Z').getHours('Europe/Berlin') == 1"
     found = dump.explain(
         "ml/want", *_node(e.gpu(0)), e.claim("want", selectors=[{"cel": {"expression": unknown}}]), status=3
     )
@@ -235,3 +236,21 @@ def test_the_guide_shows_what_the_command_prints(dump: Dump) -> None:
     _, out, _ = dump.ask("ml/eval", content=json.dumps(e.example()).encode())
     guide = Path(__file__).parents[2] / "docs/guide/pending-claims.md"
     assert out in guide.read_text(encoding="utf-8"), out
+    assert PICTURE.read_text(encoding="utf-8") == svg("nvdra claim explain ml/eval", out)
+
+
+def test_kubectl_finds_it_as_a_plugin(dump: Dump) -> None:
+    code, out, _ = dump.ask("-n", "ml", "want", objects=[*_node(e.gpu(0)), e.claim("want")])
+    assert code == 0
+    program = PROGRAM[2].replace("'nvdra'", "'kubectl-nvdra'")
+    command = [*PROGRAM[:2], program, "explain", "--from", str(dump.path), "--namespace", "ml", "want"]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == out
+
+
+def test_an_earlier_release_answers_by_its_own_rules(dump: Dump) -> None:
+    broken = "device.attributes['gpu.nvidia.com'].missing == 1"
+    objects = [*_node(e.gpu(0)), e.claim("want", selectors=[{"cel": {"expression": broken}}])]
+    _, out, _ = dump.ask("ml/want", "--release", "1.36", "--output", "json", objects=objects)
+    found = json.loads(out)
+    assert found["profile"] == {"release": "1.36", "patch": "1.36.6", "variant": "incubating"}
+    assert "on device" not in found["errors"][0]["error"]

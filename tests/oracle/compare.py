@@ -31,7 +31,7 @@ def difference(oracle: Json, engine: Json) -> str | None:
     for answer in (oracle, engine):
         if str(answer.get("error", "")).startswith("decode: "):
             return f"INPUT {answer['error']}"
-    if "unsupported" in engine:
+    if "unsupported" in engine or "is not known to this engine" in str(engine.get("error")):
         return None
     if "panic" in str(oracle.get("error", "")):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 
+from . import libraries
 from .processes import Json
 
 _SELECTORS = (
@@ -73,7 +74,9 @@ class Expressions:
         b, i, s, q, v = (
             lambda kind=k: self.of(kind, depth - 1) for k in ("bool", "int", "string", "quantity", "semver")
         )
-        kind = self.rng.randrange(19)
+        kind = self.rng.randrange(23)
+        if kind >= 19:
+            return libraries.boolean(self, depth - 1)
         if kind == 0:
             return f"({b()} && {b()})"
         if kind == 1:
@@ -137,7 +140,9 @@ class Expressions:
         if depth <= 0:
             return self.pick("0", "1", "2", "3", "-1", self._any(0))
         i, s = (lambda kind=k: self.of(kind, depth - 1) for k in ("int", "string"))
-        kind = self.rng.randrange(9)
+        kind = self.rng.randrange(11)
+        if kind >= 9:
+            return libraries.integer(self, depth - 1)
         if kind == 0:
             return f"({i()} {self.pick('+', '-', '*', '/', '%')} {i()})"
         if kind == 1:
@@ -163,7 +168,9 @@ class Expressions:
                 '"a.example"', '"one"', '"two"', '""', '"x"', "device.driver", '"1.2.0"', '"1Gi"', self._any(0)
             )
         s, i = (lambda kind=k: self.of(kind, depth - 1) for k in ("string", "int"))
-        kind = self.rng.randrange(8)
+        kind = self.rng.randrange(10)
+        if kind >= 8:
+            return libraries.string(self, depth - 1)
         if kind == 0:
             return f"({s()} + {s()})"
         if kind == 1:

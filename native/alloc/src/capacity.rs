@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::api::{RequestPolicy, ValidRange};
-use crate::quantity::Quantity;
+use crate::profile::Arithmetic;
+use crate::quantity::{Format, Quantity};
 use crate::world::{Capacity, Device, Sym};
 
 const NOT_REPRESENTABLE: &str =
@@ -42,13 +43,13 @@ pub struct Wanted {
 pub fn consumed(
     wanted: Option<&Wanted>,
     device: &Device,
-    fractional: bool,
+    arithmetic: Arithmetic,
 ) -> Result<Amounts, (Sym, String)> {
     let mut amounts = Vec::with_capacity(device.capacity.len());
-    for capacity in &device.capacity {
+    for capacity in device.capacity.iter() {
         let requested = wanted.and_then(|w| w.known.get(&capacity.name));
-        let amount = amount(requested, capacity, fractional).map_err(|e| (capacity.name, e))?;
-        if amount.sign() < 0 {
+        let amount = amount(requested, capacity, arithmetic).map_err(|e| (capacity.name, e))?;
+        if amount.sign() < 0 && !arithmetic.wraps {
             return Err((capacity.name, "capacity value is negative".into()));
         }
         amounts.push((capacity.name, amount));
@@ -61,7 +62,7 @@ pub fn check(
     wanted: Option<&Wanted>,
     device: &Device,
     used: &[&[(Sym, Quantity)]],
-    fractional: bool,
+    arithmetic: Arithmetic,
 ) -> Result<Option<Shortage>, (Sym, String)> {
     if let Some(wanted) = wanted {
         if let Some(name) = &wanted.unknown {
@@ -77,9 +78,9 @@ pub fn check(
     if wanted.is_none() && unused && device.capacity.iter().all(plain) {
         return Ok(None);
     }
-    let amounts = consumed(wanted, device, fractional)?;
+    let amounts = consumed(wanted, device, arithmetic)?;
     for (capacity, (name, amount)) in device.capacity.iter().zip(amounts) {
-        if violates(&amount, capacity.policy.as_deref(), fractional) {
+        if violates(&amount, capacity.policy.as_deref(), arithmetic) {
             let requested = wanted.and_then(|w| w.known.get(&name)).copied();
             return Ok(Some(Shortage::Policy {
                 name,
@@ -115,7 +116,7 @@ pub fn check(
 fn amount(
     requested: Option<&Quantity>,
     capacity: &Capacity,
-    fractional: bool,
+    arithmetic: Arithmetic,
 ) -> Result<Quantity, String> {
     let policy = capacity.policy.as_deref();
     let Some(requested) = requested else {
@@ -125,7 +126,7 @@ fn amount(
         Some(RequestPolicy {
             valid_range: Some(range @ ValidRange { min: Some(min), .. }),
             ..
-        }) => round_up(requested, min, range, fractional),
+        }) => round_up(requested, min, range, arithmetic),
         Some(RequestPolicy {
             valid_values: Some(values),
             ..
@@ -138,7 +139,7 @@ fn round_up(
     requested: &Quantity,
     min: &Quantity,
     range: &ValidRange,
-    fractional: bool,
+    arithmetic: Arithmetic,
 ) -> Result<Quantity, String> {
     if requested < min {
         return Ok(*min);
@@ -146,7 +147,7 @@ fn round_up(
     let Some(step) = &range.step else {
         return Ok(*requested);
     };
-    if in_milli(range, fractional) {
+    if in_milli(range, arithmetic) {
         let wanted = requested.exact_milli().ok_or_else(|| {
             format!("{NOT_REPRESENTABLE}: request {requested} is not a representable milli value")
         })?;
@@ -160,6 +161,14 @@ fn round_up(
             0 => Quantity::of(value / 1000, step.format()),
             _ => Quantity::of_milli(value, step.format()),
         });
+    }
+    if arithmetic.wraps {
+        let (wanted, step, min) = (requested.value(), step.value(), min.value());
+        let added = wanted.wrapping_sub(min);
+        let steps = added.checked_div(step).unwrap_or(0)
+            + i64::from(added.checked_rem(step).unwrap_or(0) != 0);
+        let value = min.wrapping_add(step.wrapping_mul(steps));
+        return Ok(Quantity::of(value, Format::BinarySi));
     }
     if *requested > Quantity::of(i64::MAX, requested.format()) {
         return Err(format!(
@@ -185,7 +194,7 @@ fn stepped(wanted: i64, step: i64, min: i64) -> Option<i64> {
     }
 }
 
-fn violates(amount: &Quantity, policy: Option<&RequestPolicy>, fractional: bool) -> bool {
+fn violates(amount: &Quantity, policy: Option<&RequestPolicy>, arithmetic: Arithmetic) -> bool {
     let Some(policy) = policy else { return false };
     if policy
         .default
@@ -203,7 +212,7 @@ fn violates(amount: &Quantity, policy: Option<&RequestPolicy>, fractional: bool)
         let off = |amount: i64, step: i64, min: i64| {
             amount.wrapping_sub(min).checked_rem(step) != Some(0)
         };
-        if in_milli(range, fractional) {
+        if in_milli(range, arithmetic) {
             return match (amount.exact_milli(), step.exact_milli(), min.exact_milli()) {
                 (Some(amount), Some(step), Some(min)) => off(amount, step, min),
                 _ => true,
@@ -218,8 +227,8 @@ fn violates(amount: &Quantity, policy: Option<&RequestPolicy>, fractional: bool)
 }
 
 /// Whether a range is computed in thousandths instead of whole units.
-fn in_milli(range: &ValidRange, fractional: bool) -> bool {
-    fractional
+fn in_milli(range: &ValidRange, arithmetic: Arithmetic) -> bool {
+    arithmetic.fractional
         && [&range.min, &range.max, &range.step]
             .into_iter()
             .flatten()

@@ -93,7 +93,8 @@ pub fn answer(line: &str) -> Value {
 
 fn cel(case: &Case) -> Result<Map<String, Value>, String> {
     let mut answer = Map::new();
-    let program = match Program::compile(&case.expression) {
+    let profile = profile(case)?;
+    let program = match Program::compile(&case.expression, &profile.quirks) {
         Ok(program) => program,
         Err(CompileError::Invalid(text)) => {
             answer.insert("compileError".into(), text.into());
@@ -150,7 +151,7 @@ fn cel(case: &Case) -> Result<Map<String, Value>, String> {
     Ok(answer)
 }
 
-fn allocate(case: Case) -> Result<Map<String, Value>, String> {
+fn profile(case: &Case) -> Result<Profile, String> {
     let mut features = Features::default();
     for (name, on) in &case.features {
         features.set(name, *on)?;
@@ -160,7 +161,11 @@ fn allocate(case: Case) -> Result<Map<String, Value>, String> {
     } else {
         &case.variant
     };
-    let profile = Profile::new(case.release.as_deref().unwrap_or("1.37"), variant, features)?;
+    Profile::new(case.release.as_deref().unwrap_or("1.37"), variant, features)
+}
+
+fn allocate(case: Case) -> Result<Map<String, Value>, String> {
+    let profile = profile(&case)?;
     let mut world = World::default();
     case.objects
         .nodes

@@ -1,9 +1,13 @@
 //! A cluster read from API objects, and the questions that people ask about it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::api;
@@ -13,6 +17,21 @@ use crate::search::claim_text;
 use crate::world::World;
 
 const GROUP: &str = "resource.k8s.io/";
+
+/// What an object is.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Header {
+    kind: String,
+    api_version: String,
+    metadata: Name,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Name {
+    name: String,
+}
 
 #[derive(Deserialize, Clone)]
 struct Pod {
@@ -73,11 +92,24 @@ impl Cluster {
 
     /// Adds an object or a list of objects; returns how many of each kind. Other kinds are not looked at.
     pub fn add(&mut self, document: &[u8]) -> Result<BTreeMap<String, usize>, String> {
+        self.read(serde_json::Deserializer::from_slice(document))
+    }
+
+    /// The same from a file, of which only one object is held at a time.
+    pub fn add_file(&mut self, path: &Path) -> Result<BTreeMap<String, usize>, String> {
+        let file = File::open(path).map_err(|e| e.to_string())?;
+        let reader = BufReader::with_capacity(1 << 20, file);
+        self.read(serde_json::Deserializer::from_reader(reader))
+    }
+
+    fn read<'de>(
+        &mut self,
+        mut source: serde_json::Deserializer<impl serde_json::de::Read<'de>>,
+    ) -> Result<BTreeMap<String, usize>, String> {
         if self.sealed {
             return Err("objects are added before the first question".into());
         }
         let mut counts = BTreeMap::new();
-        let mut source = serde_json::Deserializer::from_slice(document);
         let mut kind = None;
         Document {
             cluster: self,
@@ -90,26 +122,19 @@ impl Cluster {
         Ok(counts)
     }
 
-    fn object(&mut self, object: Value, list: Option<&str>) -> Result<String, String> {
-        let text = |key: &str| {
-            object
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or("")
-                .to_string()
-        };
-        let (mut kind, version) = (text("kind"), text("apiVersion"));
+    /// Reads one object: first what it is, then the whole of it if it matters.
+    fn object(&mut self, object: &str, list: Option<&str>) -> Result<String, String> {
+        if !object.trim_start().starts_with('{') {
+            return Ok(String::new());
+        }
+        let header: Header = serde_json::from_str(object).map_err(|e| e.to_string())?;
+        let (mut kind, version, name) = (header.kind, header.api_version, header.metadata.name);
         if kind.is_empty() {
             kind = list
                 .and_then(|l| l.strip_suffix("List"))
                 .unwrap_or("")
                 .to_string();
         }
-        let name = object
-            .pointer("/metadata/name")
-            .and_then(Value::as_str)
-            .unwrap_or("?")
-            .to_string();
         if version.starts_with(GROUP)
             && version != format!("{GROUP}v1")
             && kind != "DeviceTaintRule"
@@ -123,24 +148,23 @@ impl Cluster {
         match kind.as_str() {
             "Node" => self
                 .world
-                .add_node(serde_json::from_value(object).map_err(failed)?),
+                .add_node(serde_json::from_str(object).map_err(failed)?),
             "DeviceClass" => self
                 .world
-                .add_class(serde_json::from_value(object).map_err(failed)?),
+                .add_class(serde_json::from_str(object).map_err(failed)?),
             "ResourceSlice" => self
                 .world
-                .add_slice(serde_json::from_value(object).map_err(failed)?)?,
+                .add_slice(serde_json::from_str(object).map_err(failed)?)?,
             "DeviceTaintRule" => self
                 .rules
-                .push(serde_json::from_value(object).map_err(failed)?),
+                .push(serde_json::from_str(object).map_err(failed)?),
             "ResourceClaim" => {
-                let mut claim: api::ResourceClaim =
-                    serde_json::from_value(object).map_err(failed)?;
+                let mut claim: api::ResourceClaim = serde_json::from_str(object).map_err(failed)?;
                 default(&mut claim);
                 self.claims.insert(claim_text(&claim), claim);
             }
             "Pod" => {
-                let pod: Pod = serde_json::from_value(object).map_err(failed)?;
+                let pod: Pod = serde_json::from_str(object).map_err(failed)?;
                 self.pods.insert(
                     format!("{}/{}", pod.metadata.namespace, pod.metadata.name),
                     pod,
@@ -164,17 +188,7 @@ impl Cluster {
             };
             self.world
                 .add_allocation(allocation, self.profile.features.consumable_capacity)?;
-            let pods: Vec<&str> = claim
-                .status
-                .reserved_for
-                .iter()
-                .map(|c| c.name.as_str())
-                .collect();
-            let by = if pods.is_empty() {
-                name.clone()
-            } else {
-                format!("{name} (pod {})", pods.join(", "))
-            };
+            let by = holder_text(name, claim);
             for entry in allocation
                 .devices
                 .results
@@ -271,12 +285,21 @@ impl Cluster {
         let mut answer = explain::explain(&question);
         let wanted = holders_named(&answer);
         if answer["fits"].as_array().is_some_and(Vec::is_empty) && !wanted.is_empty() {
+            let holding: Vec<(String, &api::Allocation)> = self
+                .claims
+                .iter()
+                .filter_map(|(name, claim)| {
+                    let text = holder_text(name, claim);
+                    let allocation = claim.status.allocation.as_ref()?;
+                    wanted.contains(&text).then_some((text, allocation))
+                })
+                .collect();
             let more = explain::release(
                 &mut self.world,
                 &self.profile,
                 &self.holders,
                 &claims,
-                &wanted,
+                &holding,
             );
             if let Some(list) = answer["relaxations"].as_array_mut() {
                 list.extend(more);
@@ -290,6 +313,20 @@ impl Cluster {
             "devices": self.world.slices.iter().map(|s| s.devices.len()).sum::<usize>(),
         });
         Ok(answer)
+    }
+}
+
+/// An allocated claim with the pods that use it.
+fn holder_text(name: &str, claim: &api::ResourceClaim) -> String {
+    let pods: Vec<&str> = claim
+        .status
+        .reserved_for
+        .iter()
+        .map(|c| c.name.as_str())
+        .collect();
+    match pods.is_empty() {
+        true => name.to_string(),
+        false => format!("{name} (pod {})", pods.join(", ")),
     }
 }
 
@@ -421,7 +458,7 @@ impl<'de> Visitor<'de> for Document<'_> {
         if !was_list {
             let kind = self
                 .cluster
-                .object(single.into(), None)
+                .object(&Value::from(single).to_string(), None)
                 .map_err(serde::de::Error::custom)?;
             *self.counts.entry(kind).or_default() += 1;
         }
@@ -455,10 +492,10 @@ impl<'de> Visitor<'de> for Items<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while let Some(item) = items.next_element::<Value>()? {
+        while let Some(item) = items.next_element::<Box<RawValue>>()? {
             let kind = self
                 .cluster
-                .object(item, self.kind.as_deref())
+                .object(item.get(), self.kind.as_deref())
                 .map_err(serde::de::Error::custom)?;
             *self.counts.entry(kind).or_default() += 1;
         }

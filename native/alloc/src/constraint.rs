@@ -1,5 +1,6 @@
 //! Constraints over an attribute of several devices of a claim.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api;
@@ -61,6 +62,8 @@ pub struct Constraint<'w> {
     parts: Option<(Sym, Sym)>,
     distinct: bool,
     sets: bool,
+    /// Only the latest value of each request is compared, and forgotten with any device of the request.
+    by_request: Option<BTreeMap<String, &'w AttributeValue>>,
     /// Values of the devices accepted so far.
     values: Vec<&'w AttributeValue>,
     /// Running intersections of a match over sets, one for each accepted device.
@@ -74,6 +77,7 @@ impl<'w> Constraint<'w> {
         from: &api::Constraint,
         sets: bool,
         supports_distinct: bool,
+        by_request: bool,
     ) -> Option<Constraint<'w>> {
         let (attribute, distinct) = match (&from.match_attribute, &from.distinct_attribute) {
             (Some(name), _) => (name, false),
@@ -90,6 +94,7 @@ impl<'w> Constraint<'w> {
             parts,
             distinct,
             sets,
+            by_request: (by_request && distinct).then(BTreeMap::new),
             values: Vec::new(),
             narrowed: Vec::new(),
         })
@@ -111,9 +116,15 @@ impl<'w> Constraint<'w> {
     }
 
     /// Accepts the device and remembers its value, or says why not.
-    pub fn add(&mut self, slice: &Slice, device: &'w Device) -> Result<(), Refusal> {
+    pub fn add(&mut self, slice: &Slice, device: &'w Device, request: &str) -> Result<(), Refusal> {
         let value = self.find(slice, device).ok_or(Refusal::Absent)?;
-        if self.distinct {
+        if let Some(known) = &mut self.by_request {
+            let differs = is_scalar(value) && known.values().all(|k| *k != value);
+            if !self.values.is_empty() && !differs {
+                return Err(Refusal::Duplicate);
+            }
+            known.insert(request.to_string(), value);
+        } else if self.distinct {
             if !self.is_distinct(value) {
                 return Err(Refusal::Duplicate);
             }
@@ -133,7 +144,10 @@ impl<'w> Constraint<'w> {
         Ok(())
     }
 
-    pub fn remove(&mut self) {
+    pub fn remove(&mut self, request: &str) {
+        if let Some(known) = &mut self.by_request {
+            known.remove(request);
+        }
         self.values.pop();
         self.narrowed.pop();
     }

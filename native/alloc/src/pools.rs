@@ -45,12 +45,17 @@ type FromSlices = (Vec<u32>, Arc<Pool>);
 
 impl Built {
     fn pool(&self, world: &World, profile: &Profile, id: PoolId, slices: Vec<u32>) -> Arc<Pool> {
-        let mut known = self.0.lock().expect("no panic while locked");
-        if let Some((_, pool)) = known.get(&id).filter(|(of, _)| *of == slices) {
-            return pool.clone();
+        let known = |built: &HashMap<PoolId, FromSlices>| {
+            let (_, pool) = built.get(&id).filter(|(of, _)| *of == slices)?;
+            Some(pool.clone())
+        };
+        if let Some(pool) = known(&self.0.lock().expect("no panic while locked")) {
+            return pool;
         }
+        // Other threads go on meanwhile; two that build the same pool build it alike.
         let pool = Arc::new(build(world, profile, id, slices.clone()));
-        known.insert(id, (slices, pool.clone()));
+        let mut built = self.0.lock().expect("no panic while locked");
+        built.insert(id, (slices, pool.clone()));
         pool
     }
 }
@@ -74,8 +79,19 @@ pub fn gather(
         .slices_of_node
         .get(node.metadata.name.as_str())
         .map_or(&[][..], |v| v);
+    let everywhere = |s: &u32| !world.slices[*s as usize].counters.is_empty();
     let candidates: &mut dyn Iterator<Item = u32> = if profile.is_stable() {
         all = (0..world.slices.len() as u32).collect();
+        &mut all.into_iter()
+    } else if profile.quirks.counters_for_every_node {
+        let shared = (0..world.slices.len() as u32)
+            .filter(|s| world.slices[*s as usize].node().is_empty() || everywhere(s));
+        all = own
+            .iter()
+            .copied()
+            .filter(|s| !everywhere(s))
+            .chain(shared)
+            .collect();
         &mut all.into_iter()
     } else {
         &mut own.iter().chain(&world.slices_of_no_node).copied()
@@ -131,7 +147,8 @@ fn is_relevant(profile: &Profile, node: &Node, slice: &Slice) -> Result<bool, St
     if slice.compatibility_groups {
         return Ok(false);
     }
-    if profile.is_stable() && !slice.counters.is_empty() {
+    let everywhere = profile.is_stable() || profile.quirks.counters_for_every_node;
+    if everywhere && !slice.counters.is_empty() {
         return Ok(true);
     }
     if !slice.node().is_empty() || slice.all_nodes || slice.node_selector.is_some() {
@@ -301,7 +318,7 @@ fn validate(world: &World, profile: &Profile, pool: &Pool) -> Result<(), String>
         .chain(&pool.others)
         .flat_map(|s| &world.slices[*s as usize].devices)
     {
-        for consumed in &device.consumes {
+        for consumed in device.consumes.iter() {
             let Some(set) = sets.get(&consumed.set) else {
                 return Err(format!(
                     "counter set {} not found",

@@ -76,16 +76,64 @@ impl Variant {
     }
 }
 
+/// How capacities are computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arithmetic {
+    pub fractional: bool,
+    pub wraps: bool,
+}
+
+/// What earlier releases do otherwise than the newest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quirks {
+    /// Slices with counters count for every node, whatever node they name.
+    pub counters_for_every_node: bool,
+    /// A claim's configuration is listed once for each request that it is for, and keeps its requests.
+    pub config_for_each_request: bool,
+    /// A distinct attribute remembers one value for each request.
+    pub distinct_by_request: bool,
+    /// A request for all devices leaves out those whose capacity is in use.
+    pub all_drops_exhausted: bool,
+    /// A share that consumes no capacity does not count as paid for its counters.
+    pub shares_pay_again: bool,
+    /// Capacities beyond 64 bits wrap around, and what cannot be computed skips the device instead of failing.
+    pub capacity_wraps: bool,
+    /// Errors of selectors name no device and give no hint.
+    pub terse_errors: bool,
+    /// Attributes are of type any, which no comprehension takes, and lists are no values.
+    pub attributes_are_any: bool,
+}
+
 /// One release's allocator with its gates.
 #[derive(Clone, Copy, Debug)]
 pub struct Profile {
     pub release: &'static str,
     pub variant: Variant,
     pub features: Features,
+    pub quirks: Quirks,
 }
 
 /// Releases that the engine imitates, proven against their own module.
-pub const RELEASES: [&str; 1] = ["1.37"];
+pub const RELEASES: [&str; 2] = ["1.36", "1.37"];
+
+/// The patch releases whose modules they are proven against, in the same order.
+const PATCHES: [&str; 2] = ["1.36.6", "1.37.2"];
+
+impl Quirks {
+    fn of(release: &str) -> Quirks {
+        let old = release == "1.36";
+        Quirks {
+            counters_for_every_node: old,
+            config_for_each_request: old,
+            distinct_by_request: old,
+            all_drops_exhausted: old,
+            shares_pay_again: old,
+            capacity_wraps: old,
+            terse_errors: old,
+            attributes_are_any: old,
+        }
+    }
+}
 
 impl Profile {
     /// The profile of a release. `variant` is "auto" (the first that supports all features) or a name.
@@ -99,6 +147,20 @@ impl Profile {
                     RELEASES.join(", ")
                 )
             })?;
+        let quirks = Quirks::of(release);
+        for (name, on) in [
+            (
+                "FractionalCapacityRange",
+                features.fractional_capacity_range,
+            ),
+            ("ListTypeAttributes", features.list_type_attributes),
+        ] {
+            if on && quirks.terse_errors {
+                return Err(format!(
+                    "feature {name} of Kubernetes {release} is not known to this engine"
+                ));
+            }
+        }
         let all = [Variant::Stable, Variant::Incubating, Variant::Experimental];
         let variant = match variant {
             "auto" => all.into_iter().find(|v| v.supports(&features)),
@@ -113,6 +175,7 @@ impl Profile {
             release,
             variant,
             features,
+            quirks,
         })
     }
 
@@ -129,6 +192,19 @@ impl Profile {
             prioritized_list: true,
         };
         Profile::new(release, "auto", features)
+    }
+
+    /// The patch release that the answers are proven against.
+    pub fn patch(&self) -> &'static str {
+        let known = RELEASES.iter().position(|release| *release == self.release);
+        known.map_or(self.release, |index| PATCHES[index])
+    }
+
+    pub fn arithmetic(&self) -> Arithmetic {
+        Arithmetic {
+            fractional: self.features.fractional_capacity_range,
+            wraps: self.quirks.capacity_wraps,
+        }
     }
 
     pub fn is_stable(&self) -> bool {

@@ -25,7 +25,7 @@ pub fn render(
     if !results.is_empty() {
         devices.insert("results".into(), results.into());
     }
-    let config = config(world, claim, result);
+    let config = config(world, profile, claim, result);
     if !config.is_empty() {
         devices.insert("config".into(), config.into());
     }
@@ -97,7 +97,12 @@ fn device(world: &World, profile: &Profile, one: &Granted, shares: &mut u32) -> 
     entry.into()
 }
 
-fn config(world: &World, claim: &ResourceClaim, result: &ClaimResult) -> Vec<Value> {
+fn config(
+    world: &World,
+    profile: &Profile,
+    claim: &ResourceClaim,
+    result: &ClaimResult,
+) -> Vec<Value> {
     let requests = &claim.spec.devices.requests;
     // The class and full name of what was chosen for each request.
     let chosen: Vec<(&str, String)> = requests
@@ -144,15 +149,22 @@ fn config(world: &World, claim: &ResourceClaim, result: &ClaimResult) -> Vec<Val
         list.contains(&requests[index].name) || list.contains(&chosen[index].1)
     };
     for one in &claim.spec.devices.config {
-        if one.requests.is_empty() || (0..requests.len()).any(|index| covers(&one.requests, index))
-        {
+        let matching = (0..requests.len())
+            .filter(|index| one.requests.is_empty() || covers(&one.requests, *index))
+            .count();
+        let times = match profile.quirks.config_for_each_request && !one.requests.is_empty() {
+            true => matching,
+            false => matching.min(1),
+        };
+        for _ in 0..times {
             entries.push(("FromClaim", one.requests.clone(), one));
         }
     }
     let render = |(source, list, one): (&str, Vec<String>, &Configuration)| {
         let mut entry = Map::new();
         entry.insert("source".into(), source.into());
-        if !list.is_empty() && !(0..requests.len()).all(|index| covers(&list, index)) {
+        let all = (0..requests.len()).all(|index| covers(&list, index));
+        if !list.is_empty() && (profile.quirks.config_for_each_request || !all) {
             entry.insert("requests".into(), json!(list));
         }
         if let Some(opaque) = &one.opaque {

@@ -1,10 +1,12 @@
 //! The cluster as the allocator sees it: slices, classes, nodes and allocated devices, with interned names and indexes.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use crate::api;
+use crate::cel;
 use crate::quantity::Quantity;
 
 /// A map by small numbers that nobody chooses: a multiplication hashes them well enough.
@@ -74,6 +76,20 @@ pub enum AttributeValue {
     Unknown,
 }
 
+impl fmt::Display for AttributeValue {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AttributeValue::Int(i) => write!(out, "{i}"),
+            AttributeValue::Bool(b) => write!(out, "{b}"),
+            AttributeValue::Str(s) | AttributeValue::Version(s) => write!(out, "{s:?}"),
+            AttributeValue::Ints(l) => write!(out, "{l:?}"),
+            AttributeValue::Bools(l) => write!(out, "{l:?}"),
+            AttributeValue::Strs(l) | AttributeValue::Versions(l) => write!(out, "{l:?}"),
+            AttributeValue::Unknown => out.write_str("unknown"),
+        }
+    }
+}
+
 pub struct Attribute {
     /// As written.
     pub name: Sym,
@@ -107,10 +123,13 @@ pub struct Device {
     pub name: Sym,
     pub id: DeviceId,
     pub attributes: Box<[Attribute]>,
-    pub capacity: Box<[Capacity]>,
-    pub consumes: Box<[Consumption]>,
+    /// Shared with devices of the same capacities; so are the counters below.
+    pub capacity: Arc<[Capacity]>,
+    pub consumes: Arc<[Consumption]>,
     pub taints: Vec<Taint>,
     pub shareable: bool,
+    /// Whether every attribute is a scalar that expressions can hold.
+    pub plain: bool,
     pub rare: Option<Box<Rare>>,
 }
 
@@ -184,6 +203,17 @@ impl State {
         self.aggregate.remove(&id);
     }
 
+    /// Takes one of several shares back.
+    pub fn give_back(&mut self, id: DeviceId, consumed: &[(Sym, Quantity)]) {
+        for (name, quantity) in consumed {
+            let entry = self.aggregate.get_mut(&id);
+            let sum = entry.and_then(|list| list.iter_mut().find(|(known, _)| known == name));
+            if let Some((_, sum)) = sum {
+                *sum = sum.minus(quantity).unwrap_or(*sum);
+            }
+        }
+    }
+
     pub fn share(&mut self, id: DeviceId) {
         set(&mut self.shared, id, true);
     }
@@ -214,6 +244,11 @@ impl State {
     pub fn is_allocated(&self, id: DeviceId) -> bool {
         self.is_dedicated(id) || self.is_shared(id) || self.aggregate.contains_key(&id)
     }
+}
+
+/// Everything about a named quantity.
+fn quantity_key(name: Sym, quantity: &Quantity) -> impl Iterator<Item = u64> {
+    [u64::from(name.0)].into_iter().chain(quantity.parts())
 }
 
 fn set(bits: &mut Vec<u64>, id: DeviceId, on: bool) {
@@ -249,6 +284,24 @@ pub struct World {
     pub classes: HashMap<String, Arc<api::DeviceClass>>,
     pub rules: Vec<api::TaintRule>,
     pub state: State,
+    capacities: Shapes<Capacity>,
+    consumptions: Shapes<Consumption>,
+}
+
+/// Equal lists of many devices, kept once.
+struct Shapes<T>(HashMap<Vec<u64>, Arc<[T]>>);
+
+impl<T> Default for Shapes<T> {
+    fn default() -> Self {
+        Shapes(HashMap::new())
+    }
+}
+
+impl<T> Shapes<T> {
+    /// The list under its key, which says everything about it.
+    fn shared(&mut self, key: Vec<u64>, list: Vec<T>) -> Arc<[T]> {
+        self.0.entry(key).or_insert_with(|| list.into()).clone()
+    }
 }
 
 impl World {
@@ -427,18 +480,28 @@ impl World {
                 policy,
             });
         }
-        let consumes = device
-            .consumes_counters
-            .into_iter()
-            .map(|one| Consumption {
-                set: self.names.add(&one.counter_set),
-                counters: one
-                    .counters
-                    .iter()
-                    .map(|(n, c)| (self.names.add(n), c.value))
-                    .collect(),
-            })
-            .collect();
+        let capacity: Arc<[Capacity]> = match capacity.iter().all(|c| c.policy.is_none()) {
+            true => {
+                let key = capacity.iter().flat_map(|c| quantity_key(c.name, &c.value));
+                let key = [u64::from(driver.0)].into_iter().chain(key).collect();
+                self.capacities.shared(key, capacity)
+            }
+            false => capacity.into(),
+        };
+        let mut key = Vec::new();
+        let mut consumes = Vec::with_capacity(device.consumes_counters.len());
+        for one in device.consumes_counters {
+            let set = self.names.add(&one.counter_set);
+            let counters: Vec<_> = one
+                .counters
+                .iter()
+                .map(|(n, c)| (self.names.add(n), c.value))
+                .collect();
+            key.extend([u64::from(set.0), counters.len() as u64]);
+            key.extend(counters.iter().flat_map(|(n, q)| quantity_key(*n, q)));
+            consumes.push(Consumption { set, counters });
+        }
+        let consumes = self.consumptions.shared(key, consumes);
         let rare = Rare {
             node_name: device.node_name,
             node_selector: device.node_selector,
@@ -453,11 +516,15 @@ impl World {
             || rare.binds_to_node
             || rare.binding_conditions.is_some()
             || rare.binding_failure_conditions.is_some();
+        let plain = attributes
+            .iter()
+            .all(|a: &Attribute| cel::convertible(&a.value, false).is_ok());
         Ok(Device {
             name,
             id: self.device_of(pool, name),
+            plain,
             attributes: attributes.into(),
-            capacity: capacity.into(),
+            capacity,
             consumes,
             taints: device
                 .taints
@@ -536,6 +603,31 @@ impl World {
             }
         }
         self.rules.push(rule);
+    }
+
+    /// Takes the devices of an allocated claim back; `is_only` says whether no other claim has the device.
+    pub fn remove_allocation(
+        &mut self,
+        allocation: &api::Allocation,
+        is_only: impl Fn(DeviceId) -> bool,
+    ) {
+        for entry in &allocation.devices.results {
+            if entry.admin_access == Some(true) {
+                continue;
+            }
+            let id = self.device(&entry.driver, &entry.pool, &entry.device);
+            if is_only(id) {
+                self.state.release(id);
+                continue;
+            }
+            let consumed: Vec<_> = entry
+                .consumed_capacity
+                .iter()
+                .flatten()
+                .map(|(name, quantity)| (self.names.add(name), *quantity))
+                .collect();
+            self.state.give_back(id, &consumed);
+        }
     }
 
     /// Marks the devices of an allocated claim as in use, by the rule of the scheduler.

@@ -80,6 +80,76 @@ fn hostile_expressions_end_with_an_error() {
     }
 }
 
+/// Pieces that random mutations put into cases.
+const PIECES: &[&str] = &[
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ".",
+    ",",
+    "?",
+    "!",
+    "-",
+    "'",
+    "\\\"",
+    "0",
+    "9223372036854775808",
+    "1e999",
+    "%",
+    "é",
+    "\\u0000",
+    "null",
+    "true",
+    ".all(x, ",
+    ".map(x, ",
+    "device",
+    "duration('1h')",
+    "ip('::1')",
+    "&&",
+    "in",
+];
+
+#[test]
+fn mutated_cases_never_panic() {
+    let lines: Vec<&str> = CASES.lines().collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    for round in 0..20_000 {
+        let recorded: Value = serde_json::from_str(lines[round % lines.len()]).expect("JSON");
+        let mut case = recorded["case"].to_string();
+        for _ in 0..=random(4) {
+            let at = (0..=random(case.len()))
+                .rev()
+                .find(|i| case.is_char_boundary(*i))
+                .unwrap_or(0);
+            match random(3) {
+                0 => case.insert_str(at, PIECES[random(PIECES.len())]),
+                1 if at < case.len() => drop(case.remove(at)),
+                _ => {
+                    let to = (at..=case.len())
+                        .find(|i| *i > at + random(6) && case.is_char_boundary(*i));
+                    case.replace_range(at..to.unwrap_or(case.len()), PIECES[random(PIECES.len())]);
+                }
+            }
+        }
+        // A search without an end is cut off by the case itself.
+        let case = case.replacen("{", "{\"timeoutMs\":50,", 1);
+        std::hint::black_box(answer(&case));
+        if std::time::Instant::now() > end {
+            break;
+        }
+    }
+}
+
 /// The parts of an answer that are compared: texts of CEL errors and steps of failed attempts are not.
 fn normal(mut answer: Value) -> Value {
     for node in answer["nodes"].as_array_mut().into_iter().flatten() {

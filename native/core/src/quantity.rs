@@ -84,6 +84,25 @@ impl Quantity {
         text: 0,
     };
 
+    /// Whether the API machinery keeps it in 64 bits.
+    pub fn is_short(&self) -> bool {
+        self.short.is_some()
+    }
+
+    /// Everything about the quantity as numbers: equal parts are one and the same quantity.
+    pub fn parts(&self) -> [u64; 6] {
+        let (value, scale) = self.short.unwrap_or((0, i32::MIN));
+        let nanos = self.nanos as u128;
+        [
+            nanos as u64,
+            (nanos >> 64) as u64,
+            value as u64,
+            scale as u64,
+            self.format as u64,
+            self.text,
+        ]
+    }
+
     /// # Errors
     ///
     /// The text of the API machinery's error, or `TOO_LARGE`.

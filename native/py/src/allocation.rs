@@ -31,6 +31,15 @@ impl Cluster {
             .map_err(AllocationError::new_err)
     }
 
+    fn add_file(
+        &mut self,
+        py: Python<'_>,
+        path: std::path::PathBuf,
+    ) -> PyResult<BTreeMap<String, usize>> {
+        py.detach(|| self.0.add_file(&path))
+            .map_err(AllocationError::new_err)
+    }
+
     fn pending(&self) -> Vec<String> {
         self.0.pending()
     }

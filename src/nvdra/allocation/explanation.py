@@ -49,6 +49,7 @@ class NodeVerdict:
 class Explanation:
     """Why a claim, or a pod's claims, fit or not.
 
+    release  the patch release whose allocator the answers are held against
     notes    states of claims that keep the scheduler from looking at nodes: code and text
     errors   errors that abort the whole scheduling attempt: code, text, number of nodes
     """
@@ -74,7 +75,7 @@ def explanation(text: str) -> Explanation:
     return Explanation(
         subject=found["subject"],
         claims=tuple(found["claims"]),
-        release=found["profile"]["release"],
+        release=found["profile"]["patch"],
         variant=found["profile"]["variant"],
         fits=tuple(found["fits"]),
         notes=tuple((note["code"], note["text"]) for note in found["notes"]),

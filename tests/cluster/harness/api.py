@@ -23,6 +23,7 @@ _RESOURCES = {
     "ClusterRole": ("apis/rbac.authorization.k8s.io/v1", "clusterroles", False),
     "ClusterRoleBinding": ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
     "DeviceClass": ("apis/resource.k8s.io/{dra}", "deviceclasses", False),
+    "DeviceTaintRule": ("apis/resource.k8s.io/{dra}", "devicetaintrules", False),
     "ResourceClaim": ("apis/resource.k8s.io/{dra}", "resourceclaims", True),
     "ResourceClaimTemplate": ("apis/resource.k8s.io/{dra}", "resourceclaimtemplates", True),
     "ResourceSlice": ("apis/resource.k8s.io/{dra}", "resourceslices", False),
@@ -103,6 +104,12 @@ class Api:
         prefix = _RESOURCES[kind][0].format(dra=self.dra)
         group = prefix.removeprefix("apis/").removeprefix("api/")
         return _object(self.call("POST", self.path(kind, namespace), {"apiVersion": group, **body}))
+
+    def update(self, body: Object, subresource: str = "") -> Object:
+        """The object as stored after it was replaced, or a part of it."""
+        name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "default")
+        path = self._path(body["kind"], namespace, name)
+        return _object(self.call("PUT", f"{path}/{subresource}" if subresource else path, body))
 
     def delete(self, kind: str, name: str, namespace: str = "default", grace_s: int | None = None) -> None:
         """The object is asked to go; one that is gone already is fine."""

@@ -101,11 +101,26 @@ def built(*parts: Part) -> dict[Part, Path]:
     return {part: _built(part) for part in parts}
 
 
+def found(part: Part) -> Path | None:
+    """The folder of the part's programs if they are built already."""
+    try:
+        target = _target(part)
+    except BuildFailed:
+        return None
+    return target if target.is_dir() else None
+
+
+def _label(part: Part) -> str:
+    return part.name if part.packages == (".",) or len(part.packages) > 1 else part.packages[0].rpartition("/")[2]
+
+
+def _target(part: Part) -> Path:
+    return cache() / f"{_label(part)}-{_fingerprint(part)}"
+
+
 def _built(part: Part) -> Path:
-    root = cache()
+    root, label, target = cache(), _label(part), _target(part)
     root.mkdir(parents=True, exist_ok=True)
-    label = part.name if part.packages == (".",) or len(part.packages) > 1 else part.packages[0].rpartition("/")[2]
-    target = root / f"{label}-{_fingerprint(part)}"
     if target.is_dir():
         return target
     with _only_one(root / f".{label}.lock", label):

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ast::{Error, Expr, Fold, Kind, qualified_name};
 use super::functions::{self, Function};
-use super::types::{Type, UNSUPPORTED, declarations};
+use super::types::{Type, declarations};
 use super::value::Value;
 
 #[derive(Debug)]
@@ -21,8 +21,9 @@ pub enum Node {
     },
     And(Vec<Node>),
     Or(Vec<Node>),
-    /// `or` and `orValue`: the right side is only evaluated if needed.
+    /// `or` and `orValue`: the right side is only evaluated if needed. `lenient`: a value that is not optional is kept.
     Default {
+        lenient: bool,
         optional: Box<Node>,
         other: Box<Node>,
         unwrap: bool,
@@ -89,6 +90,10 @@ pub struct Checker {
     bound: HashMap<u32, Type>,
     next: u32,
     scopes: Vec<(Arc<str>, Type)>,
+    /// Calls around the expression whose literals may mix types.
+    mixed: usize,
+    /// Attributes are of type any, as releases before 1.37 declare them.
+    any: bool,
 }
 
 fn invalid<T>(at: usize, text: impl Into<String>) -> Result<T, Problem> {
@@ -96,6 +101,13 @@ fn invalid<T>(at: usize, text: impl Into<String>) -> Result<T, Problem> {
 }
 
 impl Checker {
+    pub fn new(any: bool) -> Checker {
+        Checker {
+            any,
+            ..Checker::default()
+        }
+    }
+
     /// The tree and the type of the whole expression.
     pub fn run(mut self, expr: &Expr) -> Checked {
         let (node, found) = self.expr(expr)?;
@@ -154,11 +166,22 @@ impl Checker {
             return self.substitute(*y, a).0;
         }
         match (a, b) {
-            (Type::Dyn, _) | (_, Type::Dyn) => true,
+            (Type::Dyn | Type::Any, _) | (_, Type::Dyn | Type::Any) => true,
             (Type::Null, other) | (other, Type::Null) => {
                 matches!(
                     other,
-                    Type::Null | Type::Device | Type::Quantity | Type::Semver | Type::Optional(_)
+                    Type::Null
+                        | Type::Device
+                        | Type::Quantity
+                        | Type::Semver
+                        | Type::Duration
+                        | Type::Timestamp
+                        | Type::Ip
+                        | Type::Cidr
+                        | Type::Url
+                        | Type::Format
+                        | Type::Authorization(_)
+                        | Type::Optional(_)
                 )
             }
             (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) => {
@@ -223,6 +246,12 @@ impl Checker {
     /// The more general of two types of which one can stand for the other.
     fn join(&mut self, at: usize, known: Option<Type>, next: Type) -> Result<Type, Problem> {
         let Some(known) = known else { return Ok(next) };
+        if self.mixed > 0 {
+            return Ok(match self.assign(&known, &next) {
+                true => most_general(&known, &next),
+                false => Type::Dyn,
+            });
+        }
         if !self.assign(&known, &next) {
             let (known, next) = (self.resolved(&known), self.resolved(&next));
             return invalid(at, format!("expected type '{known}' but found '{next}'"));
@@ -362,6 +391,10 @@ impl Checker {
             let named = match format!("{name}.{field}").as_str() {
                 "kubernetes.Quantity" => Some(Type::Quantity),
                 "kubernetes.Semver" => Some(Type::Semver),
+                "google.protobuf.Duration" => Some(Type::Duration),
+                "google.protobuf.Timestamp" => Some(Type::Timestamp),
+                "net.IP" => Some(Type::Ip),
+                "net.CIDR" => Some(Type::Cidr),
                 _ => None,
             };
             if let Some(named) = named.filter(|_| !test && !optional) {
@@ -377,7 +410,7 @@ impl Checker {
             is_optional = true;
         }
         let found = match &target {
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Any => Type::Dyn,
             Type::Map(_, value) => (**value).clone(),
             Type::Var(n) => {
                 self.bound.insert(*n, Type::Dyn);
@@ -386,7 +419,10 @@ impl Checker {
             Type::Device => match &**field {
                 "driver" => Type::Str,
                 "allowMultipleAllocations" => Type::Bool,
-                "attributes" => Type::map(Type::Str, Type::map(Type::Str, Type::Dyn)),
+                "attributes" => {
+                    let value = if self.any { Type::Any } else { Type::Dyn };
+                    Type::map(Type::Str, Type::map(Type::Str, value))
+                }
                 "capacity" => Type::map(Type::Str, Type::map(Type::Str, Type::Quantity)),
                 _ => return invalid(at, format!("undefined field '{field}'")),
             },
@@ -442,19 +478,12 @@ impl Checker {
         let mut target = target;
         if let Some(prefix) = target.and_then(qualified_name) {
             let full = format!("{prefix}.{name}");
-            let global =
-                declarations().get(full.as_str()).is_some() || UNSUPPORTED.contains(&full.as_str());
-            if global {
+            if declarations().contains_key(full.as_str()) {
                 name = full;
                 target = None;
             }
         }
         if !declarations().contains_key(name.as_str()) {
-            if UNSUPPORTED.contains(&name.as_str()) {
-                return Err(Problem::Unsupported(format!(
-                    "function {name} is not evaluated by this engine"
-                )));
-            }
             return invalid(
                 at,
                 format!("undeclared reference to '{name}' (in container '')"),
@@ -462,11 +491,14 @@ impl Checker {
         }
         let mut nodes = Vec::new();
         let mut types = Vec::new();
+        let mixes = usize::from(name == "format");
+        self.mixed += mixes;
         for one in target.into_iter().chain(args) {
             let (node, found) = self.expr(one)?;
             nodes.push(node);
             types.push(found);
         }
+        self.mixed -= mixes;
         let (result, overloads) = self.overloads(at, &name, target.is_some(), &types)?;
         if matches!(name.as_str(), "or" | "orValue") {
             let unwrap = name == "orValue";
@@ -475,6 +507,7 @@ impl Checker {
             if let (Some(optional), Some(other)) = (optional, other) {
                 return Ok((
                     Node::Default {
+                        lenient: self.any,
                         optional,
                         other,
                         unwrap,
@@ -501,11 +534,23 @@ impl Checker {
                 ));
             }
         }
-        let Some(function) = functions::find(&name) else {
+        let Some(function) = functions::find(&name, self.any) else {
             return Err(Problem::Unsupported(format!(
                 "function {name} is not evaluated by this engine"
             )));
         };
+        if name == "format"
+            && let Some(Kind::Const(Value::Str(text))) = target.map(|t| &t.kind)
+            && let [
+                Expr {
+                    kind: Kind::List(items),
+                    ..
+                },
+            ] = args
+        {
+            let types = self.item_types(items)?;
+            functions::check_format(text, &types).or_else(|error| invalid(at, error))?;
+        }
         if name == "matches"
             && let Some(Node::Const(Value::Str(pattern))) = nodes.get(1)
             && let Err(error) = functions::regex(pattern)
@@ -514,7 +559,16 @@ impl Checker {
         }
         if matches!(
             name.as_str(),
-            "bool" | "bytes" | "double" | "dyn" | "int" | "string" | "type" | "uint"
+            "bool"
+                | "bytes"
+                | "double"
+                | "duration"
+                | "dyn"
+                | "int"
+                | "string"
+                | "timestamp"
+                | "type"
+                | "uint"
         ) && let [Node::Const(value)] = &nodes[..]
         {
             return match (function.body)(
@@ -530,16 +584,22 @@ impl Checker {
         // Operators have one implementation for all types; the others are bound by overload.
         let bound = matches!(
             name.as_str(),
-            "isGreaterThan"
+            "check"
+                | "isGreaterThan"
                 | "isLessThan"
                 | "compareTo"
                 | "add"
                 | "sub"
+                | "containsCIDR"
+                | "containsIP"
                 | "indexOf"
                 | "lastIndexOf"
                 | "@sortByAssociatedKeys"
         );
-        let early = nodes.len() > 2 || (bound && overloads > 1);
+        // A constant pattern is compiled beforehand, which makes a function of one argument.
+        let compiled = matches!(name.as_str(), "matches" | "find" | "findAll")
+            && matches!(nodes.get(1), Some(Node::Const(_)));
+        let early = nodes.len() > 2 || compiled || (bound && overloads > 1);
         Ok((
             Node::Call {
                 function,
@@ -549,6 +609,17 @@ impl Checker {
             },
             result,
         ))
+    }
+
+    /// The types of the items of a list, each alone.
+    fn item_types(&mut self, items: &[(Expr, bool)]) -> Result<Vec<Type>, Problem> {
+        self.mixed += 1;
+        let types = items
+            .iter()
+            .map(|(item, _)| self.expr(item).map(|(_, found)| self.resolved(&found)))
+            .collect();
+        self.mixed -= 1;
+        types
     }
 
     fn overload(
@@ -727,7 +798,10 @@ impl Checker {
                 (Type::Dyn, Type::Dyn)
             }
             other => {
-                let found = self.resolved(&other);
+                let found = match self.resolved(&other) {
+                    Type::Any => "any".to_string(),
+                    other => other.to_string(),
+                };
                 return invalid(
                     fold.range.at,
                     format!(
@@ -786,8 +860,8 @@ fn most_general(a: &Type, b: &Type) -> Type {
 
 fn is_as_general(a: &Type, b: &Type) -> bool {
     match (a, b) {
-        (Type::Dyn | Type::Var(_), _) => true,
-        (_, Type::Dyn | Type::Var(_)) => false,
+        (Type::Dyn | Type::Any | Type::Var(_), _) => true,
+        (_, Type::Dyn | Type::Any | Type::Var(_)) => false,
         (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => {
             is_as_general(a, b)
         }

@@ -58,6 +58,7 @@ impl<'a> Evaluator<'a> {
             Node::And(terms) => self.logic(terms, false),
             Node::Or(terms) => self.logic(terms, true),
             Node::Default {
+                lenient,
                 optional,
                 other,
                 unwrap,
@@ -65,13 +66,16 @@ impl<'a> Evaluator<'a> {
                 Value::Optional(Some(value)) if *unwrap => Ok((*value).clone()),
                 some @ Value::Optional(Some(_)) => Ok(some),
                 Value::Optional(None) => self.eval(other),
+                value if *lenient => Ok(value),
                 _ => no_overload(),
             },
             Node::Member { item, list } => {
                 let item = self.eval(item)?;
                 let input = Input { view: self.view };
                 match item {
-                    Value::Semver(_) => Err(Fault::Cancelled(functions::UNHASHABLE.into())),
+                    Value::Semver(_) | Value::Format(_) => {
+                        Err(Fault::Cancelled(functions::UNHASHABLE.into()))
+                    }
                     item => {
                         Ok(Value::Bool(list.iter().any(|known| {
                             matches!(input.equal(known, &item), Ok(true))
@@ -416,6 +420,12 @@ fn go_type(value: &Value) -> &'static str {
         Value::Null => "types.Null",
         Value::Quantity { .. } => "cel.Quantity",
         Value::Semver(_) => "cel.Semver",
+        Value::Duration(_) => "types.Duration",
+        Value::Timestamp(_) => "types.Timestamp",
+        Value::Ip(_) => "cel.IP",
+        Value::Cidr(..) => "cel.CIDR",
+        Value::Url(_) => "cel.URL",
+        Value::Format(_) => "cel.Format",
         Value::Optional(_) => "*types.Optional",
         _ => "*types.Type",
     }

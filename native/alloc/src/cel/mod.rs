@@ -6,13 +6,15 @@ mod eval;
 mod functions;
 mod lex;
 pub mod semver;
+mod time;
 mod types;
+mod url;
 mod value;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crate::profile::Profile;
+use crate::profile::{Profile, Quirks};
 use crate::world::{AttributeValue, Device, Slice, World};
 use check::{Checker, Node, Problem};
 use semver::Semver;
@@ -50,10 +52,11 @@ pub struct Program {
     pub expression: String,
     pub output: String,
     root: Node,
+    quirks: Quirks,
 }
 
 impl Program {
-    pub fn compile(expression: &str) -> Result<Program, CompileError> {
+    pub fn compile(expression: &str, quirks: &Quirks) -> Result<Program, CompileError> {
         let invalid = |(at, text): (usize, String)| {
             let before = &expression[..at.min(expression.len())];
             let line = before.matches('\n').count() + 1;
@@ -68,16 +71,20 @@ impl Program {
             )));
         }
         let tree = ast::parse(expression).map_err(invalid)?;
-        let (root, output) = Checker::default()
-            .run(&tree)
-            .map_err(|problem| match problem {
+        let (root, output) = Checker::new(quirks.attributes_are_any).run(&tree).map_err(
+            |problem| match problem {
                 Problem::Invalid(error) => invalid(error),
                 Problem::Program(text) => {
                     CompileError::Invalid(format!("program instantiation failed: {text}"))
                 }
                 Problem::Unsupported(text) => CompileError::Unsupported(text),
-            })?;
-        if !matches!(output, Type::Bool | Type::Dyn) {
+            },
+        )?;
+        let open = match quirks.attributes_are_any {
+            true => matches!(output, Type::Any),
+            false => matches!(output, Type::Dyn),
+        };
+        if !open && output != Type::Bool {
             return Err(CompileError::Invalid(format!(
                 "must evaluate to bool or the unknown type, not {output}"
             )));
@@ -86,6 +93,7 @@ impl Program {
             expression: expression.into(),
             output: output.to_string(),
             root,
+            quirks: *quirks,
         })
     }
 
@@ -96,8 +104,13 @@ impl Program {
 
     /// Whether the device matches, and what the evaluation cost.
     pub fn run(&self, view: &DeviceView, limit: u64) -> (Result<bool, RunError>, Option<u64>) {
-        for attribute in &view.device.attributes {
-            if let Err(text) = convertible(&attribute.value) {
+        let attributes = match view.device.plain {
+            true => &[][..],
+            false => &view.device.attributes,
+        };
+        for attribute in attributes {
+            let lists = !self.quirks.attributes_are_any;
+            if let Err(text) = convertible(&attribute.value, lists) {
                 let name = view.world.names.text(attribute.name);
                 return (
                     Err(RunError::Error(format!("attribute {name}: {text}"))),
@@ -115,7 +128,9 @@ impl Program {
             ))),
             Err(Fault::Unsupported(text)) => Err(RunError::Unsupported(text)),
             Err(Fault::Cancelled(text)) => Err(RunError::Error(text)),
-            Err(Fault::Error(text)) if text.contains("no such key:") => {
+            Err(Fault::Error(text))
+                if text.contains("no such key:") && !self.quirks.terse_errors =>
+            {
                 Err(RunError::Error(format!("{text}. {KEY_HINT}")))
             }
             Err(Fault::Error(text)) => Err(RunError::Error(text)),
@@ -125,7 +140,7 @@ impl Program {
 }
 
 /// Whether an attribute has a value that expressions can hold; one that has not fails every expression on its device.
-fn convertible(value: &AttributeValue) -> Result<(), String> {
+pub fn convertible(value: &AttributeValue, lists: bool) -> Result<(), String> {
     let version = |text: &str| {
         Semver::parse(text)
             .map(|_| ())
@@ -133,6 +148,14 @@ fn convertible(value: &AttributeValue) -> Result<(), String> {
     };
     match value {
         AttributeValue::Unknown => Err("unsupported attribute value".into()),
+        AttributeValue::Ints(_)
+        | AttributeValue::Bools(_)
+        | AttributeValue::Strs(_)
+        | AttributeValue::Versions(_)
+            if !lists =>
+        {
+            Err("unsupported attribute value".into())
+        }
         AttributeValue::Version(text) => version(text),
         AttributeValue::Versions(list) => list.iter().try_for_each(|text| version(text)),
         _ => Ok(()),
@@ -146,12 +169,12 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub fn get(&self, expression: &str, _profile: &Profile) -> Result<Arc<Program>, CompileError> {
+    pub fn get(&self, expression: &str, profile: &Profile) -> Result<Arc<Program>, CompileError> {
         let mut known = self.known.lock().expect("no panic while locked");
         if let Some(found) = known.get(expression) {
             return found.clone();
         }
-        let made = Program::compile(expression).map(Arc::new);
+        let made = Program::compile(expression, &profile.quirks).map(Arc::new);
         known.insert(expression.into(), made.clone());
         made
     }
@@ -174,13 +197,7 @@ pub fn mentioned(
         .attributes
         .iter()
         .filter(|a| is_mentioned(a.id))
-        .map(|a| {
-            format!(
-                "{}={}",
-                world.names.text(a.name),
-                crate::explain::attribute_text(&a.value)
-            )
-        });
+        .map(|a| format!("{}={}", world.names.text(a.name), a.value));
     let capacity = device.capacity.iter().filter(|c| is_mentioned(c.id));
     attributes
         .chain(capacity.map(|c| format!("{}={}", world.names.text(c.name), c.value)))

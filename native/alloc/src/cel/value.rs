@@ -1,10 +1,14 @@
 //! Values of expressions, their equality, order and size.
 
 use std::cmp::Ordering;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::DeviceView;
+use super::functions::Named;
 use super::semver::Semver;
+use super::time::Timestamp;
+use super::url::Url;
 use crate::quantity::Quantity;
 use crate::world::{AttributeValue, Sym};
 
@@ -28,6 +32,14 @@ pub enum Value {
         computed: bool,
     },
     Semver(Arc<Semver>),
+    /// Nanoseconds.
+    Duration(i64),
+    Timestamp(Timestamp),
+    Ip(IpAddr),
+    /// An address and the length of the prefix.
+    Cidr(IpAddr, u8),
+    Url(Arc<Url>),
+    Format(&'static Named),
     Optional(Option<Arc<Value>>),
     Type(Arc<str>),
     /// `device` itself.
@@ -89,6 +101,12 @@ impl Value {
             Value::Map(_) | Value::Device | Value::Domains(_) | Value::Domain(..) => "map",
             Value::Quantity { .. } => "kubernetes.Quantity",
             Value::Semver(_) => "kubernetes.Semver",
+            Value::Duration(_) => "google.protobuf.Duration",
+            Value::Timestamp(_) => "google.protobuf.Timestamp",
+            Value::Ip(_) => "net.IP",
+            Value::Cidr(..) => "net.CIDR",
+            Value::Url(_) => "kubernetes.URL",
+            Value::Format(_) => "kubernetes.NamedFormat",
             Value::Optional(_) => "optional_type",
             Value::Type(_) => "type",
         }
@@ -113,6 +131,8 @@ impl Value {
             Value::Bytes(b) => b.is_empty(),
             Value::List(l) => l.is_empty(),
             Value::Optional(o) => o.is_none(),
+            Value::Duration(nanos) => *nanos == 0,
+            Value::Timestamp(at) => at.is_zero(),
             other if other.is_map() => entries(other, view).is_empty(),
             _ => false,
         }
@@ -126,6 +146,14 @@ impl Value {
             Value::List(l) => l.len(),
             Value::Map(m) => m.len(),
             Value::Optional(Some(v)) => return v.size(view),
+            Value::Ip(address) => {
+                if address.is_ipv4() {
+                    4
+                } else {
+                    16
+                }
+            }
+            Value::Cidr(_, bits) => usize::from(bits.div_ceil(8)),
             other if other.is_map() => entries(other, view).len(),
             _ => 1,
         };
@@ -313,6 +341,8 @@ pub fn compare(a: &Value, b: &Value) -> Result<Ordering, Fault> {
         (Value::Str(a), Value::Str(b)) => Ok(a.cmp(b)),
         (Value::Bytes(a), Value::Bytes(b)) => Ok(a.cmp(b)),
         (Value::Bool(a), Value::Bool(b)) => Ok(a.cmp(b)),
+        (Value::Duration(a), Value::Duration(b)) => Ok(a.cmp(b)),
+        (Value::Timestamp(a), Value::Timestamp(b)) => Ok(a.total_nanos().cmp(&b.total_nanos())),
         _ => no_overload(),
     }
 }
@@ -331,7 +361,21 @@ pub fn equal(a: &Value, b: &Value, view: View) -> Result<bool, Fault> {
             },
         ) => a == b,
         (Value::Semver(a), Value::Semver(b)) => a.precedence(b) == Ordering::Equal,
-        (Value::Quantity { .. } | Value::Semver(_), _) => return no_overload(),
+        (Value::Ip(a), Value::Ip(b)) => a == b,
+        (Value::Cidr(a, n), Value::Cidr(b, m)) => (a, n) == (b, m),
+        (Value::Url(a), Value::Url(b)) => a.to_string() == b.to_string(),
+        (Value::Format(a), Value::Format(b)) => a.name == b.name,
+        (
+            Value::Quantity { .. }
+            | Value::Semver(_)
+            | Value::Ip(_)
+            | Value::Cidr(..)
+            | Value::Url(_)
+            | Value::Format(_),
+            _,
+        ) => return no_overload(),
+        (Value::Duration(a), Value::Duration(b)) => a == b,
+        (Value::Timestamp(a), Value::Timestamp(b)) => a.total_nanos() == b.total_nanos(),
         (Value::Bool(a), Value::Bool(b)) => a == b,
         (Value::Str(a), Value::Str(b)) => a == b,
         (Value::Bytes(a), Value::Bytes(b)) => a == b,

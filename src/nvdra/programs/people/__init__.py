@@ -75,6 +75,11 @@ def main(argv: Sequence[str]) -> int:
     return 2
 
 
+def of_kubectl(argv: Sequence[str]) -> int:
+    """Exit status of `kubectl nvdra …`, where `explain` alone means `claim explain`."""
+    return main(["claim", *argv] if list(argv[:1]) == ["explain"] else argv)
+
+
 def _run(name: str, place: str, argv: Sequence[str]) -> int:
     """The command's exit status. Whatever fails in it is one line for people, never a traceback."""
     module, function = place.split(":")

@@ -39,6 +39,7 @@ def _output(text: str) -> str:
 _FLAGS = (
     Flag(("all",), (), False, "every claim without an allocation", boolean),
     Flag(("from",), (), "", "files with objects, separated by commas, instead of the cluster; - is standard input"),
+    Flag(("namespace", "n"), (), "", "namespace of a NAME that is given without one"),
     Flag(("node",), (), "", "only this node"),
     Flag(("release",), (), "", f"answer as this Kubernetes release: {', '.join(RELEASES)}; else the cluster's own"),
     Flag(
@@ -57,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
     values, words = parse_words("nvdra claim explain", _ABOUT, _FLAGS, argv, os.environ, usage=usage)
     if len(words) != (0 if values["all"] else 1):
         raise UsageError("give one NAMESPACE/NAME of a claim or pod, or --all")
+    if words and values["namespace"] and "/" not in words[0]:
+        words = [f"{values['namespace']}/{words[0]}"]
     if words and words[0].count("/") != 1:
         raise UsageError(f"{words[0]!r} is not NAMESPACE/NAME")
     try:
@@ -90,7 +93,7 @@ def _loaded(values: dict[str, Any], objects: Objects) -> Cluster:
         raise AllocationError(f"{error}; --release says which release to answer as") from None
     for source, document in objects.documents:
         try:
-            cluster.add(document)
+            cluster.add(document) if isinstance(document, bytes) else cluster.add_file(document)
         except AllocationError as error:
             raise AllocationError(f"{source}: {error}") from None
     return cluster

@@ -24,16 +24,17 @@ _FORBIDDEN, _NOT_FOUND = 403, 404
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """Documents with the names of their sources, the server's version ("" if unknown), and what is missing."""
+    """Documents or files of them, with the names of their sources; the server's version ("" if unknown), and what is
+    missing."""
 
-    documents: tuple[tuple[str, bytes], ...]
+    documents: tuple[tuple[str, bytes | Path], ...]
     version: str = ""
     notes: tuple[str, ...] = ()
 
 
 def from_files(names: Sequence[str]) -> Objects:
-    """Returns the files' content. Raises OSError."""
-    return Objects(tuple((name, sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()) for name in names))
+    """Returns the files, and the content of standard input, which is named -."""
+    return Objects(tuple((name, sys.stdin.buffer.read() if name == "-" else Path(name)) for name in names))
 
 
 async def from_cluster(kubeconfig: str, namespace: str, env: Mapping[str, str]) -> Objects:
@@ -45,7 +46,9 @@ async def from_cluster(kubeconfig: str, namespace: str, env: Mapping[str, str]) 
             raise ApiError(
                 _NOT_FOUND, "NotFound", f"the cluster does not serve {_GROUP}/v1: it has no Dynamic Resource Allocation"
             )
-        documents = [(resource.plural, await _listed(kube, kind, resource)) for kind, resource in _NEEDED]
+        documents: list[tuple[str, bytes | Path]] = [
+            (resource.plural, await _listed(kube, kind, resource)) for kind, resource in _NEEDED
+        ]
         for kind, resource, where in (("Pod", _PODS, namespace), ("DeviceTaintRule", _RULES, "")):
             try:
                 documents.append((resource.plural, await _listed(kube, kind, resource, where)))
