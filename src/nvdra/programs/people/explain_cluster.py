@@ -24,7 +24,7 @@ _FORBIDDEN, _NOT_FOUND = 403, 404
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """Documents with the names of their sources, the server's version ("" if unknown), and what is missing."""
+    """Documents with the names of their sources, the server's version ("" if unknown), and notes on missing kinds."""
 
     documents: tuple[tuple[str, bytes], ...]
     version: str = ""
