@@ -364,7 +364,7 @@ class HttpKube:
         if isinstance(error, Broken):
             return ApiError(0, "", f"the connection to the API server at {server} broke: {error}")
         number = getattr(error, "errno", None) or 0
-        # Positive are the system's; an event loop puts words of its own in place of theirs.
+        # Positive numbers are the system's; the event loop replaces their texts by its own.
         cause = os.strerror(number) if number > 0 else str(error) or type(error).__name__
         return ApiError(0, "", f"the API server at {server} cannot be reached: {cause}")
 
