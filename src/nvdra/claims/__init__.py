@@ -1,4 +1,4 @@
-"""The neutral frame of prepare and unprepare: outcomes, conflicts, seal, reconcile. It knows no device kind."""
+"""The driver-neutral decisions of prepare and unprepare: outcomes, conflicts, seal, reconcile."""
 
 from nvdra.claims.driver import (
     ConfigRefused,

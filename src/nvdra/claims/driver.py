@@ -1,7 +1,7 @@
-"""The seam: what the neutral frame of prepare and unprepare knows of a driver.
+"""The seam between the driver-neutral code and one DRA driver.
 
-`claims` and `node` know devices, steps and configs only through these protocols. A driver's view of its node (an
-inventory of its devices) is passed through untouched.
+`claims` and `node` use devices, steps and configs only through these protocols. They pass a driver's view of its node
+(an inventory of its devices) through unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nvdra.checkpoint import Checkpoint, DomainGroup, Entry, PreparedDevice, Pre
 from nvdra.claims.entries import Allocation
 
 Facts = Mapping[str, Any]
-"""What steps found out, by names of the driver's choice."""
+"""Values that steps produced, by names that the driver chooses."""
 
 V = TypeVar("V")
 V_contra = TypeVar("V_contra", contravariant=True)
@@ -34,27 +34,27 @@ class NodeDevice(Protocol):
 class Step(Protocol):
     """One hardware change: a frozen value with its parameters.
 
-    An actor applies it and rolls it back. Applying it twice and rolling it back twice are harmless.
+    An actor applies the step and rolls it back; both are idempotent.
     """
 
     @property
     def kind(self) -> str:
-        """The journal's word for this kind of change; it names the actor too."""
+        """The kind of change, as the journal writes it; it selects the actor."""
         ...
 
     @property
     def key(self) -> str:
-        """What distinguishes the step from others of its kind in one claim; no spaces."""
+        """An identifier, unique among the steps of this kind in one claim; no spaces."""
         ...
 
     @property
     def has_rollback(self) -> bool:
-        """Whether the step leaves effects that a rollback takes away."""
+        """Whether the step leaves effects that a rollback must remove."""
         ...
 
     @property
     def resources(self) -> frozenset[str]:
-        """Names of what the step changes. Steps that share none run side by side."""
+        """Names of the resources that the step changes. Steps that share none run side by side."""
         ...
 
 
@@ -68,7 +68,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A device that is not on this node; `reason` is empty where nothing is known of it."""
+    """A device that is not on this node; `reason` is empty if none is known."""
 
     device: str
     reason: str = ""
@@ -76,10 +76,10 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Not this time.
+    """The claim cannot be prepared or unprepared now.
 
-    permanent  kubelet's retry changes nothing before the claim itself changes
-    rescan     a look at the hardware may change the answer
+    permanent  a retry cannot succeed before the claim itself changes
+    rescan     a scan of the hardware may change the answer
     """
 
     reason: str
@@ -89,11 +89,11 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What a claim's devices need before a container can use them.
+    """The steps that a claim's devices need before a container can use them.
 
-    apply    to be applied for this claim; applying again what another claim has too changes nothing
-    shared   applied already, for other claims that still need them: rolled back only with the last of these claims
-    facts    of the shared ones
+    apply    steps to apply for this claim; applying a step again that another claim has too changes nothing
+    shared   steps that are already applied, for other claims that still need them: rolled back only with the last of them
+    facts    facts of the shared steps
     """
 
     apply: tuple[Step, ...] = ()
@@ -107,12 +107,12 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Teardown:
-    """What gives everything of an entry back.
+    """The rollback of a prepared or half-prepared claim.
 
-    steps    to be rolled back
-    shared   other claims need these too: they stay, unless the others leave before the teardown ends
-    notes    for the log: what stays as it is
-    holds    the entry keeps others away from hardware even where no step gives it back
+    steps           to be rolled back
+    shared          steps that other claims need too: they stay, unless those claims leave before the teardown ends
+    notes           for the log: effects that stay
+    blocks_others   the entry conflicts with other claims even if it has no step to roll back
     """
 
     steps: tuple[Step, ...] = ()
@@ -122,7 +122,7 @@ class Teardown:
 
 
 class ConfigRefused(ValueError):
-    """A claim's opaque configs cannot be used: a retry changes nothing. The text is the Go driver's."""
+    """A claim's opaque configs cannot be used; a retry cannot help. The text is the Go driver's."""
 
 
 class Driver(Protocol[V_contra]):
@@ -130,7 +130,7 @@ class Driver(Protocol[V_contra]):
 
     name           as claims and slices name the driver
     cdi            kind and names of the CDI files of claims
-    device_types   the metric's words for kinds of device, in their order there; the last one is for unknown devices
+    device_types   values of the metric's device type label, in order; the last one is for unknown devices
     """
 
     @property
@@ -141,17 +141,17 @@ class Driver(Protocol[V_contra]):
     def device_types(self) -> tuple[str, ...]: ...
     @property
     def schema(self) -> Schema:
-        """What its checkpoint file may hold."""
+        """The kinds of entries that the driver's checkpoint file may contain."""
         ...
 
     @property
     def has_steps(self) -> bool:
-        """Whether any claim can need a step; without, no claim is ever half prepared."""
+        """Whether any claim can need a step; if not, no claim is ever half prepared."""
         ...
 
     @property
     def on_abandoned(self) -> Literal["forget", "abort"]:
-        """What an unprepare of a half-prepared claim leaves: nothing, or an aborted entry, which refuses late prepares.
+        """Whether unpreparing a half-prepared claim removes its entry or leaves one that refuses late prepares.
 
         "abort" needs a schema that can hold such an entry.
         """
@@ -162,7 +162,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def forbids(self, result: Result, node: V_contra) -> str:
-        """Why the result can never be prepared as it is allocated; "" if it can. A retry changes nothing."""
+        """Why the result can never be prepared as it is allocated; "" if it can."""
         ...
 
     def group(self, members: Sequence[tuple[Result, NodeDevice]], configs: Sequence[OpaqueConfig]) -> tuple[Group, ...]:
@@ -170,7 +170,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def conflict(self, result: Result, other: Entry, node: V_contra) -> bool:
-        """Whether another claim's completed entry keeps the result's device away."""
+        """Whether another claim's completed entry conflicts with the result's device."""
         ...
 
     def share_refused(self, claim: Claim, result: Result, uid: str, other: Entry) -> str | None:
@@ -180,23 +180,23 @@ class Driver(Protocol[V_contra]):
         ...
 
     def overlaps(self, result: Result, other: Entry, node: V_contra) -> bool:
-        """Whether another claim that is half prepared may have changed what the result's device lies on."""
+        """Whether another, half-prepared claim may have changed the hardware of the result's device."""
         ...
 
     def same_extent(self, device: str, other: str, node: V_contra) -> bool:
-        """Whether two devices, by name, cannot both be in use."""
+        """Whether the extents of two devices, given by name, overlap, so that they cannot both be in use."""
         ...
 
     def steps(self, claim: ClaimRef, groups: Sequence[Group], node: V_contra, checkpoint: Checkpoint) -> Steps | Refuse:
-        """What must be done before the claim is usable; empty for devices that are ready as they are."""
+        """The steps that the claim needs; empty for devices that are ready."""
         ...
 
     def teardown(self, claim: ClaimRef, entry: Entry, node: V_contra, checkpoint: Checkpoint) -> Teardown | Refuse:
-        """What gives back everything the entry holds, reference-counted over other entries."""
+        """The rollback of everything that the entry's claim changed, except what other entries still need."""
         ...
 
     def needs(self, step: Step, entry: Entry) -> bool:
-        """Whether an entry still needs what the step did; of any state but PrepareAborted."""
+        """Whether an entry, in any state but PrepareAborted, still needs the step's effect."""
         ...
 
     def prepared(self, claim: ClaimRef, group: Group, facts: Facts) -> PreparedGroup | DomainGroup:
@@ -204,7 +204,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def concrete(self, device: NodeDevice, facts: Facts) -> NodeDevice:
-        """The device a container is given, now that its steps are done."""
+        """The device that a container gets, after the steps: for a MIG device, the one that was created."""
         ...
 
     def edits(self, group: Group, result: Result, facts: Facts) -> Edits:
@@ -212,28 +212,28 @@ class Driver(Protocol[V_contra]):
         ...
 
     def has_common_edits(self, group: Group) -> bool:
-        """Whether containers with the group's devices get the edits that the driver's devices have in common."""
+        """Whether containers with the group's devices get the driver's common edits."""
         ...
 
     def restore(
         self, claim: ClaimRef, given: Allocation, entry: Entry | None, node: V_contra
     ) -> tuple[tuple[Group, ...], Facts] | Missing:
-        """Groups and facts of a claim that was prepared before, for writing its CDI file or its entry again.
+        """Groups and facts of a claim that was prepared earlier, to write its CDI file or its entry again.
 
-        given  its results and configs. No config is refused: one that this release cannot read does not apply.
-        entry  completed; None where it was lost: facts then come from what stands on the node
+        given  the claim's results and configs; a config that this release cannot read is ignored, not refused
+        entry  the completed entry; None if it was lost: facts then come from the devices on the node
         """
         ...
 
     def changed(self, device: PreparedDevice, node: V_contra) -> str:
-        """What became of a prepared device since; "" if nothing is known against it."""
+        """How a prepared device changed since, so that it cannot be used; "" if it did not."""
         ...
 
     def device_type(self, device: str) -> str:
-        """The one of `device_types` that a device, by name, is of."""
+        """The element of `device_types` for a device, given by name."""
         ...
 
 
 def resources(steps: Sequence[Step]) -> frozenset[str]:
-    """Everything these steps change."""
+    """The resources of all these steps."""
     return frozenset().union(*(step.resources for step in steps))

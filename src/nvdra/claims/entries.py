@@ -1,4 +1,4 @@
-"""What checkpoint entries say: a claim's allocation of one driver, and what was answered for it."""
+"""Reads checkpoint entries: a claim's allocation of one driver, and the devices that kubelet got as the answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nvdra.checkpoint import Checkpoint, Entry, PreparedDevice, Unsupported
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What a claim's status gives it of one driver.
+    """One driver's part of a claim's allocation.
 
-    Two claims' allocations are the same if these are equal; timestamps, reservations and other drivers do not count.
+    Two allocations are the same if these values are equal; timestamps, reservations and other drivers do not count.
     """
 
     results: tuple[Result, ...]
@@ -23,11 +23,11 @@ class Allocation:
 
     @property
     def exclusive(self) -> Iterator[Result]:
-        """Results that keep others away: all but those with admin access."""
+        """Results that exclude other claims: all without admin access."""
         return (result for result in self.results if not result.admin_access)
 
 
-# More claims than a node has pods for; no more, because every claim that comes and goes leaves a status here.
+# More claims than a node has pods. The size is limited because statuses of finished claims stay here.
 @lru_cache(maxsize=256)
 def allocation(status: bytes, driver: str) -> Allocation:
     """The driver's part of the allocation in a claim's status; empty if it has none.
@@ -42,16 +42,16 @@ def allocation(status: bytes, driver: str) -> Allocation:
 
 
 def answers(entry: Entry) -> tuple[PreparedDevice, ...]:
-    """The devices that kubelet was told of a completed claim, whoever prepared it."""
+    """The devices that kubelet got as the answer for a completed claim, also from another release."""
     if isinstance(entry.prepared, Unsupported):
         return entry.prepared.devices
     return tuple(device for group in entry.prepared for device in group.devices)
 
 
 def prepared_allocation(entry: Entry, driver: str) -> Allocation:
-    """What a completed entry gives its claim: the results that were answered, and the configs of its status.
+    """The allocation of a completed entry: the results that were answered, and the configs of its status.
 
-    An answer without a result (entries of early releases keep no status) stands for one without admin access.
+    An answer without a result (entries of early releases have no status) counts as a result without admin access.
     """
     given = allocation(entry.status, driver)
     answered = {answer_key(answer): answer.pool for answer in answers(entry)}
@@ -74,20 +74,20 @@ def answer_key(answer: PreparedDevice) -> tuple[str, str, str | None]:
 
 
 def device_types(checkpoint: Checkpoint, type_of: Callable[[str], str]) -> Counter[str]:
-    """How many devices are prepared, by the driver's word for their type."""
+    """The number of prepared devices by type."""
     completed = (entry for entry in checkpoint.entries.values() if entry.state == "PrepareCompleted")
     return Counter(type_of(device.device) for entry in completed for device in answers(entry))
 
 
 def exclusive_names(entry: Entry, driver: str) -> frozenset[str]:
-    """Device names that an entry of any state speaks of and keeps from others: not those with admin access alone."""
+    """Device names of an entry in any state, without those that it has with admin access only."""
     given = allocation(entry.status, driver)
     looked_at = {result.device for result in given.results} - {result.device for result in given.exclusive}
     return names(entry, driver) - looked_at
 
 
 def names(entry: Entry, driver: str) -> frozenset[str]:
-    """Device names that an entry of any state speaks of."""
+    """Device names of an entry in any state, from its answers and its status."""
     prepared = entry.prepared.device_names if isinstance(entry.prepared, Unsupported) else ()
     return frozenset(
         (

@@ -1,4 +1,4 @@
-"""Outcomes of deciding about a claim: values of `plan` and `unprepare`, matched exhaustively by the node's flows."""
+"""Outcomes of `plan` and `unprepare`, matched exhaustively by the node's flows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from nvdra.claims.driver import Facts, Group, NodeDevice, Refuse, Steps, Teardow
 
 @dataclass(frozen=True, slots=True)
 class SealedDevice:
-    """A device of a claim's CDI file: the device itself, and what its group adds to its edits.
+    """A device of a claim's CDI file.
 
-    has_common   containers get the edits that the driver's devices have in common, too
+    added        edits that the device's group adds
+    has_common   containers get the driver's common edits, too
     """
 
     device: NodeDevice
@@ -25,10 +26,10 @@ class SealedDevice:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What a prepared claim leaves behind.
+    """The results of preparing a claim.
 
     entry        for the checkpoint
-    cdi_devices  what its CDI file holds, by CDI device name, sorted; empty: it needs no file
+    cdi_devices  the devices of its CDI file, by CDI device name, sorted; empty: the claim needs no file
     answers      for kubelet, one per result of this driver
     """
 
@@ -38,12 +39,12 @@ class Sealed:
 
     @property
     def devices(self) -> tuple[NodeDevice, ...]:
-        """The devices that its CDI file is made of."""
+        """The devices of the CDI file."""
         return tuple(each.device for each in self.cdi_devices.values())
 
     @property
     def has_common(self) -> bool:
-        """Whether its CDI file has the edits that the driver's devices have in common."""
+        """Whether the CDI file has the driver's common edits."""
         return any(each.has_common for each in self.cdi_devices.values())
 
 
@@ -116,11 +117,11 @@ class NotPrepared:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The entry leaves the checkpoint, then its CDI file goes. No hardware changes.
+    """Remove the entry from the checkpoint, then the CDI file. No hardware changes.
 
-    notes    for the log: what stays as it is
-    holds    until it leaves, the entry keeps others away from hardware
-    remains  the entry in its place, in state `PrepareAborted`; None: none
+    notes           for the log: effects that stay
+    blocks_others   the entry conflicts with other claims as long as it exists
+    remains         an entry in state `PrepareAborted` that replaces it; None: no entry
     """
 
     notes: tuple[str, ...] = ()

@@ -1,8 +1,7 @@
-"""A claim against this node: what preparing it takes.
+"""Decides how a claim is prepared on this node. Pure: reads no file, no clock and no API.
 
-This module decides; it never reads a file, a clock or the API. Texts of refusals are those of the Go driver from
-`unable to prepare claim …` and `prepare devices failed: …` on; the claim service puts
-`error preparing devices for claim <namespace>/<name>:<uid>: ` in front.
+Texts of refusals are the Go driver's from `unable to prepare claim …` and `prepare devices failed: …` on; the claim
+service puts `error preparing devices for claim <namespace>/<name>:<uid>: ` in front.
 """
 
 from __future__ import annotations
@@ -46,19 +45,19 @@ def plan(
     in_work: Set[str] = frozenset(),
     now: float = 0.0,
 ) -> Plan:
-    """What preparing `claim` takes on this node, given everything prepared before it.
+    """The next action to prepare `claim` on this node.
 
-    checkpoint  including the batch's earlier claims
-    pool       this node's pool; a result of another pool is another node's device
-    has_file   the claim's CDI file exists and says what it should now
-    unsettled  device name to claim UID: CDI files whose entries were lost, while the API server is silent
-    in_work    UIDs of claims that are being worked on here
-    now        seconds since 1970, for claims that were aborted
+    checkpoint  including changes of the batch's earlier claims
+    pool        the name of this node's pool; a result of another pool is another node's device
+    has_file    the claim's CDI file exists and is current
+    unsettled   device name to claim UID, for claims whose entries were lost and that are not settled yet
+    in_work     UIDs of claims that are being worked on here
+    now         seconds since 1970, for claims that were aborted
     """
     ours = [result for result in claim.results if result.driver == driver.name]
     if not ours:
-        # The Go driver answers with no devices. Kubelet asks a driver only for claims that name it, so the
-        # allocation must have changed since: a pod without its device would be worse than one that waits.
+        # The Go driver answers with no devices. Kubelet calls a driver only for claims with devices of that driver, so
+        # the allocation has changed since. A pod that waits is better than a pod that runs without its device.
         return Refuse(
             f"claim {claim.ref} is allocated no device of {driver.name}: its allocation changed since kubelet read it"
         )
@@ -98,7 +97,7 @@ def plan(
 def answer_if_prepared(
     driver: Driver[V], claim: Claim, node: V, checkpoint: Checkpoint, *, has_file: bool
 ) -> AlreadyPrepared | Repair | Refuse | None:
-    """The checkpoint's answer for a claim that was completed with this very allocation; None for any other."""
+    """The checkpoint's answer for a claim that was completed with the same allocation; None for any other claim."""
     entry = checkpoint.entries.get(claim.ref.uid)
     if entry is None or entry.state != "PrepareCompleted":
         return None
@@ -110,7 +109,7 @@ def answer_if_prepared(
 def answer_from_checkpoint(
     driver: Driver[V], claim: ClaimRef, node: V, checkpoint: Checkpoint, *, has_file: bool
 ) -> AlreadyPrepared | Repair | Refuse | None:
-    """The checkpoint's answer while the API server is silent; None if the claim was never completed."""
+    """The checkpoint's answer while the API server gives none; None if the claim was never completed."""
     entry = checkpoint.entries.get(claim.uid)
     if entry is None or entry.state != "PrepareCompleted":
         return None
@@ -125,7 +124,7 @@ def unable(claim: ClaimRef) -> str:
 def _first(
     driver: Driver[V], claim: ClaimRef, ours: list[Result], node: V, checkpoint: Checkpoint, in_work: Set[str]
 ) -> Refuse | RollBackFirst | WaitForClaim | None:
-    """What must end before anything is prepared."""
+    """The rollback or the running work that must end before the claim can be prepared; None if there is none."""
     entry = checkpoint.entries.get(claim.uid)
     if (
         entry is not None
@@ -147,7 +146,7 @@ def _first(
 
 
 def _overlapping(driver: Driver[V], result: Result, claim: ClaimRef, node: V, checkpoint: Checkpoint) -> Iterator[str]:
-    """UIDs of other claims that are half prepared or half torn down where the result's device lies."""
+    """UIDs of other claims that are half prepared or half torn down and overlap the result's device."""
     for uid, entry in checkpoint.entries.items():
         if uid == claim.uid or entry.state != "PrepareStarted":
             continue
@@ -162,11 +161,11 @@ def _rolled_back_first(
         case Refuse() as refuse:
             return refuse
         case Forget(blocks_others=False) if entry.state == "PrepareStarted":
-            return None  # it changed nothing
+            return None  # the half-prepared claim changed nothing
         case Forget() | TearDownFirst():
-            # Also where no hardware changes: for a claim that was allocated anew, one write for both would leave the
-            # former entry with the new file if a crash came between file and checkpoint. And two half-prepared
-            # entries on the same extent block each other's rollback until one has left.
+            # Also if no hardware changes. A claim with a new allocation must not replace its entry in one write: after
+            # a crash between file and checkpoint, the former entry would have the new file. And two half-prepared
+            # entries on the same extent block each other's rollback until one of them is removed.
             return RollBackFirst(claim, entry)
 
 
@@ -218,9 +217,9 @@ def _conflict(
 
 
 def _conflict_with_completed(driver: Driver[V], claim: Claim, result: Result, node: V, checkpoint: Checkpoint) -> str:
-    """Why another completed claim keeps the result's device, or what it lies on; "" if none does.
+    """Why another completed claim conflicts with the result's device; "" if none does.
 
-    A device is held by name (the allocation's word) and by extent (the driver's word).
+    Claims conflict if their allocations name the same device, or if the driver finds that their extents overlap.
     """
     for uid, entry in checkpoint.entries.items():
         if uid == claim.ref.uid or entry.state != "PrepareCompleted":

@@ -1,6 +1,6 @@
-"""What sweeps decide: which claims to ask the API server about, what its answers mean, what is left over.
+"""Decisions of the sweep: which claims to ask the API server about, what its answers mean, which files are orphans.
 
-Pure decisions; who asks, how often and what happens to kubelet's calls meanwhile is the node's business.
+Pure. `node/sweep` makes the calls and carries the decisions out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the API server says of a claim's name.
+    """The API server's answer about a claim's name.
 
-    uid    of the claim that has the name now; "" if none has
-    claim  None if it is not allocated
+    uid    UID of the claim that has the name now; "" if there is none
+    claim  that claim; None if it is not allocated
     """
 
     uid: str
@@ -35,11 +35,11 @@ NOT_FOUND = Answer("", None)
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of CDI files whose checkpoint was lost.
+    """The claims of CDI files whose checkpoint was lost.
 
-    adopted    claim UID to the completed entry its file stands for
-    orphans    UIDs whose file nobody needs: gone, or allocated something else
-    unsettled  device name to UID: not decided yet, refuse the device to others
+    adopted    claim UID to the completed entry, restored
+    orphans    UIDs of files to remove: the claim is gone, or has other devices
+    unsettled  device name to UID: not decided yet, so the device is refused to other claims
     """
 
     adopted: Mapping[str, Entry]
@@ -48,7 +48,7 @@ class Settled:
 
 
 def to_get(checkpoint: Checkpoint) -> tuple[ClaimRef, ...]:
-    """Claims that one GET each can tell about: entries that say their name."""
+    """Claims to check with one GET each: entries with a name."""
     return tuple(
         ClaimRef(entry.namespace, entry.name, uid)
         for uid, entry in checkpoint.entries.items()
@@ -57,14 +57,14 @@ def to_get(checkpoint: Checkpoint) -> tuple[ClaimRef, ...]:
 
 
 def nameless(checkpoint: Checkpoint) -> frozenset[str]:
-    """UIDs of entries without a name (completed ones of the Go driver): only a LIST of all claims can tell."""
+    """UIDs of entries without a name (completed ones of the Go driver), to check with a LIST of all claims."""
     return frozenset(
         uid for uid, entry in checkpoint.entries.items() if not entry.name and entry.state != "PrepareAborted"
     )
 
 
 def expired(checkpoint: Checkpoint, now: float) -> frozenset[str]:
-    """UIDs of aborted claims that no late prepare is to be expected of any more; `now` in seconds since 1970."""
+    """UIDs of aborted claims for which no late prepare can come any more; `now` in seconds since 1970."""
     return frozenset(
         uid
         for uid, entry in checkpoint.entries.items()
@@ -75,7 +75,7 @@ def expired(checkpoint: Checkpoint, now: float) -> frozenset[str]:
 def stale(uid: str, answer: Answer, driver: str, pool: str) -> str:
     """Why the entry of claim `uid` is out of date; "" if it is not.
 
-    An allocation of other devices on this node is no reason: kubelet asks for it, and preparing replaces the entry.
+    An allocation of other devices on this node does not make it stale: kubelet's prepare call replaces the entry.
     """
     if not answer.uid:
         return "the claim is gone"
@@ -89,10 +89,13 @@ def stale(uid: str, answer: Answer, driver: str, pool: str) -> str:
 
 
 def due(found: Set[str], before: Set[str], checkpoint: Checkpoint) -> frozenset[str]:
-    """Which of the stale claims to let go of now.
+    """UIDs of stale claims to unprepare now.
 
-    What was never completed goes at once, as the Go driver does it. A completed claim may have containers that still
-    run (a pod deleted by force): it goes if the sweep before found it stale too, so that kubelet had its time.
+    Half-prepared claims are unprepared at once, as by the Go driver. A completed claim may have containers that still
+    run (a pod deleted by force). It is due only if the previous run found it stale too, so that kubelet had time.
+
+    found    UIDs of stale claims
+    before   UIDs that the previous run found stale
     """
     return frozenset(
         uid
@@ -109,10 +112,10 @@ def orphans(files: Iterable[str], checkpoint: Checkpoint) -> tuple[str, ...]:
 def settle(
     driver: Driver[V], files: Mapping[str, Set[str]], claims: Mapping[str, Claim] | None, node: V, pool: str
 ) -> Settled:
-    """What CDI files without an entry stand for.
+    """Decide about CDI files without an entry.
 
     files   claim UID to the device names in its file
-    claims  allocated claims by UID; None while the API server has not answered: nothing is decided then
+    claims  allocated claims by UID; None if the API server has not answered: then every claim stays unsettled
     """
     adopted: dict[str, Entry] = {}
     gone: list[str] = []

@@ -1,7 +1,7 @@
-"""What a prepared claim leaves behind: its entry, the devices of its CDI file, the answers for kubelet.
+"""Seals claims: makes the entry, the devices of the CDI file, and the answers for kubelet.
 
-One path for every CDI file: a claim that was just prepared (`seal`), a lost file (`restored`), a lost checkpoint
-(`adopted`). `Driver.edits` and `Driver.restore` therefore say together what a file holds.
+The same code makes the CDI devices of a claim that was just prepared (`seal`), of a lost file (`restored`) and of a
+lost checkpoint (`adopted`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ AnyGroup = PreparedGroup | DomainGroup
 
 
 def seal(driver: Driver[V], ready: Ready) -> Sealed:
-    """The outcome of a claim whose steps are done.
+    """Seal a claim whose steps are done.
 
-    Groups are in the order of their first result, so that the same claim gives the same bytes everywhere.
-    Two results on one device give one CDI device and an answer each.
+    Groups are in the order of their first result, so that the same claim always gives the same bytes.
+    Two results on one device give one CDI device and two answers.
     """
     claim = ready.claim
     entry = Entry(
@@ -41,7 +41,7 @@ def seal(driver: Driver[V], ready: Ready) -> Sealed:
 
 
 def restored(driver: Driver[V], claim: ClaimRef, entry: Entry, node: V) -> Sealed | Missing:
-    """The outcome of a completed entry, for its CDI file; Missing if this node does not know all its devices now."""
+    """Seal a completed entry again, for its CDI file; Missing if this node does not know all its devices now."""
     if isinstance(entry.prepared, Unsupported):
         return Missing(min(entry.prepared.device_names, default=""), "this release does not prepare such devices")
     found = driver.restore(claim, prepared_allocation(entry, driver.name), entry, node)
@@ -49,7 +49,7 @@ def restored(driver: Driver[V], claim: ClaimRef, entry: Entry, node: V) -> Seale
 
 
 def adopted(driver: Driver[V], claim: Claim, node: V, pool: str) -> Sealed | Missing:
-    """The outcome of a claim that was prepared and whose entry was lost; Missing as in `restored`."""
+    """Seal a claim that was prepared and whose entry was lost; Missing as in `restored`."""
     given = Allocation(
         tuple(result for result in claim.results if result.driver == driver.name and result.pool == pool),
         tuple(config for config in claim.configs if config.driver == driver.name),

@@ -1,4 +1,4 @@
-"""Unpreparing a claim: what leaves the checkpoint, and which steps are rolled back first."""
+"""Decides how a claim is unprepared: the change of its entry, and the steps to roll back first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.claims.driver import Driver, Refuse
 from nvdra.claims.outcome import Forget, NotPrepared, Release, TearDownFirst
 
-# Twice as long as kubelet waits for a call: a prepare from before the unprepare comes no later.
+# Twice as long as kubelet waits for a call: a prepare call from before the unprepare has ended by then.
 ABORTED_S = 90
 
 V = TypeVar("V")
@@ -21,7 +21,7 @@ V = TypeVar("V")
 def unprepare(
     driver: Driver[V], claim: ClaimRef, node: V, checkpoint: Checkpoint, given_up_at: float | None = None
 ) -> Release:
-    """What unpreparing `claim` takes. An unknown claim is done already: kubelet asks more often than once.
+    """The next action to unprepare `claim`. Nothing is to be done for an unknown claim: kubelet repeats its calls.
 
     given_up_at   when kubelet or the API server gave the claim up, in seconds since 1970; None: it may still be wanted
     """
@@ -34,7 +34,7 @@ def unprepare(
 def release(
     driver: Driver[V], claim: ClaimRef, entry: Entry, node: V, checkpoint: Checkpoint, given_up_at: float | None = None
 ) -> Forget | TearDownFirst | Refuse:
-    """What giving back everything of this entry takes; not for an aborted one. `given_up_at` as in `unprepare`."""
+    """The next action to release everything of this entry, which is not aborted. `given_up_at` as in `unprepare`."""
     teardown = driver.teardown(claim, entry, node, checkpoint)
     if isinstance(teardown, Refuse):
         return teardown
@@ -45,9 +45,9 @@ def release(
 
 
 def remains(driver: Driver[V], claim: ClaimRef, entry: Entry, given_up_at: float | None) -> Entry | None:
-    """The aborted entry that a given up, half-prepared claim leaves; None: no entry.
+    """The aborted entry that replaces the entry of an abandoned half-prepared claim; None: no entry.
 
-    A started entry with prepared devices is a teardown that a crash interrupted: it is continued, never aborted.
+    A started entry with prepared devices is an unfinished teardown: it is continued, never aborted.
     """
     is_half_prepared = entry.state == "PrepareStarted" and not entry.prepared
     if given_up_at is None or not is_half_prepared or driver.on_abandoned == "forget":
@@ -58,12 +58,12 @@ def remains(driver: Driver[V], claim: ClaimRef, entry: Entry, given_up_at: float
 
 
 def is_aborted(entry: Entry, now: float) -> bool:
-    """Whether the entry is an aborted claim's that still counts; one without its time never does."""
+    """Whether the entry is aborted and has not expired; an entry without a time counts as expired."""
     return entry.state == "PrepareAborted" and entry.aborted_at is not None and abs(now - entry.aborted_at) < ABORTED_S
 
 
 def is_late(entry: Entry, claim: Claim, now: float) -> bool:
-    """Whether preparing `claim` comes after it was aborted. A claim whose status changed since is wanted again."""
+    """Whether a prepare of `claim` is late: the claim was aborted with this status. A new status is a new request."""
     return is_aborted(entry, now) and (
         entry.status == claim.status or orjson.loads(entry.status) == orjson.loads(claim.status)
     )

@@ -1,4 +1,4 @@
-"""MIG capabilities: which device nodes let a container use a partition, as the kernel module says in its proc files."""
+"""MIG capabilities: the device nodes by which a container may use a partition, from the kernel module's proc files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nvdra.gpu.edits import CapabilityNode
 from nvdra.host.driver_root import DriverRoot
 from nvdra.ports import Host
 
-# DROP-IN: a list that ends before its block devices is refused, for it may have been cut off.
+# DROP-IN: a list that ends before its block devices is refused, because it may have been cut off.
 _MAJOR = re.compile(r"Character devices:.*?([0-9]+) nvidia-caps\n.*Block devices:", re.ASCII | re.DOTALL)
 _LARGEST = (1 << 31) - 1  # of device numbers
 _LARGEST_MODE = 0o777
@@ -24,7 +24,7 @@ def capability_nodes(
     """The nodes of a GPU instance and of a compute instance in it.
 
     minor   the GPU's
-    Raises CapabilityUnknown, also where the instance is no more: its files go with it.
+    Raises CapabilityUnknown, also if the instance was destroyed: its files disappear with it.
     """
     instance = f"{root.procfs}/driver/nvidia/capabilities/gpu{minor}/mig/gi{gi_id}"
     nodes = []
@@ -78,10 +78,10 @@ def _text(host: Host, path: str) -> str:
 
 
 def _number(values: dict[str, str], key: str, largest: int) -> int:
-    """A decimal number of the file. The Go driver takes what is no number for 0, another node than the file's."""
+    """A decimal number of the file. (The Go driver reads a malformed number as 0, which is another device node.)"""
     text = values.get(key)
     if text is None:
-        raise ValueError(f"it says no {key}")
+        raise ValueError(f"it has no {key}")
     if not (text.isascii() and text.isdigit()) or int(text) > largest:
         raise ValueError(f'{key} is "{text}"')
     return int(text)

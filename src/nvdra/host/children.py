@@ -1,4 +1,4 @@
-"""Programs of others, run to their end: bounded in time and in what they may say."""
+"""Runs child processes to their end, with limits on time and output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 from nvdra.ports import Finished
 
-_MOST_OUTPUT = 256 * 1024  # bytes kept of each stream; what is beyond is read and dropped
+_MOST_OUTPUT = 256 * 1024  # bytes kept of each stream; further bytes are read and dropped
 
 
 async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: float, stdin: bytes = b"") -> Finished:
-    """What `ports.Host.spawn` promises. Raises OSError if the program cannot be started."""
+    """Run a program as `ports.Host.spawn` specifies. Raises OSError if the program cannot be started."""
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *argv,
@@ -23,13 +23,13 @@ async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: flo
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=env,
-            start_new_session=True,  # a group of its own, so that its children can be killed with it
+            start_new_session=True,  # in a process group of its own, so that its children can be killed too
         )
     )
     try:
         child = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # It may run already: nobody else would end its children.
+        # The process may run already, and no other code would end its children.
         with contextlib.suppress(OSError):
             child = await starting
             await _kill(child, asyncio.ensure_future(child.wait()))
@@ -62,6 +62,6 @@ async def _keep(stream: asyncio.StreamReader) -> bytes:
 async def _kill(child: asyncio.subprocess.Process, ended: asyncio.Future[Any]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    # Its streams stay open if a process that left the group has them: that must not keep us.
+    # A process that left the group may keep the streams open; this must not block the caller.
     await asyncio.wait([ended], timeout=5.0)
     ended.cancel()

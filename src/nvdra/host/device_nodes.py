@@ -1,6 +1,6 @@
-"""Device nodes that the driver should have made and did not: made now, the way the driver's own tool would.
+"""Makes the driver's missing device nodes, as the driver's own tool would.
 
-A driver makes its nodes when a program first uses it. Containers come before that on a node where nothing ran yet.
+A driver makes its nodes when a program first uses it. On a fresh node a container may be the first program.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _UVM_MINORS = {"/dev/nvidia-uvm": 0, "/dev/nvidia-uvm-tools": 1}
 
 
 async def make_nodes(host: Host, root: DriverRoot, paths: Iterable[str]) -> Mapping[str, str]:
-    """Make these nodes below the device root if they are missing: what is missing still, and why.
+    """Make these nodes below the device root if they are missing. Returns those still missing, with the reason.
 
-    First by the driver root's nvidia-modprobe, which also loads modules; then, where the kernel has the driver loaded
-    already and its parameters leave nodes to programs, directly.
+    The driver root's nvidia-modprobe is tried first, because it also loads modules. Then the node is made directly, if
+    the kernel module is loaded and its parameters allow it.
     """
     wanted = {path: "" for path in paths if device_node(host, root, path) is None}
     for path in wanted:
@@ -37,15 +37,15 @@ async def make_nodes(host: Host, root: DriverRoot, paths: Iterable[str]) -> Mapp
 
 
 async def _by_tool(host: Host, root: DriverRoot, path: str) -> str:
-    """Run nvidia-modprobe for a node; why that did not help, "" if it may have."""
+    """Run nvidia-modprobe for a node. Returns why it failed, or "" if the node may exist now."""
     if root.dev != root.path:
-        return ""  # it would make the node below the driver root, where nobody looks
+        return ""  # the tool would make the node below the driver root instead of the device root
     try:
         program = root.inside(find_program(host, root, _TOOL))
     except DriverFileMissing as error:
         return str(error)
-    # The tool starts modprobe and looks at /proc and /dev: all of them the driver root's, not this container's.
-    # A stand-in's tool knows its own root.
+    # The tool must see the modprobe, /proc and /dev of the driver root, not this container's. The tool of a stand-in
+    # knows its own root.
     if root.path == "/" or root.is_stand_in:
         argv = [root.below(program), *_tool_options(path)]
     else:
@@ -70,7 +70,7 @@ def _tool_options(path: str) -> list[str]:
 
 
 def _directly(host: Host, root: DriverRoot, path: str) -> str:
-    """mknod; why not, "" if it was made."""
+    """Make the node by mknod. Returns why that failed, or ""."""
     gpu = _GPU.fullmatch(path)
     major: int | None
     if path in _UVM_MINORS:

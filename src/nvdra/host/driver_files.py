@@ -1,8 +1,8 @@
-"""What of an installed driver a container needs: found below the driver root, handed on as one value.
+"""Finds the files of an installed driver that containers need, below the driver root.
 
-Source: the search of the NVIDIA Container Toolkit 1.19 in mode nvml, and beyond it the rest of the driver's libraries:
-those in other folders than libcuda's, and those with a version of their own. What is absent is left out, except for
-what no container can work without: that is named as missing. docs/compat.md lists what is left out on purpose.
+Source: the search of the NVIDIA Container Toolkit 1.19 in mode nvml, extended to all libraries of the driver: those in
+other folders than libcuda's, and those with a version of their own. Absent files are left out; files that every
+container needs are reported as missing. docs/compat.md lists the files that are left out on purpose.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CONTROL_NODES = ("/dev/nvidia-modeset", "/dev/nvidia-uvm-tools", "/dev/nvidia-u
 # Without these no CUDA program starts. Modeset serves displays, and uvm-tools debuggers.
 _NEEDED_NODES = ("/dev/nvidia-uvm", "/dev/nvidiactl")
 
-# Libraries of the driver that are not named after its version; those of the graphics stack are released apart from it.
+# Libraries that are not named after the driver's version; the graphics stack is released independently of the driver.
 _OWN_VERSIONS = (
     "libnvidia-egl-gbm.so.*.*",
     "libnvidia-egl-wayland.so.*.*",
@@ -70,7 +70,7 @@ _XORG_BASES = ("/usr/lib/xorg", "/usr/lib64/xorg", "/usr/X11R6/lib", "/usr/X11R6
 
 
 class DriverVersionUnknown(Exception):
-    """No driver library below the root says its version, or not the one that is loaded."""
+    """No driver library below the root has a version in its name, or none has the version of the loaded module."""
 
 
 def look_up(
@@ -81,13 +81,13 @@ def look_up(
     environ: Mapping[str, str] = os.environ,
     kernel_release: str | None = None,
 ) -> DriverFiles:
-    """Everything of the driver below `root` that containers get.
+    """The driver's files below `root` that containers get.
 
-    version         the driver's; None: that of the loaded kernel module, or where it tells none, of the libraries
+    version         the driver's; None: the version of the loaded kernel module or, if unknown, of the libraries
     environ         PATH and XDG_DATA_DIRS widen the search for programs and configurations
     kernel_release  the running kernel's (uname -r)
-    Raises DriverVersionUnknown if neither libcuda nor libnvidia-ml of that version is there. So it does between the
-    upgrade of a driver and the reboot: libraries that the loaded module refuses are of no use to a container.
+    Raises DriverVersionUnknown if neither libcuda nor libnvidia-ml of that version exists. This includes the time
+    between a driver upgrade and the reboot: the loaded module refuses libraries of another version.
     """
     search = _Search(host, root)
     if version is None:
@@ -114,7 +114,7 @@ def look_up(
 
 
 def survey(host: Host, root: DriverRoot) -> tuple[DriverFiles, Footprint]:
-    """Everything of the driver that containers get, and what that rests on. Raises as `look_up` does."""
+    """The result of `look_up`, and the footprint that tells whether it is still current. Raises as `look_up` does."""
     searched = Searched(host, root)
     module = _loaded(host, root)
     nodes = tuple((path, device_node(host, root, path)) for path in _CONTROL_NODES)
@@ -129,7 +129,7 @@ def survey(host: Host, root: DriverRoot) -> tuple[DriverFiles, Footprint]:
 
 
 def is_unchanged(host: Host, root: DriverRoot, seen: Footprint) -> bool:
-    """Whether a survey would find the same now, as far as stat calls tell."""
+    """Whether a survey would have the same result now, judged by stat calls."""
     return (
         all(device_node(host, root, path) == node for path, node in seen.nodes)
         and all(host.exists(path) == was_there for path, was_there in seen.others)
@@ -139,19 +139,19 @@ def is_unchanged(host: Host, root: DriverRoot, seen: Footprint) -> bool:
 
 
 def _loaded(host: Host, root: DriverRoot) -> str | None:
-    """The version of the kernel module whose files are looked for; None: that of the libraries found."""
+    """The version of the loaded kernel module; None if it does not apply: the libraries' version counts then."""
     return None if root.is_mocked else module_version(host, root)
 
 
 def _socket_places(host: Host, root: DriverRoot) -> Iterator[str]:
-    """Where a search looks for sockets."""
+    """Paths at which a search looks for sockets."""
     for folder, names in (("/run", _SOCKETS), ("/var/run", _SOCKETS), ("/tmp", _MPS)):
         if (place := host.resolve(folder, root.path)) is not None:
             yield from (f"{place}/{name}" for name in names)
 
 
 def device_node(host: Host, root: DriverRoot, path: str) -> FoundNode | None:
-    """The device node at `path` below the device root; None if it is not there or no character device."""
+    """The device node at `path` below the device root; None if it is missing or not a character device."""
     place = path if root.dev == "/" else root.dev + path
     try:
         status = host.stat(place)
@@ -160,13 +160,13 @@ def device_node(host: Host, root: DriverRoot, path: str) -> FoundNode | None:
     if status.kind == "char":
         return FoundNode(place, path, status.major, status.minor, status.mode, status.gid)
     if root.is_stand_in and status.kind == "file":
-        # A stand-in's node where nobody may make real ones: it has no numbers to tell.
+        # A stand-in has plain files where it could not make device nodes; they have no numbers.
         return FoundNode(place, path, 0, 0, 0, 0)
     return None
 
 
 class _Search:
-    """Paths inside the root, found and brought into the two forms a mount needs."""
+    """Searches paths inside the root, and converts them to the two forms that a mount needs."""
 
     def __init__(self, host: Host, root: DriverRoot) -> None:
         self.host = host
@@ -176,23 +176,23 @@ class _Search:
         return matches(self.host, self.root, directories, pattern)
 
     def resolved(self, paths: Iterable[str]) -> list[str]:
-        """Links followed, each file once; as seen from inside the root."""
+        """The targets of these paths, each file once, as seen from inside the root."""
         found = (self.host.resolve(path, self.root.path) for path in paths)
         return list(dict.fromkeys(self.root.inside(path) for path in found if path is not None))
 
     def libraries(self, pattern: str) -> list[str]:
-        """Libraries that fit, links followed; in the loader's cache only if the usual folders have none."""
+        """Libraries that match, links followed; the loader's cache is used only if the usual folders have none."""
         found = self.resolved(self.paths(LIBRARY_DIRS, pattern))
         if found:
             return found
         cached = ld_cache.libraries(self.host, self.root.below("/etc/ld.so.cache"))
-        # The cache knows sonames; versions stand in the names of what they link to.
+        # The cache has sonames; the versions are in the names of the files that they link to.
         return [path for path in self.resolved(cached) if fnmatchcase(path.rpartition("/")[2], pattern)]
 
     def found(self, path: str, container_path: str = "") -> FoundFile:
-        """A file as it was found, its links kept: a container expects it under that name.
+        """The file under the name by which it was found, which a container expects.
 
-        Where a link on its way is absolute, a mount would follow it outside of the root: then what it leads to.
+        If a link on the path is absolute, a mount would follow it outside the root: then the link's target is used.
         """
         host_path = self.root.below(path)
         inside = self.host.resolve(path, self.root.path)
@@ -248,10 +248,10 @@ def _libraries(host: Host, root: DriverRoot, paths: Iterable[str]) -> Iterator[F
 
 
 def _graphics(search: _Search, version: str) -> tuple[FoundFile, ...]:
-    # These two are in the search by version too: their links are made by what follows from here.
+    # The search by version finds these two as well; they are repeated here because their links come from this result.
     linked = (f"libnvidia-allocator.so.{escape(version)}", f"libnvidia-vulkan-producer.so.{escape(version)}")
     found = dict.fromkeys(path for pattern in (*_OWN_VERSIONS, *linked) for path in search.libraries(pattern))
-    # Another driver may have left its own behind, under its own version.
+    # Another driver version may have left files behind.
     paths = (path for path in found if (named := _DRIVER_VERSION.search(path)) is None or named[1] == version)
     return tuple(FoundFile(search.root.below(path), path) for path in paths)
 

@@ -1,6 +1,6 @@
 """The driver root: the folder an NVIDIA driver is installed below, and the search for its files inside it.
 
-Links are followed inside the root: what a link in it calls /usr/lib lies below it, not in this container.
+Links are followed inside the root: a link to /usr/lib means the /usr/lib below the root, not this container's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nvdra.ports import Host
 
 NVML_LIBRARY = "libnvidia-ml.so.1"
 
-# Where distributions put the driver's libraries; what lies elsewhere, the loader's cache knows.
+# Folders in which distributions put the driver's libraries; libraries elsewhere are found by the loader's cache.
 LIBRARY_DIRS = (
     "/",
     "/usr/lib64",
@@ -38,7 +38,7 @@ _VERSION = re.compile(r"Kernel Module\b.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 class DriverFileMissing(LookupError):
     """A file of the driver that is not below the driver root.
 
-    unlinked   a library that the file should be a link to; "" if there is none
+    unlinked   an existing library that the missing file should link to; "" if there is none
     """
 
     def __init__(self, name: str, root: str, unlinked: str = "") -> None:
@@ -54,11 +54,11 @@ class DriverFileMissing(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class DriverRoot:
-    """Where to look for the driver.
+    """The places in which to look for the driver.
 
     path          the root, as this program sees it
     dev           the folder whose dev/ has the device nodes: the root if it has a dev/, else /
-    sysfs, procfs what stands for /sys and /proc
+    sysfs, procfs folders used as /sys and /proc
     devices_file  the list of device majors
     is_stand_in   sysfs or procfs is not the kernel's: nothing here is a real device
     """
@@ -72,11 +72,11 @@ class DriverRoot:
 
     @property
     def is_mocked(self) -> bool:
-        """The library is another mock's: what the kernel says of its driver is not about it."""
+        """Whether the library is another project's mock: the kernel's driver version does not apply to it."""
         return self.devices_file != f"{self.procfs}/devices"
 
     def below(self, path: str) -> str:
-        """The place of a path that is meant inside the root."""
+        """The path on this process's file system of a path inside the root."""
         return path if self.path == "/" else self.path + path
 
     def inside(self, path: str) -> str:
@@ -85,10 +85,10 @@ class DriverRoot:
 
 
 def driver_root(host: Host, path: str, environ: Mapping[str, str] = os.environ) -> DriverRoot:
-    """The driver root at `path`, with what the environment says of /sys and /proc.
+    """The driver root at `path`, with replacements for /sys and /proc from the environment.
 
-    NVDRA_SYSFS, NVDRA_PROCFS   folders that stand for /sys and /proc
-    ALT_PROC_DEVICES_PATH       a file that stands for /proc/devices
+    NVDRA_SYSFS, NVDRA_PROCFS   folders to use as /sys and /proc
+    ALT_PROC_DEVICES_PATH       a file to use as /proc/devices
     """
     root = "/" + path.strip("/")
     sysfs = environ.get("NVDRA_SYSFS", "").rstrip("/") or "/sys"
@@ -108,7 +108,7 @@ def find_library(host: Host, root: DriverRoot, name: str = NVML_LIBRARY) -> str:
     for directory in LIBRARY_DIRS:
         if found := _regular(host, root, f"{directory}/{name}"):
             return found
-    # Where a distribution keeps it elsewhere, its own loader knows.
+    # Other folders of a distribution are known to its own loader.
     for path in ld_cache.libraries(host, root.below("/etc/ld.so.cache")):
         if path.rpartition("/")[2] == name and (found := _regular(host, root, path)):
             return found
@@ -156,14 +156,14 @@ def matches(host: Host, root: DriverRoot, directories: Iterable[str], pattern: s
     """Files in these directories of the root whose path below them fits `pattern`, in the directories' order.
 
     pattern   relative; only its last part may have wildcards
-    The paths are as seen from inside the root, links in them not followed; what leads to no file is left out.
+    The paths are as seen from inside the root, with links not followed; links that lead to no file are left out.
     """
     folder, _, name = pattern.rpartition("/")
     found = []
     for directory in dict.fromkeys(directories):
         place = "/" + "/".join(part for part in (*directory.split("/"), *folder.split("/")) if part)
         base = "" if place == "/" else place
-        # Mostly a plain name: then nothing is listed, for these folders may be long.
+        # A plain name needs no listing, which is slow for these large folders.
         names = [name] if "*" not in name else [entry for entry in _list(host, root, place) if fnmatchcase(entry, name)]
         for entry in names:
             path = f"{base}/{entry}"

@@ -1,4 +1,4 @@
-"""The SONAME of a shared library, read with a handful of small reads: these libraries have a hundred megabytes.
+"""Reads the SONAME of a shared library with a few small reads, because the driver's libraries have up to 100 MB.
 
 Source: System V ABI, chapters 4 and 5 (object files, dynamic linking).
 """
@@ -25,7 +25,7 @@ class UnreadableElf(Exception):
 
 
 def soname(host: Host, path: str) -> str | None:
-    """What the library calls itself; None if it does not say. Raises UnreadableElf, OSError."""
+    """The library's SONAME; None if it has none. Raises UnreadableElf, OSError."""
     header = host.read(path, size=_HEADER.size)
     # 64 bit, little endian: the only kind the driver has on the machines it runs on.
     if len(header) < _HEADER.size or header[:6] != b"\x7fELF\x02\x01":
@@ -65,6 +65,6 @@ def soname(host: Host, path: str) -> str | None:
 
 
 def _read(host: Host, path: str, offset: int, size: int) -> bytes:
-    if offset > _MOST_OFFSET:  # no file is so long, and no system call takes any number
+    if offset > _MOST_OFFSET:  # no file has such an offset, and system calls refuse it
         raise UnreadableElf(path)
     return host.read(path, offset=offset, size=size)

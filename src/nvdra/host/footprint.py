@@ -1,4 +1,4 @@
-"""What a look-up of driver files rests on: a few stat calls tell whether it would find the same now."""
+"""The inputs of a look-up of driver files, compared by a few stat calls to tell whether its result is current."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from nvdra.gpu.edits import FoundNode
 from nvdra.host.driver_root import DriverRoot
 from nvdra.ports import Host, Stat
 
-# Folders where files come and go all the time. What counts there is compared by name.
+# Folders that change all the time. Relevant files in them are compared by name.
 _RESTLESS = ("/run", "/var/run", "/tmp", "/dev", "/proc", "/sys")
 
-_TICK_NS = 100_000_000  # kernels take mtimes from a clock that stands still for some milliseconds
+_TICK_NS = 100_000_000  # kernels take mtimes from a clock that advances in steps of some milliseconds
 
 Folder = tuple[str, int, int]  # path, inode, mtime in ns; both are 0 where there is no folder
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a look-up saw. A file that comes or goes changes its folder's mtime.
+    """The inputs of a look-up. Adding or removing a file changes the mtime of its folder.
 
-    folders  that were searched; of a path that is missing, the last folder of it that is there
-    nodes    device nodes by their path in containers; None: it was not there
-    others   what no folder tells of, and whether it was there
-    module   version of the kernel module that was loaded, None if none was; looked at where `has_module`
+    folders  that were searched; for a missing path, the last folder of it that exists
+    nodes    device nodes by their path in containers; None: it was missing
+    others   files whose folder's mtime is not compared, and whether each existed
+    module   version of the loaded kernel module, None if none was loaded; compared only if `has_module`
     """
 
     folders: tuple[Folder, ...]
@@ -35,15 +35,15 @@ class Footprint:
 
 
 class Searched:
-    """The host, and the folders that a search on it looked into, each as it was before the search.
+    """A host that notes which folders a search looks into, each with its mtime from before the search.
 
-    Only what a look-up of driver files calls.
+    It has only the methods that a look-up of driver files calls.
     """
 
     def __init__(self, host: Host, root: DriverRoot) -> None:
         self._host = host
         self._root = root
-        self._known: dict[str, str | None] = {}  # a folder inside the root to its place
+        self._known: dict[str, str | None] = {}  # folder inside the root to its resolved path
         self._folders: dict[str, Folder] = {}
 
     @property
@@ -85,14 +85,14 @@ class Searched:
 
 
 def folder_now(host: Host, path: str) -> Folder:
-    """The folder as it is now."""
+    """The folder's current state."""
     return path, *host.stamp(path)
 
 
 def untold(places: Iterable[str], folders: Iterable[Folder], now_ns: int) -> tuple[str, ...]:
-    """Those of these files whose folder's mtime would not tell that they are gone.
+    """The files whose removal would not show in the mtime of `folders`.
 
-    Their folder is not among `folders`, or changed so recently that a further change may leave the same mtime.
+    Their folder is not in `folders`, or changed so recently that a further change may leave the same mtime.
     """
     telling = {path for path, _, mtime_ns in folders if mtime_ns < now_ns - _TICK_NS}
     return tuple(place for place in dict.fromkeys(places) if place.rpartition("/")[0] not in telling)

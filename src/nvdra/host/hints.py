@@ -1,4 +1,4 @@
-"""Hints that the driver or its GPUs changed: facts from files, compared every few seconds. No NVML, no open device."""
+"""Hints that the driver or its GPUs changed: file states, compared every few seconds, without NVML or open devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nvdra.ports import Host
 
 @dataclass(frozen=True, slots=True)
 class DriverHints:
-    """Equal as long as nothing changed that a scan or a container's driver files depend on.
+    """A snapshot. Two are equal if nothing changed that a scan or a container's driver files depend on.
 
     library         NVML's file, links followed; None if it is not there
     library_status  its (device, inode, mtime_ns, size): a driver of the same version may be installed anew
@@ -32,7 +32,7 @@ class DriverHints:
 
 
 class Hints:
-    """Looks at the hints again and again; keeps what cannot change."""
+    """Reads the hints repeatedly; caches values that cannot change."""
 
     def __init__(self, host: Host, root: DriverRoot) -> None:
         self._host = host
@@ -52,7 +52,7 @@ class Hints:
                 status = (seen.dev, seen.ino, seen.mtime_ns, seen.size)
                 folder_ns = self._host.stat(library.rpartition("/")[0]).mtime_ns
             except OSError:
-                library = None  # it went away in between
+                library = None  # it was removed in between
         driver = f"{self._root.procfs}/driver/nvidia"
         return DriverHints(
             library=library,

@@ -1,4 +1,4 @@
-"""nvidia-cdi-hook, the program that container runtimes run for our CDI hooks: put where the host can reach it."""
+"""Installs nvidia-cdi-hook, the program of our CDI hooks, where the host's container runtime can run it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class HookMissing(Exception):
 async def install_hook(host: Host, plugin_dir: str, *, given: str = "", bundled: str = BUNDLED) -> str:
     """The path of the hook as CDI documents name it. Raises HookMissing.
 
-    given   a path to use as it is: nothing is copied, and nothing looked at, for it is one of the host's
+    given   a path on the host, used unchecked: nothing is copied
     """
     if given:
         return given
     target = f"{plugin_dir}/{bundled.rpartition('/')[2]}"
     try:
-        # A running container start may execute the old one: replaced whole, and not at all if it is the same.
+        # A starting container may be executing the old program: replace it atomically, and only if it differs.
         if not _is_same(host, bundled, target):
             await host.replace(target, host.read(bundled), mode=0o755, durable=False)
     except OSError as error:
@@ -41,7 +41,7 @@ def _is_same(host: Host, source: str, target: str) -> bool:
         return False
     at = 0
     while True:
-        # In pieces: the program has some megabytes, and this one is to stay small.
+        # Compared in pieces to save memory: the program has some megabytes.
         wanted = host.read(source, offset=at, size=_CHUNK)
         if wanted != host.read(target, offset=at, size=_CHUNK):
             return False

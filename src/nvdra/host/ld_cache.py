@@ -1,4 +1,4 @@
-"""The dynamic loader's cache: which libraries a distribution's loader would find, and where.
+"""Reads the dynamic loader's cache: the libraries that a distribution's loader finds, and their paths.
 
 Source: glibc, sysdeps/generic/dl-cache.h (the format "glibc-ld.so.cache1.1", alone or behind the older one).
 """

@@ -1,6 +1,6 @@
-"""File locks between programs: flock(2) on a whole file, waited for in a thread that blocks.
+"""File locks between programs: flock(2) on a whole file. A blocked thread waits for a busy lock.
 
-Nobody polls: a free lock is taken at once, a busy one the moment its holder gives it back. The files are never removed.
+Nothing polls: a free lock is taken at once, a busy one as soon as its holder releases it. The files are never removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nvdra.ports import LockError, LockTimeout
 
 
 class _Wait:
-    """A thread blocked in flock. Who asked may have left; then the next asker inherits it, or the lock is let go."""
+    """A thread blocked in flock. If its asker left, the next asker inherits it; without one it releases the lock."""
 
     def __init__(self, path: str, descriptor: int, abandoned: dict[str, _Wait]) -> None:
         self._path = path
@@ -33,7 +33,7 @@ class _Wait:
         return asker
 
     def inherit(self) -> asyncio.Future[int] | None:
-        """A new asker for a wait that was left; None if it has just ended."""
+        """The future of a new asker for an abandoned wait; None if the wait has just ended."""
         with self._mutex:
             return None if self._is_over else self._ask()
 
@@ -44,13 +44,13 @@ class _Wait:
         return future
 
     def leave(self) -> None:
-        """The asker gives up. The thread stays: nothing can take it out of flock without harm to others."""
+        """Abandon the wait. The thread stays blocked: flock cannot be interrupted without harm to other threads."""
         with self._mutex:
             if self._asker is not None and not self._is_over:
                 self._asker = None
                 self._abandoned[self._path] = self
                 return
-        # The lock came at the same moment: its message to the asker is on the way, and undone there.
+        # The lock was granted at the same moment: `_tell` is scheduled and releases it.
 
     def _block(self) -> None:
         error: OSError | None = None
@@ -82,10 +82,10 @@ class _Wait:
 
 
 class LockFile:
-    """A lock that is held, and the notes in its file.
+    """A lock that is held, and the lines in its file.
 
     shown    the file's name in texts
-    change   the door through which the file is changed: "append" or "truncate", and the call that does it
+    change   carries out a change of the file: its kind, "append" or "truncate", and the call that makes it
     """
 
     def __init__(self, descriptor: int, shown: str, change: Callable[[str, Callable[[], object]], object]) -> None:
@@ -101,8 +101,8 @@ class LockFile:
         content, end = f"{line}\n".encode(), len(self._whole())
 
         def append() -> None:
-            # One write of a few bytes to a regular file: a signal comes before it or after it. Only a full disk takes
-            # a part; the next line is written over it.
+            # A signal cannot interrupt one write of a few bytes to a regular file. Only a full disk writes a part; the
+            # next line overwrites that part.
             if os.pwrite(self._descriptor, content, end) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -113,7 +113,7 @@ class LockFile:
             self._written("truncate", lambda: os.ftruncate(self._descriptor, 0))
 
     def _whole(self) -> bytes:
-        """All lines that were written to their end."""
+        """The content without an incomplete last line."""
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         return content[: content.rfind(b"\n") + 1]
 
@@ -124,14 +124,14 @@ class LockFile:
             raise LockError(self._shown, f"error writing lock file ({self._shown}): {error.strerror}") from None
 
     def close(self) -> None:
-        """Let go of it. Again: nothing."""
+        """Release the lock; a second call has no effect."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 class Locks:
-    """File locks of one program. Two locks on one path exclude each other inside it, too."""
+    """File locks of one program. Two locks on one path also exclude each other inside the program."""
 
     def __init__(self) -> None:
         self._abandoned: dict[str, _Wait] = {}
@@ -148,7 +148,7 @@ class Locks:
             os.close(descriptor)
 
     def try_lock(self, path: str, shown: str) -> int | None:
-        """A descriptor that holds the lock until it is closed; None if another has it."""
+        """A descriptor that holds the lock until it is closed; None if the lock is busy."""
         descriptor = _open(path, shown)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,7 +167,7 @@ class Locks:
             wait = _Wait(path, _open(path, shown), self._abandoned)
             asker = wait.start()
         try:
-            # wait, not wait_for: a lock that comes in the last moment must not be lost on the way.
+            # asyncio.wait, not wait_for: a lock that is granted at the last moment must not be lost.
             await asyncio.wait([asker], timeout=timeout_s)
         except BaseException:
             _give_up(wait, asker)

@@ -1,4 +1,4 @@
-"""What a CDI document names, held against what is there."""
+"""Compares the paths of a CDI document with the node."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from nvdra.ports import Host
 
 
 def gone(host: Host, root: DriverRoot, host_root: str, document: Document) -> list[str]:
-    """Paths of the document that are not there any more, and device nodes that have another number now.
+    """Paths of the document that are missing now, and device nodes that have another number now.
 
-    host_root   the driver root as the container runtime sees it; what lies elsewhere cannot be judged from here
+    host_root   the driver root as the container runtime sees it; paths elsewhere cannot be checked from here
     """
     edits = document.edits
     for device in document.devices:

@@ -21,7 +21,7 @@ from nvdra.ports import Finished, Lock, Put, Removal, Stat
 
 T = TypeVar("T")
 
-_MOST_LINKS = 40  # as the kernel: more are taken for a loop
+_MOST_LINKS = 40  # as in the kernel: more links count as a loop
 _KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
@@ -35,12 +35,12 @@ _TEMPORARY = re.compile(r"\.\d+|(?P<real>.+\.yaml)\.\d+\.tmp", re.ASCII)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `name` is one that `replace` gives to the file beside the real one: a leftover, if nothing writes now."""
+    """Whether `name` is a temporary name of `replace`: a leftover, unless a write is under way."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def meant_for(name: str) -> str | None:
-    """The file that a temporary YAML file was to become; None if `name` is none. Others write to the same folders."""
+    """The final name of a temporary YAML file; None if `name` is not temporary. Other programs use the folders too."""
     found = _TEMPORARY.fullmatch(name)
     return found["real"] if found else None
 
@@ -48,7 +48,7 @@ def meant_for(name: str) -> str | None:
 class OpenFile:
     """A file kept open: `ports.Held`.
 
-    later   has a call made on the writer's thread
+    later   makes a call on the writer's thread, when that is idle
     """
 
     def __init__(self, path: str, descriptor: int, later: Callable[[Callable[[], object]], None]) -> None:
@@ -70,7 +70,7 @@ class OpenFile:
 
     def close(self) -> None:
         if self._descriptor >= 0:
-            # The last one of a file that was replaced frees it on the disk: half a millisecond nobody shall wait for.
+            # Closing the last descriptor of a replaced file frees it on the disk, which takes half a millisecond.
             self._later(partial(os.close, self._descriptor))
             self._descriptor = -1
 
@@ -78,7 +78,7 @@ class OpenFile:
 class Node:
     """This node's files, locks and programs.
 
-    `_at` and `_effect` are where a fake steps in: the place of a path on the disk, and one change of the outside.
+    A fake overrides `_at`, the place of a path on the disk, and `_effect`, one change of the outside.
     """
 
     def __init__(self, writer: Writer | None = None) -> None:
@@ -86,11 +86,11 @@ class Node:
         self._locks = Locks()
 
     async def drain(self) -> None:
-        """Return once every durable call asked for so far is done."""
+        """Return once every durable call made so far is done."""
         await self._writer.drain()
 
     def close(self) -> None:
-        """End the writer thread after what it still has to do."""
+        """End the writer thread after its waiting calls."""
         self._writer.close()
 
     def read(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
@@ -161,12 +161,12 @@ class Node:
                 os.close(descriptor)
             self._effect("rename", path, lambda: os.rename(beside, place))
         except OSError as error:
-            with contextlib.suppress(OSError):  # of a read-only folder nothing can be removed, not even what is absent
+            with contextlib.suppress(OSError):  # unlink in a read-only folder fails even if the file is absent
                 _unlink(beside)
             raise OSError(error.errno, os.strerror(error.errno or errno.EIO), path) from None
 
     async def carry_out(self, changes: Sequence[Put | Removal]) -> None:
-        # Where they are is looked up here, once: the writer only writes.
+        # Paths are resolved here, once: the writer thread only writes.
         placed = [(change, self._at(change.path, follow=isinstance(change, Put))) for change in changes]
         await self._writer.run(lambda: self._carry_out(placed))
 
@@ -263,7 +263,7 @@ class Node:
             return file.read().strip()
 
     def _at(self, path: str, follow: bool = True) -> str:
-        """Where `path` lies on the disk. follow: of a link, what it leads to."""
+        """The place of `path` on the disk; with `follow`, of a link's target."""
         return path
 
     def _mount(self, place: str, size: str) -> None:
@@ -273,7 +273,7 @@ class Node:
         mounts.unmount(place)
 
     def _effect(self, kind: str, path: str, call: Callable[[], T]) -> T:
-        """Change the outside: the one door for it."""
+        """Carry out one change of the outside; every change goes through this method."""
         return call()
 
 
@@ -287,7 +287,7 @@ def resolve(path: str, base: str) -> str | None:
         if part in ("", "."):
             continue
         if part == "..":
-            # Here, not earlier: ".." after a link means the parent of where the link leads.
+            # Resolved only here, because ".." after a link means the parent of the link's target.
             del done[-1:]
             continue
         place = f"{base}/{'/'.join([*done, part])}"
@@ -312,7 +312,7 @@ def resolve(path: str, base: str) -> str | None:
 def _read(descriptor: int, offset: int, size: int | None) -> bytes:
     chunks = []
     left = size
-    # Sizes of files in /proc and /sys are made up: a size is a hint, reading ends where nothing more comes.
+    # Files in /proc and /sys report wrong sizes: the size is a hint, and reading goes on to the end of the file.
     most = min(max(os.fstat(descriptor).st_size + 1, 4096), 1 << 20)
     while left is None or left > 0:
         chunk = os.pread(descriptor, most if left is None else min(left, most), offset)

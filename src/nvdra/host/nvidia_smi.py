@@ -91,7 +91,7 @@ class NvidiaSmi:
 
     async def _run(self, what: str, arguments: tuple[str, ...], timeout_s: float) -> None:
         finished = await self._finish(what, arguments, timeout_s)
-        # Of a compute mode that a GPU does not support nvidia-smi only warns: the exit status is 0.
+        # If a GPU does not support a compute mode, nvidia-smi only warns: the exit status is 0.
         if finished.exit_code != 0 or _NOT_SUPPORTED.search(_said(finished)):
             raise self._failure(what, arguments, finished)
 
@@ -124,5 +124,5 @@ def find_nvidia_smi(host: Host, root: DriverRoot) -> NvidiaSmi:
 
 
 def _said(finished: Finished) -> str:
-    """What a run printed, in one line."""
+    """The output of a run, in one line."""
     return " ".join((finished.stdout + b"\n" + finished.stderr).decode(errors="replace").split())

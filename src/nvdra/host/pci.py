@@ -1,4 +1,4 @@
-"""NVIDIA's functions on the PCI bus, and what sysfs says of them. No driver and no NVML is needed to look.
+"""NVIDIA's functions on the PCI bus, read from sysfs without driver and NVML.
 
 Source: Documentation/ABI/testing/sysfs-bus-pci of the Linux kernel.
 """
@@ -58,7 +58,7 @@ class PciBus:
 
 
 def look_at_bus(host: Host, root: DriverRoot) -> PciBus:
-    """The bus as it is now. A function that cannot be read is left out with its reason; the others stand."""
+    """The bus as it is now. Functions that cannot be read are listed apart, each with its reason."""
     functions: list[PciFunction] = []
     left_out: list[tuple[str, str]] = []
     for address in addresses(host, root):
@@ -78,7 +78,7 @@ def addresses(host: Host, root: DriverRoot) -> list[str]:
 
 
 class BusListing:
-    """Addresses of NVIDIA's functions, looked at again and again: a function's vendor is read once."""
+    """Lists addresses of NVIDIA's functions repeatedly, and reads the vendor of each function once."""
 
     def __init__(self, host: Host, root: DriverRoot) -> None:
         self._host = host
@@ -113,7 +113,7 @@ def gpu_files(host: Host, root: DriverRoot, minor: int, address: str) -> GpuFile
 
 
 def survey_gpu(host: Host, root: DriverRoot, minor: int, address: str) -> tuple[GpuFiles, Footprint]:
-    """Device nodes and graphics links of one GPU, and what that rests on."""
+    """Device nodes and graphics links of one GPU, and the footprint of the look-up."""
     dev = "" if root.dev == "/" else root.dev
     searched = (f"{root.sysfs}/bus/pci/devices/{address}/drm", f"{dev}/dev/dri", f"{dev}/dev/dri/by-path")
     folders = tuple(folder_now(host, path) for path in searched)
@@ -140,7 +140,7 @@ def _by_path(host: Host, root: DriverRoot, address: str, nodes: list[FoundNode])
             continue
         if host.resolve(link, root.dev) is None:
             continue
-        # The link's side says the path in the container: the Go driver leaves the driver root in front of it.
+        # The link must have the path in the container; the Go driver leaves the driver root in front of it.
         if _joined("/dev/dri/by-path", target) in chosen:
             found.append((target, link))
     return found
@@ -173,11 +173,11 @@ def _function(host: Host, root: DriverRoot, address: str) -> PciFunction:
 
 
 def _pcie_root(host: Host, root: DriverRoot, address: str) -> str | None:
-    """The root complex a function hangs below; None where sysfs does not show it."""
+    """The PCI root complex of a function; None if sysfs does not show it."""
     target = _link(host, f"{root.sysfs}/bus/pci/devices/{address}")
     if target is None or target.rpartition("/")[2] != address:
         return None
-    # Mostly the first folder below devices/; some hypervisors put buses of their own in front.
+    # Mostly the first folder below devices/; some hypervisors add a bus of their own in front.
     parts = target.partition("devices/")[2].split("/")
     return next((part for part in parts if _PCI_ROOT.fullmatch(part)), None)
 

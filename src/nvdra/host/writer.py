@@ -1,6 +1,6 @@
-"""The writer: one thread that makes every durable call, in the order they were asked for.
+"""The writer: one thread that makes every durable call, in the order of the requests.
 
-One thread, so that a kill before the n-th rename, fsync or unlink can be enumerated: tracers count per thread.
+With one thread, tests can kill the program before its n-th rename, fsync or unlink: tracers count per thread.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# How long nothing must have come before calls that were put off are made, and how many of those may wait.
+# Deferred calls are made after this idle time; at most so many of them may wait.
 _LEISURE_S = 0.01
 _MOST_PUT_OFF = 16
 
 
 class Writer:
-    """Calls in, results out, one after the other. The thread starts with the first call and never blocks an exit."""
+    """Runs calls in a thread, one after the other. The thread starts with the first call and never blocks an exit."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
@@ -30,7 +30,7 @@ class Writer:
         self._is_asleep = False  # waits for a call, however long that takes
 
     async def run(self, call: Callable[[], T]) -> T:
-        """What `call` returns or raises. It runs to its end even if the caller is cancelled."""
+        """Run `call`; return or raise what it does. It runs to its end even if the caller is cancelled."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
             self._thread.start()
@@ -53,7 +53,7 @@ class Writer:
         return await done
 
     def later(self, call: Callable[[], object]) -> None:
-        """Have `call` made once nothing was asked for for a moment: it makes nobody wait. It must not raise."""
+        """Run `call` when the thread has been idle for a moment, so that it delays no other call. It must not raise."""
         if self._thread is None:
             call()
         else:
@@ -62,12 +62,12 @@ class Writer:
                 self._calls.put(_look)
 
     async def drain(self) -> None:
-        """Return once everything asked for so far is done."""
+        """Return once every call made so far is done."""
         if self._thread is not None:
             await self.run(lambda: None)
 
     def close(self) -> None:
-        """End the thread after what is still waiting."""
+        """End the thread after the waiting calls."""
         if self._thread is not None:
             self._calls.put(None)
             self._thread.join()
@@ -86,11 +86,11 @@ class Writer:
             self._is_asleep = False
             with contextlib.suppress(queue.Empty):
                 return self._calls.get(timeout=_LEISURE_S)
-            self._is_asleep = True  # before it looks: what is put off after the look wakes it
+            self._is_asleep = True  # set before the check, so that a call deferred after the check wakes the thread
             if not self._leisure:
                 return self._calls.get()
             self._leisure.popleft()()
 
 
 def _look() -> None:
-    """Nothing but a reason to look up."""
+    """Do nothing: the call only wakes the thread."""

@@ -1,6 +1,6 @@
 """The API server: calls, list and watch.
 
-Objects travel as the bytes the server sent. Retrying is the caller's: here it is said what went wrong.
+Objects are passed on as the bytes that the server sent. Errors say what failed; the caller decides about retries.
 """
 
 from nvdra.kube.answers import document

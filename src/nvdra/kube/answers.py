@@ -1,6 +1,6 @@
-"""What the API server's answers say. Whatever comes in place of an answer leaves here as ApiError and as nothing else.
+"""Reads the API server's answers. Everything that is not a proper answer raises ApiError and no other error.
 
-Between a node and the API server stand load balancers, proxies and aggregators: each answers in its own way.
+Load balancers, proxies and aggregators between a node and the API server may answer in its place, in their own formats.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def versions(body: bytes) -> tuple[str, ...]:
 
 
 def refusal(answer: Answer) -> ApiError:
-    """What an answer says whose status is no success."""
+    """The error of an answer whose status is not a success."""
     status, body, wait_s = answer.status, answer.body, retry_after_s(answer.retry_after)
     try:
         found = document(body)
     except ApiError:
         found = {}
     if found.get("kind") != "Status":
-        # Not the API server's own words: an unknown path, or something in between.
+        # Not a Status object: an unknown path, or a program between this one and the API server.
         text = body.decode(errors="replace").strip()[:200] or "no text"
         return ApiError(status, "", f"HTTP {status}: {text}", wait_s)
     return _from_status(status, found, wait_s)

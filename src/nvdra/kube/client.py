@@ -1,9 +1,10 @@
-"""HTTP to the API server: bytes in, bytes out, over connections that stay warm.
+"""HTTP calls to the API server, with bytes as bodies, over connections that are kept open.
 
-HTTP itself is read by a library (`connection`, docs/decisions/0001).
+A library parses HTTP (`connection`, docs/decisions/0001).
 
-A call is one request and one answer or ApiError; nothing is retried here but what never reached the server's logic:
-a refused token that has a successor, and a GET told to come again within its own time.
+A call is one request and one answer, or an ApiError. Only two kinds of calls are retried here, because the server did
+not process them: a call whose token was refused, if there is a newer token; and a GET that got a Retry-After which fits
+into its own timeout.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _WARM_EVERY_S = 60.0
 TOO_LARGE = "TooLarge"
 _RETRIED = frozenset((429, 503))
 _ATTEMPTS = 10
-# After a server asked for time, reads of claims wait in the queue as well, for this long after that time.
+# For this long after a Retry-After has passed, GETs of claims wait in the queue as well.
 _CALM_S = 10.0
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -53,7 +54,7 @@ class Response:
     """One exchange with the API server, for logs and counters.
 
     status        HTTP status; 0 if no answer came
-    keeps_warm    only keeps an idle connection from being closed
+    keeps_warm    the exchange only kept an idle connection open
     """
 
     verb: str
@@ -66,8 +67,8 @@ class Response:
 class HttpKube:
     """The `Kube` port over HTTP/1.1. Use it with `async with`.
 
-    qps, burst   a queue of our own in front of the server; GETs of claims, which pods wait for, only wait in it while
-                 the server asks for fewer calls
+    qps, burst   limit the calls by a queue; GETs of claims, which pods wait for, skip the queue unless the server asks
+                 for fewer calls
     on_response  called after each exchange
     """
 
@@ -154,7 +155,7 @@ class HttpKube:
             if not part.more:
                 return
             if part.more == query.get("continue"):
-                raise ApiError(0, "", "the API server's answer to a LIST goes on where it began")
+                raise ApiError(0, "", "the API server's answer to a LIST repeats its continue token")
             query["continue"] = part.more
 
     async def create(self, resource: Resource, body: bytes, namespace: str = "") -> bytes:
@@ -212,7 +213,7 @@ class HttpKube:
         field_selector: str = "",
         label_selector: str = "",
     ) -> AsyncIterator[Event]:
-        # Servers end watches of one age together; a spread age spreads the reconnects.
+        # Servers end watches of the same age together; random ages spread the reconnects.
         age_s = random.randint(300, 600)
         query = _selectors(field_selector, label_selector)
         query |= {"watch": "1", "allowWatchBookmarks": "true"}
@@ -235,12 +236,12 @@ class HttpKube:
                 async for line in lines:
                     yield event(line)
         except (OSError, ValueError) as error:
-            # TimeoutError and TLS errors are OSErrors; ValueError is what cannot be read.
+            # TimeoutError and TLS errors are OSErrors; ValueError stands for an unreadable answer.
             if not status:
                 self._report("GET", target, 0, began)
             raise self._silence(error, age_s + TIMEOUT_S if status else TIMEOUT_S) from None
         finally:
-            # A server that refused the token is asked with the next one; a watcher comes again by itself.
+            # The next watch uses the new token; the watcher starts it by itself.
             if status == 401:
                 await self._access.credentials.renew()
 
@@ -372,7 +373,7 @@ class HttpKube:
         if isinstance(error, Broken):
             return ApiError(0, "", f"the connection to the API server at {server} broke: {error}")
         number = getattr(error, "errno", None) or 0
-        # Positive are the system's; an event loop puts words of its own in place of theirs.
+        # Positive numbers are the system's; the event loop replaces their texts by its own.
         cause = os.strerror(number) if number > 0 else str(error) or type(error).__name__
         return ApiError(0, "", f"the API server at {server} cannot be reached: {cause}")
 

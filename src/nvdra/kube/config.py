@@ -1,7 +1,7 @@
 """How to reach the API server: from inside a cluster, or by a kubeconfig file.
 
-Plain kubeconfigs (token, token file, client certificate) are read here. One that logs in through a program or an
-auth provider is left to the `kubernetes` library, which weighs 30 MiB and is imported only then.
+Plain kubeconfigs (token, token file, client certificate) are read here. The `kubernetes` library reads those that log
+in through a program or an auth provider; it takes 30 MiB of memory and is imported only then.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the API server is and how to be let in.
+    """The API server's address and how to authenticate.
 
     server   URL without a trailing slash
     tls      None for plain HTTP
     server_name  the name in the server's certificate, if it is not the URL's host
-    authority    file with the certificates trusted; read again when a server's is not among them
-    headers      of every request: whom the server is to act as
+    authority    file with the trusted certificates; read again if the server's certificate is not among them
+    headers      for every request: the user to impersonate
     """
 
     server: str
@@ -41,7 +41,7 @@ class Access:
     headers: Headers = ()
 
     def trust_anew(self) -> None:
-        """A cluster's authority is replaced while programs run: trust what its file says now, too."""
+        """Trust the certificates that the authority's file has now, too: it may be replaced while the program runs."""
         if self.tls is not None and self.authority is not None:
             with contextlib.suppress(OSError):
                 self.tls.load_verify_locations(cafile=self.authority)
@@ -132,7 +132,7 @@ def _bytes(path: str | None) -> bytes:
 
 
 def _proxy(given: str, server: str, env: Mapping[str, str], where: str) -> str | None:
-    """The proxy that the kubeconfig names, or else the environment. Raises ConfigError."""
+    """The proxy of the kubeconfig, or else of the environment. Raises ConfigError."""
     if given:
         proxy: str | None = given
     else:

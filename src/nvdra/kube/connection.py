@@ -11,12 +11,12 @@ from typing import cast
 
 import httptools
 
-# An answer, or a line of one, beyond this is not read: no object of the API weighs as much.
+# The limit of an answer, or of one of its lines; no object of the API is as large.
 MOST_BYTES = 64 << 20
 
 
 class TooLarge(OSError):
-    """The answer has more bytes than the caller wants to hold."""
+    """The answer has more bytes than the caller allows."""
 
 
 class Broken(OSError):
@@ -25,7 +25,7 @@ class Broken(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, body, and the Retry-After header where there is one."""
+    """Status, body, and the Retry-After header, if any."""
 
     status: int
     body: bytes
@@ -33,9 +33,9 @@ class Answer:
 
 
 class _Whole:
-    """Takes an answer piece by piece, and has it once all of it is there.
+    """Collects the pieces of an answer.
 
-    most   bytes that are held; what comes beyond them is dropped, and the answer is TooLarge
+    most   limit of bytes; a larger answer is dropped and fails with TooLarge
     """
 
     def __init__(self, most: int = MOST_BYTES) -> None:
@@ -66,7 +66,7 @@ class _Whole:
 
 
 class _Lines(_Whole):
-    """An answer whose body comes line by line while it goes on; one that is no 200 comes whole."""
+    """Passes on the body of a 200 answer line by line while it arrives; collects any other answer as a whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Lines(_Whole):
         if self._status != 200:
             super().body(piece)
             return
-        # Each byte is looked at once, however many pieces a line comes in.
+        # Each byte is scanned once, however many pieces a line has.
         first, *others = piece.split(b"\n")
         super().body(first)
         for other in others:
@@ -107,7 +107,7 @@ class _Lines(_Whole):
         self._lines.put_nowait(error)
 
     async def read(self, silence_s: float) -> AsyncIterator[bytes]:
-        """The lines, until the answer's end. TimeoutError once none came for so many seconds."""
+        """The lines, until the answer's end. Raises TimeoutError if none arrives for `silence_s`."""
         while True:
             async with asyncio.timeout(silence_s):
                 line = await self._lines.get()
@@ -119,13 +119,13 @@ class _Lines(_Whole):
 
 
 class Connection(asyncio.Protocol):
-    """What asyncio calls when something came, and what a caller asks.
+    """One connection: the protocol that asyncio and httptools call, and exchanges for callers.
 
-    An exchange that is not over when its caller leaves it makes the connection useless: `abort` it.
+    A caller that leaves an unfinished exchange must `abort` the connection.
     """
 
     def __init__(self) -> None:
-        self.answers = 0  # whole ones that came over it
+        self.answers = 0  # complete answers received over it
         self._taker: _Whole | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -135,25 +135,25 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_new(self) -> bool:
-        """Nothing was answered over it yet."""
+        """Whether no answer came over it yet."""
         return not self.answers
 
     @property
     def is_usable(self) -> bool:
-        """Open, and no exchange under way."""
+        """Whether it is open without an exchange under way."""
         return self._transport is not None and self._taker is None and not self._transport.is_closing()
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """What a later connection can go on with; a server tells it after the handshake, with its first answer."""
+        """The TLS session that a later connection can resume; known after the first answer."""
         tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         return tls.session if tls is not None else None
 
     async def ask(self, request: bytes, ends: float, most: int = MOST_BYTES) -> Answer:
-        """One exchange, until the loop's clock says `ends`.
+        """The answer to a request. `ends` is the deadline on the loop's clock.
 
-        Raises TimeoutError, TooLarge, ConnectionError where the connection ended before the answer began, Broken where
-        in it.
+        Raises TimeoutError, TooLarge, ConnectionError if the connection ended before the answer began, Broken if it
+        ended within the answer.
         """
         whole = _Whole(most)
         self._send(request, whole)
@@ -164,7 +164,7 @@ class Connection(asyncio.Protocol):
             timer.cancel()
 
     async def stream(self, request: bytes, silence_s: float) -> tuple[Answer, AsyncIterator[bytes]]:
-        """The answer, whose body is only filled where the status is not 200, and its lines."""
+        """The answer and its lines. The answer's body is empty if the status is 200."""
         lines = _Lines()
         self._send(request, lines)
         return await lines.answer, lines.read(silence_s)
@@ -184,19 +184,19 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def _over(self, error: Exception | None = None) -> None:
-        """The exchange is over, well or with an error."""
+        """End the exchange, with an error if there is one."""
         taker, self._taker = self._taker, None
         if taker is not None and error is None:
             taker.end()
         elif taker is not None and error is not None:
             taker.fail(error)
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
         peer: socket.socket = transport.get_extra_info("socket")
-        # A watch may be silent for long and must not hang on a peer that is gone.
+        # A watch may be silent for long; keepalive ends it if the peer is gone.
         for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
             peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -216,15 +216,15 @@ class Connection(asyncio.Protocol):
         else:
             self._over(error or ConnectionResetError("the server closed the connection"))
         self._transport = None
-        # The two hold each other, and memory is not to wait for the collector.
+        # Connection and parser refer to each other; without this, only the garbage collector would free them.
         del self._parser
 
-    # What httptools calls.
+    # Called by httptools.
 
     def on_message_begin(self) -> None:
         self._says_where_it_ends, self._retry_after = False, None
         if self._taker is None:
-            self.abort()  # nothing was asked
+            self.abort()  # no request was sent
 
     def on_header(self, name: bytes, value: bytes) -> None:
         match name.lower():

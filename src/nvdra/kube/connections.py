@@ -1,4 +1,4 @@
-"""The connections to one server: kept while they are good, opened where all are in use."""
+"""The connections to one server: kept as long as they are usable, opened if all are in use."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from nvdra.kube.connection import MOST_BYTES, Answer, Broken, Connection
 from nvdra.kube.proxy import tunnel
 from nvdra.kube.tls import Tls
 
-# The API server closes a connection after 90 idle seconds: one this old is not worth a try.
+# The API server closes a connection after 90 idle seconds: one that was idle for this long is not used again.
 _IDLE_S = 85.0
-# A handshake costs both sides more than most exchanges: while some are under way, their end is waited for this long.
+# A handshake costs both sides more than most exchanges: a call first waits this long for a connection in use.
 REUSE_WAIT_S = 0.02
-# Calls that wait for a connection wait behind one that is being opened.
+# A limit for opening, because calls wait for the connection that is being opened.
 OPEN_S = 10.0
-# Connections opened at a time where the server closes each after its answer: none comes free there.
+# Connections opened at a time if the server closes each after its answer, so that none can be reused.
 OPENED_AT_ONCE = 32
 _UNFIT = re.compile(r"[^\x20-\x7e\xa0-\xff]")
 
@@ -78,7 +78,7 @@ class Connections:
         most: int = MOST_BYTES,
         content_type: str = "application/json",
     ) -> Answer:
-        """One exchange, whose answer has at most so many bytes.
+        """The answer to a request; it may have at most `most` bytes.
 
         Raises OSError (TimeoutError, ssl.SSLError, Broken, TooLarge) or ValueError (no proper header or URL).
         """
@@ -92,7 +92,7 @@ class Connections:
             except (ConnectionError, Broken):
                 if is_new:
                     raise
-                # The server closed it while it lay idle. Reading again harms nothing; a write may have been done.
+                # The server closed the idle connection. A GET is safe to repeat; a write may have been carried out.
                 self._closes_each |= connection.answers == 1
                 if verb != "GET":
                     raise Broken("it was closed while a change was under way") from None
@@ -101,9 +101,9 @@ class Connections:
     async def stream(
         self, target: str, headers: Headers, *, timeout_s: float, silence_s: float
     ) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
-        """A GET whose body comes line by line, over a connection of its own.
+        """A GET with a body read line by line, over a connection of its own.
 
-        timeout_s   until the headers are there
+        timeout_s   until the headers arrive
         silence_s   between two lines
         """
         request = self._request("GET", target, headers)
@@ -117,7 +117,7 @@ class Connections:
             connection.abort()
 
     def close(self) -> None:
-        """Close what is idle; what runs ends by itself."""
+        """Close idle connections and refuse waiting calls; running exchanges end by themselves."""
         for opening in self._opening:
             opening.cancel()
         while (waiter := self._next_waiter()) is not None:
@@ -139,10 +139,10 @@ class Connections:
         finally:
             self._under_way -= 1
         if self._tls is not None and (answer.status == 401 or connection.is_new):
-            # A session keeps the client certificate it began with, and there may be a newer one.
+            # A session keeps its first client certificate. After a 401 there may be a newer certificate.
             self._tls.session = None if answer.status == 401 else connection.session
             if answer.status == 401 and self._tls.presents:
-                # So does a connection.
+                # A connection keeps its certificate, too.
                 connection.close()
                 self._close_idle()
         connection.answers += 1
@@ -161,14 +161,14 @@ class Connections:
         if waiter is not None:
             waiter.set_result(connection)
         elif any(not waiter.done() for waiter in self._waiting):
-            connection.close()  # the server is about to
+            connection.close()  # the server is about to close it
         else:
             self._idle.append(_Idle(connection, time.monotonic()))
 
     async def _connection(self, verb: str, ends: float) -> Connection:
-        """One that was open a moment ago. Raises OSError."""
+        """A connection that was usable a moment ago. Raises OSError."""
         while True:
-            # What the server closes each time may be closed already, unseen: a write is not risked on it.
+            # If the server closes each connection, an idle one may be closed unnoticed: writes do not use it.
             idle = None if self._closes_each and verb != "GET" else self._take()
             connection = idle or await self._next_free(ends)
             if connection.is_usable or connection.is_new:
@@ -176,7 +176,7 @@ class Connections:
             self._closes_each |= connection.answers == 1
 
     def _take(self) -> Connection | None:
-        """The connection used last that is still good."""
+        """The most recently used idle connection that is still usable."""
         while self._idle:
             idle = self._idle.pop()
             if idle.connection.is_usable and time.monotonic() - idle.since <= _IDLE_S:
@@ -185,7 +185,7 @@ class Connections:
         return None
 
     async def _next_free(self, ends: float) -> Connection:
-        """Whichever comes first, one that is done or a new one. Raises OSError."""
+        """The first connection that becomes free or is newly opened. Raises OSError."""
         free: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiting.append(free)
         self._open_others()
@@ -198,7 +198,7 @@ class Connections:
             raise
 
     def _open_others(self) -> None:
-        """Open connections for the calls that wait, as many at a time as the server's habit asks for."""
+        """Open connections for waiting calls; how many at a time depends on whether the server closes each."""
         for _ in range(len(self._opening), self._to_open()):
             opening = asyncio.create_task(self._open(), name="connection to the API server")
             self._opening.add(opening)
@@ -216,12 +216,12 @@ class Connections:
             if self._under_way and not self._closes_each:
                 await asyncio.sleep(self._open_after_s)
             if len(self._opening) > self._to_open():
-                # At once: a call that comes next counts only the tasks that go on.
+                # Removed here, not in the task's callback: the next call must count only tasks that go on.
                 self._opening.discard(me)
                 return
             try:
                 connection = await self._connect()
-            except Exception as error:  # whatever it is, it is the caller's
+            except Exception as error:  # of any kind: the waiting call gets it
                 if (waiter := self._next_waiter()) is not None:
                     waiter.set_exception(error)
             else:
@@ -235,12 +235,12 @@ class Connections:
         return None
 
     async def _connect(self) -> Connection:
-        """A connection of its own, open. Raises OSError."""
+        """A newly opened connection. Raises OSError."""
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 return await self._connected()
         except TimeoutError:
-            # Not the time a call has: nobody took the connection.
+            # With an errno, to tell it from the timeout of a call: nothing accepted the connection.
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
 
     async def _connected(self) -> Connection:
@@ -270,7 +270,7 @@ class Connections:
         return text.encode("latin-1") + (body or b"")
 
     def _head(self, headers: Headers) -> str:
-        """The headers of every request; they only change with the token."""
+        """The headers as text, cached because they change only with the token."""
         if headers != self._last_headers:
             pairs = [("Host", self._authority), ("Accept-Encoding", "identity"), *headers]
             self._last_head = "".join(f"{name}: {_fit(value)}\r\n" for name, value in pairs)
@@ -280,5 +280,5 @@ class Connections:
 
 def _fit(text: str) -> str:
     if _UNFIT.search(text):
-        raise ValueError(f"a header or URL with a character that has no place there: {text[:40]!r}")
+        raise ValueError(f"a header or URL has a character that is not allowed there: {text[:40]!r}")
     return text

@@ -1,4 +1,4 @@
-"""Who we are to the API server: tokens and certificates, which others replace while a program runs."""
+"""Credentials for the API server: tokens and certificates, which may be replaced while the program runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _Identity = tuple[int, int, int, int]
 
 
 class Credentials(Protocol):
-    """Who we are. `header` is the Authorization header, "" for none."""
+    """Credentials of this program. `header` is the Authorization header, "" for none."""
 
     def header(self) -> str: ...
 
     async def renew(self) -> bool:
-        """Called when the server refused the credentials; whether there are others now."""
+        """Renew credentials that the server refused; whether there are new ones."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Credentials that never change: a token, a password, or none but a client certificate."""
+    """Credentials that never change: a token, a password, or none beside a client certificate."""
 
     value: str = ""
 
@@ -45,8 +45,8 @@ class Fixed:
 class TokenFile:
     """A bearer token in a file that is replaced now and then.
 
-    fallback   the token to bear while the file has not been readable yet
-    now        seconds of a clock that never goes back
+    fallback   the token to use until the file could be read
+    now        seconds of a monotonic clock
     """
 
     def __init__(self, path: str, fallback: str = "", *, now: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +64,7 @@ class TokenFile:
     def header(self) -> str:
         now = self._now()
         if now - self._looked_at >= _LOOK_AGAIN_S:
-            # An unreadable file keeps the old token: it may still be good, and the server will say if not.
+            # If the file is unreadable, the old token stays: it may still be valid, and the server refuses it if not.
             with contextlib.suppress(ConfigError):
                 self._read()
         return self._header
@@ -114,12 +114,12 @@ class CertificateFiles:
 
     async def renew(self) -> bool:
         self._look_again()
-        # It may have been replaced earlier, while the connection that was refused had begun with the one before.
+        # An earlier call may have read the new certificate, after the refused connection began with the old one.
         is_new, self._refused = self._versions != self._refused, self._versions
         return await self._beside.renew() or is_new
 
     def _look_again(self) -> None:
-        # A pair of which only one half is replaced yet does not fit: the old one stays until both are.
+        # A certificate and key that do not match are half replaced: the old pair stays until both are new.
         with contextlib.suppress(ConfigError):
             self._read()
 
@@ -140,7 +140,7 @@ class CertificateFiles:
 
 
 class LibraryLogin:
-    """Credentials the `kubernetes` library obtains: from a program that prints them, or an auth provider."""
+    """Credentials from the `kubernetes` library, which runs a login program or an auth provider."""
 
     def __init__(self, path: str, tls: Tls | None) -> None:
         self._path = path
@@ -172,10 +172,10 @@ class LibraryLogin:
             load(config_file=self._path, client_configuration=found, persist_config=False)
         except Exception as error:  # the library raises whatever its plugins raise
             raise ConfigError(f"kubeconfig {self._path}: login failed: {error}") from None
-        # Where the library puts a token depends on its version.
+        # The place of the token depends on the library's version.
         self._header = str(found.api_key.get("BearerToken") or found.api_key.get("authorization") or "")
         if not self._header and not found.cert_file:
-            # The library only logs what its login programs die of.
+            # The library only logs the errors of login programs.
             raise ConfigError(f"kubeconfig {self._path}: login gave neither a token nor a certificate")
         if self._tls is not None and found.cert_file:
             try:

@@ -1,4 +1,4 @@
-"""resource.k8s.io in the version this server has: found out once, and again only when that version is gone."""
+"""Finds the server's version of resource.k8s.io, once, and again only if that version is gone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class ResourceApi:
-    """Claims and slices of the API server, in the newest version of theirs that we know."""
+    """Claims and slices of the API server, in the newest version that both the server and this driver know."""
 
     def __init__(self, kube: Kube) -> None:
         self.kube = kube
@@ -34,9 +34,9 @@ class ResourceApi:
         return self._version
 
     def forget(self, error: ApiError) -> bool:
-        """Whether the error says that the version itself is gone; it is looked for again then.
+        """Whether the error means that the version itself is gone; if so, it is looked for again.
 
-        A 404 that names an object is about that object.
+        A 404 that names an object means that object.
         """
         if error.status != 404 or error.about[1] or not self._version:
             return False
@@ -58,7 +58,7 @@ class ResourceApi:
         return await self.kube.get(claims, name, namespace, timeout_s=timeout_s, cached=cached)
 
     async def claims(self) -> AsyncIterator[tuple[bytes, ...]]:
-        """Every ResourceClaim of the cluster, some at a time; all anew where the version is gone meanwhile."""
+        """Every ResourceClaim of the cluster, in pages; starts again if the version is gone meanwhile."""
         for is_last in (False, True):
             try:
                 async for page in self.kube.pages(await self.resource("resourceclaims")):

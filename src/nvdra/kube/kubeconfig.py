@@ -1,4 +1,4 @@
-"""The entries of a kubeconfig file that are in use. Each field is one that is honoured, and of its type."""
+"""Reads the current context of a kubeconfig file. Fields that are unknown or of the wrong type are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PLAIN = "!#$&'*+-.^_`|~"
 
 
 class ConfigError(Exception):
-    """The API server's address or the credentials cannot be had; the text is for people."""
+    """The API server's address or the credentials cannot be determined; the text is for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Kubeconfig:
     user: Mapping[str, Any]
 
     def file(self, fields: Mapping[str, Any], key: str) -> str | None:
-        """The path in a field; it counts from the kubeconfig's folder."""
+        """The path in a field, relative to the kubeconfig's folder."""
         return os.path.join(os.path.dirname(os.path.abspath(self.path)), fields[key]) if fields.get(key) else None
 
     def content(self, fields: Mapping[str, Any], key: str) -> bytes | None:
@@ -94,7 +94,7 @@ def impersonation(found: Kubeconfig) -> Headers:
     if not user.get("as"):
         for key in ("as-uid", "as-groups", "as-user-extra"):
             if user.get(key):
-                raise found.error(f"the user has {key} but not as: it says nobody to act as")
+                raise found.error(f"the user has {key} but not as, which names the user to impersonate")
         return ()
     if not all(isinstance(group, str) for group in groups):
         raise found.error("as-groups is a list of texts")
@@ -109,7 +109,7 @@ def impersonation(found: Kubeconfig) -> Headers:
 
 
 def _parsed(text: bytes) -> Any:
-    """The value of a YAML document, or of JSON, which spares a process the YAML reader. Raises ValueError."""
+    """The value of a YAML or JSON document; for JSON the YAML library is not imported. Raises ValueError."""
     if text.lstrip().startswith(b"{"):
         with contextlib.suppress(json.JSONDecodeError, RecursionError):
             return json.loads(text)
@@ -133,7 +133,7 @@ def _named(
 
 
 def _checked(path: str, where: str, entry: Mapping[Any, Any], fields: Mapping[str, type]) -> dict[str, Any]:
-    """The entry without its empty fields. A field that nobody reads may be what keeps a user safe: it is refused."""
+    """The entry without its empty fields. Unknown fields are refused, because ignoring one could be unsafe."""
     for key, value in entry.items():
         if key not in fields:
             raise ConfigError(f"kubeconfig {path}: {where} has the unknown field {key}: correct or remove it")

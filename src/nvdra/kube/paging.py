@@ -1,15 +1,15 @@
-"""How many objects of a LIST are asked for at a time, so that an answer stays small whatever the objects weigh.
+"""Chooses the page size of a LIST, so that an answer stays small for objects of any size.
 
-A server limits pages by objects alone, and one object may weigh more than a megabyte.
+A server limits pages only by the number of objects, and one object may have more than a megabyte.
 """
 
 from __future__ import annotations
 
-# An answer beyond this is cut off, and the page asked for again with fewer objects.
+# A larger answer is cut off, and the page is requested again with fewer objects.
 MOST_BYTES = 16 << 20
 _WANTED_BYTES = 4 << 20
 _FIRST, _MOST = 32, 500
-# Objects come in the order of their names: those of the next page may be heavier than all before them.
+# Objects are ordered by name, so those of the next page may be larger than all before.
 _GROWTH = 4
 
 
@@ -20,11 +20,11 @@ class PageSize:
         self.limit = _FIRST
 
     def took(self, size: int, objects: int) -> None:
-        """A page came: what it weighed tells how many such objects make one of the size wanted."""
+        """Adapt the limit to the average size of the objects of a page that was received."""
         fitting = _WANTED_BYTES * objects // max(size, 1)
         self.limit = max(1, min(fitting, self.limit * _GROWTH, _MOST))
 
     def shrink(self) -> bool:
-        """A page was too large. Whether fewer objects can be asked for."""
+        """Reduce the limit after a page that was too large; whether that is possible."""
         is_smaller, self.limit = self.limit > 1, max(1, self.limit // 8)
         return is_smaller

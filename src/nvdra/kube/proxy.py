@@ -1,4 +1,4 @@
-"""A way through an HTTP proxy, as the standard library asks for it, and which proxy to take."""
+"""Chooses the HTTP proxy for a server, and opens a tunnel through it with the standard library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 
 def refusal(proxy: str) -> str:
-    """Why the proxy cannot be used, "" if it can. What may be a password is not repeated."""
+    """Why the proxy cannot be used, "" if it can. The text has no part of the URL that may be a password."""
     try:
         url = urlsplit(proxy)
         _ = url.port
@@ -22,7 +22,7 @@ def refusal(proxy: str) -> str:
 
 
 def environment_proxy(server: str, env: Mapping[str, str]) -> tuple[str | None, str]:
-    """The proxy for a server that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name, and the variable; by Go's rules."""
+    """The proxy for a server by HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and the variable's name; by Go's rules."""
     url = urlsplit(server)
     name = f"{url.scheme}_proxy".upper()
     name = name if env.get(name) else name.lower()
@@ -64,7 +64,7 @@ def _is_direct(host: str, port: int, without: str) -> bool:
 
 
 async def tunnel(proxy: str, host: str, port: int) -> socket.socket:
-    """A socket that leads to host and port. Raises OSError."""
+    """A socket connected to host and port through the proxy. Raises OSError."""
     return await asyncio.to_thread(_tunnel, proxy, host, port)
 
 

@@ -1,7 +1,7 @@
-"""JSON cut into pieces that are not read: what a list or a watch holds keeps its very bytes.
+"""Splits JSON into raw pieces without parsing them, so that objects of a list or a watch keep their exact bytes.
 
-A number's notation and a doubled key are part of a claim's config, and a config of another driver may hold what no
-parser takes. Neither depth nor odd bytes inside a piece matter before somebody reads that piece.
+The notation of numbers and doubled keys are part of a claim's config, and another driver's config may be too deep or
+malformed for a parser. Such a piece is no problem unless it is read.
 """
 
 from __future__ import annotations

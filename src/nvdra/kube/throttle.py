@@ -22,13 +22,13 @@ class Throttle:
         self._filled_at = now()
 
     async def admit(self) -> None:
-        """Returns when the call may go out."""
+        """Return when the call may be sent."""
         if self._qps <= 0:
             return
         now = self._now()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._qps)
         self._filled_at = now
-        # A token is taken even where none is left: the debt is what makes later calls queue behind this one.
+        # The count may become negative: this debt makes later calls queue behind this one.
         self._tokens -= 1
         if self._tokens < 0:
             try:

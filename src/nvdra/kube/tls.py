@@ -1,4 +1,4 @@
-"""TLS whose further connections go on with the last one's session: a handshake for a third of the price."""
+"""TLS with session resumption: further connections resume the last session, at a third of a handshake's cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 class Tls(ssl.SSLContext):
     """A client's context for connections to one server.
 
-    session              of the last connection; asyncio has no place for it
+    session              of the last connection, because asyncio does not keep it
     presents             whether the server is shown a client certificate: a connection keeps the one it began with
     before_connecting    called before each new connection
     """
@@ -22,20 +22,20 @@ class Tls(ssl.SSLContext):
 
     @classmethod
     def of_the_system(cls) -> Tls:
-        """Trusting whom the system trusts."""
+        """A context with the system's trusted certificates."""
         made = cls(ssl.PROTOCOL_TLS_CLIENT)
         made.load_default_certs()
         return made
 
     def present(self, certificate: bytes, key: bytes | None = None) -> None:
-        """Present this certificate from the next connection on; `key` None: it is in the same text.
+        """Present this certificate from the next connection on; `key` None: the key is in the same text.
 
-        Raises OSError where they cannot be used; what was presented before stays then.
+        Raises OSError if they cannot be used; the previous certificate stays then.
         """
         with _as_file(certificate) as first, _as_file(key) as second:
-            # A context is left without a key where a certificate does not fit: the pair is tried on another one.
+            # A mismatch would leave the context without a key, so the pair is tried on another context first.
             for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self):
-                # An empty password: a key that needs one is refused instead of asked for on the terminal.
+                # An empty password: OpenSSL then refuses an encrypted key instead of prompting on the terminal.
                 context.load_cert_chain(first or "", second, password="")
         self.session, self.presents = None, True
 
@@ -52,7 +52,7 @@ class Tls(ssl.SSLContext):
 
 @contextlib.contextmanager
 def _as_file(content: bytes | None) -> Iterator[str | None]:
-    """A path to the content: OpenSSL takes certificates from files only. Keys never touch a disk."""
+    """A path to the content in memory: OpenSSL reads certificates from files only, and keys must not reach a disk."""
     if content is None:
         yield None
         return

@@ -1,7 +1,7 @@
-"""Slices and claims between the shape of resource.k8s.io/v1, which all rooms speak, and older wire shapes.
+"""Converts slices and claims between the shape of resource.k8s.io/v1, which all packages use, and older wire shapes.
 
-v1beta2 has v1's shape. v1beta1 nests a device under `basic` and lays a request's `exactly` flat.
-Fields nobody here knows pass through untouched.
+v1beta2 has v1's shape. v1beta1 nests a device under `basic` and has the fields of a request's `exactly` inline.
+Unknown fields are kept unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def to_wire(thing: Mapping[str, Any], version: str) -> dict[str, Any]:
 
 
 def from_wire(thing: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """The v1 shape of a slice or claim that was read in `version`; the items of a list do not name theirs."""
+    """The v1 shape of a slice or claim that was read in `version`; items of a list do not name their version."""
     made = {**thing, "apiVersion": f"{DRA_GROUP}/v1"}
     if version == "v1beta1" and isinstance(thing.get("spec"), Mapping):
         spec = thing["spec"]

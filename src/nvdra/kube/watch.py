@@ -1,10 +1,10 @@
 """List and watch as a state machine, and the store it fills.
 
-Three states: Listing, Watching, Pausing. What follows an outcome is decided by `after`, a pure function; the Watcher
-only carries it out. In the store deletes always win: an object that was seen deleted cannot come back by a late answer.
+Three states: Listing, Watching, Pausing. The pure function `after` decides the next state; the Watcher carries it out.
+In the store a delete always wins: a late answer cannot bring a deleted object back.
 
   Listing   ─ listed ─▶ Watching        Watching ─ 410, or its API version gone ─▶ Listing
-  Watching  ─ ended ─▶ Watching         any ─ other failure ─▶ Pausing ─▶ where it was
+  Watching  ─ ended ─▶ Watching         any ─ other failure ─▶ Pausing ─▶ the state before
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ T = TypeVar("T")
 PAUSE_FIRST_S = 0.5
 PAUSE_LIMIT_S = 30.0
 
-# A watch that ends sooner than this is a failure like any other, whatever it told: asked for at once, it would spin.
-# One that lasts longer shows that the server is back; that it keeps its history is shown by PAUSE_LIMIT_S.
+# A watch that ends sooner than this counts as a failure, even if it had events: restarting it at once could loop. A
+# longer watch shows that the server is back. Only one of PAUSE_LIMIT_S shows that the server keeps its history.
 SHORT_S = 1.0
 
-# The net below the watch: a list this old is made anew when a watch ends.
+# A safety net: if the list is this old when a watch ends, the objects are listed again.
 RELIST_S = 1800.0
 
 _GONE = 410
@@ -38,7 +38,7 @@ _REMEMBERED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Nothing is known that a watch could start from."""
+    """No resource version is known from which a watch could start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The server closed a watch. `is_stale`: the list it began from is old."""
+    """The server closed a watch. `is_stale`: its list is older than RELIST_S."""
 
     resource_version: str
     is_stale: bool
@@ -87,7 +87,7 @@ def after(outcome: Outcome, failures: int, jitter: float) -> State:
     """The next state.
 
     failures   failures of this sort in a row, this one included
-    jitter     0 to 1: what spreads clients that lost the server together
+    jitter     0 to 1: spreads the retries of clients that lost the server together
     """
     match outcome:
         case Listed(resource_version):
@@ -105,7 +105,7 @@ def after(outcome: Outcome, failures: int, jitter: float) -> State:
 
 
 def pause_s(failures: int, jitter: float, retry_after_s: float | None = None) -> float:
-    """How long to wait after so many failures in a row; what the server asked for comes first."""
+    """The pause after `failures` failures in a row; the server's Retry-After takes precedence."""
     if retry_after_s is not None:
         return retry_after_s + jitter
     return float(min(PAUSE_LIMIT_S, PAUSE_FIRST_S * 2 ** min(max(failures, 1) - 1, 10))) * (0.5 + jitter / 2)
@@ -113,7 +113,7 @@ def pause_s(failures: int, jitter: float, retry_after_s: float | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[T]):
-    """What became of an object in the store; "listed" (no object) after each complete list."""
+    """A change of an object in the store; "listed" (without object) after each complete list."""
 
     kind: Literal["put", "deleted", "listed"]
     uid: str = ""
@@ -129,8 +129,8 @@ class _Kept(Generic[T]):
 class Store(Generic[T]):
     """The newest known state of each object, by uid.
 
-    An object that cannot be read costs itself: it is logged, and what was known of it stays.
-    shape   a decoded object to what is kept of it
+    An object that cannot be read is logged and skipped; its last known state stays.
+    shape   converts a decoded object to the value that is kept
     """
 
     def __init__(self, shape: Callable[[dict[str, Any]], T], on_change: Callable[[Change[T]], None]) -> None:
@@ -147,11 +147,11 @@ class Store(Generic[T]):
         return [kept.value for kept in self._objects.values()]
 
     def put(self, raw: bytes) -> bool:
-        """Whether this is news: an answer to an own write and the watch's word of it come in any order."""
+        """Whether this state is new: the answer to an own write and its watch event come in any order."""
         return self._put(raw)[1]
 
     def _put(self, raw: bytes) -> tuple[str, bool]:
-        """The object's uid, "" if it says none, and whether it is news."""
+        """The object's uid ("" if it has none), and whether the state is new."""
         uid = name = ""
         try:
             thing = document(raw)
@@ -168,7 +168,7 @@ class Store(Generic[T]):
         return uid, True
 
     def drop(self, uid: str) -> bool:
-        """Whether it was here. It stays out for good: uids never come again."""
+        """Whether the object was in the store. It is never accepted again, because uids are not reused."""
         self._deleted[uid] = None
         while len(self._deleted) > _REMEMBERED:
             self._deleted.popitem(last=False)
@@ -178,9 +178,9 @@ class Store(Generic[T]):
         return kept is not None
 
     def replace(self, page: Page) -> None:
-        """A complete list: what it lacks is gone, unless it was written after the list was made.
+        """Take over a complete list: objects that it lacks are gone, unless they were written after the list was made.
 
-        Where an item does not say its uid, nothing is gone: it may be any of them.
+        If an item has no uid, no object counts as gone: the item may be any of them.
         """
         seen = {self._put(raw)[0] for raw in page.items}
         made = _number(page.resource_version)
@@ -192,9 +192,9 @@ class Store(Generic[T]):
 
 
 class Watcher(Generic[T]):
-    """Keeps a store like the server's, for as long as `run` runs.
+    """Keeps a store equal to the server's objects while `run` runs.
 
-    resource     the kind, found out anew before each list
+    resource     finds the kind; called before each list
     is_gone      whether a failure says that its API version is gone
     on_failure   called for each failure, with the pause that follows (seconds)
     """
@@ -274,7 +274,7 @@ class Watcher(Generic[T]):
                 async for event in stream:
                     resource_version = self._apply(event) or resource_version
         except _Unusable as error:
-            failure = Failed(ApiError(0, "", str(error)))  # what the watch would have told, a list tells
+            failure = Failed(ApiError(0, "", str(error)))  # a list shows what the watch would have shown
         except ApiError as error:
             failure = Failed(error, resource_version, is_version_gone=self._is_gone(error))
         lasted_s = self._clock.now() - began
@@ -287,7 +287,7 @@ class Watcher(Generic[T]):
         return failure or Ended(resource_version, is_stale=self._clock.now() - self._listed_at >= self._relist_s)
 
     def _apply(self, event: Event) -> str:
-        """Put the event into the store; its resourceVersion, "" if it says none."""
+        """Put the event into the store; returns its resourceVersion, "" if it has none."""
         try:
             metadata = document(event.object).get("metadata")
         except ApiError:
@@ -309,11 +309,11 @@ class Watcher(Generic[T]):
 
 
 class _Unusable(Exception):
-    """An event that leaves open what became of an object."""
+    """An event that does not identify its object."""
 
 
 def _identity(thing: dict[str, Any]) -> tuple[str, str, int]:
-    """UID, name and revision. Raises ValueError where there is no UID."""
+    """UID, name and revision. Raises ValueError if there is no UID."""
     metadata = thing.get("metadata")
     uid = metadata.get("uid") if isinstance(metadata, dict) else None
     if not isinstance(uid, str) or not uid or not isinstance(metadata, dict):
@@ -322,6 +322,6 @@ def _identity(thing: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def _number(resource_version: str) -> int:
-    """Resource versions of one kind grow like numbers, which Kubernetes promises since 1.35; 0 if this one is none."""
+    """The resource version as a number, else 0. Since 1.35 Kubernetes promises that versions of one kind grow."""
     is_number = resource_version.isascii() and resource_version.isdigit() and len(resource_version) <= 20
     return int(resource_version) if is_number else 0

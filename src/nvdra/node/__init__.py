@@ -1,1 +1,1 @@
-"""What every kubelet plugin does on its node, for any driver: checkpoint, claims, steps, sweep, publication."""
+"""The driver-neutral part of a kubelet plugin: checkpoint, claims, steps, sweep, publication."""

@@ -1,4 +1,4 @@
-"""The CDI files of claims: what each must say now, and whether it does."""
+"""The CDI files of claims: the content each should have now, and whether it has it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsMissing, EditsProvider
 
-REWRITTEN = "CDI file of a prepared claim was lost or out of date and is written anew"
+REWRITTEN = "Rewrote the CDI file of a prepared claim: it was lost or out of date"
 
 _NO_EDITS = cdi.Edits()
 
 
 @dataclass(frozen=True, slots=True)
 class CdiFiles:
-    """Contents of claims' CDI files, by what the node and its driver files are now.
+    """Renders and checks claims' CDI files against the node and its driver files as they are now.
 
     node   the driver's view of the node, as last seen
     """
@@ -30,9 +30,9 @@ class CdiFiles:
     node: Callable[[], Any]
 
     def content(self, devices: Mapping[str, claims.SealedDevice]) -> bytes:
-        """What a file for these devices says; they must be at hand. Raises EditsMissing and cdi.InvalidDocument.
+        """The content of a file for these devices; `is_available` first. Raises EditsMissing and cdi.InvalidDocument.
 
-        Common edits that all devices get stand once, for the whole file; else each device has its own.
+        If all devices get the common edits, the file has them once; otherwise each device that gets them has a copy.
         """
         edits = [(name, self._edits(device)) for name, device in devices.items()]
         has_common = [device.has_common for device in devices.values()]
@@ -44,21 +44,24 @@ class CdiFiles:
         return cdi.render_claim(self.files.kind, self.edits.bare, edits)
 
     def is_whole(self, uid: str, checkpoint: Checkpoint) -> bool:
-        """Whether the claim's file is there and says what it should. Of a claim that is not completed: is there."""
+        """Whether the claim's file exists and, for a completed claim, is current."""
         entry = checkpoint.entries.get(uid)
         if entry is None or entry.state != "PrepareCompleted":
             return self.files.exists(uid)
         return self.is_current(uid, entry, self.sealed(uid, entry))
 
     def sealed(self, uid: str, entry: Entry) -> claims.Sealed | None:
-        """What a completed claim's file is for; None if this node does not know all its devices now."""
+        """The sealed claim behind a completed entry; None if this node does not know all its devices now."""
         found = claims.restored(self.driver, ClaimRef(entry.namespace, entry.name, uid), entry, self.node())
         return None if isinstance(found, claims.Missing) else found
 
     def is_current(self, uid: str, entry: Entry, sealed: claims.Sealed | None) -> bool:
-        """The same of a completed claim; without `sealed`, what the file names must be there."""
+        """Whether a completed claim's file has the content it should have.
+
+        Without `sealed` the content cannot be rendered: then every path that the file names must exist.
+        """
         if not any(answer.cdi_ids for answer in claims.answers(entry)):
-            return True  # it needs none
+            return True  # the claim needs no file
         if sealed is None:
             return self._names_what_is_there(uid)
         if not self.is_available(sealed):

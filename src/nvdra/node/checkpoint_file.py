@@ -1,8 +1,8 @@
-"""The checkpoint's file: read once, trusted while it is the same file, written whole and durably.
+"""The checkpoint's file: read once, trusted as long as it is the same file, written whole and durably.
 
-A file that cannot be read is never an end: it is kept beside the checkpoint for people to look at, and a mark is set.
-While the mark is there the claims that were lost are made up from the API server, and nothing of theirs is given to
-others (node/sweep).
+A file that cannot be read is kept beside the checkpoint for people to look at, and a mark file is written. As long as
+the mark exists, the sweep restores the lost claims from the API server, and their devices are refused to other claims
+(node/sweep).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ QUARANTINED = "checkpoint.json.quarantined"
 
 
 class CheckpointFile:
-    """`checkpoint.json` in the plugin's folder. Only to be used under the node's locks, but for `known`.
+    """`checkpoint.json` in the plugin's folder. Only `last_seen` and `peek` may be used without the node's locks.
 
-    has_claim_files   whether CDI files of claims lie on the node: without a checkpoint they tell that one was lost
+    has_claim_files   whether CDI files of claims exist: without a checkpoint they show that one was lost
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class CheckpointFile:
 
     @property
     def last_seen(self) -> Checkpoint | None:
-        """The checkpoint as it was last read or written here; what is on disk may be another one."""
+        """The checkpoint as last read or written here; the file on disk may have changed since."""
         return self._checkpoint
 
     async def current(self) -> Checkpoint:
-        """The checkpoint as it is on disk; from memory while the file is the one last read or written."""
+        """The checkpoint on disk; taken from memory if the file is still the one last read or written."""
         return self.peek() or await self._read()
 
     def peek(self) -> Checkpoint | None:
@@ -59,25 +59,25 @@ class CheckpointFile:
     async def store(
         self, checkpoint: Checkpoint, *, first: Sequence[Put] = (), then: Sequence[Put | Removal] = ()
     ) -> None:
-        """Replace the file, fsynced before it is renamed into place; `first` before it, `then` after it.
+        """Replace the file, fsynced before it is renamed into place; carry out `first` before it and `then` after it.
 
-        Raises OSError that names the path: what comes after that one is not done, and the old file stands.
+        Raises OSError that names the path. The effects after that path are not carried out.
         """
         content = Put(self.path, self._encoder.encode(checkpoint), mode=0o600, durable=True)
         await self._host.carry_out([*first, content, *then])
         try:
             held = self._host.hold(self.path)
         except OSError:
-            self.forget()  # it is written all the same: the next look reads it
+            self.forget()  # the file was written; the next access reads it
         else:
             self._trust(checkpoint, held)
 
     def refusal(self, uid: str, entry: Entry) -> str:
-        """Why the file could not be read again with this entry; "" if it can."""
+        """Why a file with this entry could not be read back; "" if it could."""
         return refusal(uid, entry, self._schema)
 
     def forget(self) -> None:
-        """Trust nothing in memory: the next look reads the file."""
+        """Drop the checkpoint in memory; the next access reads the file."""
         self._checkpoint = None
 
     def _trust(self, checkpoint: Checkpoint, held: Held) -> None:
@@ -87,7 +87,7 @@ class CheckpointFile:
 
     @property
     def is_quarantined(self) -> bool:
-        """A former checkpoint was lost and its claims are not settled yet: the mark is there."""
+        """Whether the mark exists: a checkpoint was lost and its claims are not settled yet."""
         return self._host.exists(self.mark_path)
 
     def leftovers(self) -> list[str]:
@@ -112,13 +112,13 @@ class CheckpointFile:
             raise
         if checkpoint.left_out:
             telemetry.warning(
-                "The checkpoint says more than this release understands", path=self.path, keys=checkpoint.left_out
+                "The checkpoint has keys that this release does not know", path=self.path, keys=checkpoint.left_out
             )
         booted = boot(checkpoint, self._boot_id)
         if booted.what == "kept":
             self._trust(checkpoint, held)
             return checkpoint
-        # After a reboot devices that were made, sockets and CDI files are gone or void; nothing is rebuilt from them.
+        # After a reboot MIG devices, sockets and CDI files are gone or invalid, so no entry can be restored.
         telemetry.info(0, str(booted))
         held.close()
         await self.store(booted.checkpoint)
@@ -133,8 +133,8 @@ class CheckpointFile:
         return await self._fresh()
 
     async def _mark(self) -> None:
-        # Before the checkpoint is replaced, so that whoever finds the new one knows what it is worth. No fsync: only a
-        # reboot forgets files, and after one there is nothing to settle.
+        # The mark is written before the checkpoint is replaced: a crash between the two must not hide that claims were
+        # lost. No fsync: only a reboot loses an unsynced file, and after a reboot there is nothing to settle.
         await self._host.replace(self.mark_path, b"", mode=0o600, durable=False)
 
     async def _fresh(self) -> Checkpoint:
@@ -150,7 +150,7 @@ class CheckpointFile:
             )
         telemetry.error(
             f"The checkpoint {self.path} cannot be used; it is kept as {UNREADABLE} beside it, "
-            "and its claims are made up from the API server",
+            "and its claims are being restored from the API server",
             error,
         )
         await self._host.replace(f"{self._dir}/{UNREADABLE}", content, mode=0o600, durable=False)

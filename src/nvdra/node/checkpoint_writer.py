@@ -1,13 +1,13 @@
 """The checkpoint writer: changes the checkpoint on disk in batches.
 
-What arrives while a batch is being written waits for the next one and shares its locks, its read and its write; a batch
-waits a moment for what is on the way to it.
-The two file locks span one batch and nothing slower; they exclude another instance of this driver, ours or the Go
-driver. What a change contains is decided elsewhere, by pure functions; this module only carries it out:
+Jobs that arrive while a batch is being written go into the next batch and share its locks, its read and its write. A
+batch waits a moment for jobs that are announced by `coming`.
+The two file locks span one batch and nothing slower. They exclude other instances of this driver and the Go driver.
+Pure functions decide the changes; this module carries them out in this order:
 
-    CDI files that a new entry needs   →   the checkpoint, once, durably   →   CDI files nobody needs any more
+    CDI files of new entries   →   the checkpoint, once, durably   →   removal of CDI files without an entry
 
-so that a completed entry is never without its file, and a file without entry is an orphan that a sweep removes.
+A completed entry is therefore never without its file, and a file without an entry is an orphan that the sweep removes.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT_S = 10.0
 
-# A batch takes milliseconds after idleness, whatever is in it: those that are nearly here are better off in it than
-# behind it, and eight claims that kubelet asks for at once are fetched in about this time.
+# After idleness a batch takes milliseconds, whatever it contains, so a claim that is nearly fetched should join it. The
+# GETs of eight claims of one call take about this long.
 GATHER_S = 0.008
 
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[T]):
-    """What one decision does to the node.
+    """The effects of one decision.
 
-    answer   what its asker gets once everything below is on disk
+    answer   for the caller, once everything below is on disk
     entries  claim UID to its new entry; None: the entry leaves the checkpoint
     write    CDI files to put in place before the checkpoint, path to content
-    remove   CDI files to take away after the checkpoint
-    discard  called where the change is dropped and decided anew: gives back what deciding took (locks)
+    remove   CDI files to remove after the checkpoint
+    discard  called if the change is dropped and decided again: releases the locks that the decision took
     """
 
     answer: T
@@ -54,11 +54,11 @@ Decide = Callable[[Checkpoint], Change[T]]
 
 
 class CheckpointError(Exception):
-    """A change that could not be made durable; the text names the file and the cause. Nothing of it remains."""
+    """A change that could not be made durable; the text names the file and the cause. The change left no effect."""
 
     def __init__(self, text: str, *, lock: bool = False) -> None:
         super().__init__(text)
-        self.lock = lock  # the locks were not to be had: counted apart
+        self.lock = lock  # the locks could not be taken; the metrics count this error separately
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class _Job:
 
 
 class CheckpointWriter:
-    """Decisions in, durable changes out; one batch at a time.
+    """Runs decisions on the checkpoint and makes their changes durable, one batch at a time.
 
     on_checkpoint(checkpoint)   called with each new checkpoint, written here or found on disk; for gauges
     lock_timeout_s              how long each of the two locks may be held by another program
@@ -115,21 +115,22 @@ class CheckpointWriter:
         self._loop = asyncio.create_task(self._batches(), name="checkpoint writer")
 
     async def stop(self) -> None:
-        """Finish the batch in work, then stop; what still waits or comes later is refused."""
+        """Finish the current batch, then stop; waiting and later jobs are refused."""
         self._has_stopped = True
         if self._loop is None:
             return
         self._wake.set()
-        # Its end is looked at: what is no Exception ends the whole program, and is told by that.
+        # Consume the task's result. A non-Exception, such as SystemExit, has ended the program by itself.
         await asyncio.gather(self._loop, return_exceptions=True)
         while self._waiting:
             self._waiting.popleft().fail(_shutting_down())
 
     async def submit(self, decide: Decide[T]) -> T:
-        """Run `decide` on the checkpoint as it will then be, carry its change out, return its answer.
+        """Run `decide` in the next batch, carry out its change, return its answer.
 
-        `decide` must be pure and quick: it runs under the node's locks. A caller that is cancelled does not stop its
-        change. Raises CheckpointError, or what `decide` raises.
+        `decide` gets the checkpoint with the batch's earlier changes. It must be quick, because it runs under the
+        node's locks, and it may run again. Cancelling the caller does not stop the change. Raises CheckpointError, or
+        the error of `decide`.
         """
         if self._has_stopped:
             raise _shutting_down()
@@ -141,7 +142,7 @@ class CheckpointWriter:
 
     @contextlib.contextmanager
     def coming(self) -> Iterator[None]:
-        """Around work that ends in a `submit`: a batch that is about to begin waits for it, GATHER_S at most."""
+        """Announce a `submit`: a batch that is about to begin waits for it, at most GATHER_S."""
         self._coming += 1
         self._none_coming.clear()
         try:
@@ -153,11 +154,11 @@ class CheckpointWriter:
 
     @property
     def last_seen(self) -> Checkpoint | None:
-        """The checkpoint as this program last saw it: a hint, nothing to decide by."""
+        """The checkpoint as this program last saw it; it may be outdated, so no decision may rest on it."""
         return self._file.last_seen
 
     def peek(self) -> Checkpoint | None:
-        """The checkpoint as it is now, for answers that change nothing: nobody's lock is waited for. None: `submit`."""
+        """The current checkpoint without any lock, for answers that change nothing; None: `submit` must read it."""
         return self._file.peek()
 
     async def _batches(self) -> None:
@@ -193,7 +194,7 @@ class CheckpointWriter:
             for job in batch:
                 job.fail(failure)
         except Exception as error:
-            # One bad batch never ends the writer: its claims fail, kubelet asks again, the next batch reads anew.
+            # A batch that fails does not end the writer: its claims fail, and the next batch reads the file again.
             self._file.forget()
             for job in batch:
                 job.fail(error)
@@ -215,10 +216,10 @@ class CheckpointWriter:
             self._on_checkpoint(written)
 
     async def _write(self, batch: list[_Job], before: Checkpoint) -> Checkpoint:
-        """The checkpoint with the batch's changes, in one turn of the writer.
+        """The checkpoint with the batch's changes, carried out in one turn of the host's writer.
 
-        Where something cannot be written, once more without the claims it is for. What was decided after those rests
-        on entries that do not come about: it is decided anew.
+        If a file cannot be written, the jobs that need it fail, and the rest is carried out again. Decisions after a
+        failed job were made on its entries, so they are made again.
         """
         made: set[str] = set()
         while True:
@@ -251,7 +252,7 @@ class CheckpointWriter:
                     job.drop_decision()
 
     def _decided(self, job: _Job, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint with the job's entries; the decision is made if it is not."""
+        """The checkpoint with the job's entries; runs the decision if it has not been made yet."""
         try:
             if job.change is None:
                 job.change = job.decide(checkpoint)
@@ -262,7 +263,7 @@ class CheckpointWriter:
         return _with(checkpoint, job.change.entries)
 
     def _check(self, change: Change[Any], checkpoint: Checkpoint) -> None:
-        """One entry that cannot be read again would cost all others at the next start."""
+        """Raise CheckpointError for an entry that could not be read back: it would make the whole file unreadable."""
         for uid, entry in change.entries.items():
             if entry is not None and entry != checkpoint.entries.get(uid) and (why := self._file.refusal(uid, entry)):
                 raise CheckpointError(
@@ -270,29 +271,29 @@ class CheckpointWriter:
                 )
 
     async def _made_folder(self, error: OSError, made: set[str]) -> bool:
-        """Whether the folder of the file that could not be written was missing, and is there now."""
+        """Whether the folder of the file that could not be written was missing and has now been made."""
         folder = error.filename.rpartition("/")[0]
         if not isinstance(error, FileNotFoundError) or folder in made:
             return False
         made.add(folder)
-        with contextlib.suppress(OSError):  # then the file is refused with its own words
+        with contextlib.suppress(OSError):  # then the caller reports the file's own error
             await self._host.mkdir(folder, mode=0o750)
             return True
         return False
 
     async def _fail_changes(self, alive: list[_Job], before: Checkpoint, error: OSError) -> None:
-        """The checkpoint could not be written: nothing of this batch's changes may remain."""
-        # An answer from the checkpoint, or a repaired file, is none.
+        """Fail the batch's changes because the checkpoint could not be written, and remove their new CDI files."""
+        # Answers from the checkpoint and repaired files do not depend on this write.
         failed = [job for job in alive if _change(job).entries or _change(job).remove] or alive
         new = [job for job in failed if all(uid not in before.entries for uid in _change(job).entries)]
-        # No entry names them: what cannot be removed now is an orphan for the sweep.
+        # These files have no entry: the sweep removes those that cannot be removed now.
         await self._host.carry_out([Removal(path) for job in new for path in _change(job).write])
         for job in failed:
             job.fail(CheckpointError(f"unable to update checkpoint: {self._file.path}: {error.strerror or error}"))
 
 
 def _removals(alive: list[_Job]) -> list[Removal]:
-    """What is not needed any more, but nothing that a later decision of the same batch puts there."""
+    """Removals of the batch, without paths that a later job of the batch writes."""
     put: set[str] = set()
     found: list[Removal] = []
     for job in reversed(alive):

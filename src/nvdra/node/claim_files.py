@@ -28,7 +28,7 @@ class ClaimFiles:
         return self.host.read(self.path(uid))
 
     def uids(self) -> tuple[str, ...]:
-        """Claims that have a file, by UID."""
+        """UIDs of claims that have a file."""
         return tuple(uid for name in self._names() if (uid := self.kind.claim_uid(name)) is not None)
 
     def temporary(self) -> tuple[str, ...]:

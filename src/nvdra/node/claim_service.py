@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A claim that was not prepared or not taken back.
+    """A claim that was not prepared or not unprepared.
 
     error      for kubelet: names the claim, the cause, what to do
     kind       the metric's error_type
-    permanent  asking again changes nothing before the claim changes
+    permanent  a retry cannot succeed before the claim changes
     """
 
     error: str
@@ -54,10 +54,10 @@ Unprepared = Failure | None
 
 
 class ClaimService:
-    """Prepare and unprepare, for any number of callers at once.
+    """Answers prepare and unprepare calls; any number of calls may run at once.
 
     unsettled       device name to claim UID, while the entries of a lost checkpoint are being restored from the API
-    call_timeout_s  a call's claims are answered after so many seconds, done or not
+    call_timeout_s  the claims of a call are answered after this time, finished or not
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ClaimService:
         self._owned = OwnedWork(clock)
 
     async def prepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Prepared]:
-        """One answer per claim; one bad claim never takes the others down."""
+        """One answer per claim. A claim that fails does not affect the other claims."""
         known = [ref for ref in refs if ref.uid not in self._owned and self._prepare.is_prepared(ref.uid)]
         found = dict(zip((ref.uid for ref in known), await _all(map(self._answer_if_prepared, known)), strict=True))
         answers: dict[str, Prepared] = {uid: again for uid, again in found.items() if isinstance(again, tuple)}
@@ -91,18 +91,18 @@ class ClaimService:
         return answers
 
     async def unprepare(self, refs: Sequence[ClaimRef]) -> Mapping[str, Unprepared]:
-        """None: nothing of the claim is left on this node."""
+        """One answer per claim; None means that nothing of the claim is left on this node."""
         return await self._serve("unprepare", refs, partial(self._unprepare_all, is_given_up=True))
 
     async def finish(self, timeout_s: float) -> None:
-        """Returns once no claim is worked on, whoever still waits for it, or after so many seconds."""
+        """Return once no claim is being worked on, or after `timeout_s`."""
         await self._owned.finish(timeout_s)
 
     async def unprepare_stale(self, ref: ClaimRef, entry: Entry, *, is_given_up: bool = False) -> Unprepared:
-        """Unprepare a claim that kubelet does not ask for now, if `entry` is still its entry.
+        """Unprepare a claim without a call of kubelet, if `entry` is still its entry.
 
-        Work that outlasts a call's time goes on, and the next caller for the claim joins it.
-        is_given_up   it is gone; else kubelet may ask for it later
+        Work that outlasts `call_timeout_s` goes on, and the next caller for the claim joins it.
+        is_given_up   the claim is gone; else kubelet may ask for it later
         """
         answers: Mapping[str, Unprepared] = await self._serve(
             "unprepare", [ref], partial(self._unprepare_all, only=entry, is_given_up=is_given_up)
@@ -115,7 +115,7 @@ class ClaimService:
         refs: Sequence[ClaimRef],
         work: Work,
     ) -> dict[str, Any]:
-        """The answer for each claim; where its work outlasts the call's time, the reason so far."""
+        """The answer for each claim; for unfinished claims at the call's deadline, the reason so far."""
         if operation == "unprepare":
             # A prepare that waits (for a daemon's pod, say) would keep its claim for as long as that takes.
             for ref in refs:
@@ -131,7 +131,7 @@ class ClaimService:
         return min(self._call_timeout_s, max(left_s - ANSWER_BEFORE_S, left_s / 2))
 
     def _late(self, operation: Operation, ref: ClaimRef, timeout_s: float) -> Failure:
-        """The answer at the call's deadline: the reason so far. No failure: what becomes of the claim is not known."""
+        """The answer for an unfinished claim at the call's deadline: the reason so far. Nothing is rolled back."""
         self._metrics.unfinished(operation)
         reason = self._context.runner.waiting(ref.uid)
         text = f"still being {operation}d after {timeout_s:.0f} s{f': {reason}' if reason else ''}; "
@@ -146,10 +146,10 @@ class ClaimService:
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _answer_if_prepared(self, ref: ClaimRef) -> Answers | ApiError | None:
-        """The devices of a prepared claim; None if it is not prepared as the API server has it.
+        """The devices of a claim that the checkpoint has with its current allocation, else None.
 
-        It changes nothing, so it needs neither the claim nor the locks. The server's cache will do: old news can only
-        repeat what the checkpoint says. The error, if the server does not answer in time.
+        Returns the ApiError if the API server does not answer in time. The look-up changes nothing, so it takes no
+        lock and does not own the claim. A stale cached claim is safe: it can only confirm the checkpoint.
         """
         with self._metrics.serving("prepare"):
             began = self._clock.now()
@@ -158,10 +158,10 @@ class ClaimService:
                 return claim if isinstance(claim, ApiError) and not is_gone(ref, claim) else None
             try:
                 answers = self._prepare.answer_if_prepared(claim)
-            except Exception:  # one claim's, not the call's; who owns the claim meets it again, and tells it
+            except Exception:  # fails this claim only; `_prepare_fetched` meets the same error and logs it
                 return None
         if answers is not None:
-            # The answer goes out first.
+            # Logging comes after the answer to kubelet.
             asyncio.get_running_loop().call_soon(self._log_answered, ref, answers, self._clock.now() - began)
         return answers
 
@@ -171,12 +171,15 @@ class ClaimService:
 
     async def _prepare_all(self, silence: Mapping[str, ApiError], refs: list[ClaimRef]) -> None:
         fetched = await _all(self._new(ref, silence.get(ref.uid)) for ref in refs)
-        # From here to the checkpoint writer nothing waits, so that the claims of one call share a batch.
+        # There is no await between here and the checkpoint writer, so the claims of one call share a batch.
         work = map(self._prepare_fetched, refs, fetched)
         await _all(self._counted("prepare", ref, one) for ref, one in zip(refs, work, strict=True))
 
     async def _new(self, ref: ClaimRef, silence: ApiError | None) -> Fetched:
-        """The claim for the next batch, which waits for it a little. `silence`: the server was asked just now."""
+        """The claim, fetched while the next batch waits for it (`CheckpointWriter.coming`).
+
+        silence   the error of a GET that was just made; the server is not asked again
+        """
         if silence is not None:
             return silence
         with self._checkpoint_writer.coming():
@@ -199,7 +202,7 @@ class ClaimService:
                     return self._failed(ref, fetched)
         except CheckpointError as error:
             return self._failed(ref, str(error), kind="lock_acquire" if error.lock else "prepare_devices")
-        except Exception as error:  # one bad claim never ends the process
+        except Exception as error:  # fails this claim only
             telemetry.error("Preparing a claim failed unexpectedly", error, claim=str(ref))
             return self._failed(ref, f"internal error: {type(error).__name__}: {error}")
         if isinstance(answer, claims.Refuse):
@@ -243,7 +246,7 @@ class ClaimService:
 
     async def _roll_back(self, ref: ClaimRef, entry: Entry) -> str:
         if ref.uid in self._owned:
-            # It may be of the very call that asks: waited for, the two would wait for each other.
+            # The other claim may belong to the same call: if each waited for the other, neither would end.
             return f"claim {ref} was begun before and is being worked on; kubelet will ask again"
         failure = await self.unprepare_stale(ref, entry)
         return "" if failure is None else failure.error
@@ -251,7 +254,7 @@ class ClaimService:
     # ── both ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _counted(self, operation: Operation, ref: ClaimRef, work: Coroutine[Any, Any, Any]) -> None:
-        """Answer for one claim, and count what its work came to."""
+        """Run the work of one claim, then publish its answer and count the result."""
         with self._metrics.serving(operation):
             began = self._clock.now()
             answer = await work
@@ -290,6 +293,6 @@ def _log_prepared(ref: ClaimRef, answers: Answers) -> None:
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What each of them comes to, side by side; a single one needs no task of its own."""
+    """The results of coroutines that run concurrently; a single coroutine is awaited without a task."""
     each = list(work)
     return [await each[0]] if len(each) == 1 else await asyncio.gather(*each)

@@ -8,7 +8,7 @@ from nvdra import telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, decode_claim
 from nvdra.ports import ApiError, Clock
 
-# kubelet waits 45 s for an answer and asks again after 10: an API server this silent is not waited for.
+# kubelet waits 45 s for an answer and retries after 10 s, so a silent API server must not use up the call.
 API_TIMEOUT_S = 2.0
 
 Fetched = Claim | ApiError | str  # or what is wrong with the claim
@@ -44,10 +44,10 @@ class Claims:
                         continue
                 return error
             except ClaimError as error:
-                # What is no claim is no answer: a prepared claim is answered from the checkpoint.
+                # An answer that is no claim counts as no answer: a prepared claim is then answered from the checkpoint.
                 is_told = error.kind == "unallocated" and ref.has_name_of(error.ref)
                 return str(error) if is_told else ApiError(0, "", str(error))
-            except Exception as error:  # one claim's, not the call's
+            except Exception as error:  # fails this claim only
                 telemetry.error("Fetching a claim failed unexpectedly", error, claim=str(ref))
                 return f"internal error: {type(error).__name__}: {error}"
             if not ref.has_name_of(claim.ref):

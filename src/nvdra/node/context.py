@@ -21,10 +21,10 @@ from nvdra.node.work import WorkRegistry
 class ClaimContext:
     """One driver on one node.
 
-    pool       this node's pool, called like the node
-    work       claims whose steps are being run
+    pool       the name of this node's pool, which is the node's name
+    work       claims whose steps are running
     node       the driver's view of the node, as last seen
-    rescan     looks at the hardware again: for a device this node does not know
+    rescan     scans the hardware again, for a device that the last scan did not find
     """
 
     driver: Driver[Any]
@@ -50,7 +50,7 @@ class ClaimContext:
         return all(any(self.driver.needs(step, other) for other in others) for step in shared)
 
     def end_work(self, claim: str, *, is_done: bool, is_prepared: bool = False) -> None:
-        """The claim's steps are over: its locks are free, and claims that waited for it go on.
+        """End the claim's work: release its locks and wake the claims that wait for it.
 
         is_done, is_prepared   as in `ResourceLocks.give_back`
         """

@@ -1,4 +1,4 @@
-"""Container edits, as the neutral node asks a driver's provider for them."""
+"""The protocol by which the driver-neutral node gets a driver's container edits."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class EditsProvider(Protocol):
     """
 
     def is_available(self, devices: Iterable[Any], *, common: bool = True) -> bool:
-        """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
+        """Whether a CDI file for these devices could be written now, without `refresh`."""
         ...
 
     async def refresh(self, devices: Iterable[Any], *, common: bool = True) -> None:
-        """Look up what containers with these devices need. Raises EditsMissing."""
+        """Look up the files and device nodes that containers with these devices need. Raises EditsMissing."""
         ...
 
     @property
     def common(self) -> cdi.Common:
-        """Renders files whose devices all have the driver's common edits; these must be at hand."""
+        """Renders files whose devices all have the driver's common edits; needs `is_available`."""
         ...
 
     @property
@@ -37,9 +37,9 @@ class EditsProvider(Protocol):
         ...
 
     def gone(self, document: cdi.Document) -> list[str]:
-        """Paths that a CDI document names and that are not there, device nodes with another number among them."""
+        """Paths of a CDI document that are missing on the node, or are device nodes with another number."""
         ...
 
     def edits(self, device: Any) -> cdi.Edits:
-        """The device's own edits; it must be at hand. Raises EditsMissing."""
+        """The device's own edits. Raises EditsMissing if they have not been looked up."""
         ...

@@ -1,4 +1,4 @@
-"""Lines that a crash left in lock journals, removed when the program starts."""
+"""Removes lines that a crash left in lock journals, when the program starts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nvdra.node.checkpoint_writer import Change, CheckpointError
 from nvdra.node.context import ClaimContext
 from nvdra.ports import LockError
 
-# Stands for a claim where locks want one.
+# Takes locks in place of a claim's UID.
 _SELF = "journals"
 
 
 async def trim_journals(context: ClaimContext, resources: Iterable[str]) -> None:
-    """Drop lines of claims that are neither half prepared nor being worked on; a busy resource is left alone."""
+    """Drop lines of claims that are neither half prepared nor being worked on; busy resources are skipped."""
     for resource in resources:
         try:
             await context.checkpoint_writer.submit(partial(_trim, context, resource))

@@ -1,15 +1,15 @@
 """Locks of resources, and the journal of steps that each lock file keeps.
 
 A resource (named by the driver) belongs to the program that holds the flock on `.locks/<resource>` in the
-plugin's folder, from before a claim's entry says `PrepareStarted` until it says `PrepareCompleted` or leaves. The
-program holds the lock for all its claims there. The journal in the file has a line for each claim that is being worked
-on, so that the next holder knows after a crash which steps may have had effects:
+plugin's folder. The program holds the lock from before a claim's entry says `PrepareStarted` until the entry says
+`PrepareCompleted` or is removed, for all its claims on the resource. The journal in the file has a line for each claim
+that is being worked on. After a crash it tells the next holder which steps may have had effects:
 
     <claim uid>                                       being worked on, no step touched yet
     <claim uid> <kind> <key> [<previous state JSON>]  the step may have had effects, or is being rolled back
     -<claim uid>                                      done
 
-A half-prepared entry without any line is another program's (the Go driver writes none): the entry alone counts.
+The Go driver writes no lines: for a half-prepared entry without any line, every step of the entry may have had effects.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class _Held:
     journal: dict[str, dict[_Key, Previous]]
     claims: set[str] = field(default_factory=set)
     unsettled: set[str] = field(default_factory=set)  # claims whose steps on the resource are not over
-    calls: int = 0  # left under way, although nothing waits for them
+    calls: int = 0  # abandoned calls that have not returned
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Another program works on one of these resources: wait for it, then decide again."""
+    """Another program holds one of these resources: wait for it, then decide again."""
 
     resources: frozenset[str]
 
@@ -55,9 +55,9 @@ class Busy:
 class ResourceLocks:
     """The resource locks of one program, taken for claims by UID. One event loop uses it.
 
-    former        names that a resource's lock had in earlier releases; locked too where their files exist, their lines
-                  adopted
-    former_kind   of the steps in lines of earlier releases, which wrote only a step's key; "": there were none
+    former        names that a resource's lock had in earlier releases; their files, if they exist, are locked too, and
+                  their lines count
+    former_kind   kind of the steps in lines of earlier releases, which wrote only the key; "": there are no such lines
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class ResourceLocks:
         return [f"{self._folder}/{resource}", *(path for path in former if self._host.exists(path))]
 
     async def wait(self, resources: Iterable[str]) -> None:
-        """Until the other program is done with one of the resources. Raises LockError."""
+        """Return once no other program holds any of the resources. Raises LockError."""
         for resource in sorted(set(resources) - self._held.keys()):
             for path in self._paths(resource):
                 async with self._host.lock(path, timeout_s=LOCK_TIMEOUT_S):
@@ -129,8 +129,8 @@ class ResourceLocks:
     def give_back(self, claim: str, *, is_done: bool, is_prepared: bool = False) -> None:
         """Release the claim's locks.
 
-        is_done      nothing of it is half done; else its lines stay for its rollback
-        is_prepared  it is completed: previous states stay, for its teardown
+        is_done      no step of the claim is half done; else its lines stay for the rollback
+        is_prepared  the claim is prepared: previous states stay for its teardown
         """
         taken = self._taken.pop(claim, frozenset())
         if is_done:
@@ -154,7 +154,7 @@ class ResourceLocks:
     # ── order of work inside this program ──────────────────────────────────────────────────────────────────────
 
     def turn(self, resource: str) -> asyncio.Lock:
-        """Steps on one resource run in the order in which they ask for this."""
+        """The lock that orders steps on one resource inside this program: first come, first served."""
         return self._held[resource].turn
 
     def is_last(self, claim: str, resource: str) -> bool:
@@ -162,7 +162,7 @@ class ResourceLocks:
         return self._held[resource].unsettled <= {claim}
 
     def settled(self, claim: str, resource: str) -> None:
-        """The claim's steps on the resource are over, though it still holds the lock."""
+        """Note that the claim's steps on the resource are over; the claim still holds the lock."""
         if resource in self._held:
             self._held[resource].unsettled.discard(claim)
 
@@ -178,7 +178,7 @@ class ResourceLocks:
     # ── the journal ────────────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self, claim: str, resources: Iterable[str]) -> None:
-        """The claim starts with nothing done on these resources; earlier lines of it do not count. Raises LockError."""
+        """Write that the claim begins work on these resources; its earlier lines are void. Raises LockError."""
         for resource in sorted(set(resources)):
             held = self._held[resource]
             if claim in held.journal:
@@ -188,9 +188,9 @@ class ResourceLocks:
             held.journal[claim] = {}
 
     def touch(self, claim: str, step: Step, previous: Previous | None = None) -> None:
-        """From now on a crash may leave effects of the step. Raises LockError.
+        """Write that the step may have had effects from now on. Raises LockError.
 
-        previous   what the rollback restores; an earlier line of the same step keeps its own
+        previous   state that the rollback restores; an earlier line of the same step keeps its own
         """
         for resource in sorted(step.resources):
             held = self._held[resource]
@@ -202,19 +202,19 @@ class ResourceLocks:
             lines[step.kind, step.key] = dict(previous or {})
 
     def touched(self, claim: str, step: Step) -> bool:
-        """Whether the step may have had effects; of a claim without a line, the entry's word counts."""
+        """Whether the step may have had effects; always True for a claim without any line."""
         journals = [self._held[resource].journal.get(claim) for resource in sorted(step.resources)]
         return any(lines is None or (step.kind, step.key) in lines for lines in journals)
 
     def previous(self, claim: str, step: Step) -> Previous:
-        """State from before the step; empty where the journal has none."""
+        """State from before the step; empty if the journal has none."""
         for resource in sorted(step.resources):
             if found := self._held[resource].journal.get(claim, {}).get((step.kind, step.key)):
                 return found
         return {}
 
     def first_previous(self, step: Step) -> Previous:
-        """State from before the first claim that applied the step and still needs it; empty where none wrote one."""
+        """State from before the first claim that applied the step and still needs it; empty if none was written."""
         for resource in sorted(step.resources):
             for lines in self._held[resource].journal.values():
                 if found := lines.get((step.kind, step.key)):
@@ -222,10 +222,10 @@ class ResourceLocks:
         return {}
 
     def forget_others(self, resource: str, begun: Container[str], prepared: Container[str]) -> None:
-        """Drop lines of claims that are neither half prepared nor being worked on: a crash came between two writes.
+        """Drop lines of claims that are neither half prepared nor being worked on; a crash left them.
 
-        begun     by the checkpoint as it is under the writer's locks: another program may be about to write its entry
-        prepared  likewise, completed: previous states stay, for their teardown
+        begun     UIDs of half-prepared entries, read under the checkpoint's locks: another program may just be writing
+        prepared  UIDs of completed entries, read likewise: previous states stay for their teardown
         """
         held = self._held[resource]
         for claim in [claim for claim in held.journal if claim not in begun and claim not in held.claims]:
@@ -257,7 +257,7 @@ def _end_claim(claim: str, held: _Held, *, keeps_previous: bool) -> None:
         for (kind, key), previous in kept.items():
             held.locks[0].add(_line(claim, kind, key, previous))
     except LockError as error:
-        # The line does no harm: it is dropped when the claim begins anew, or when the program starts.
+        # The line is harmless: it is dropped when the claim begins again or when the program starts.
         telemetry.warning("Could not remove a finished claim from the lock journal", uid=claim, cause=str(error))
 
 

@@ -1,6 +1,6 @@
-"""Work on claims, each owned by one task, whatever calls come for it.
+"""One task per claim does its work, however many calls ask for the claim.
 
-The same operation under way for a claim is joined. Another one is waited for, then it is the caller's turn.
+A call joins running work of the same operation. If another operation is running, the call waits for its end first.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Work = Callable[[list[ClaimRef]], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class _Owned:
-    """A claim that is worked on; `answer` is done when the work on it ends."""
+    """A claim that is being worked on; `answer` is done when the work ends."""
 
     operation: Operation
     answer: asyncio.Future[Any]
 
 
 class OwnedWork:
-    """The claims that are worked on. A caller that leaves never stops their work."""
+    """The claims that are being worked on. Cancelling a caller does not stop the work."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -41,7 +41,7 @@ class OwnedWork:
     async def serve(
         self, operation: Operation, refs: Sequence[ClaimRef], work: Work, timeout_s: float | None = None
     ) -> dict[str, Any]:
-        """The answer for each claim by UID; none for claims whose work outlasts the time. The work goes on."""
+        """The answers by UID. Claims that are unfinished after `timeout_s` are missing; their work goes on."""
         answers: dict[str, Any] = {}
         wanted = {ref.uid: ref for ref in refs}
         ends = None if timeout_s is None else self._clock.now() + timeout_s
@@ -59,7 +59,7 @@ class OwnedWork:
         return answers
 
     async def _wait(self, pending: list[asyncio.Future[Any]], ends: float | None) -> bool:
-        """Whether all of them were done in time; a cancelled caller leaves the work running."""
+        """Whether all futures were done in time; cancelling the caller leaves the work running."""
         if ends is None:
             await asyncio.wait(pending)
             return True
@@ -71,12 +71,12 @@ class OwnedWork:
         return True
 
     def answer(self, uid: str, answer: Any) -> None:
-        """The work on the claim came to this."""
+        """Set the answer of the claim's work."""
         if not (future := self._owned[uid].answer).done():
             future.set_result(answer)
 
     async def finish(self, timeout_s: float) -> None:
-        """Returns once no claim is worked on, or after so many seconds."""
+        """Return once no claim is being worked on, or after `timeout_s`."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
 
@@ -93,7 +93,7 @@ class OwnedWork:
             del self._owned[uid]
 
     def _ended(self, uids: Iterable[str], task: asyncio.Task[None]) -> None:
-        """Every claim of the work is answered, whatever became of the work."""
+        """Answer every claim of a task that ended with its error, unless it has an answer already."""
         self._tasks.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         for uid in uids:

@@ -1,4 +1,4 @@
-"""One builder for everything that serves one driver's claims: the plugins, `nvdra doctor` and the tests use it."""
+"""Builds the parts that serve one driver's claims, for the plugins, `nvdra doctor` and the tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NodePaths:
 
 @dataclass(frozen=True, slots=True)
 class ClaimParts:
-    """What prepares claims, unprepares them, and sweeps what is left of them. Nothing is started."""
+    """The parts that prepare, unprepare and sweep claims. None of them is started."""
 
     context: ClaimContext
     checkpoint_file: CheckpointFile
@@ -61,7 +61,7 @@ def claim_context(
     former_kind: str = "",
     lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> tuple[ClaimContext, CheckpointFile]:
-    """One driver on this node.
+    """Build the context and the checkpoint file of one driver on this node.
 
     actors          by `Step.kind`
     node            the driver's view of the node, as last seen
@@ -96,7 +96,7 @@ def claim_parts(
     source: Source,
     metrics: DriverMetrics,
 ) -> ClaimParts:
-    """What serves the driver's claims."""
+    """Build the claim service and the sweep on a context."""
     sweep = Sweep(context, host, clock, checkpoint_file, source, lambda: service)
     service = ClaimService(context, source, clock, sweep.unsettled, metrics)
     return ClaimParts(context, checkpoint_file, service, sweep)

@@ -1,7 +1,7 @@
-"""Preparing one claim: decided and sealed in the checkpoint writer, its steps run between the two.
+"""Prepares one claim. The checkpoint writer decides and seals; the claim's steps run between the two.
 
-Nothing slow runs under the checkpoint's locks: what a decision finds missing or in conflict is resolved outside of
-them, and then the claim is decided anew.
+Nothing slow runs under the checkpoint's locks. If a decision finds something missing or a conflict, the flow resolves
+it outside the locks and submits the decision again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nvdra.node.steps import StepFailed
 from nvdra.node.unprepare_flow import UnprepareFlow
 from nvdra.ports import LockError
 
-# Decisions of one prepare: conflicts rolled back or waited for, a rescan, a look-up of files, and the last one.
+# Decisions of one prepare: each conflict, the rescan and the look-up of files cost one more.
 _ROUNDS = 12
 
 Answers = tuple[PreparedDevice, ...]
@@ -44,7 +44,7 @@ _Decision = Answers | claims.Refuse | _Unresolved
 class PrepareFlow:
     """Prepares claims. The caller is the claim's one owner.
 
-    roll_back   unprepares another claim's entry that nothing works on; why that failed, or ""
+    roll_back   unprepares the idle entry of another claim; returns why that failed, or ""
     now         seconds since 1970
     """
 
@@ -64,7 +64,7 @@ class PrepareFlow:
         self._now = now
 
     async def prepare(self, claim: Claim) -> Answers | claims.Refuse:
-        """Its devices, or why not. Raises CheckpointError."""
+        """The claim's devices, or why it was refused. Raises CheckpointError."""
         try:
             return await self._settle(claim.ref.uid, partial(self._decide, claim))
         finally:
@@ -92,7 +92,7 @@ class PrepareFlow:
         return await self._settle(ref.uid, partial(self._decide_from_checkpoint, ref, otherwise))
 
     async def _settle(self, uid: str, decide: Callable[[Checkpoint], Change[_Decision]]) -> Answers | claims.Refuse:
-        """Decide under the checkpoint's locks; resolve what stands against it outside of them, and decide again."""
+        """Decide under the checkpoint's locks; resolve conflicts and missing parts outside them, then decide again."""
         has_rescanned = False
         for _ in range(_ROUNDS):
             try:
@@ -118,7 +118,7 @@ class PrepareFlow:
         return claims.Refuse("device state kept changing during prepare; kubelet will retry")
 
     async def _roll_back_first(self, uid: str, ref: ClaimRef, entry: Entry) -> str:
-        telemetry.info(1, "A conflicting entry is rolled back first", claim=str(ref), state=entry.state)
+        telemetry.info(1, "Rolling back a conflicting entry first", claim=str(ref), state=entry.state)
         if ref.uid != uid:
             return await self._roll_back_other(ref, entry)
         released = await self._unprepare.unprepare(ref, entry)
@@ -165,7 +165,7 @@ class PrepareFlow:
         locks.begin(uid, changed)
         for step in needs.steps.shared:
             if step.resources <= changed:
-                # The other claim may leave meanwhile: then the step is this claim's alone, and is rolled back with it.
+                # The other claim may be unprepared meanwhile. Then only this claim needs the step and rolls it back.
                 locks.touch(uid, step)
         discard = partial(self._context.end_work, uid, is_done=True)
         return Change(needs, entries={uid: needs.started}, discard=discard)
@@ -187,7 +187,7 @@ class PrepareFlow:
     # ── steps ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run_steps(self, needs: claims.NeedsSteps) -> Answers | claims.Refuse:
-        """Run the steps, then seal; where either fails, the steps are rolled back and the entry leaves."""
+        """Run the steps, then seal. If either fails, roll the steps back and remove the entry."""
         uid = needs.claim.ref.uid
         is_rolled_back = False
         try:
@@ -212,7 +212,7 @@ class PrepareFlow:
                 if is_rolled_back:
                     is_done = await self._context.checkpoint_writer.submit(partial(self._decide_withdrawal, needs))
             finally:
-                # While the entry stays, so do its lines: without them the entry alone would say what to roll back.
+                # The journal lines stay as long as the entry: they say which of its steps must be rolled back.
                 self._context.end_work(uid, is_done=is_done)
 
     async def _roll_back(self, needs: claims.NeedsSteps) -> bool:
@@ -241,7 +241,7 @@ class PrepareFlow:
         return self._with_file(ref.uid, sealed, entries={ref.uid: sealed.entry})
 
     def _decide_withdrawal(self, needs: claims.NeedsSteps, checkpoint: Checkpoint) -> Change[bool]:
-        """The half-prepared entry leaves; not while it alone needs a shared step by now: that one goes first."""
+        """Remove the half-prepared entry, unless it alone needs a shared step: that step is rolled back first."""
         uid = needs.claim.ref.uid
         entry = checkpoint.entries.get(uid)
         if entry is None or entry.state != "PrepareStarted":

@@ -1,8 +1,8 @@
-"""Publication: the slices of this node, kept as wanted, whoever else writes them.
+"""Publication: keeps this node's slices as desired, also if other writers change them.
 
-What is wanted and what would have to be written is decided in `slices`; this module asks, writes and loops. It never
-writes what is stored already, never deletes devices because a driver is absent, and never ends the process: an API
-server that is away or refuses is asked again.
+`slices` decides the desired slices and the writes; this module watches, writes and repeats. It writes only
+differences, never deletes devices because a driver is absent, and never ends the process: it retries while the API
+server is unreachable or refuses.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from nvdra.slices import (
     wanted,
 )
 
-# Who deletes or edits slices rarely does it to one alone: what follows within this time is repaired together.
+# Other writers mostly delete or edit several slices: all changes within this time are repaired together.
 SETTLE_S = 1.0
-# kubelet wipes a node's slices when it starts, around the moment it registers us.
+# kubelet deletes a node's slices when it starts, at about the time when it registers the plugin.
 SETTLE_AT_RESTART_S = 0.1
 RESTART_LASTS_S = 15.0
-# Two writers that undo each other slow down; after this much peace they are quick again.
+# Repairs slow down while another writer keeps reverting them, and are quick again after this time without one.
 PEACE_S = 60.0
 REPAIR_LIMIT_S = 30.0
 
@@ -44,12 +44,12 @@ Value = Mapping[str, Any]
 
 
 class Publication:
-    """One node's pool. `publish` says what it holds, `run` keeps it so.
+    """One node's pool. `publish` sets the desired devices, `run` keeps the API server's slices equal to them.
 
-    has_counters   devices may share counters: those of one PCI device have slices of their own, with counters as the
-                   server's version takes them
-    published      set once the pool has been what was wanted
-    is_published   whether it is now, as far as is known
+    has_counters   devices may share counters: those of one PCI device have slices of their own, with counters in the
+                   layout of the server's version
+    published      set once the stored slices have been the desired ones
+    is_published   whether they are now, as far as is known
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class Publication:
     def publish(
         self, devices: Iterable[Value], withdrawn: Iterable[str] = (), counter_sets: Iterable[Value] = ()
     ) -> None:
-        """The pool is to hold these devices (v1-shaped, by `devices.published`), but for those withdrawn.
+        """Set the pool's devices (v1-shaped), without those withdrawn.
 
-        counter_sets   what they consume: `Inventory.counter_sets`
+        counter_sets   the counters that the devices consume: `Inventory.counter_sets`
         """
         fit = tuple(device for device in devices if self._is_fit(device))
         if self._wanted != (wish := (fit, frozenset(withdrawn), tuple(counter_sets))):
@@ -107,17 +107,20 @@ class Publication:
             self._schedule(0.0)
 
     def hold(self) -> None:
-        """Write nothing until `resume`: another instance keeps the pool."""
+        """Write nothing until `resume`: another instance publishes the pool."""
         self._is_held = True
 
     def resume(self) -> None:
-        """The pool is this instance's to keep, as it is from the start."""
+        """Publish the pool again after `hold`."""
         if self._is_held:
             self._is_held = False
             self._schedule(0.0)
 
     def nudge(self) -> None:
-        """kubelet has registered us anew: it wipes slices when it starts, and they are wanted back at once."""
+        """Check the slices now, and repair them quickly for a while: kubelet registered the plugin again.
+
+        kubelet deletes a node's slices when it starts.
+        """
         self._restarted_at = self._clock.now()
         self._schedule(0.0)
 
@@ -127,7 +130,7 @@ class Publication:
         return self._watcher.store.values()
 
     async def run(self) -> None:
-        """Never returns; cancel it. Slices stay: kubelet removes them if nobody comes back."""
+        """Never returns; cancel it. The slices stay: kubelet removes them if no plugin registers again."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watcher.run(), name="watch slices")
             group.create_task(self._writes.read_ahead(), name="read node")
@@ -177,7 +180,7 @@ class Publication:
         return float(min(SETTLE_S * 2**self._repairs, REPAIR_LIMIT_S))
 
     def _on_watch_failure(self, error: ApiError, pause_s: float) -> None:
-        # A server that comes back may be another release with other features: it is asked again for what it dropped.
+        # A server that comes back may be another release with other features: fields that it dropped are sent again.
         if self._writes.forget_server():
             self._schedule(pause_s + SETTLE_S)
         if not pause_s:
@@ -207,11 +210,11 @@ class Publication:
                 values = {"pool": self._pool.node_name, "error": str(error), "retry_s": round(retry_s, 1)}
                 self._notice(Notice("failed", "Publishing devices failed", values))
             except Exception as error:
-                # One object that nobody thought of must not end publication, nor keep it busy.
+                # An unexpected object must neither end publication nor make it loop without a pause.
                 failures += 1
                 self.is_published = False
                 self._schedule(pause_s(failures, self._jitter()))
-                telemetry.error("Publishing devices failed in a way that should not be; trying again", repr(error))
+                telemetry.error("Publishing devices failed unexpectedly, trying again later", repr(error))
             else:
                 failures = 0
 
@@ -240,12 +243,12 @@ class Publication:
                 raise Unpublished(f"the API server would refuse the slices: {'; '.join(problems)}")
         await self._writes.carry_out(plan, specs)
         if counter_sets and not self._writes.keeps_count:
-            self._schedule(0.0)  # without counters, devices that share them may not be published
+            self._schedule(0.0)  # the server dropped the counters: devices that share them must be unpublished
         if self._wanted == wish:
             self._settled()
 
     def _is_counted(self, minor: int) -> bool:
-        """Whether the server keeps counters; without, a scheduler would give devices that share them to many."""
+        """Whether the server keeps counters; without them the scheduler would allocate overlapping devices."""
         keeps_count = self._writes.keeps_count and minor >= COUNTERS_SINCE
         if not keeps_count and not self._logged_uncounted:
             text = "Only whole devices are published, not their parts: the API server keeps no counters"
@@ -268,7 +271,7 @@ class Publication:
 
 
 def _shape(thing: dict[str, Any], resource: Resource) -> dict[str, Any]:
-    """A stored slice as it is kept: v1-shaped, without the record of who wrote what."""
+    """A stored slice in v1 shape, without `managedFields`. Raises ValueError if it has no name or no pool."""
     named = str(thing.get("apiVersion") or "").rpartition("/")[2]
     shaped = from_wire(thing, named or resource.version)
     spec = shaped.get("spec")

@@ -1,7 +1,7 @@
-"""Writes of slices: one API call each, and what the server's answers mean.
+"""Writes slices, one API call each, and interprets the server's answers.
 
-What is written was decided before. Here it is carried out, and what the server dropped, refused or changed meanwhile
-is remembered for the next decision.
+`slices.changes` decided the writes. This module carries them out, and keeps for the next decision which fields the
+server dropped, refused or changed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _NODES = Resource("", "v1", "nodes", namespaced=False)
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that happened, for logs and counters.
+    """An event of publication, for logs and counters.
 
     wrote      slices were created, updated or deleted
-    failed     they could not be; `retry_s` says when it is tried again
-    dropped    the server kept less than it was sent
-    left_out   a device was not published, because no server would take it
+    failed     slices could not be written; `retry_s` says when they are tried again
+    dropped    the server dropped fields of a slice
+    left_out   devices were not published, because the server would not accept or not count them
     """
 
     kind: Literal["wrote", "failed", "dropped", "left_out"]
@@ -47,7 +47,11 @@ def log(notice: Notice) -> None:
 
 
 class Unpublished(Exception):
-    """A write that failed; `again` says that its cause is settled and it can be tried at once."""
+    """A write that failed.
+
+    retry_at_once   the cause is settled, so the write can be tried again at once
+    retry_after_s   the time that the server asked for
+    """
 
     def __init__(self, text: str, *, retry_at_once: bool = False, retry_after_s: float | None = None) -> None:
         super().__init__(text)
@@ -56,10 +60,10 @@ class Unpublished(Exception):
 
 
 class SliceWrites:
-    """What is written of a pool, and what is known of the server that takes it.
+    """Writes one pool's slices, and keeps what is known of the server.
 
-    kept          by index: what the server made of a slice; see `devices.changes`
-    keeps_count   whether the server keeps counters, for all that is known
+    kept          by index: the fields of a slice that the server dropped; see `slices.changes`
+    keeps_count   whether the server keeps counters, as far as is known
     """
 
     def __init__(
@@ -83,26 +87,26 @@ class SliceWrites:
         self.keeps_count = True
 
     def is_own(self, uid: str) -> bool:
-        """Whether a change of this slice that is being told is one of ours."""
+        """Whether the change of this slice that the store reports comes from this program's own write."""
         return self._writing or uid in self._deleting
 
     def forget_version(self) -> None:
-        """The server may be another release: it is asked again."""
+        """Drop the server's version: the server may be another release now."""
         self._minor = None
 
     def forget_server(self) -> bool:
-        """The server may have other features: whether anything was known of it."""
+        """Drop all that is known of the server, which may have other features now. Whether anything was known."""
         was_known = bool(self.kept) or self._minor is not None
         self.kept.clear()
         self._minor, self.keeps_count = None, True
         return was_known
 
     def forget_owner(self) -> None:
-        """Slices go with their node: one that is made anew under its name has another uid."""
+        """Drop the node's UID: slices are deleted with their node, and a new node of that name has another UID."""
         self._node_uid = ""
 
     async def carry_out(self, plan: Changes, specs: Sequence[SliceSpec]) -> None:
-        """All of the plan. Raises Unpublished for what could not be written; the rest is."""
+        """Carry out the plan. Raises Unpublished if a write failed; the other writes are done all the same."""
         uid = await self._owner() if plan.creates else ""
         slices = await self._resource()
         await _together(
@@ -152,7 +156,7 @@ class SliceWrites:
             answer = await self._api.kube.create(slices, body)
             kept = from_wire(document(answer), slices.version)
         except ApiError as error:
-            is_taken = error.status == 409  # the random name; the next one is another
+            is_taken = error.status == 409  # the random name exists; the next try has another name
             raise self._failure(error, "a new ResourceSlice", retry_at_once=is_taken) from None
         self._take(create.index, spec, answer, kept)
 
@@ -184,7 +188,7 @@ class SliceWrites:
             self.keeps_count = False
 
     async def _settle(self, slices: Resource, name: str, uid: str, error: ApiError) -> Unpublished:
-        """What a refused write means, once the object as it is now has been taken in."""
+        """The error of a refused write, after the store got the object's current state."""
         if error.is_missing(SLICES, name):
             self._node_uid = ""
             self._own(self._store().drop, uid)
@@ -201,12 +205,12 @@ class SliceWrites:
 
     def _failure(self, error: ApiError, what: str, *, retry_at_once: bool = False) -> Unpublished:
         if error.status in (400, 422):
-            self._minor = None  # refused by rules of another release, perhaps
+            self._minor = None  # the server may be another release with other rules
         retry_at_once = retry_at_once or self._api.forget(error)
         return Unpublished(f"{what}: {error.message}", retry_at_once=retry_at_once, retry_after_s=error.retry_after_s)
 
     def _own(self, act: Callable[[Any], object], value: Any) -> None:
-        """Tell the store of a write of ours: nothing to react to."""
+        """Update the store after a write of this program, so that the change is not taken for another writer's."""
         self._writing = True
         try:
             act(value)
@@ -214,7 +218,7 @@ class SliceWrites:
             self._writing = False
 
     async def read_ahead(self) -> None:
-        """While slices are listed, learn who will own new ones."""
+        """Read the node's UID, the owner of new slices, while the slices are being listed."""
         try:
             await self._owner()
         except Unpublished:
@@ -236,7 +240,7 @@ class SliceWrites:
 
 
 async def _together(*writes: Coroutine[Any, Any, None]) -> None:
-    """All of them, whatever becomes of one; then what went wrong, the gravest first."""
+    """Run all writes to their end. Raises the gravest failure: unexpected errors before those that can retry."""
     failures: Sequence[Any] = await asyncio.gather(*writes, return_exceptions=True)
     failures = [failure for failure in failures if failure is not None]
     for failure in failures:

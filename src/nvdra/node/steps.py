@@ -1,8 +1,8 @@
 """The step runner: applies the steps of claims and rolls them back.
 
 Steps that share no resource run side by side; steps on one resource run in the order in which claims came. The caller
-holds the locks of all resources; nothing holds the node's checkpoint locks meanwhile. Actors look before they act: what
-the hardware says counts, not memory.
+holds the locks of all resources. The checkpoint's locks are free meanwhile. Actors read the hardware before they change
+it and rely on no remembered state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class StepFailed(Exception):
-    """A step that could not be applied or rolled back; the text names the device, the cause, and what helps.
+    """A step that could not be applied or rolled back; the text names the device, the cause and the next step.
 
     is_rolled_back   nothing of the claim's steps is left on the hardware
     """
@@ -31,7 +31,7 @@ class StepFailed(Exception):
 
 
 class StepJournal:
-    """What an actor may do with the journal of the claim whose step it runs.
+    """The journal of one claim, for the actor that runs one of its steps.
 
     unwanted   set when the claim is to be unprepared: nothing waits for its steps any more
     """
@@ -51,7 +51,7 @@ class StepJournal:
         self._unwanted = asyncio.Event() if unwanted is None else unwanted
 
     def waits(self, reason: str) -> None:
-        """What the step waits for, for the answer at the call's deadline; "" when it goes on."""
+        """Note why the step waits, for the answer at the call's deadline; "" when it goes on."""
         self._waiting[self._claim] = reason
 
     async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
@@ -69,7 +69,7 @@ class StepJournal:
             await asyncio.gather(waiting, ending, return_exceptions=True)
 
     def touch(self, previous: Previous | None = None) -> None:
-        """Before the first effect: make a line durable enough to survive this program's death. Raises StepFailed."""
+        """Write the step's line before its first effect; it survives a crash of this program. Raises StepFailed."""
         try:
             self._locks.touch(self._claim, self._step, previous)
         except LockError as error:
@@ -82,7 +82,7 @@ class StepJournal:
 
     @property
     def previous(self) -> Previous:
-        """State from before the step; empty where it was never written."""
+        """State from before the step; empty if none was written."""
         return self._locks.previous(self._claim, self._step)
 
     @property
@@ -95,15 +95,15 @@ class StepJournal:
         return self._locks.is_last(self._claim, resource)
 
     def keep(self, resource: str, call: asyncio.Future[Any]) -> None:
-        """A call that nothing waits for may still change the resource: its lock is kept until the call returns."""
+        """Keep the resource's lock until an abandoned call, which may still change the resource, returns."""
         self._locks.keep(resource, call)
 
 
 class Actor(Protocol):
-    """Applies one kind of step and rolls it back. Doing either twice is harmless. Both raise StepFailed."""
+    """Applies one kind of step and rolls it back. Both are idempotent and raise StepFailed."""
 
     async def apply(self, step: Any, journal: StepJournal) -> Facts:
-        """What the step found out, by names of the driver's choice."""
+        """The facts that the step produced, by names that the driver chooses."""
         ...
 
     async def roll_back(self, step: Any, journal: StepJournal) -> None: ...
@@ -127,7 +127,7 @@ class StepRunner:
             unwanted.set()
 
     def waiting(self, claim: str) -> str:
-        """What the claim's steps wait for; "" if they do not wait, or run no more."""
+        """Why the claim's steps wait; "" if they do not wait or are over."""
         return self._waiting.get(claim, "")
 
     async def apply(self, claim: str, steps: Sequence[Step], shared: Collection[Step] = ()) -> Facts:
@@ -148,11 +148,11 @@ class StepRunner:
         try:
             await self.roll_back(claim, [step for step in reversed(steps) if step not in shared])
         except StepFailed as left:
-            raise StepFailed(f"{text}; and what was made before could not be taken back: {left}") from failures[0]
+            raise StepFailed(f"{text}; and the rollback failed: {left}") from failures[0]
         raise StepFailed(text, is_rolled_back=True) from failures[0]
 
     async def roll_back(self, claim: str, steps: Sequence[Step]) -> None:
-        """Take the steps' effects away, in this order. Raises StepFailed: what still stands is tried again later."""
+        """Roll the steps back in this order. Raises StepFailed if effects remain; a later call tries again."""
         failures = await _side_by_side(self._roll_back_chain(claim, chain) for chain in _chains(steps))
         if failures:
             raise failures[0]
@@ -181,7 +181,7 @@ class StepRunner:
 
     @asynccontextmanager
     async def turns(self, names: Iterable[str]) -> AsyncIterator[None]:
-        """One chain at a time on each of these resources, in the order of asking."""
+        """Hold these resources' turns: one chain at a time on each, first come, first served."""
         async with AsyncExitStack() as stack:
             for name in sorted(names):
                 await stack.enter_async_context(self._locks.turn(name))
@@ -189,7 +189,7 @@ class StepRunner:
 
 
 def _chains(steps: Iterable[Step]) -> list[list[Step]]:
-    """The steps in chains that share no resource, order kept in each."""
+    """The steps in chains that share no resource; each chain keeps the steps' order."""
     chains: list[tuple[set[str], list[Step]]] = []
     for step in steps:
         touching = [chain for chain in chains if chain[0] & step.resources]
@@ -204,7 +204,7 @@ def _chains(steps: Iterable[Step]) -> list[list[Step]]:
 
 
 async def _side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> list[StepFailed]:
-    """Carry them all out to their end; the failures, in their order."""
+    """Run all coroutines to their end; return the StepFailed of those that failed, in order."""
     ended = await asyncio.gather(*work, return_exceptions=True)
     for end in ended:
         if isinstance(end, BaseException) and not isinstance(end, StepFailed):

@@ -1,7 +1,7 @@
-"""The sweep: what a crash, a force-deleted pod or a lost checkpoint leave behind, found and put right.
+"""The sweep: cleans up after crashes, force-deleted pods and lost checkpoints.
 
-Which claims to ask about and what the answers mean is decided in `claims`; this module asks, and carries the decisions
-out through the checkpoint writer. It never frees a device on the word of an API server that did not answer.
+`claims` decides which claims to ask about and what the answers mean. This module asks the API server, and carries the
+decisions out through the checkpoint writer. It never frees a device if the API server did not answer.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class ClaimLister(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a LIST of all claims says of some of them.
+    """The claims that were looked up in a LIST of all claims.
 
     claims   by UID; None: not allocated
-    gone     UIDs of those that are not in the list
+    gone     UIDs that are not in the list
     """
 
     claims: Mapping[str, Claim | None]
@@ -100,14 +100,14 @@ class Sweep:
         try:
             return await step()
         except (CheckpointError, OSError) as error:
-            # Another instance holds the locks, or a disk is full: that passes, and ends nothing.
-            telemetry.warning("A sweep could not be carried out, trying again later", cause=str(error))
+            # Another instance holds the locks, or the disk is full: temporary causes, so the sweep goes on.
+            telemetry.warning("A sweep failed, trying again later", cause=str(error))
             return AFTER_FAILURE_S
 
     # ── claims that are gone ───────────────────────────────────────────────────────────────────────────────────
 
     async def stale_claims(self) -> float:
-        """Ask about every entry, let go of those that are due. Returns when to look again, in seconds from now."""
+        """Ask about every entry and unprepare the stale claims that are due. Returns seconds until the next run."""
         telemetry.info(6, "Cleanup: perform for claims in the checkpoint")
         checkpoint = await self._checkpoint_writer.submit(Change)
         found: dict[str, tuple[ClaimRef, str]] = {}
@@ -127,7 +127,7 @@ class Sweep:
             telemetry.info(0, text, uid=ref.uid, why=why)
 
     async def _answers(self, checkpoint: Checkpoint) -> list[tuple[ClaimRef, claims.Answer]]:
-        """What the API server says of the checkpoint's claims; those it does not tell about are left out."""
+        """The API server's answers about the checkpoint's claims, without those that it did not answer."""
         answers = [(ref, answer) for ref in claims.to_get(checkpoint) if (answer := await self._ask(ref)) is not None]
         if nameless := claims.nameless(checkpoint):
             try:
@@ -148,7 +148,7 @@ class Sweep:
             if error.is_missing("resourceclaims", ref.name):
                 return claims.NOT_FOUND
             telemetry.info(
-                4, "Cleanup: the API server does not tell, asking again later", claim=str(ref), cause=str(error)
+                4, "Cleanup: the API server gave no answer, asking again later", claim=str(ref), cause=str(error)
             )
             return None
         except ClaimError as error:
@@ -161,7 +161,7 @@ class Sweep:
     # ── claims half prepared or half undone ────────────────────────────────────────────────────────────────────
 
     async def half_prepared(self) -> float:
-        """Roll back what a death left half way on the hardware. Returns when to look again, in seconds from now."""
+        """Roll back half-prepared claims that no task works on. Returns seconds until the next run."""
         if not self._driver.has_steps:
             return EVERY_S
         checkpoint = await self._checkpoint_writer.submit(Change)
@@ -172,24 +172,24 @@ class Sweep:
                 if entry.state == "PrepareStarted" and uid not in self._context.work.claims
             )
         )
-        # Any claim's steps may come to a stop half way; a look is a batch that writes nothing.
+        # Steps of any claim may stop half way at any time, and a run without findings writes nothing: so run often.
         return AFTER_FAILURE_S if any(left) else SECOND_LOOK_S
 
     async def _roll_back(self, ref: ClaimRef, entry: Entry, checkpoint: Checkpoint) -> bool:
-        """Whether something of the claim is left to roll back."""
+        """Roll the claim back; whether effects of it are left."""
         match claims.release(self._driver, ref, entry, self._context.node(), checkpoint):
             case claims.TearDownFirst():
                 failure = await self._service().unprepare_stale(ref, entry)
                 if failure is None:
-                    telemetry.info(0, "Rolled back a claim that was left half way", claim=str(ref))
+                    telemetry.info(0, "Rolled back half-prepared claim", claim=str(ref))
                 return failure is not None
             case claims.Refuse(rescan=True):
-                return True  # its hardware cannot be read now
+                return True  # the claim's hardware cannot be read now
             case claims.Forget() | claims.Refuse():
-                return False  # nothing of it is on the hardware, or another release's business
+                return False  # the hardware has no effect of the claim, or only another release can roll it back
 
     async def aborted(self) -> float:
-        """Drop entries of aborted claims that no late prepare can follow. Returns when to look again, in seconds."""
+        """Drop entries of aborted claims that no late prepare can follow. Returns seconds until the next run."""
         if self._driver.on_abandoned == "forget":
             return EVERY_S
         dropped = await self._checkpoint_writer.submit(self._decide_aborted)
@@ -204,7 +204,7 @@ class Sweep:
     # ── files without an entry ─────────────────────────────────────────────────────────────────────────────────
 
     async def leftovers(self) -> float:
-        """Remove CDI files of no entry, and what writers that were killed left beside the real files."""
+        """Remove CDI files without an entry and files of killed writers. Returns seconds until the next run."""
         removed = await self._checkpoint_writer.submit(self._decide_leftovers)
         for path in removed:
             telemetry.info(0, "Removed a leftover that no claim needs", path=path)
@@ -220,9 +220,9 @@ class Sweep:
     # ── files of completed claims ──────────────────────────────────────────────────────────────────────────────
 
     async def files(self) -> float:
-        """Write the CDI files of completed claims that are lost or out of date. Returns when to look again, in seconds.
+        """Rewrite CDI files of completed claims that are lost or out of date. Returns seconds until the next run.
 
-        Kubelet asks once a container; runtimes read the file whenever a container starts.
+        Runtimes read the file at every start of a container, but kubelet does not call the plugin for each of them.
         """
         checkpoint = await self._checkpoint_writer.submit(Change)
         failures: dict[str, str] = {}
@@ -238,11 +238,11 @@ class Sweep:
             except (EditsMissing, cdi.InvalidDocument) as error:
                 failures[str(ref)] = str(error)
         for claim, cause in failures.items():
-            telemetry.info(2, "A CDI file is lost or out of date and cannot be written now", claim=claim, cause=cause)
+            telemetry.info(2, "Could not write a CDI file that is lost or out of date", claim=claim, cause=cause)
         return AFTER_FAILURE_S if failures else SECOND_LOOK_S
 
     def _not_current(self, uid: str, checkpoint: Checkpoint) -> claims.Sealed | None:
-        """The completed claim whose file is to be written anew; None if it is not, or cannot be."""
+        """The sealed claim if its file must be rewritten and can be; None otherwise."""
         entry = checkpoint.entries.get(uid)
         if entry is None or entry.state != "PrepareCompleted":
             return None
@@ -258,19 +258,19 @@ class Sweep:
     # ── a lost checkpoint ─────────────────────────────────────────────────────────────────────────────────────────
 
     def unsettled(self) -> Mapping[str, str]:
-        """Device name to claim UID: what CDI files say is in use while the checkpoint is lost and the API silent."""
+        """Device name to claim UID, from CDI files without a settled claim; empty unless a checkpoint was lost."""
         if not self._file.is_quarantined:
             return {}
-        # Files of claims that were prepared since then belong to entries; the plan knows those better.
+        # Claims that were prepared since then are included too. Their entries conflict anyway.
         return claims.settle(self._driver, self._devices_of_files(), None, self._context.node(), self._pool).unsettled
 
     async def settle(self) -> float:
-        """Restore the claims of a lost checkpoint from the API server. Returns the seconds until the next attempt."""
+        """Restore the claims of a lost checkpoint from the API server. Returns seconds until the next run."""
         if not self._file.is_quarantined:
             return LOOK_S
         node = self._context.node()
         if node == self._unknown_in and self._clock.now() < self._list_again_at:
-            return LOOK_S  # what is missing is a device, and asking the API server does not bring it
+            return LOOK_S  # a device is missing on the node; another LIST would not help
         try:
             found = await self._look_up(self._context.files.uids())
         except ApiError as error:
@@ -280,13 +280,13 @@ class Sweep:
         self._list_pause_s = LIST_PAUSE_S
         settled = await self._checkpoint_writer.submit(partial(self._decide_settled, found=found))
         for uid in settled.adopted:
-            telemetry.warning("Took over a claim whose checkpoint was lost: it is still allocated here", uid=uid)
+            telemetry.warning("Restored the entry of a claim that is still allocated here", uid=uid)
         for uid in settled.orphans:
-            telemetry.warning("Removed a CDI file whose claim is no longer allocated here", uid=uid)
+            telemetry.warning("Removed the CDI file of a claim that is no longer allocated here", uid=uid)
         if settled.unsettled:
             telemetry.warning(
-                "Devices of claims that were prepared before the checkpoint was lost are not known here now; they stay "
-                "refused to other claims until those claims are gone",
+                "Could not restore claims of the lost checkpoint: their devices were not found on this node. The "
+                "devices stay refused to other claims until those claims are gone",
                 claims=sorted(set(settled.unsettled.values())),
                 devices=sorted(settled.unsettled),
             )
@@ -294,7 +294,7 @@ class Sweep:
         return LOOK_S
 
     async def _look_up(self, uids: Iterable[str]) -> _Found:
-        """These claims, out of all claims of the cluster: any number of others pass by and are not kept."""
+        """Look these claims up in a LIST of all claims of the cluster, in constant memory."""
         wanted = frozenset(uids)
         unreadable: set[str] = set()
         found: dict[str, Claim | None] = {}
@@ -313,7 +313,7 @@ class Sweep:
                         telemetry.warning("Skipped a claim that cannot be read", claim=str(ref), cause=str(error))
                         unreadable.add(ref.uid)
         if unnamed:
-            telemetry.warning("Skipped items of the list of claims that do not say their claim", items=unnamed)
+            telemetry.warning("Skipped items of the claim list without name, namespace or UID", items=unnamed)
         # An item without a UID may be any claim, so none counts as gone.
         return _Found(found, frozenset() if unnamed else wanted - found.keys() - unreadable)
 

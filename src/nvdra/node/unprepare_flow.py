@@ -1,4 +1,4 @@
-"""Unpreparing one claim: decided in the checkpoint writer, steps rolled back outside of its locks."""
+"""Unprepares one claim: the checkpoint writer decides, and the steps are rolled back outside its locks."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class UnprepareFlow:
         self._now = now
 
     async def unprepare(self, ref: ClaimRef, only: Entry | None = None, *, is_given_up: bool = False) -> Released:
-        """Nothing of the claim is left on this node, or why not. Raises CheckpointError.
+        """The outcome: nothing of the claim is left on this node, or why it was refused. Raises CheckpointError.
 
         only          unprepare the claim only if this is still its entry
-        is_given_up   kubelet or the API server wants it no more; else a prepare of it may follow
+        is_given_up   kubelet or the API server no longer wants the claim; else a prepare of it may follow
         """
         has_rescanned = False
         try:
@@ -54,7 +54,7 @@ class UnprepareFlow:
             return claims.Refuse(str(error))
         finally:
             self._context.end_work(ref.uid, is_done=False)
-        return claims.Refuse("its devices are never free for long enough; kubelet will ask again")
+        return claims.Refuse("device state kept changing during unprepare; kubelet will retry")
 
     def _given_up_at(self, is_given_up: bool) -> float | None:
         return self._now() if is_given_up else None
@@ -72,7 +72,7 @@ class UnprepareFlow:
             case claims.Forget(remains=remains):
                 return Change(release, entries={ref.uid: remains}, remove=(path,))
             case claims.NotPrepared() if self._context.files.exists(ref.uid):
-                # An orphan: the claim is unprepared, so nobody may adopt it from its file.
+                # The file is an orphan. It is removed so that a lost checkpoint cannot be restored from it.
                 return Change(release, remove=(path,))
             case claims.TearDownFirst(teardown, started):
                 locks, resources = self._context.locks, claims.resources(teardown.steps)
@@ -80,7 +80,7 @@ class UnprepareFlow:
                     return Change(Busy(resources))
                 self._context.work.begin(ref.uid)
                 if entry is not None and entry.state == "PrepareCompleted":
-                    # All steps of a completed entry have had effects: from here on a crash leaves them to roll back.
+                    # All steps of a completed entry have had effects: after a crash all of them must be rolled back.
                     for step in (*teardown.steps, *teardown.shared):
                         if step.resources <= resources:
                             locks.touch(ref.uid, step)
@@ -90,7 +90,7 @@ class UnprepareFlow:
                 return Change(release)
 
     async def _tear_down(self, ref: ClaimRef, teardown: claims.Teardown, is_given_up: bool) -> Released | None:
-        """None: a claim that shared a step has left meanwhile, so there is more to roll back."""
+        """Roll the steps back, then remove the entry. None: a claim that shared a step left meanwhile, so repeat."""
         try:
             await self._context.runner.roll_back(ref.uid, teardown.steps)
         except StepFailed as failed:

@@ -1,4 +1,4 @@
-"""Claims whose steps are being run by this program: other claims wait for them instead of rolling them back."""
+"""Claims whose steps this program is running: conflicting claims wait for them instead of rolling them back."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class WorkRegistry:
             over.set()
 
     async def until_done(self, claim: str) -> None:
-        """Until the claim's steps are over; at once if none run."""
+        """Return when the claim's steps are over; at once if none run."""
         if (over := self._work.get(claim)) is not None:
             await over.wait()

@@ -1,1 +1,1 @@
-"""Programs: tables of parts wired together."""
+"""The programs: each wires the parts of the other packages together."""

@@ -49,7 +49,7 @@ class PluginOptions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Chassis:
-    """What a driver is built on."""
+    """The common parts of a kubelet plugin that a driver's hardware is built on."""
 
     host: Node
     clock: Clock
@@ -60,12 +60,12 @@ class Chassis:
     on_checkpoint: Callable[[Checkpoint], None]
     on_notice: Callable[[Notice], None]
     restart: Callable[[], None]
-    """End in order, then start anew in this process: the driver's libraries changed."""
+    """Stop in order, then execute the program again in this process, because the driver's libraries changed."""
     unless_stopped: Callable[[Coroutine[Any, Any, None] | asyncio.Task[None]], Coroutine[Any, Any, None]]
 
 
 class Hardware(Protocol):
-    """One driver on the chassis."""
+    """The hardware of one driver, for the common skeleton of a kubelet plugin."""
 
     @property
     def context(self) -> ClaimContext: ...
@@ -75,15 +75,15 @@ class Hardware(Protocol):
     def publication(self) -> Publication: ...
 
     async def look(self, parts: ClaimParts) -> None:
-        """The first look at the hardware; it runs while the plugin registers."""
+        """Scan the hardware for the first time; runs while the plugin registers."""
         ...
 
     def checkpoint_changed(self, checkpoint: Checkpoint) -> None:
-        """The checkpoint changed: other devices may be withheld."""
+        """Called after a change of the checkpoint: the set of unpublished devices may change."""
         ...
 
     async def serve(self, first_look: asyncio.Task[None]) -> None:
-        """Start the driver's own tasks, once kubelet can call."""
+        """Start the driver's own tasks; called when kubelet can call the plugin."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Flags, their variables and defaults as a table; parsing with the Go driver's rules and texts.
 
-An explicit flag wins over its variable, the variable over the default. Nothing here looks at the environment
-by itself: the caller hands it in.
+An explicit flag takes precedence over its variable, the variable over the default. The caller passes the environment
+in.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class UsageError(Exception):
 class Flag:
     """One option.
 
-    names      without dashes, the first is the one in texts; one letter is a short option
-    variables  the first that is set counts
+    names      without dashes; texts use the first; a single letter is a short option
+    variables  the first one that is set is used
     parse      text to value; raises ValueError with a reason
     """
 
@@ -103,7 +103,7 @@ def parse_words(
     *,
     usage: str | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Values by `Flag.key`, and the words that belong to no flag. Raises UsageError, or exits 0 after `--help`."""
+    """Values by `Flag.key`, and the positional words. Raises UsageError, or exits 0 after `--help`."""
     given, rest = _parser(program, usage, description, flags).parse_known_args(list(argv))
     unknown = [word for word in rest if word.startswith("-") and word != "--"]
     if unknown:
@@ -113,7 +113,7 @@ def parse_words(
     missing: list[str] = []
     for flag in flags:
         text = getattr(given, flag.key)
-        # An empty variable counts only where a text is wanted, as in the Go driver's flag library.
+        # An empty variable counts only for a text flag, as in the Go driver's flag library.
         variable = next((v for v in flag.variables if v in environ and (environ[v] or flag.parse is str)), None)
         if text is not None:
             values[flag.key] = _given(flag, text)

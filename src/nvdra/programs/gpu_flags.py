@@ -22,7 +22,7 @@ See also: nvdra doctor (what is wrong with this node), nvdra devices (what it wo
 
 
 def node_name(text: str) -> str:
-    """The name of a Kubernetes node. Raises ValueError for what cannot be one."""
+    """The text, if it can be the name of a Kubernetes node. Raises ValueError if it cannot."""
     is_name = 0 < len(text) <= 253 and text[0].isalnum() and text[-1].isalnum()
     if not is_name or not all(letter.isascii() and (letter.isalnum() or letter in "-.") for letter in text):
         raise ValueError("a node's name has letters, digits, '-' and '.', as `kubectl get nodes` shows it")
@@ -134,7 +134,7 @@ FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says, by flag name in snake case."""
+    """The command line's values, by flag name in snake case."""
 
     node_name: str
     namespace: str
@@ -178,7 +178,7 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
 
 
 class LogOptions(Protocol):
-    """Where information is logged to, of any program."""
+    """Options of every program that choose the stream of log lines of level info."""
 
     @property
     def logging_format(self) -> str: ...
@@ -193,9 +193,9 @@ class LogOptions(Protocol):
 
 
 def splits_stream(options: LogOptions, on: gates.Gates) -> bool:
-    """Whether information is logged to standard output. Raises UsageError where an option needs the gate that is off.
+    """Whether lines of level info go to standard output. Raises UsageError if an option needs a gate that is off.
 
-    Nothing is ever held back in a buffer, whatever its size.
+    Lines are never buffered, whatever the buffer size of the command line.
     """
     split = {"text": options.log_text_split_stream, "json": options.log_json_split_stream}
     sizes = {"text": options.log_text_info_buffer_size, "json": options.log_json_info_buffer_size}
@@ -226,5 +226,5 @@ def check_shares(value: str, *, is_enabled: bool) -> None:
 
 
 def never_toggles(environ: Mapping[str, str]) -> bool:
-    """Whether every GPU is to be taken for one whose MIG mode cannot be changed without a reset, for tests."""
+    """Whether every GPU is treated as if its MIG mode could not be changed without a reset, for tests."""
     return environ.get("NVIDIA_DRA_TEST_FORCE_GPU_ARCH", "").strip().lower() == "ampere"

@@ -17,11 +17,11 @@ from nvdra.programs.stop import Stop
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run until told to stop; exit status 0 then, 1 if it could not start or had to give up."""
+    """Run until a stop signal. Returns the exit status: 0 after a signal, 1 if the plugin could not start or failed."""
     if "--version" in argv:
         print(f"{PROGRAM} version v{__version__}\ncommit: {os.environ.get('NVDRA_COMMIT', 'unknown')}")
         return 0
-    stop = Stop()  # before anything heavy: this process may be number 1, which has no default for signals
+    stop = Stop()  # before slow imports: the process may be number 1, for which signals have no default action
     open_files = descriptors.raise_limit()
     try:
         options = gpu_flags.options(argv, os.environ)

@@ -183,7 +183,7 @@ class GpuNode:
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
-        """A GPU does not change its MIG mode: what it cannot become is not offered any more."""
+        """Note that a GPU refuses a change of its MIG mode, and unpublish the devices that would need it."""
         await self._stuck.note(address, stuck)
         self._chassis.tasks.start("stuck mode", self._guarded(self._discovery.scan()), may_end=True)
 
@@ -202,7 +202,7 @@ class GpuNode:
         return driver_root(self._chassis.host, self._options.container_driver_root)
 
     def _scanned(self, inventory: Inventory) -> None:
-        """A scan ended: driver files may be others, and so may be what is published."""
+        """Called after each scan: renew the container edits and the desired pool."""
         if self._current_root() != self._root:
             telemetry.warning("The driver root got or lost its device nodes, starting anew", path=self._root.path)
             self._chassis.restart()
@@ -218,13 +218,13 @@ class GpuNode:
         try:
             await self._edits_provider.refresh(self._inventory().gpus.values())
             if self._sweep is not None:
-                # Containers may start anew with the files of their claims, and kubelet does not ask then.
+                # Containers may restart with the CDI files of their claims, and kubelet does not call the plugin then.
                 await self._sweep.files()
         except CheckpointError as error:
-            telemetry.info(2, "CDI files of prepared claims are looked at later", cause=str(error))
+            telemetry.info(2, "Postponed the check of CDI files of prepared claims", cause=str(error))
         except EditsMissing as error:
             telemetry.warning(
-                "The driver's files are incomplete; claims are refused until they are not", cause=str(error)
+                "The driver's files are incomplete; claims are refused until they are complete", cause=str(error)
             )
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
@@ -239,4 +239,4 @@ async def _close(nvml: Nvml) -> None:
     try:
         await nvml.close(timeout_s=2.0)
     except Exception as error:
-        telemetry.warning("NVML is left open", cause=str(error))
+        telemetry.warning("Could not close NVML", cause=str(error))

@@ -1,4 +1,4 @@
-"""What the API server answered, in the log: at verbosity 6, and at 8 also what only keeps a connection warm."""
+"""Logs exchanges with the API server at verbosity 6; those that only keep a connection open, at 8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kubelet plugins share: start, registration, drain, gauges, publication, end. A driver comes as a `Hardware`."""
+"""The skeleton of every kubelet plugin: start, registration, drain, gauges, publication, end. A `Hardware` plugs in."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from nvdra.programs.tasks import Tasks
 from nvdra.telemetry.http import EndpointError, MetricsServer
 from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
-# From the signal to the end of the process, whatever hangs; the chart's terminationGracePeriodSeconds is twice as much.
+# Limit from the signal to the end of the process, even if a call hangs; terminationGracePeriodSeconds is twice as long.
 STOP_S = 15.0
-DRAIN_S = 10.0  # of which kubelet's calls and claims in work get so much
-CHECKPOINT_DELAY_S = 0.005  # gauges and publication follow the checkpoint at leisure
+DRAIN_S = 10.0  # the part of it for kubelet's calls and running work
+CHECKPOINT_DELAY_S = 0.005  # delay of gauges and publication after a change of the checkpoint
 
 
 class StartError(Exception):
@@ -43,7 +43,7 @@ class StartError(Exception):
 
 
 class KubeletPlugin:
-    """One driver's plugin on one node, until it is told to stop.
+    """One driver's plugin on one node; it runs until a signal to stop.
 
     program        its name in API requests
     device_types   as in `claims.Driver`
@@ -69,7 +69,7 @@ class KubeletPlugin:
         self._counting: asyncio.TimerHandle | None = None
 
     async def run(self, build: Build) -> int:
-        """Exit status; does not return where the plugin starts anew in this process."""
+        """Run, and return the exit status. Does not return if the plugin executes itself again."""
         self._stop.on_loop(STOP_S, self._stop_late)
         try:
             async with AsyncExitStack() as stack:
@@ -88,7 +88,7 @@ class KubeletPlugin:
         return self._end()
 
     def _stop_late(self) -> None:
-        """Winding down hangs: what is durable is on disk, and the next start goes on from there."""
+        """End the process although the shutdown hangs: the next start continues from the durable state on disk."""
         telemetry.warning("Stopped before all work ended", waited_s=STOP_S)
         self._end()
 
@@ -97,7 +97,7 @@ class KubeletPlugin:
         telemetry.flush()
         if self._starts_anew:
             os.execv(sys.executable, sys.orig_argv)
-        # A thread stuck in a driver call must not keep the process: everything durable is on disk.
+        # A hung driver call must not keep the process alive; all durable state is on disk.
         os._exit(1 if self._tasks.failed else 0)
 
     async def _start(self, stack: AsyncExitStack, build: Build) -> None:
@@ -182,20 +182,20 @@ class KubeletPlugin:
         await self._stop.unless(plugin.start())
         self._placed()
 
-    # ── what the parts tell each other ─────────────────────────────────────────────────────────────────────────
+    # ── callbacks between the parts ────────────────────────────────────────────────────────────────────────────
 
     def _restart(self) -> None:
         self._starts_anew = True
         self._stop.ask()
 
     def _checkpoint_changed(self, checkpoint: Checkpoint) -> None:
-        """The checkpoint was read or written. Nothing waits for what follows; a burst of claims has it done once."""
+        """Called after the checkpoint was read or written: schedule one update for a whole burst of claims."""
         if self._counting is None:
             self._counting = asyncio.get_running_loop().call_later(CHECKPOINT_DELAY_S, self._count)
         self._checkpoint = checkpoint
 
     def _count(self) -> None:
-        """Gauges follow the checkpoint, and so do the devices that it withholds."""
+        """Update the gauges and the unpublished devices from the checkpoint."""
         self._counting = None
         if self._checkpoint is None or self._checkpoint is self._counted:
             return
@@ -211,7 +211,7 @@ class KubeletPlugin:
             self._metrics.published()
 
     def _placed(self) -> None:
-        """Kubelet calls this instance, or another one, or no other is left."""
+        """Called when kubelet registers this instance, registers another one, or the last other one ended."""
         self._metrics.registered(self._plugin.is_registered)
         if self._plugin.is_current:
             self._hardware.publication.resume()
@@ -220,11 +220,11 @@ class KubeletPlugin:
 
     def _registered(self) -> None:
         self._placed()
-        # A kubelet that starts removes every slice of its node.
+        # kubelet removes every slice of its node when it starts.
         self._hardware.publication.nudge()
 
     async def _first_checkpoint(self, context: ClaimContext) -> None:
-        """Read the checkpoint before kubelet calls; if another instance holds its locks, kubelet's calls read it."""
+        """Read the checkpoint before the first call. If another instance holds the locks, the first call reads it."""
         try:
             self._checkpoint = await context.checkpoint_writer.submit(Change)
             self._count()
@@ -242,7 +242,7 @@ class KubeletPlugin:
 
 
 async def _drain(plugin: Plugin, service: ClaimService, clock: Clock) -> None:
-    """Kubelet's calls, then work that outlived its call; together no longer than DRAIN_S."""
+    """Wait for kubelet's calls, then for work that outlasted its call; both together at most DRAIN_S."""
     ends = clock.now() + DRAIN_S
     await plugin.stop(grace_s=DRAIN_S)
     await service.finish(max(ends - clock.now(), 0.0))

@@ -1,7 +1,7 @@
-"""nvdra prestart: what the init container runs. It ends once the driver of this node answers.
+"""nvdra prestart: the init container's program. It ends once the driver of this node answers.
 
-The search is the plugin's own, and so is the text about what it misses. The other texts are the Go driver's, since
-people search for them. It looks five times a second and speaks when something changed, at the latest after ten seconds.
+The search for the library and its error text are the plugin's own. The other texts are the Go driver's, because people
+search for them. The program looks five times a second, and prints a line after each change or ten seconds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The two files that count, "" where one is missing, and why the library is."""
+    """The paths of the program and the library, "" if missing, and why the library is missing."""
 
     program: str
     library: str
@@ -75,7 +75,7 @@ def _look(host: Node, at: str) -> _Seen:
 
 
 def _attempt(seen: _Seen, at: str, root: str, child: _Child, answer_within_s: float) -> bool:
-    """Whether the driver is there; says in one line what is."""
+    """Whether the driver is there; prints one line with what was found."""
     program = f"'{seen.program}'" if seen.program else "not found"
     library = f"'{seen.library}'" if seen.library else "not found"
     contents = ", ".join(_entries(at))
@@ -89,7 +89,7 @@ def _attempt(seen: _Seen, at: str, root: str, child: _Child, answer_within_s: fl
     if not seen.program:
         _say("nvidia-smi serves time slices alone; everything else works without it: success, leave")
         return True
-    # --version asks no GPU: all of them may be bound to vfio-pci.
+    # --version needs no GPU, because all GPUs may be bound to vfio-pci.
     _say(f"invoke: env -i LD_PRELOAD={seen.library} {seen.program} --version")
     code = child.run([seen.program, "--version"], {"LD_PRELOAD": seen.library}, answer_within_s)
     if code == 0:
@@ -129,7 +129,7 @@ def _hint(seen: _Seen, at: str, root: str) -> None:
 
 
 def _wait(host: Node, at: str, seen: _Seen, silence_s: float, pause_s: float) -> None:
-    """Return when something changed, at the latest after `silence_s`."""
+    """Return when the files changed, at the latest after `silence_s`."""
     end = time.monotonic() + silence_s
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(pause_s, left))
@@ -138,7 +138,7 @@ def _wait(host: Node, at: str, seen: _Seen, silence_s: float, pause_s: float) ->
 
 
 def _link(at: str, target: str) -> str:
-    """Where the driver root is seen: the link `at`, or its target if no link can be made."""
+    """The path of the driver root in this container: the link `at`, or its target if no link can be made."""
     _say(f"create symlink: /driver-root -> {target}")
     if os.path.islink(at):
         return at
@@ -158,7 +158,7 @@ def _entries(folder: str) -> list[str]:
 
 
 class _Child:
-    """The one child, so that a signal can end it whenever the signal comes."""
+    """The one child process, ended by a signal handler at any time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -166,7 +166,7 @@ class _Child:
         self._is_told = False
 
     def run(self, argv: Sequence[str], environ: dict[str, str], timeout_s: float) -> int:
-        """The program's exit status as a shell has it; 124 if it took too long."""
+        """The program's exit status, as in a shell; 124 after a timeout."""
         self._is_starting = True
         try:
             self._process = subprocess.Popen(argv, env=environ)
@@ -180,12 +180,12 @@ class _Child:
         try:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # it may not end even so: it is not waited for
+            self._process.kill()  # a hung process may not end even by SIGKILL, so do not wait for it
             return 124
         return code if code >= 0 else 128 - code
 
     def leave(self, *_: object) -> None:
-        """End the child and this program; while a child is being started, right after that."""
+        """End the child and this program; if a child is being started, right after its start."""
         if self._is_starting:
             self._is_told = True
             return

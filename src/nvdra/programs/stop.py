@@ -1,4 +1,4 @@
-"""The wish to stop: signals from the first instruction on, before there is an event loop to hand them to."""
+"""Stop signals, caught from the first instruction on, before an event loop exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
 
 class Stop:
-    """Catches the stop signals. Until `on_loop` is called there is nothing to wind down: the process ends with 0."""
+    """Catches the stop signals. Before `on_loop` is called a signal ends the process with status 0."""
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None
@@ -26,10 +26,10 @@ class Stop:
         os._exit(0)
 
     def on_loop(self, within_s: float | None = None, at_deadline: Callable[[], object] = lambda: None) -> None:
-        """From here on a signal sets an event of the running loop.
+        """From now on a signal sets an event of the running loop.
 
-        within_s     how long winding down may take
-        at_deadline  called after that in a thread of its own, whatever the loop is stuck in
+        within_s     time limit of the shutdown
+        at_deadline  called after that limit in a thread of its own, even if the loop is blocked
         """
         self._event = asyncio.Event()
         if within_s is not None:
@@ -40,14 +40,14 @@ class Stop:
             loop.add_signal_handler(number, self.ask)
 
     def ask(self) -> None:
-        """The program itself wants to stop, or a signal says so."""
+        """Request the stop; called by the program itself or for a signal."""
         assert self._event is not None
         if not self._event.is_set() and self._deadline is not None:
             self._deadline.start()
         self._event.set()
 
     async def unless(self, work: Coroutine[Any, Any, None] | asyncio.Task[None]) -> None:
-        """Do the work, or leave it as soon as the wish to stop comes."""
+        """Await the work, or cancel it as soon as a stop is requested."""
         task = asyncio.ensure_future(work)
         stopped = asyncio.create_task(self.wait())
         await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""A program's tasks in the background: each is a part of it, and without one of them it is not itself any more."""
+"""A program's background tasks. The program needs all of them: if one fails, it stops."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nvdra.programs.stop import Stop
 
 
 class Tasks:
-    """Runs parts until they are cancelled.
+    """Runs background tasks until they are cancelled.
 
-    failed   a part ended by itself: the program stops, to be started again
+    failed   set if a task ended by itself: the program then stops, and kubelet starts its container again
     """
 
     def __init__(self, stop: Stop) -> None:
@@ -24,7 +24,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
-        """Run a part. may_end: it has an end of its own; only an error in it ends the program."""
+        """Start a task. may_end: the task may return; only an error in it stops the program."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
 
@@ -32,7 +32,7 @@ class Tasks:
             self._tasks.discard(done)
             if done.cancelled() or (may_end and done.exception() is None):
                 return
-            # A part that died would leave a plugin that looks alive.
+            # Without the task the plugin would only seem to work.
             error = done.exception()
             cause = "it should never end" if error is None else "; ".join(map(_told, _causes(error)))
             telemetry.error(f"The {name} task ended, so the program stops", cause)
@@ -42,7 +42,7 @@ class Tasks:
         task.add_done_callback(ended)
 
     async def cancel(self) -> None:
-        """End all parts."""
+        """Cancel all tasks, and wait for their end."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -50,14 +50,14 @@ class Tasks:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """What went wrong in the parts of a part, whose group says nothing of it."""
+    """The errors inside a task's exception group, whose own text does not contain them."""
     if isinstance(error, BaseExceptionGroup):
         return [cause for each in error.exceptions for cause in _causes(each)]
     return [error]
 
 
 def _told(error: BaseException) -> str:
-    """The error, and where it was raised."""
+    """The error and the place where it was raised, as text."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}: {error}"

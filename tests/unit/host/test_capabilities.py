@@ -73,9 +73,9 @@ def test_an_instance_that_is_no_more_is_named_as_the_go_driver_names_it(
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "it says no DeviceFileMinor"),
-        ("DeviceFileMode: 292\n", "it says no DeviceFileMinor"),
-        ("DeviceFileMinor: 85\n", "it says no DeviceFileMode"),
+        ("", "it has no DeviceFileMinor"),
+        ("DeviceFileMode: 292\n", "it has no DeviceFileMinor"),
+        ("DeviceFileMinor: 85\n", "it has no DeviceFileMode"),
         (capability("x"), 'DeviceFileMinor is "x"'),
         (capability(-1), 'DeviceFileMinor is "-1"'),
         (capability("0x55"), 'DeviceFileMinor is "0x55"'),
@@ -83,7 +83,7 @@ def test_an_instance_that_is_no_more_is_named_as_the_go_driver_names_it(
         (capability(1 << 31), f'DeviceFileMinor is "{1 << 31}"'),
         (capability(85, ""), 'DeviceFileMode is ""'),
         (capability(85, 0o1000), 'DeviceFileMode is "512"'),
-        (b"\xff\xfe\0" * 9, "it says no DeviceFileMinor"),
+        (b"\xff\xfe\0" * 9, "it has no DeviceFileMinor"),
     ],
 )
 def test_a_file_that_names_no_node_is_refused(host: FakeHost, root: DriverRoot, text: str | bytes, what: str) -> None:

@@ -68,4 +68,4 @@ async def test_folders_too_long_for_a_uid_are_told(capfd: pytest.CaptureFixture[
     await node(kube, of("v1.37.2"))
     plugins = f"/{'p' * 60}"
     assert (await paths(kube, plugins_dir=plugins)).dra == f"{plugins}/{DRIVER}/dra.sock"
-    assert "leave no room for names by instance" in capfd.readouterr().err
+    assert "too long for socket names by instance" in capfd.readouterr().err

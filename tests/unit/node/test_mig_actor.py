@@ -237,8 +237,8 @@ async def test_what_cannot_be_taken_back_is_said_and_left_for_later(bench: Bench
     failed = await bench.fails(bench.make("c1", bench.spec(19, 0), bench.spec(19, 0, minor=1)))
     assert not failed.is_rolled_back
     assert str(failed) == (
-        "error creating MIG device: error creating Compute instance for '1g.18gb': Not Supported; and what was made "
-        "before could not be taken back: error deleting MIG device gpu-0-mig-1g18gb-19-0: "
+        "error creating MIG device: error creating Compute instance for '1g.18gb': Not Supported; and the "
+        "rollback failed: error deleting MIG device gpu-0-mig-1g18gb-19-0: "
         "error destroying GPU Instance: Unknown Error"
     )
     assert bench.gpus.placements(ZERO) == [(19, 0)]

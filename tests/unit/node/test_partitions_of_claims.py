@@ -207,7 +207,7 @@ async def test_what_cannot_be_taken_back_at_once_is_taken_back_at_the_next_call(
     ref = await node.claim("a", small(0))
     node.gpus.refuse("create_compute_instance", ZERO, refusal(999, "Unknown Error"))
     node.gpus.refuse("destroy_gpu_instance", ZERO, refusal(IN_USE))
-    assert "could not be taken back" in await node.refused(ref)
+    assert "the rollback failed" in await node.refused(ref)
     assert node.state(ref) == "PrepareStarted"
     assert node.lines(AT_ZERO) == [ref.uid, f"{ref.uid} partition 19@0"]
     assert await node.prepared(ref) == [small(0)]

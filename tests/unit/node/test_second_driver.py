@@ -207,7 +207,7 @@ async def half_prepared(node: LampNode) -> ClaimRef:
     ref = await node.claim("a", "lamp-0", "lamp-1")
     node.room.broken.add("lamp-1")
     node.room.stuck.add("lamp-0")
-    assert "could not be taken back" in (await node.prepare(ref)).error
+    assert "the rollback failed" in (await node.prepare(ref)).error
     assert (node.state(ref), node.room.lamps["lamp-0"]) == ("PrepareStarted", True)
     node.room.broken.clear()
     node.room.stuck.clear()

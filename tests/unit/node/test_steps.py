@@ -201,7 +201,7 @@ async def test_what_cannot_be_rolled_back_is_said_and_left_for_later(bench: Benc
     bench.actor.refused["apply", "a"] = StepFailed("a does not go")
     bench.actor.refused["roll back", "a"] = StepFailed("it stays")
     failed = await bench.fails("c1", mark("before", A), mark("a", A), mark("b", B))
-    assert str(failed) == "a does not go; and what was made before could not be taken back: it stays"
+    assert str(failed) == "a does not go; and the rollback failed: it stays"
     assert not failed.is_rolled_back
     # What shares no resource with it goes all the same; what does waits, for it was there first.
     assert bench.actor.marks == {"before"}

@@ -1,4 +1,4 @@
-"""nvdra: the command for people. A word or two choose what to do; each brings its own parts."""
+"""nvdra: the command for people. One or two words select a command; its module is imported only then."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ On the node itself the defaults fit a driver installed at / and a kubelet at /va
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status of the command; 2 if it was called wrongly, or cannot do its work."""
+    """Exit status of the command; 2 after a wrong call, or if the command cannot do its work."""
     _open_streams()
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(_help(), end="")
@@ -81,7 +81,7 @@ def of_kubectl(argv: Sequence[str]) -> int:
 
 
 def _run(name: str, place: str, argv: Sequence[str]) -> int:
-    """The command's exit status. Whatever fails in it is one line for people, never a traceback."""
+    """The command's exit status. An error in it is printed as one line, without a traceback."""
     module, function = place.split(":")
     try:
         status: int = getattr(import_module(module), function)(argv)
@@ -100,7 +100,7 @@ def _run(name: str, place: str, argv: Sequence[str]) -> int:
         _drop_output()
         return _failed(f"nvdra {name}: {where}: {error.strerror or error}")
     except Exception as error:
-        return _failed(f"nvdra {name} met what it does not expect, please report it: {type(error).__name__}: {error}")
+        return _failed(f"nvdra {name} failed unexpectedly, please report it: {type(error).__name__}: {error}")
     return status
 
 
@@ -110,7 +110,7 @@ def _failed(why: str) -> int:
 
 
 def _open_streams() -> None:
-    """Streams that were closed lead nowhere, and a terminal without a letter shows its number."""
+    """Replace closed streams by /dev/null, and escape characters that the terminal's encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  for the process's life
@@ -120,7 +120,7 @@ def _open_streams() -> None:
 
 
 def _drop_output() -> None:
-    """The interpreter's own last flush must not fail again."""
+    """Prevent a second failure in the interpreter's last flush."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

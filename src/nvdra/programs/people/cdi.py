@@ -1,4 +1,4 @@
-"""nvdra cdi render: the document a claim gets, made as the plugin makes it, from the driver root as it is now."""
+"""nvdra cdi render: the CDI document of a claim, made by the plugin's code from the current driver root."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nvdra.programs.people.local_node import LocalNode, open_local_node
 _ABOUT = """\
 The CDI document that gpu-kubelet-plugin would write for a claim with these devices: what a container runtime adds to
 the claim's containers. Without devices: what the file of the prepared claim that --claim-uid names should say now.
-Nothing is written, and nothing missing is made: where the plugin would first make a device node, this names it.
+Nothing is written. If the plugin would first have to make a device node, the command names it and fails.
 
 Exit status: 0, 1 if it cannot be rendered, 2 if called wrongly."""
 
@@ -76,7 +76,7 @@ async def _content(here: LocalNode, uid: str, names: Sequence[str]) -> bytes:
 
 
 def _of_devices(driver: GpuDriver, uid: str, names: Sequence[str], inventory: Inventory) -> claims.Sealed:
-    """What a claim for these devices, without a config, leaves behind."""
+    """The sealed claim for these devices, without a config."""
     results = tuple(Result("", driver.name, "", name) for name in names)
     found = claims.adopted(driver, Claim(ClaimRef("", "", uid), results, (), b""), inventory, "")
     if isinstance(found, claims.Missing):
@@ -87,7 +87,7 @@ def _of_devices(driver: GpuDriver, uid: str, names: Sequence[str], inventory: In
 
 
 def _of_entry(driver: GpuDriver, here: LocalNode, uid: str, inventory: Inventory) -> claims.Sealed:
-    """What the checkpoint says of a claim."""
+    """The sealed claim of a checkpoint entry."""
     try:
         checkpoint = here.checkpoint()
     except (OSError, Unreadable) as error:

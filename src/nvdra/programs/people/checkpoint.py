@@ -1,4 +1,4 @@
-"""nvdra checkpoint show: the plugin's checkpoint for people, and what is wrong with one that cannot be read."""
+"""nvdra checkpoint show: the plugin's checkpoint for people, or why it cannot be read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _explained(error: Unreadable) -> str:
-    """What is wrong with the file, and what comes of it."""
+    """Why the file cannot be read, and what the plugin will do about it."""
     what = str(error)
     if isinstance(error, Corrupt):
         what += (
@@ -58,7 +58,7 @@ def _explained(error: Unreadable) -> str:
             if error.diff
             else ": its text is well formed, but its checksum is of another text, so it was changed by something else"
         )
-    return f"{what} (the plugin keeps such a file aside and makes its claims up from the API server)"
+    return f"{what} (the plugin keeps such a file aside and restores its claims from the API server)"
 
 
 def _failed(output: str, path: str, reason: str, diff: str = "") -> int:
@@ -110,7 +110,7 @@ def _state(entry: Entry) -> str:
 
 
 def _devices(entry: Entry) -> list[dict[str, Any]]:
-    """Each device of the claim: as answered to kubelet, or as allocated while nothing was answered yet."""
+    """The claim's devices: those in kubelet's answer, or those allocated if there was no answer yet."""
     answers = claims.answers(entry)
     if not answers:
         return [

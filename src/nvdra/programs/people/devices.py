@@ -1,4 +1,4 @@
-"""nvdra devices: what this node has and publishes, what it leaves out and why, and who holds what."""
+"""nvdra devices: the devices of this node, those not published and why, and the claims that hold them."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def main(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What there is to show.
+    """The content of the page.
 
     holders     claims by the device they hold
-    left_out    what is there and not published: (what, why)
+    left_out    unpublished devices: (device, reason)
     unreadable  why the checkpoint cannot be read
     """
 
@@ -86,7 +86,7 @@ def _checkpoint(here: LocalNode) -> tuple[Checkpoint | None, str]:
 
 
 def _left_out(inventory: Inventory, bus: PciBus, checkpoint: Checkpoint | None) -> Iterator[tuple[str, str]]:
-    """What is there and not published: (what, why)."""
+    """Unpublished devices: (device, reason)."""
     for left in inventory.not_published:
         yield left.device, left.reason
     for address, stuck in inventory.stuck.items():
@@ -97,14 +97,14 @@ def _left_out(inventory: Inventory, bus: PciBus, checkpoint: Checkpoint | None) 
             yield name, UNPUBLISHED
     told = {left.reason for left in inventory.not_published}
     for gpu in inventory.hidden.values():
-        # With a GPU that NVML refuses, the bus cannot tell which of those bound to its driver it is.
+        # If NVML refuses a GPU, the bus does not show which of the GPUs with its driver that is.
         if gpu.reason not in told and not (gpu.driver == "nvidia" and refused(inventory)):
             yield gpu.address, gpu.reason
     yield from bus.left_out
 
 
 def refused(inventory: Inventory) -> list[NotPublished]:
-    """GPUs that could not be read: not those that were, and whose MIG devices are lacking or odd."""
+    """GPUs that could not be read, without readable GPUs that have missing or unusable MIG devices."""
     read = {gpu.name for gpu in inventory.gpus.values() if inventory.partitions.get(gpu.pci_bus_id, Partitions()).is_on}
     return [
         left
@@ -128,7 +128,7 @@ def _print(shown: _Shown) -> None:
     if shown.divided:
         print("\nmemory slices:\n", *picture(shown.divided), sep="\n")
     absent = sorted(holders.keys() - inventory.devices.keys())
-    # With no driver to ask, a device that is held may well be there.
+    # If the driver cannot be read, a held device may still be there.
     there = "" if inventory.unread else ", and not there now"
     left = [[what, why] for what, why in shown.left_out]
     left += [[name, f"held by {', '.join(holders[name])}{there}"] for name in absent]
@@ -157,7 +157,7 @@ def _row(device: Gpu | MigDevice, holders: Mapping[str, list[str]]) -> list[str]
 
 
 def _gathered(left: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The same with partitions of one GPU that are left out for one reason as one line."""
+    """The same rows, with one row for all partitions of a GPU that have the same reason."""
     lines: dict[tuple[str, int | str], list[str]] = {}
     for what, why in left:
         name = parse_name(what)
@@ -171,14 +171,14 @@ def _gathered(left: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _could_be_made(inventory: Inventory) -> Iterator[str]:
-    """What is published of partitions that claims may have made, a line for each model of GPU."""
+    """The published devices that are created on demand, one line for each GPU model."""
     models: dict[Partitioning, list[str]] = {}
     for gpu in inventory.gpus.values():
         if gpu.partitioning is not None:
             models.setdefault(gpu.partitioning, []).append(gpu.name)
     for whole, names in models.items():
         profiles = ", ".join(f"{profile.text} ({len(placements)})" for profile, placements in whole.profiles)
-        yield f"\npublished to be made on demand, with how many places each has:\n  {', '.join(names)}: {profiles}"
+        yield f"\npublished, to be created on demand (placements):\n  {', '.join(names)}: {profiles}"
 
 
 def _json(shown: _Shown, gates: Gates) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""nvdra doctor: everything that a claim needs, looked at in the order in which one thing rests on another."""
+"""nvdra doctor: checks everything that a claim needs, in the order of dependency."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nvdra.programs.people.local_node import LocalNode, gates_of, open_local_nod
 from nvdra.programs.people.paper import as_json, counted
 
 _ABOUT = """\
-Looks at everything that serving a claim needs on this node, in the order in which one thing rests on another: driver
-root, library, kernel module, NVML, device nodes, driver files, GPUs; kubelet's folders, the plugin's sockets, the CDI
-hook; the checkpoint, its locks, the CDI folder; partitions of GPUs. Each is ok, a warning or a problem, with its cause
-and what to do next. The plugin is called as kubelet calls it, with no claims.
+Checks everything that a claim needs on this node, in the order of dependency: driver root, library, kernel module,
+NVML, device nodes, driver files, GPUs; kubelet's folders, the plugin's sockets, the CDI hook; the checkpoint, its
+locks, the CDI folder; partitions of GPUs. Each check is ok, a warning or a problem, with its cause and the next step.
+The plugin is called as kubelet calls it, with no claims.
 
-Nothing is repaired and nothing is written, but for --fix: it asks about each thing that claims left half done on GPUs,
-and takes it away if told to. What a claim holds, and what nobody here made, stays.
+Nothing is repaired or written without --fix. With --fix the command asks about each effect that a half-prepared claim
+left on a GPU, and rolls it back if you agree. Devices that claims hold and unmanaged partitions stay.
 
 Exit status: 0 all is well, 1 there are warnings, 2 there are problems (or it was called wrongly); with --fix 0, or 2 if
 something could not be taken away."""
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _fix(here: LocalNode, gates: Gates) -> bool:
-    """Whether nothing was left to do, or all that was agreed to is done."""
+    """Whether there was nothing to roll back, or every rollback that the user agreed to succeeded."""
     inventory = await here.inventory(here.bus(), dynamic_mig=gates.enabled(DYNAMIC_MIG))
     checkpoint = doctor_mig.readable_checkpoint(here)
     if inventory.unread or checkpoint is None:
@@ -87,7 +87,7 @@ def _ask(question: str) -> bool:
 
 
 async def examine(here: LocalNode, gates: Gates) -> list[Finding]:
-    """Every finding, in order. A look that fails itself is a finding too."""
+    """Every finding, in order. A check that fails is a finding too."""
     bus = here.bus()
     inventory = await here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG))
     answers = await doctor_kubelet.ask(here)

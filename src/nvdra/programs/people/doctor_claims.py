@@ -1,4 +1,4 @@
-"""The doctor on claims: what the checkpoint says, who holds its locks, whether the CDI folder agrees with it."""
+"""nvdra doctor, claims: checks the checkpoint, the holders of its locks, and the CDI folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nvdra.programs.people.finding import Finding
 from nvdra.programs.people.local_node import LocalNode
 from nvdra.programs.people.paper import counted
 
-# A batch holds the locks for milliseconds; whoever holds them longer than this is stuck.
+# A batch holds the locks for milliseconds; a process that holds them longer than this hangs.
 _STUCK_S = 0.5
 
 
@@ -42,7 +42,7 @@ def look(here: LocalNode, inventory: Inventory) -> Iterator[Finding]:
 def _checkpoint(here: LocalNode, checkpoint: Checkpoint | None, inventory: Inventory) -> Iterator[Finding]:
     quarantine = f"{here.plugin_dir}/{QUARANTINED}"
     if here.host.resolve(quarantine) is not None:
-        text = f"a former checkpoint lies aside as {quarantine}: its claims are being made up from the API server"
+        text = f"a former checkpoint lies aside as {quarantine}: its claims are being restored from the API server"
         yield Finding("checkpoint", "warning", text, "if it stays, the plugin cannot reach the API server: see its log")
     if checkpoint is None:
         yield Finding(
@@ -62,7 +62,7 @@ def _checkpoint(here: LocalNode, checkpoint: Checkpoint | None, inventory: Inven
             yield Finding(
                 "checkpoint", "warning", text, "kubelet asks again while a pod wants it; else the plugin lets it go"
             )
-    beside_unmanaged: set[str] = set()  # told with the partition that keeps them back
+    beside_unmanaged: set[str] = set()  # reported with the partition that overlaps them
     for unmanaged in unmanaged_partitions(inventory, checkpoint):
         beside_unmanaged |= overlapping(inventory, unmanaged.gpu.pci_bus_id, unmanaged.start, unmanaged.size)
     for name in sorted(withdrawn(inventory, checkpoint) - beside_unmanaged):
@@ -71,7 +71,7 @@ def _checkpoint(here: LocalNode, checkpoint: Checkpoint | None, inventory: Inven
 
 
 def _locks(here: LocalNode) -> Finding:
-    """Locks that somebody holds and does not give back. Read off the kernel's list: taking them would be a change."""
+    """Locks that a process holds for too long. Read from the kernel's list, because taking them would be a change."""
     deadline = time.monotonic() + _STUCK_S
     held = held_locks(here)
     while held and time.monotonic() < deadline:
@@ -85,14 +85,14 @@ def _locks(here: LocalNode) -> Finding:
 
 
 def held_locks(here: LocalNode) -> dict[str, str]:
-    """Lock files of the plugin that are held now, and by whom."""
+    """Lock files of the plugin that are held now, each with its holder."""
     paths = [f"{here.plugin_dir}/pu.lock", f"{here.plugin_dir}/cp.lock"]
     with contextlib.suppress(OSError):
         paths += [f"{here.plugin_dir}/.locks/{name}" for name in here.host.list(f"{here.plugin_dir}/.locks")]
     holders: dict[tuple[int, int, int], str] = {}
     for line in here.host.read("/proc/locks").decode(errors="replace").splitlines():
         words = line.split()
-        if len(words) >= 6 and words[1] == "FLOCK":  # who waits has "->" there
+        if len(words) >= 6 and words[1] == "FLOCK":  # a waiting process has "->" there
             major, minor, inode = words[5].split(":")
             holders[(int(major, 16), int(minor, 16), int(inode))] = words[4]
     held: dict[str, str] = {}
@@ -127,7 +127,7 @@ def _folder(here: LocalNode, checkpoint: Checkpoint | None) -> Iterator[Finding]
     yield from before
     wrong = bool(before)
     if checkpoint is not None:
-        # A claim may have come or gone between the two looks: only what is wrong in both checkpoints is wrong.
+        # A claim may have come or gone between the two reads: only a fault in both checkpoints is a finding.
         again = _checkpoint_again(here) or checkpoint
         orphans = set(claims.orphans(files, checkpoint)) & set(claims.orphans(files, again))
         for uid in sorted(orphans):
@@ -138,7 +138,7 @@ def _folder(here: LocalNode, checkpoint: Checkpoint | None) -> Iterator[Finding]
             text = f"the file of claim {uid} is lost: containers that use it cannot start"
             yield Finding("CDI folder", "problem", text, "the plugin writes it again within a minute")
         wrong = wrong or bool(orphans or lost)
-    # The CDI folder is shared with other drivers: there only what was to become one of our files counts.
+    # The CDI folder is shared with other drivers: only temporary names of this driver's files count.
     left = [f"{here.cdi_root}/{name}" for name in names if cdi.GPU_CLAIMS.claim_uid(meant_for(name) or "") is not None]
     left += [f"{here.plugin_dir}/{name}" for name in _listed(here) if is_temporary(name)]
     if left:
@@ -150,7 +150,7 @@ def _folder(here: LocalNode, checkpoint: Checkpoint | None) -> Iterator[Finding]
 
 
 def _file_findings(here: LocalNode, files: Mapping[str, str], checkpoint: Checkpoint | None) -> Iterator[Finding]:
-    """Files that cannot be read, or name what is no longer there."""
+    """CDI files that cannot be read, or that name missing files."""
     for uid, name in sorted(files.items()):
         try:
             document = cdi.parse(here.host.read(f"{here.cdi_root}/{name}"))

@@ -1,4 +1,4 @@
-"""The doctor on the driver: from its root to the GPUs it drives."""
+"""nvdra doctor, driver: checks the driver from its root to its GPUs."""
 
 from __future__ import annotations
 

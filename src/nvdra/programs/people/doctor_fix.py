@@ -1,8 +1,8 @@
-"""nvdra doctor --fix: what claims left half done is taken away, by the plugin's own rules and after a question.
+"""nvdra doctor --fix: rolls half-prepared claims back by the plugin's own rules, after a question about each.
 
-Only claims that the checkpoint names as begun are rolled back, in the plugin's order: under the locks of the checkpoint
-and of the GPU, and only if the entry is still the one that was shown. Devices of completed claims and unmanaged
-partitions stay.
+Only claims with an entry `PrepareStarted` are rolled back, in the plugin's order: under the locks of the checkpoint and
+of the GPU, and only if the entry is still the one that was shown. Devices of completed claims and unmanaged partitions
+stay.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nvdra.programs.people.local_node import LocalNode
 async def fix(
     here: LocalNode, gates: Gates, inventory: Inventory, leftovers: list[Leftover], ask: Callable[[str], bool]
 ) -> bool:
-    """Take away what `ask` says yes to, and say what became of it. Whether all that was agreed to is done."""
+    """Roll back the leftovers to which `ask` agrees, and print the results; whether all of them succeeded."""
     chosen = [left for left in leftovers if ask(f"{left.text}. Take it away?")]
     if not chosen:
         return True
@@ -78,9 +78,9 @@ async def _release(flow: UnprepareFlow, left: Leftover) -> tuple[bool, str]:
 
 
 async def _nothing() -> None:
-    """The GPUs were read a moment ago."""
+    """Scan nothing: the GPUs were read a moment ago."""
 
 
 async def _close(nvml: Nvml) -> None:
-    with suppress(Exception):  # a driver that hangs: the process ends anyway
+    with suppress(Exception):  # a hung driver call: the process ends anyway
         await nvml.close(timeout_s=2.0)

@@ -1,4 +1,4 @@
-"""The doctor on the door to kubelet: folders, sockets and whoever answers there, the hook that runtimes run."""
+"""nvdra doctor, kubelet: checks kubelet's folders, the plugin's sockets and answers, and the CDI hook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOGS = "the log of the container gpus of the kubelet-plugin pod on this node te
 
 
 async def ask(here: LocalNode) -> str:
-    """Ask the plugin what kubelet asks it, for no claims; what is wrong, "" if it answers."""
+    """Call the plugin as kubelet does, with no claims. Returns the failure, "" if the plugin answers."""
     try:
         paths = _paths(here)
     except SocketPathError as error:
@@ -24,7 +24,10 @@ async def ask(here: LocalNode) -> str:
 
 
 def look(here: LocalNode, failure: str) -> Iterator[Finding]:
-    """failure   what `ask` found"""
+    """The findings about kubelet's side.
+
+    failure   the result of `ask`
+    """
     yield from _folders(here)
     yield from _sockets(here, failure)
     yield _hook(here)
@@ -88,6 +91,6 @@ def _paths(here: LocalNode) -> SocketPaths:
 
 
 def _kind(here: LocalNode, path: str) -> str:
-    """What is at a path, links followed; "" if nothing is."""
+    """The kind of file at a path, links followed; "" if there is none."""
     found = here.host.resolve(path)
     return "" if found is None else here.host.stat(found).kind

@@ -1,4 +1,4 @@
-"""The doctor on partitions: what stands on GPUs that nobody accounts for, and what of ours was left half done."""
+"""nvdra doctor, partitions: finds unmanaged partitions and leftovers of half-prepared claims."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECK = "partitions"
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """What a claim that was begun and not finished left on GPUs nobody works on now."""
+    """Effects of a half-prepared claim on GPUs that no process works on now."""
 
     claim: ClaimRef
     entry: Entry
@@ -65,7 +65,7 @@ def _wrong(
     if checkpoint is None:
         return
     for leftover in leftovers(here, inventory, checkpoint):
-        yield Finding(CHECK, "warning", leftover.text, "nvdra doctor --fix takes it away, as the plugin does in time")
+        yield Finding(CHECK, "warning", leftover.text, "nvdra doctor --fix rolls it back; so does a running plugin")
     if not inventory.unread:
         yield from _lost(inventory, checkpoint)
 
@@ -78,7 +78,7 @@ def _odd(inventory: Inventory, gpu: Gpu, part: Partition) -> Iterator[Finding]:
         names = overlapping(inventory, gpu.pci_bus_id, instance.start, instance.size)
         text = f"{where}: nobody here made it; {counted(len(names), 'device')} that overlap it are not offered"
         by_hand = f"{smi} -dci, then -dgi" if instance.compute else f"{smi} -dgi"
-        next_step = f"who made it takes it away ({by_hand}); or start the plugin with --destroy-unknown-mig"
+        next_step = f"remove it if it is not needed ({by_hand}), or start the plugin with --destroy-unknown-mig"
         yield Finding(CHECK, "warning", text, next_step)
     elif part.state == "half made" and not part.holders:
         text = f"{where} has no compute instance, so it is no MIG device"
@@ -86,7 +86,7 @@ def _odd(inventory: Inventory, gpu: Gpu, part: Partition) -> Iterator[Finding]:
 
 
 def leftovers(here: LocalNode, inventory: Inventory, checkpoint: Checkpoint) -> Iterator[Leftover]:
-    """What is left of claims of this boot that were begun, where nobody holds the lock of the GPU."""
+    """Leftovers of this boot's half-prepared claims, on GPUs whose lock no process holds."""
     if boot(checkpoint, here.host.boot_id()).what == "invalidated":
         return
     in_work = {path.rpartition("/")[2] for path in held_locks(here)}
@@ -100,7 +100,7 @@ def leftovers(here: LocalNode, inventory: Inventory, checkpoint: Checkpoint) -> 
 
 
 def _left(inventory: Inventory, name: MigName, address: str, in_work: Set[str]) -> str:
-    """What stands on a GPU of a partition that was begun; "" if nothing does, or somebody works there."""
+    """The state of a half-made partition on its GPU; "" if it is not there, or a process works on the GPU."""
     gpu = inventory.gpus.get(address)
     if gpu is None or gpu.partitioning is None or in_work & {address, gpu.uuid}:
         return ""
@@ -126,7 +126,7 @@ def _lost(inventory: Inventory, checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def readable_checkpoint(here: LocalNode) -> Checkpoint | None:
-    """The checkpoint; empty if there is none, None if it cannot be read (said elsewhere)."""
+    """The checkpoint; empty if there is none, None if it cannot be read (another finding reports that)."""
     try:
         return here.checkpoint() or Checkpoint("")
     except (OSError, Unreadable):

@@ -24,8 +24,11 @@ _FORBIDDEN, _NOT_FOUND = 403, 404
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """Documents or files of them, with the names of their sources; the server's version ("" if unknown), and what is
-    missing."""
+    """Documents or files of them, with the names of their sources.
+
+    version   the server's; "" if unknown
+    notes     on missing kinds
+    """
 
     documents: tuple[tuple[str, bytes | Path], ...]
     version: str = ""

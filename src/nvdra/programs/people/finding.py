@@ -1,4 +1,4 @@
-"""What the doctor says of one thing it looked at."""
+"""The result of one check of `nvdra doctor`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Literal
 
 Level = Literal["ok", "warning", "problem"]
 
-# In the order of their gravity; the worst one's place is the exit status.
+# In order of gravity; the index of the worst one is the exit status.
 LEVELS: tuple[Level, ...] = ("ok", "warning", "problem")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence about one thing.
+    """One finding, as a sentence.
 
-    next   what to do about it; "" if there is nothing to do
+    next   the next step; "" if there is nothing to do
     """
 
     check: str

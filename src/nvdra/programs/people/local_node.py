@@ -1,4 +1,4 @@
-"""Where this node's files are, as a person who looks at it says or as the plugin's variables say. Only reads."""
+"""The paths of this node, from the command line or the plugin's variables. Only reads."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SHARED = (
 
 @dataclass(frozen=True, slots=True)
 class LocalNode:
-    """One node's paths, and how the answer is to look.
+    """One node's paths, and the output format.
 
     root       the driver root as this process sees it
     host_root  the same folder on the host
     output     "text" or "json"; for documents "yaml" or "json"
-    never_toggles   the plugin takes every GPU for one whose MIG mode cannot be changed without a reset
+    never_toggles   the plugin treats every GPU as if its MIG mode could not be changed without a reset
     """
 
     host: Node
@@ -69,7 +69,7 @@ class LocalNode:
         return self._is_on_node or path.startswith(f"{self.host_root.rstrip('/')}/")
 
     def on_host(self, path: str) -> str | None:
-        """Where a file of the host is seen, links followed; None if it is not there."""
+        """The path at which this process sees a file of the host, links followed; None if it is missing."""
         if self._is_on_node:
             return self.host.resolve(path)
         return self.host.resolve(path[len(self.host_root.rstrip("/")) :], self.root.path)
@@ -89,7 +89,7 @@ class LocalNode:
             return None
 
     async def inventory(self, bus: PciBus, *, dynamic_mig: bool = False) -> Inventory:
-        """What the node offers now; `unread` says why if NVML does not tell.
+        """The node's inventory now; `unread` says why if NVML gives no answer.
 
         dynamic_mig   GPUs are partitioned on demand, as with the gate of that name
         """
@@ -106,16 +106,16 @@ class LocalNode:
         except (DriverAbsent, DriverChanged, NvmlHung) as error:
             return Inventory(unread=str(error))
         finally:
-            with contextlib.suppress(Exception):  # a driver that hangs: the process ends anyway
+            with contextlib.suppress(Exception):  # a hung driver call: the process ends anyway
                 await nvml.close(timeout_s=2.0)
 
     def library(self) -> str:
-        """Where NVML is. Raises DriverFileMissing."""
+        """The path of NVML's library. Raises DriverFileMissing."""
         return find_library(self.host, self.root)
 
 
 def gates_of(values: Mapping[str, object]) -> Gates:
-    """The feature gates that the plugin runs with, as said by its flag or variable. Raises UsageError."""
+    """The plugin's feature gates, from its flag or variable. Raises UsageError."""
     text = str(values["feature_gates"])
     try:
         return feature_gates.parse(text)
@@ -133,10 +133,10 @@ def open_local_node(
     more: Sequence[Flag] = (),
     words: str = "",
 ) -> tuple[LocalNode, dict[str, object], list[str]]:
-    """The place that the command line and the environment name, the values of `more`, and the words.
+    """The node that the command line and the environment describe, the values of `more`, and the words.
 
     outputs  the first is the default
-    words    what stands for the words in the usage; "": none are taken
+    words    the words' name in the usage line; "": words are refused
     Raises UsageError.
     """
     host = Node()
@@ -168,12 +168,12 @@ def open_local_node(
 
 
 def _fitting(host: Node, flag: Flag) -> Flag:
-    """The plugin's flag with a default that fits where this runs: in its container, or on the node itself."""
+    """The plugin's flag with a default for this process's place: the plugin's container, or the node itself."""
     match flag.names[0]:
         case "container-driver-root" if not os.path.isdir("/driver-root"):
             return replace(flag, default="/")
         case "cdi-root":
-            # The chart's folder and the plugin's own default; whichever has files of this driver.
+            # The chart's folder or the plugin's own default: the one that has files of this driver.
             for folder in ("/var/run/cdi", "/etc/cdi"):
                 if any(name.startswith("k8s.gpu.nvidia.com-") for name in _names(host, folder)):
                     return replace(flag, default=folder)

@@ -1,4 +1,4 @@
-"""How GPUs are partitioned, as people see it: which memory slices are whose."""
+"""Shows how GPUs are partitioned: which memory slices belong to which partition and claim."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nvdra.programs.people.paper import table
 
 # held       by claims
 # free       an administrator made it, a claim may have it
-# foreign    made by nobody here on a GPU that is partitioned on demand: what overlaps it is not offered
+# unmanaged  without an entry, on a GPU that is partitioned on demand: devices that overlap it are unpublished
 # half made  a GPU instance without compute instance
-# unknown    whose it is cannot be told without the checkpoint
+# unknown    the checkpoint, which names the holder, cannot be read
 State = Literal["held", "free", "unmanaged", "half made", "unknown"]
 
 _WORDS: Mapping[State, str] = {
@@ -31,7 +31,7 @@ _WORDS: Mapping[State, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A GPU instance. `device` is what it is called in claims, `holders` the claims that name it."""
+    """A GPU instance. `device` is its name in claims, `holders` the claims that have it."""
 
     instance: GpuInstanceScan
     device: str
@@ -51,7 +51,7 @@ class Divided:
 
 
 def holders_of(checkpoint: Checkpoint | None) -> dict[str, list[str]]:
-    """Claims by the device they hold, each as "namespace/name" or its UID; one that only looks is marked."""
+    """Claims by the device they hold, each as "namespace/name" or its UID; claims with admin access are marked."""
     holders: dict[str, list[str]] = {}
     for uid, entry in checkpoint.entries.items() if checkpoint is not None else ():
         for name in sorted(names(entry)):
@@ -98,7 +98,7 @@ def divided(inventory: Inventory, checkpoint: Checkpoint | None) -> list[Divided
 
 
 def _holders_by_placement(checkpoint: Checkpoint | None, inventory: Inventory) -> dict[tuple[str, int, int], list[str]]:
-    """Claims by the GPU's PCI address, profile id and first memory slice: a profile's text in a name is for people."""
+    """Claims by the GPU's PCI address, profile id and first memory slice; the text of a profile is only for people."""
     holders: dict[tuple[str, int, int], list[str]] = {}
     for uid, entry in checkpoint.entries.items() if checkpoint is not None else ():
         for name, address in partitions(entry, inventory):
@@ -118,7 +118,7 @@ def _called(gpu: Gpu, instance: GpuInstanceScan, device: MigDevice | None) -> tu
 
 
 def picture(gpus: Sequence[Divided]) -> Iterator[str]:
-    """Lines that show each GPU as its memory slices, one character each, and below whose they are."""
+    """Lines that show each GPU as its memory slices, one character each, followed by a legend of the partitions."""
     width = max((len(each.gpu.name) for each in gpus), default=0)
     for each in gpus:
         mode = "" if each.is_on else "  MIG mode is off"
@@ -132,7 +132,7 @@ def picture(gpus: Sequence[Divided]) -> Iterator[str]:
 
 
 def _bar(each: Divided) -> str:
-    """ "|A A A A|B|. .|c|": what stands together is one partition, "." is free, a small letter is foreign."""
+    """ "|A A A A|B|. .|c|": a block is one partition, "." is free, a small letter is unmanaged."""
     blocks = []
     at = 0
     for letter, part in zip(_letters(each), each.partitions, strict=True):
@@ -164,7 +164,7 @@ def _who(part: Partition) -> str:
 
 
 def as_values(each: Divided) -> dict[str, Any]:
-    """The same for programs."""
+    """The same as values for JSON output."""
     return {
         "gpu": each.gpu.name,
         "uuid": each.gpu.uuid,
