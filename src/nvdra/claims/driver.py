@@ -92,7 +92,7 @@ class Steps:
     """The steps that a claim's devices need before a container can use them.
 
     apply    steps to apply for this claim; applying a step again that another claim has too changes nothing
-    shared   steps that are already applied, for other claims that still need them: rolled back only with the last of them
+    shared   steps that are already applied, for other claims that still need them; the last claim rolls them back
     facts    facts of the shared steps
     """
 
