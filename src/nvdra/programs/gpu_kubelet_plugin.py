@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from nvdra import __version__, telemetry
+from nvdra import telemetry
 from nvdra.api import gates as feature_gates
 from nvdra.api.gates import GateError, Gates
-from nvdra.programs import descriptors, gpu_flags
+from nvdra.programs import answer, descriptors, gpu_flags
 from nvdra.programs.flags import UsageError
 from nvdra.programs.gpu_flags import PROGRAM, Options
 from nvdra.programs.stop import Stop
@@ -19,8 +19,7 @@ from nvdra.programs.stop import Stop
 def main(argv: Sequence[str]) -> int:
     """Run until a stop signal. Returns the exit status: 0 after a signal, 1 if the plugin could not start or failed."""
     if "--version" in argv:
-        print(f"{PROGRAM} version v{__version__}\ncommit: {os.environ.get('NVDRA_COMMIT', 'unknown')}")
-        return 0
+        return answer.give(PROGRAM, answer.version(PROGRAM))
     stop = Stop()  # before slow imports: the process may be number 1, for which signals have no default action
     open_files = descriptors.raise_limit()
     try:

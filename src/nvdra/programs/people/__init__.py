@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from nvdra import __version__
+from nvdra.programs.answer import drop_output, give, version
 from nvdra.programs.flags import UsageError
 
 _COMMANDS = {
@@ -60,11 +59,9 @@ def main(argv: Sequence[str]) -> int:
     """Exit status of the command; 2 after a wrong call, or if the command cannot do its work."""
     _open_streams()
     if not argv or argv[0] in ("--help", "-h", "help"):
-        print(_help(), end="")
-        return 0
+        return give("nvdra", _help())
     if argv[0] == "--version":
-        print(f"nvdra version v{__version__}\ncommit: {os.environ.get('NVDRA_COMMIT', 'unknown')}")
-        return 0
+        return give("nvdra", version("nvdra"))
     for name, (place, _) in _COMMANDS.items():
         words = name.split()
         if list(argv[: len(words)]) == words:
@@ -91,13 +88,13 @@ def _run(name: str, place: str, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _drop_output()
+        drop_output()
         return 141
     except PermissionError as error:
         return _failed(f"nvdra {name}: {error.filename or 'a file'}: {error.strerror}; run it as root")
     except OSError as error:
         where = "its answer cannot be written" if error.filename is None else str(error.filename)
-        _drop_output()
+        drop_output()
         return _failed(f"nvdra {name}: {where}: {error.strerror or error}")
     except Exception as error:
         return _failed(f"nvdra {name} failed unexpectedly, please report it: {type(error).__name__}: {error}")
@@ -117,12 +114,6 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _drop_output() -> None:
-    """Prevent a second failure in the interpreter's last flush."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from nvdra import __version__, telemetry
+from nvdra import telemetry
 from nvdra.api import gates as feature_gates
 from nvdra.api.gates import GateError, Gates
+from nvdra.programs import answer
 from nvdra.programs.flags import UsageError
 from nvdra.programs.gpu_flags import splits_stream
 from nvdra.programs.stop import Stop
@@ -20,8 +21,7 @@ from nvdra.programs.webhook.flags import PROGRAM, Options
 def main(argv: Sequence[str]) -> int:
     """Run until told to stop; exit status 0 then, 1 if it could not start or had to give up."""
     if "--version" in argv:
-        print(f"{PROGRAM} version v{__version__}\ncommit: {os.environ.get('NVDRA_COMMIT', 'unknown')}")
-        return 0
+        return answer.give(PROGRAM, answer.version(PROGRAM))
     stop = Stop()  # before anything heavy: this process may be number 1, which has no default for signals
     try:
         options = flags.options(argv, os.environ)
