@@ -189,6 +189,40 @@ def test_one_folder_of_kubelet_moved_alone_is_refused(helm: Helm, name: str) -> 
     assert "\nOnly one of kubelet's two folders was moved: " in text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        *(("kubeAPIQPS", value, "a number") for value in ("abc", "nan", "inf", "0x10")),
+        *(("kubeAPIBurst", value, "a whole number") for value in ("many", "1.5")),
+        *(("logVerbosity", value, "a whole number") for value in ("debug", "4.5", "")),
+        ("kubeletPlugin.containers.gpus.healthcheckPort", "http", "a port"),
+        ("webhook.containerPort", "https", "a port"),
+        *(
+            (f"{name}ttpEndpoint", value, "of the form host:port or :port")
+            for name in ("kubeletPlugin.metrics.gpuH", "webhook.metrics.h")
+            for value in ("8080", "localhost", ":http", ":99999")
+        ),
+    ],
+)
+def test_what_is_no_number_or_address_is_refused(helm: Helm, name: str, value: str, wanted: str) -> None:
+    assert f"\n{name}={value} is not {wanted}." in refusal(helm, WEBHOOK | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value", "text"),
+    [
+        ("kubeAPIQPS", "KUBE_API_QPS", 2_000_000, "2000000"),
+        ("kubeAPIQPS", "KUBE_API_QPS", 12.5, "12.5"),
+        ("kubeAPIQPS", "KUBE_API_QPS", "-1", "-1"),
+        ("kubeAPIBurst", "KUBE_API_BURST", 1_000_000, "1000000"),
+        ("logVerbosity", "LOG_VERBOSITY", 0, "0"),
+        ("kubeletPlugin.metrics.gpuHttpEndpoint", "HTTP_ENDPOINT", "[::]:8080", "[::]:8080"),
+    ],
+)
+def test_numbers_and_addresses_reach_the_program(helm: Helm, name: str, variable: str, value: Any, text: str) -> None:
+    assert helm.render(GPUS | {name: value}).env()[variable] == text
+
+
 def test_gpus_need_a_word_of_the_user(helm: Helm) -> None:
     text = refusal(helm, {})
     assert "\nThe default value of 'resources.gpus.enabled == true'." in text

@@ -93,3 +93,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "nvdra.port" -}}
 {{- regexFind "[1-9][0-9]*$" (toString . | splitList ":" | last) -}}
 {{- end -}}
+
+{{/* A number as text. A whole number of a values file is a float to helm, whose own text is 1e+06. */}}
+{{- define "nvdra.number" -}}
+{{- if kindIs "invalid" . -}}
+{{- else if and (kindIs "float64" .) (eq . (floor .)) -}}
+{{- printf "%.0f" . -}}
+{{- else -}}
+{{- toString . -}}
+{{- end -}}
+{{- end -}}

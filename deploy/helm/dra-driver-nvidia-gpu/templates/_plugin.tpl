@@ -92,11 +92,11 @@ livenessProbe:
 {{- end }}
 {{- with $values.kubeAPIQPS }}
 - name: KUBE_API_QPS
-  value: {{ toString . | quote }}
+  value: {{ include "nvdra.number" . | quote }}
 {{- end }}
 {{- with $values.kubeAPIBurst }}
 - name: KUBE_API_BURST
-  value: {{ toString . | quote }}
+  value: {{ include "nvdra.number" . | quote }}
 {{- end }}
 - name: KUBELET_REGISTRAR_DIRECTORY_PATH
   value: {{ $values.kubeletPlugin.kubeletRegistrarDirectoryPath | quote }}

@@ -142,6 +142,32 @@ Nothing to install: 'resources.gpus.enabled=false' leaves only ComputeDomains, a
 Set resources.gpus.enabled=true, or keep the driver that serves your ComputeDomains now.` }}
 {{- end }}
 
+{{- $numbers := dict
+  "kubeAPIQPS" (list .Values.kubeAPIQPS "a number" "|[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]{1,2})?")
+  "kubeAPIBurst" (list .Values.kubeAPIBurst "a whole number" "|[+-]?[0-9]+")
+  "logVerbosity" (list .Values.logVerbosity "a whole number" "[0-9]+")
+  "kubeletPlugin.containers.gpus.healthcheckPort" (list (($kubelet.containers).gpus).healthcheckPort "a port" "|[+-]?[0-9]{1,5}")
+}}
+{{- $addresses := dict "kubeletPlugin.metrics.gpuHttpEndpoint" ($kubelet.metrics).gpuHttpEndpoint }}
+{{- with .Values.webhook }}
+{{- if .enabled }}
+{{- $_ := set $numbers "webhook.containerPort" (list .containerPort "a port" "|[0-9]{1,5}") }}
+{{- $_ := set $addresses "webhook.metrics.httpEndpoint" (.metrics).httpEndpoint }}
+{{- end }}
+{{- end }}
+{{- range $name, $check := $numbers }}
+{{- $text := include "nvdra.number" (index $check 0) }}
+{{- if not (regexMatch (printf "^(%s)$" (index $check 2)) $text) }}
+{{- fail (printf "\n%s=%s is not %s." $name $text (index $check 1)) }}
+{{- end }}
+{{- end }}
+{{- range $name, $address := $addresses }}
+{{- $port := splitList ":" (toString $address) | last }}
+{{- if and $address (or (not (contains ":" $address)) (not (regexMatch "^[0-9]{1,5}$" $port)) (gt (int $port) 65535)) }}
+{{- fail (printf "\n%s=%s is not of the form host:port or :port." $name $address) }}
+{{- end }}
+{{- end }}
+
 {{- /* What the programs would refuse when they start, with their texts: better now than in a restarting pod. */}}
 {{- $table := include "nvdra.gateTable" . | fromYaml }}
 {{- range $gate, $value := .Values.featureGates }}
