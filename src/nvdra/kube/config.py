@@ -11,6 +11,7 @@ import contextlib
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from nvdra.kube import kubeconfig as files
 from nvdra.kube.credentials import CertificateFiles, Credentials, Fixed, LibraryLogin, TokenFile
@@ -71,7 +72,7 @@ def _from_kubeconfig(path: str, env: Mapping[str, str]) -> Access:
     found = files.read(path)
     cluster = found.cluster
     server = cluster.get("server", "").rstrip("/")
-    if not server.startswith(("http://", "https://")):
+    if not _is_url(server):
         raise found.error(f'server "{server}" is not an http or https URL')
     tls = authority = None
     if server.startswith("https://"):
@@ -92,6 +93,15 @@ def _from_kubeconfig(path: str, env: Mapping[str, str]) -> Access:
         authority,
         files.impersonation(found),
     )
+
+
+def _is_url(server: str) -> bool:
+    """Whether it is an http or https URL with a host, and with a port that can be one."""
+    try:
+        url = urlsplit(server)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
 
 
 def _credentials(found: Kubeconfig, tls: Tls | None) -> Credentials:

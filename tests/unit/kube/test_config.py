@@ -164,7 +164,10 @@ def test_a_password_is_basic(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("user", "cluster", "text"),
     [
-        ({}, {"server": "127.0.0.1:6443"}, "not an http or https URL"),
+        *(
+            ({}, {"server": server}, "not an http or https URL")
+            for server in ("127.0.0.1:6443", "https://", "https://[x", "https://h:99999", "https://h:x", "https://h:0")
+        ),
         ({}, {"certificate-authority": "/nowhere/ca.crt"}, "/nowhere/ca.crt"),
         ({}, {"certificate-authority-data": "%%%"}, "certificate-authority-data"),
         ({"client-certificate": "/nowhere/c", "client-key": "/nowhere/k"}, {}, "client certificate"),
