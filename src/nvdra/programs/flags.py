@@ -7,6 +7,7 @@ in.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -57,9 +58,12 @@ def integer(text: str) -> int:
 
 def number(text: str) -> float:
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
         raise ValueError(f'parsing "{text}": invalid syntax') from None
+    if not math.isfinite(found):
+        raise ValueError(f'parsing "{text}": not a finite number')
+    return found
 
 
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}

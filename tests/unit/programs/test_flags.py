@@ -177,3 +177,11 @@ def test_help_names_every_flag_its_variable_and_its_default(capsys: pytest.Captu
     assert "whose [$NODE_NAME] (required)" in said
     assert "which [$PORT] (default: -1)" in said
     assert "whether [$LABELLED] (default: false)" in said
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400"])
+def test_a_rate_is_a_finite_number(text: str) -> None:
+    """With nan no call would ever wait in the queue."""
+    assert refusal(*ENOUGH, f"--kube-api-qps={text}") == (
+        f'invalid value "{text}" for flag -kube-api-qps: parsing "{text}": not a finite number'
+    )
