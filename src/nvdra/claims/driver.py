@@ -204,7 +204,7 @@ class Driver(Protocol[V_contra]):
         ...
 
     def concrete(self, device: NodeDevice, facts: Facts) -> NodeDevice:
-        """The device that a container gets, after the steps: for a MIG device, the one that was created."""
+        """The device that a container gets, after the steps: for example, the one that a step created."""
         ...
 
     def edits(self, group: Group, result: Result, facts: Facts) -> Edits:

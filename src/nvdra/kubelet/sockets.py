@@ -119,25 +119,29 @@ def hidden_beside(path: str, driver: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Our socket file at its final name, removed only while it is still the file that we put there."""
+    """Our socket file at its final name, removed only while it is still the file that we put there.
+
+    bound_ns   the file's mtime, which no rename changes: a successor's socket may get the inode number of ours
+    """
 
     path: str
     dev: int
     ino: int
+    bound_ns: int
 
     @classmethod
     def publish(cls, hidden: str, path: str) -> Bound:
         """Move a socket that already accepts to its final name, over whatever lies there."""
         os.rename(hidden, path)
         found = os.lstat(path)
-        return cls(path, found.st_dev, found.st_ino)
+        return cls(path, found.st_dev, found.st_ino, found.st_mtime_ns)
 
     def is_ours(self) -> bool:
         try:
             found = os.lstat(self.path)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == (self.dev, self.ino)
+        return (found.st_dev, found.st_ino, found.st_mtime_ns) == (self.dev, self.ino, self.bound_ns)
 
     def remove(self) -> bool:
         """Unlink if the name is still ours. A successor's socket stays."""

@@ -118,7 +118,7 @@ class CheckpointFile:
         if booted.what == "kept":
             self._trust(checkpoint, held)
             return checkpoint
-        # After a reboot MIG devices, sockets and CDI files are gone or invalid, so no entry can be restored.
+        # After a reboot hardware state, sockets and CDI files are gone or invalid, so no entry can be restored.
         telemetry.info(0, str(booted))
         held.close()
         await self.store(booted.checkpoint)

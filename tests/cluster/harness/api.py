@@ -108,7 +108,7 @@ class Api:
     def update(self, body: Object, subresource: str = "") -> Object:
         """The object as stored after it was replaced, or a part of it."""
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "default")
-        path = self._path(body["kind"], namespace, name)
+        path = self.path(body["kind"], namespace, name)
         return _object(self.call("PUT", f"{path}/{subresource}" if subresource else path, body))
 
     def delete(self, kind: str, name: str, namespace: str = "default", grace_s: int | None = None) -> None:

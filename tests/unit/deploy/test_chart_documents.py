@@ -63,7 +63,7 @@ def test_the_chart_names_the_programs_that_there_are() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     programs = set(chart["annotations"]["dra-driver-nvidia-gpu/programs"].split(" "))
-    assert programs == set(project["scripts"]) - {"nvdra"}
+    assert programs == set(project["scripts"]) - {"nvdra", "kubectl-nvdra"}
 
 
 def test_the_chart_refuses_gates_by_the_programs_own_table() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from nvdra.kubelet import SocketPathError, SocketPaths, found_paths, keeps_two, socket_paths
+from nvdra.kubelet.sockets import Bound
 from tests.unit.kubelet.doors import DRIVER, Driver, build
 
 UID = "3f1a7c52-8f0e-4b7e-9a57-0c2d6d1b9e44"
@@ -77,3 +79,15 @@ async def test_sockets_are_found_from_outside(folder: str) -> None:
         odd.bind(f"{plugins}/{DRIVER}/dra-a.b.sock")
         assert found_paths(DRIVER, registrar, plugins) == plugin.paths
     await plugin.stop(grace_s=0)
+
+
+def test_a_socket_that_got_the_inode_number_of_ours_is_not_ours(tmp_path: Path) -> None:
+    hidden, path = str(tmp_path / ".s"), str(tmp_path / "dra.sock")
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.bind(hidden)
+        bound = Bound.publish(hidden, path)
+        assert bound.is_ours()
+        # Another file by its time alone, as where the file system gives a freed inode number again at once.
+        os.utime(path, ns=(bound.bound_ns, bound.bound_ns + 1_000_000_000))
+        assert not bound.remove()
+        assert os.path.exists(path)
