@@ -17,8 +17,7 @@ def check(api: Api, kubeconfig: Path, scenario: Scenario) -> None:
     """The scheduler leaves the pod pending for the cause that is named, and binds it after each change that helps."""
     follower = Follower(api, kubeconfig, scenario)
     with follower.made():
-        name = follower.start(list(scenario.claims))
-        refusal = follower.refusal(name)
+        name, refusal = follower.start_refused(list(scenario.claims))
         found = follower.explained()
         first = next(line for line in found["nodes"] if line["node"] == NODES[0])
         assert first["verdict"] == scenario.verdict, (first, refusal)

@@ -83,6 +83,26 @@ class Follower:
         for claim in claims:
             self.remove("ResourceClaim", claim["metadata"]["name"])
 
+    def start_refused(self, claims: list[Json]) -> tuple[str, str]:
+        """The name of a new pod with new claims that the scheduler refuses, and what it says.
+
+        The scheduler may still see slices of an earlier scenario and bind the pod to them; then both are made anew.
+        """
+        for _ in range(5):
+            name = self.start(claims)
+            wait_until(
+                f"the scheduler to look at pod {name}", lambda name=name: bool(self._scheduled(name)), _TIMEOUT_S
+            )
+            if self._scheduled(name)["status"] == "False":
+                return name, self.refusal(name)
+            self.end(claims)
+        raise AssertionError(f"the scheduler binds pod {name} each time")
+
+    def _scheduled(self, name: str) -> Json:
+        """The condition PodScheduled; empty before the scheduler has looked."""
+        conditions = self.api.get("Pod", name, NAMESPACE).get("status", {}).get("conditions") or []
+        return next((each for each in conditions if each["type"] == "PodScheduled"), {})
+
     def refusal(self, name: str, says: str = "") -> str:
         """What the scheduler says about the pod, once it says that: it may look before it sees all objects."""
         said: list[str] = []
