@@ -227,7 +227,11 @@ impl<'a> Evaluator<'a> {
             Local::Known(value) => return value.clone(),
             Local::Pending(node) => *node,
         };
+        // Slots of variables inside it count from where it stands, not from where it is first used.
+        let inner = self.locals.split_off(slot);
         let value = self.eval(init);
+        self.locals.truncate(slot);
+        self.locals.extend(inner);
         self.locals[slot] = Local::Known(value.clone());
         value
     }

@@ -57,6 +57,16 @@ pub fn extreme(args: &[Value], name: &str, worse: Ordering) -> Evaluated {
     Ok(best.clone())
 }
 
+/// As `index_of`; earlier releases find the empty text at any offset, also outside of the text.
+pub fn index_of_old(input: &Input, args: &[Value], last: bool) -> Evaluated {
+    match args {
+        [Value::Str(_), Value::Str(wanted), Value::Int(offset)] if wanted.is_empty() => {
+            Ok(Value::Int(*offset))
+        }
+        _ => index_of(input, args, last),
+    }
+}
+
 pub fn index_of(input: &Input, args: &[Value], last: bool) -> Evaluated {
     if let Value::List(list) = &args[0] {
         if args.len() != 2 {

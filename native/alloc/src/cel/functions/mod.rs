@@ -23,8 +23,8 @@ use convert::{to_bool, to_bytes, to_double, to_int, to_string, to_uint};
 pub use cost::cost;
 pub use format::check as check_format;
 use lists::{
-    all_in, distinct, extreme, flatten, includes, index_of, is_sorted, map_insert, range, sets,
-    slice, sort, sort_by, sum,
+    all_in, distinct, extreme, flatten, includes, index_of, index_of_old, is_sorted, map_insert,
+    range, sets, slice, sort, sort_by, sum,
 };
 pub use named::Named;
 use operators::{
@@ -320,6 +320,16 @@ const TABLE: &[(&str, Body, Cost)] = &[
         Cost::Text(0, 1),
     ),
     ("includes@old", includes, Cost::One),
+    (
+        "indexOf@old",
+        |i, a| index_of_old(i, a, false),
+        Cost::Traversal,
+    ),
+    (
+        "lastIndexOf@old",
+        |i, a| index_of_old(i, a, true),
+        Cost::Traversal,
+    ),
     ("add@old", quantities::add_in_place, Cost::One),
     ("sub@old", quantities::sub_in_place, Cost::One),
     (
