@@ -71,7 +71,7 @@ def check_rights(api: Api, role: Json, kubeconfig: Callable[[str], Path]) -> Non
         with reader.made():
             reader.start(list(scenario.claims))
             wait_until("the new rights", lambda: _may_read(reader), 30)
-            assert [cause["code"] for cause in reader.explained()["causes"]][:1] == ["taint"]
+            assert "taint" in [cause["code"] for cause in reader.explained()["causes"]]
     finally:
         for body in (binding, role, account):
             with suppress(Refused):

@@ -211,15 +211,10 @@ def from_scan(
         try:
             is_stuck = dynamic_mig and _is_stuck(seen, stuck)
             gpu = _gpu(seen, scan, pci, _partitioning(seen, never_toggles or is_stuck) if dynamic_mig else None)
-            if gpu.minor in minors:
-                raise OddDeviceError(f"{minors[gpu.minor].uuid} has minor number {gpu.minor} too")
-            if gpu.pci_bus_id in gpus:
-                raise OddDeviceError(f"{gpus[gpu.pci_bus_id].uuid} has PCI address {gpu.pci_bus_id} too")
+            _must_be_new(gpu, gpus, minors)
         except OddDeviceError as odd:
             not_published.append(NotPublished(str(GpuName(seen.minor)), str(odd)))
-            address = pci_address(seen.pci_bus_id)
-            driver = pci.get(address, PciFacts()).driver
-            odd_ones.append(HiddenGpu(address, driver, str(odd), seen.uuid or None, seen.minor))
+            odd_ones.append(_odd(seen, pci, str(odd)))
             continue
         gpus[gpu.pci_bus_id] = minors[gpu.minor] = gpu
         if is_stuck:
@@ -244,6 +239,20 @@ def from_scan(
         stuck=MappingProxyType(now_stuck),
         driver_version=scan.driver_version,
     )
+
+
+def _must_be_new(gpu: Gpu, gpus: Mapping[str, Gpu], minors: Mapping[int, Gpu]) -> None:
+    """Raises OddDeviceError if another GPU has its minor number or PCI address."""
+    if gpu.minor in minors:
+        raise OddDeviceError(f"{minors[gpu.minor].uuid} has minor number {gpu.minor} too")
+    if gpu.pci_bus_id in gpus:
+        raise OddDeviceError(f"{gpus[gpu.pci_bus_id].uuid} has PCI address {gpu.pci_bus_id} too")
+
+
+def _odd(seen: GpuScan, pci: Mapping[str, PciFacts], reason: str) -> HiddenGpu:
+    """A GPU that NVML shows and that cannot be published."""
+    address = pci_address(seen.pci_bus_id)
+    return HiddenGpu(address, pci.get(address, PciFacts()).driver, reason, seen.uuid or None, seen.minor)
 
 
 def overlapping(inventory: Inventory, address: str, start: int, size: int) -> frozenset[str]:

@@ -15,6 +15,10 @@ from typing import Any, NoReturn
 from nvdra.api import quantity
 
 
+class StartError(Exception):
+    """The program cannot start here as it is configured; the text is for people."""
+
+
 class UsageError(Exception):
     """The command line or a variable cannot be used; the text is for people."""
 

@@ -73,18 +73,8 @@ class GpuNode:
         self._sweep: Sweep | None = None
         nvml = Nvml(lambda: find_library(host, root), chassis.clock)
         chassis.stack.push_async_callback(_close, nvml)
-        hints = Hints(host, root)
         self._stuck = StuckModes(host, chassis.paths.plugin_dir)
-        self._discovery = Discovery(
-            nvml,
-            chassis.clock,
-            lambda: (self._current_root(), hints.look()),
-            lambda: self._bus().facts,
-            self._scanned,
-            dynamic_mig=gates.enabled(DYNAMIC_MIG),
-            never_toggles=never_toggles(os.environ),
-            stuck=self._stuck.known,
-        )
+        self._discovery = self._discovery_of(nvml)
         restore = None if options.nvidia_cdi_hook_path else partial(install_hook, host, chassis.paths.plugin_dir)
         self._edits_provider = GpuEditsProvider(
             host, root, hook_path=hook, host_root=options.nvidia_driver_root, restore_hook=restore
@@ -125,6 +115,19 @@ class GpuNode:
         )
         self._desired_pool = DesiredPool(
             self.publication, gates, self._inventory, lambda: bool(self._bus().gpus), shares=self._sharing.shares
+        )
+
+    def _discovery_of(self, nvml: Nvml) -> Discovery:
+        hints = Hints(self._chassis.host, self._root)
+        return Discovery(
+            nvml,
+            self._chassis.clock,
+            lambda: (self._current_root(), hints.look()),
+            lambda: self._bus().facts,
+            self._scanned,
+            dynamic_mig=self._gates.enabled(DYNAMIC_MIG),
+            never_toggles=never_toggles(os.environ),
+            stuck=self._stuck.known,
         )
 
     def _mps_actor(self, folder: str) -> MpsActor:

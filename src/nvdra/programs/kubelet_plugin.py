@@ -26,6 +26,7 @@ from nvdra.node.parts import NodePaths, claim_parts
 from nvdra.node.slice_writes import Notice, log
 from nvdra.ports import Clock
 from nvdra.programs.chassis import Build, Chassis, Hardware, PluginOptions
+from nvdra.programs.flags import StartError
 from nvdra.programs.kube_log import log_response
 from nvdra.programs.stop import Stop
 from nvdra.programs.tasks import Tasks
@@ -36,10 +37,6 @@ from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 STOP_S = 15.0
 DRAIN_S = 10.0  # the part of it for kubelet's calls and running work
 CHECKPOINT_DELAY_S = 0.005  # delay of gauges and publication after a change of the checkpoint
-
-
-class StartError(Exception):
-    """The plugin cannot start on this node as it is configured; the text is for people."""
 
 
 class KubeletPlugin:
@@ -128,13 +125,12 @@ class KubeletPlugin:
             self._stop.unless,
         )
         hardware = self._hardware = await build(chassis)
-        context = hardware.context
-        await context.locks.make_folder()
-        parts = claim_parts(context, hardware.checkpoint_file, host, clock, api, self._metrics)
+        await hardware.context.locks.make_folder()
+        parts = claim_parts(hardware.context, hardware.checkpoint_file, host, clock, api, self._metrics)
         look = asyncio.create_task(hardware.look(parts), name="first look")
-        context.checkpoint_writer.start()
-        stack.push_async_callback(context.checkpoint_writer.stop)
-        await self._first_checkpoint(context)
+        hardware.context.checkpoint_writer.start()
+        stack.push_async_callback(hardware.context.checkpoint_writer.stop)
+        await self._first_checkpoint(hardware.context)
         stack.push_async_callback(self._tasks.cancel)
         await self._register(stack, kube, clock, parts.service)
         self._tasks.start("publication", hardware.publication.run())

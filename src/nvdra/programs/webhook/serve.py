@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from nvdra import telemetry
 from nvdra.api.gates import Gates
+from nvdra.programs.flags import StartError
 from nvdra.programs.stop import Stop
 from nvdra.programs.webhook.certificate import Certificate, CertificateError, Pair
 from nvdra.programs.webhook.flags import Options
@@ -23,10 +24,6 @@ from nvdra.telemetry.http import EndpointError, MetricsServer
 NOTICE_S = 3.0  # until nodes have heard that the Service does not lead here any more
 WAIT_S = 10.0  # longer than any request may take
 LOOK_AGAIN_S = 60.0  # at the certificate's files, where nobody connects
-
-
-class StartError(Exception):
-    """The webhook cannot start with these options; the text is for people."""
 
 
 async def serve(options: Options, gates: Gates, stop: Stop) -> int:
