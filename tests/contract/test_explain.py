@@ -196,6 +196,26 @@ def test_files_that_cannot_be_used_are_explained(dump: Dump, content: str | Json
     assert err.startswith(f"Error: {dump.path}: ")
 
 
+_FOREIGN = {
+    "half a surrogate pair": rb'{"a":"\ud800"}',
+    "deep": b"[" * 5000 + b"]" * 5000,
+    "a number without end": b"1" * 5000,
+    "a number out of range": b"1e999999",
+}
+
+
+@pytest.mark.parametrize("text", _FOREIGN.values(), ids=list(_FOREIGN))
+def test_parameters_of_other_drivers_keep_no_claim_from_its_explanation(dump: Dump, text: bytes) -> None:
+    odd = e.claim("odd")
+    odd["spec"]["devices"]["config"] = [{"opaque": {"driver": "other.example", "parameters": "PARAMETERS"}}]
+    whole = json.dumps(e.cluster(*_node(e.gpu(0)), odd, e.claim("want"))).encode()
+    for name in ("ml/odd", "ml/want"):
+        code, out, err = dump.ask("--output", "json", name, content=whole.replace(b'"PARAMETERS"', text))
+        assert err == ""
+        assert json.loads(out)["claims"] == [name]
+        assert code == 0
+
+
 def test_a_name_that_is_not_there_gets_a_suggestion(dump: Dump) -> None:
     code, _, err = dump.ask("ml/wnat", objects=[*_node(e.gpu(0)), e.claim("want")])
     assert code == 3

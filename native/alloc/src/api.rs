@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::quantity::Quantity;
 
@@ -241,6 +242,7 @@ pub struct Cel {
 pub struct Configuration {
     #[serde(default, deserialize_with = "nullable")]
     pub requests: Vec<String>,
+    #[serde(default, deserialize_with = "readable")]
     pub opaque: Option<Value>,
 }
 
@@ -389,6 +391,12 @@ pub struct AllocationEntry {
     #[serde(rename = "shareID")]
     pub share_id: Option<String>,
     pub consumed_capacity: Option<BTreeMap<String, Quantity>>,
+}
+
+/// A value that users may write as they like: none where `Value` cannot hold it (too deep, half a surrogate pair).
+fn readable<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Value>, D::Error> {
+    let raw = Option::<Box<RawValue>>::deserialize(source)?;
+    Ok(raw.and_then(|raw| serde_json::from_str(raw.get()).ok()))
 }
 
 /// Null stands for an empty list or map.
