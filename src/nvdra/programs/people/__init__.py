@@ -32,7 +32,7 @@ _COMMANDS = {
     ),
     "mps remove": (
         "nvdra.programs.people.mps:main",
-        "end this node's MPS control daemons and give back what they had, before an uninstall",
+        "end this node's MPS control daemons and restore compute modes, before an uninstall",
     ),
     "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
     "prestart": ("nvdra.programs.prestart:main", "wait until the node's driver is there: the init container's program"),
