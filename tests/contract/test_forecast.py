@@ -47,9 +47,9 @@ def items(text: str) -> list[Json]:
     return found
 
 
-async def published(node: PluginNode, gates: str) -> list[Json]:
+async def published(node: PluginNode, gates: str, **flags: str) -> list[Json]:
     """The slices that the plugin publishes on the node, once the pool is complete."""
-    await node.start(feature_gates=gates)
+    await node.start(feature_gates=gates, **flags)
     stored = lambda: node.kube.objects("resourceslices")  # noqa: E731
     await until(lambda: stored() and len(stored()) == stored()[0]["spec"]["pool"]["resourceSliceCount"], "the pool")
     return list(stored())
@@ -61,6 +61,16 @@ async def test_every_byte_is_what_the_plugin_publishes(portrait: str, gates: str
     async with plugin_node(portrait) as node:
         live = await published(node, gates)
         said, _ = await forecast(portrait, f"--node-name={POOL}", f"--feature-gates={gates}", "--output=json")
+        assert specs(items(said)) == specs(live)
+
+
+@pytest.mark.parametrize("shares", ["unlimited", "memory", "4"])
+async def test_shared_devices_are_what_the_plugin_publishes(shares: str) -> None:
+    gates = "ConsumableShares=true"
+    async with plugin_node("h200x1") as node:
+        live = await published(node, gates, consumable_shares=shares)
+        flags = (f"--node-name={POOL}", f"--feature-gates={gates}", f"--consumable-shares={shares}", "--output=json")
+        said, _ = await forecast("h200x1", *flags)
         assert specs(items(said)) == specs(live)
 
 
@@ -125,7 +135,9 @@ async def test_an_older_release_gets_the_older_layout() -> None:
         ((), 2, "give one type of node"),
         (("h100x9",), 3, "no portrait 'h100x9': there are a100x8, b200x8"),
         (("h100x8", "--feature-gates=NoSuch=true"), 2, "NoSuch"),
-        (("h100x8", "--kubernetes=1.31"), 2, "must be a Kubernetes release from 1.32 on"),
+        (("h100x8", "--kubernetes=1.31"), 2, "must be a Kubernetes release from 1.32 to 1.37"),
+        (("h100x8", "--kubernetes=1.99"), 2, "must be a Kubernetes release from 1.32 to 1.37"),
+        (("h100x8", "--consumable-shares=4"), 2, "requires feature gate ConsumableShares to be enabled"),
         (("h100x8", "--template=karpenter"), 2, "must be one of slices, kwok, cluster-api"),
         (("/nowhere/x.json",), 3, "/nowhere/x.json"),
         (("h100x8", "--compare=n", "--from=/nowhere/slices.json"), 3, "/nowhere/slices.json"),

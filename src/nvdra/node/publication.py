@@ -22,11 +22,9 @@ from nvdra.slices import (
     Pool,
     changes,
     device_problems,
-    layout_for,
     slice_problems,
+    specs_for,
     stored_order,
-    uncounted,
-    wanted,
 )
 
 # Other writers mostly delete or edit several slices: all changes within this time are repaired together.
@@ -225,11 +223,17 @@ class Publication:
         wish = self._wanted
         minor = await self._writes.server_minor() if wish[2] else NEWEST_MINOR
         devices, withdrawn, counter_sets = wish
-        if counter_sets and not self._is_counted(minor):
-            devices, counter_sets = uncounted(devices), ()
-        layout = layout_for(has_counters=self._has_counters, counter_sets=counter_sets, minor=minor)
+        is_counted = bool(counter_sets) and self._is_counted(minor)
         stored = store.values()
-        specs = wanted(devices, layout, withdrawn, stored_order(stored), counter_sets)
+        specs = specs_for(
+            devices,
+            counter_sets,
+            has_counters=self._has_counters,
+            is_counted=is_counted,
+            minor=minor,
+            withdrawn=withdrawn,
+            stored_order=stored_order(stored),
+        )
         plan = changes(specs, stored, self._pool, self._writes.kept)
         if plan.is_empty:
             self._settled()
@@ -242,7 +246,7 @@ class Publication:
             if problems := slice_problems(body["spec"], minor):
                 raise Unpublished(f"the API server would refuse the slices: {'; '.join(problems)}")
         await self._writes.carry_out(plan, specs)
-        if counter_sets and not self._writes.keeps_count:
+        if is_counted and not self._writes.keeps_count:
             self._schedule(0.0)  # the server dropped the counters: devices that share them must be unpublished
         if self._wanted == wish:
             self._settled()
@@ -275,7 +279,9 @@ def _shape(thing: dict[str, Any], resource: Resource) -> dict[str, Any]:
     named = str(thing.get("apiVersion") or "").rpartition("/")[2]
     shaped = from_wire(thing, named or resource.version)
     spec = shaped.get("spec")
-    if not isinstance(spec, dict) or not isinstance(spec.get("pool"), dict) or not thing["metadata"].get("name"):
-        raise ValueError("it has no name, or no pool in its spec")
+    if not isinstance(spec, dict) or not isinstance(spec.get("pool"), dict):
+        raise ValueError("its spec has no pool")
+    if lacking := [key for key in ("name", "uid", "resourceVersion") if not thing["metadata"].get(key)]:
+        raise ValueError(f"its metadata has no {lacking[0]}")
     shaped["metadata"] = {key: value for key, value in thing["metadata"].items() if key != "managedFields"}
     return shaped

@@ -230,12 +230,15 @@ class SliceWrites:
                 name = self._pool.node_name
                 try:
                     node = document(await self._api.kube.get(_NODES, name))
-                    self._node_uid = str(node["metadata"]["uid"])
+                    uid = node["metadata"]["uid"]
                 except ApiError as error:
                     text = f'Node "{name}", which owns the slices, cannot be read: {error.message}'
                     raise Unpublished(text, retry_after_s=error.retry_after_s) from None
                 except (KeyError, TypeError):
-                    raise Unpublished(f'Node "{name}", which owns the slices, came without a UID') from None
+                    uid = None
+                if not uid or not isinstance(uid, str):
+                    raise Unpublished(f'Node "{name}", which owns the slices, came without a UID')
+                self._node_uid = uid
             return self._node_uid
 
 

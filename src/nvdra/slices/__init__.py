@@ -1,6 +1,6 @@
 """Desired ResourceSlices: layouts, the API server's limits, the difference to what is stored. Driver-neutral."""
 
-from nvdra.slices.layouts import COUNTERS_SINCE, Layout, layout_for, minor_version, uncounted, wanted
+from nvdra.slices.layouts import COUNTERS_SINCE, Layout, layout_for, minor_version, specs_for, uncounted, wanted
 from nvdra.slices.limits import NEWEST_MINOR, device_problems, slice_problems
 from nvdra.slices.pool import (
     Changes,
@@ -36,6 +36,7 @@ __all__ = [
     "owned",
     "slice_problems",
     "spec_of",
+    "specs_for",
     "stored_order",
     "uncounted",
     "wanted",

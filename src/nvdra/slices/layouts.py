@@ -84,6 +84,27 @@ def wanted(
     return tuple(made) or (SliceSpec(),)
 
 
+def specs_for(
+    devices: Iterable[SliceDevice],
+    counter_sets: Sequence[CounterSet] = (),
+    *,
+    has_counters: bool,
+    is_counted: bool,
+    minor: int,
+    withdrawn: frozenset[str] = frozenset(),
+    stored_order: Sequence[str] = (),
+) -> tuple[SliceSpec, ...]:
+    """The slices of a pool for a server of this minor version.
+
+    is_counted   the server keeps counters; without them, devices that share them are left out
+    The rest is as in `layout_for` and `wanted`.
+    """
+    if counter_sets and not is_counted:
+        devices, counter_sets = uncounted(devices), ()
+    layout = layout_for(has_counters=has_counters, counter_sets=counter_sets, minor=minor)
+    return wanted(devices, layout, withdrawn, stored_order, counter_sets)
+
+
 def _combined(devices: Sequence[SliceDevice], sets: Mapping[str, CounterSet]) -> Iterator[SliceSpec]:
     """One GPU's devices, with the counters they consume in the same slice."""
     used = sorted({str(used["counterSet"]) for device in devices for used in device.get("consumesCounters") or ()})

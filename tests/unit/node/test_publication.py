@@ -633,3 +633,21 @@ async def test_a_slice_whose_generation_is_no_number_keeps_nothing_from_being_pu
     await world.start()
     await world.clock.advance(5)
     assert [names for names in world.names() if "gpu-0" in names] == [["gpu-0", "gpu-1"]]
+
+
+@pytest.mark.parametrize("uid", [None, "", 7, {}])
+async def test_a_node_without_a_uid_owns_no_slice(world: World, uid: Any) -> None:
+    ask = world.kube.get
+
+    async def node(resource: Resource, *which: Any, **more: Any) -> bytes:
+        found = await ask(resource, *which, **more)
+        return json.dumps({"metadata": {"name": "node-a", "uid": uid}}).encode() if resource == NODES else found
+
+    world.kube.get = node  # type: ignore[method-assign]
+    world.publication.publish(devices(0))
+    await world.start()
+    await world.clock.advance(5)
+    assert world.names() == []
+    world.kube.get = ask  # type: ignore[method-assign]
+    await world.clock.advance(60)
+    assert world.names() == [["gpu-0"]]

@@ -13,8 +13,10 @@ from typing import Any
 
 from nvdra.api import gates as feature_gates
 from nvdra.gpu.extents import DRIVER
-from nvdra.kube import ConfigError, HttpKube, access
-from nvdra.ports import ApiError, Resource
+from nvdra.gpu.shares import shares
+from nvdra.kube import ConfigError, HttpKube, ResourceApi, access, document, from_wire
+from nvdra.ports import ApiError
+from nvdra.programs import gpu_flags
 from nvdra.programs.flags import GATES, Flag, UsageError, boolean, parse_words
 from nvdra.programs.people.forecast_compare import Difference, compare, devices_of
 from nvdra.programs.people.forecast_slices import Forecast, ForecastError, forecast, portraits
@@ -37,14 +39,13 @@ UUIDs and PCI addresses are the portrait's; --compare leaves them out.
 Exit status: 0, 1 if --compare finds a difference, 2 if called wrongly, 3 if it cannot be told."""
 
 _VERSION = re.compile(r"v?1\.(\d+)(\..*)?", re.ASCII)
-_SLICES = Resource("resource.k8s.io", "v1", "resourceslices", namespaced=False)
 
 
 def _minor(text: str) -> int:
     found = _VERSION.fullmatch(text)
-    if found is None or int(found[1]) < 32:
-        raise ValueError("must be a Kubernetes release from 1.32 on, such as 1.36")
-    return min(int(found[1]), NEWEST_MINOR)
+    if found is None or not 32 <= int(found[1]) <= NEWEST_MINOR:
+        raise ValueError(f"must be a Kubernetes release from 1.32 to 1.{NEWEST_MINOR}")
+    return int(found[1])
 
 
 def _one_of(*choices: str) -> Any:
@@ -58,6 +59,7 @@ def _one_of(*choices: str) -> Any:
 
 _FLAGS = (
     *GATES,
+    next(flag for flag in gpu_flags.FLAGS if flag.names == ("consumable-shares",)),
     Flag(("kubernetes",), (), NEWEST_MINOR, f"release of the API server, 1.32 to 1.{NEWEST_MINOR}", _minor),
     Flag(("node-name",), (), "", "name of the node; else the type's"),
     Flag(
@@ -85,7 +87,10 @@ def main(argv: Sequence[str]) -> int:
             raise UsageError("give one type of node, such as h100x8 (nvdra forecast --list shows them)")
         gates = gates_of(values)
         name = str(values["node_name"] or values["compare"] or Path(words[0]).stem)
-        found = asyncio.run(forecast(words[0], gates, node_name=name, minor=int(values["kubernetes"])))
+        setting = str(values["consumable_shares"])
+        gpu_flags.check_shares(setting, is_enabled=gates.enabled(feature_gates.CONSUMABLE_SHARES))
+        sharing = shares(setting, gates)
+        found = asyncio.run(forecast(words[0], gates, sharing, node_name=name, minor=int(values["kubernetes"])))
         if values["compare"]:
             return _compared(found, str(values["compare"]), values)
     except (ForecastError, ConfigError, ApiError, OSError) as error:
@@ -147,8 +152,9 @@ def _from_file(name: str) -> list[dict[str, Any]]:
 
 async def _from_cluster(kubeconfig: str) -> list[dict[str, Any]]:
     async with HttpKube(access(kubeconfig, os.environ), user_agent="nvdra-forecast") as kube:
-        page = await kube.list(_SLICES)
-    return [json.loads(item) for item in page.items]
+        slices = await ResourceApi(kube).resource("resourceslices")
+        page = await kube.list(slices, field_selector=f"spec.driver={DRIVER}")
+    return [from_wire(document(item), slices.version) for item in page.items]
 
 
 def _document(made: Sequence[Mapping[str, Any]], output: str) -> str:

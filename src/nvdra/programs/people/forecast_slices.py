@@ -6,7 +6,6 @@ differs between two nodes of one type (UUIDs, PCI addresses) is the portrait's.
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +16,11 @@ from typing import Any
 from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.gpu import Inventory, NotPublished, from_scan, published
 from nvdra.gpu.extents import DRIVER
+from nvdra.gpu.shares import NOT_SHARED, Shares, shared
 from nvdra.host import Node, driver_root, find_library, look_at_bus
 from nvdra.node.clock import LoopClock
 from nvdra.nvml import Nvml
-from nvdra.slices import COUNTERS_SINCE, Pool, changes, device_problems, layout_for, slice_problems, uncounted, wanted
+from nvdra.slices import COUNTERS_SINCE, Pool, changes, device_problems, slice_problems, specs_for
 
 Value = Mapping[str, Any]
 
@@ -54,7 +54,9 @@ def portraits() -> list[str]:
     return [name for name in _mock().names() if not _mock().load(name).is_recorded]
 
 
-async def forecast(portrait: str, gates: Gates, *, node_name: str, minor: int) -> Forecast:
+async def forecast(
+    portrait: str, gates: Gates, sharing: Shares = NOT_SHARED, *, node_name: str, minor: int
+) -> Forecast:
     """Returns the forecast of a node of this type.
 
     portrait   a portrait's name, or the path of a portrait's .json file
@@ -65,22 +67,22 @@ async def forecast(portrait: str, gates: Gates, *, node_name: str, minor: int) -
     inventory = await _inventory(portrait, dynamic_mig=gates.enabled(DYNAMIC_MIG))
     if inventory.unread:
         raise ForecastError(f"portrait {portrait}: its GPUs cannot be read: {inventory.unread}")
-    return Forecast(
-        portrait,
-        len(inventory.gpus),
-        _slices(inventory, gates, Pool(DRIVER, node_name), minor),
-        inventory.not_published,
+    made = [shared(published(device, gates), sharing) for device in inventory.devices.values()]
+    refused = {str(device["name"]): problems for device in made if (problems := device_problems(device))}
+    fit = [device for device in made if device["name"] not in refused]
+    left_out = tuple(NotPublished(name, "; ".join(problems)) for name, problems in refused.items())
+    bodies = _slices(fit, inventory, gates, Pool(DRIVER, node_name), minor)
+    return Forecast(portrait, len(inventory.gpus), bodies, (*inventory.not_published, *left_out))
+
+
+def _slices(devices: Sequence[Value], inventory: Inventory, gates: Gates, pool: Pool, minor: int) -> tuple[Value, ...]:
+    specs = specs_for(
+        devices,
+        inventory.counter_sets(),
+        has_counters=gates.enabled(DYNAMIC_MIG),
+        is_counted=minor >= COUNTERS_SINCE,
+        minor=minor,
     )
-
-
-def _slices(inventory: Inventory, gates: Gates, pool: Pool, minor: int) -> tuple[Value, ...]:
-    devices: Sequence[Value] = [published(device, gates) for device in inventory.devices.values()]
-    devices = [device for device in devices if not device_problems(device)]
-    counter_sets: Sequence[Value] = inventory.counter_sets()
-    if counter_sets and minor < COUNTERS_SINCE:
-        devices, counter_sets = uncounted(devices), ()
-    layout = layout_for(has_counters=gates.enabled(DYNAMIC_MIG), counter_sets=counter_sets, minor=minor)
-    specs = wanted(devices, layout, counter_sets=counter_sets)
     bodies = tuple(create.body for create in changes(specs, (), pool).creates)
     for body in bodies:
         if problems := slice_problems(body["spec"], minor):
@@ -115,13 +117,3 @@ def _mock() -> Any:
             "pip install 'dra-driver-nvidia-gpu[demo]' nvdra-mock-nvml, or run `make build` in the source tree"
         ) from None
     return nvdra_mock_nvml
-
-
-async def forecasts(names: Sequence[str], gates: Gates, *, minor: int) -> list[Forecast]:
-    """Returns the forecasts of several node types, one after the other; each node is named like its type."""
-    return [await forecast(name, gates, node_name=Path(name).stem, minor=minor) for name in names]
-
-
-def run_forecasts(names: Sequence[str], gates: Gates, *, minor: int) -> list[Forecast]:
-    """`forecasts`, for callers without an event loop."""
-    return asyncio.run(forecasts(names, gates, minor=minor))
