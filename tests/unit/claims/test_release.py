@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from nvdra.checkpoint import Checkpoint
+from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.claims import Forget, NotPrepared, Refuse
+from nvdra.claims.unprepare_plan import is_late
 from tests.unit.claims import world
 from tests.unit.claims.world import claim, prepared, release, sealed, started, unsupported
 from tests.unit.gpu import scans
@@ -87,3 +88,13 @@ def test_a_group_with_an_mps_daemon_is_kept_while_the_gate_is_off():
 
 def test_this_driver_forgets_abandoned_claims_as_its_checkpoint_cannot_hold_them() -> None:
     assert (world.DRIVER.on_abandoned, world.DRIVER.schema.can_abort) == ("forget", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "late"),
+    [(None, True), (b'{ "allocation": 1 }', True), (b'{"allocation":2}', False), (b'{"a":"\\ud800"}', False)],
+)
+def test_a_prepare_of_an_aborted_claim_is_late_if_its_status_is_the_same(status, late):
+    one = replace(claim("c1", "gpu-0"), status=b'{"allocation":1}')
+    aborted = Entry("PrepareAborted", one.status, aborted_at=100)
+    assert is_late(aborted, one if status is None else replace(one, status=status), 101.0) == late

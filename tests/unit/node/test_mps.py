@@ -20,7 +20,7 @@ from nvdra.kubelet import time_left_s
 from nvdra.node.checkpoint_writer import Change
 from nvdra.node.claim_service import Failure
 from nvdra.node.gpu.mps_upkeep import MpsUpkeep
-from nvdra.ports import Resource
+from nvdra.ports import Page, Resource
 from tests.unit.node.mps_world import DAEMONS, NAMESPACE, MpsWorld, actor, mps
 from tests.unit.node.world import cdi_path
 
@@ -253,6 +253,25 @@ async def test_daemons_tolerate_what_the_plugins_pod_tolerates(node: MpsWorld) -
     pod = {"metadata": {"name": "plugin"}, "spec": {"nodeName": "node-a", "tolerations": tolerations}}
     made = json.loads(await node.kube.create(PODS, json.dumps(pod).encode(), NAMESPACE))
     node.pod_uid = made["metadata"]["uid"]
+    await node.restart()
+    await node.prepared(await node.claim("a", "gpu-0", config=mps()))
+    (deployment,) = node.deployments()
+    assert deployment["spec"]["template"]["spec"]["tolerations"] == tolerations
+
+
+async def test_an_odd_pod_beside_the_plugins_own_costs_no_daemon(node: MpsWorld) -> None:
+    tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    pod = {"metadata": {"name": "plugin"}, "spec": {"nodeName": "node-a", "tolerations": tolerations}}
+    made = json.loads(await node.kube.create(PODS, json.dumps(pod).encode(), NAMESPACE))
+    node.pod_uid = made["metadata"]["uid"]
+    odd = (b'{"metadata":{"uid":"x","annotations":{"a":"\\ud800"}}}', b"[]", b'{"metadata":null}')
+    ask = node.kube.list
+
+    async def listed(*which: Any, **more: Any) -> Page:
+        page = await ask(*which, **more)
+        return Page((*odd, *page.items), page.resource_version)
+
+    node.kube.list = listed  # type: ignore[method-assign]
     await node.restart()
     await node.prepared(await node.claim("a", "gpu-0", config=mps()))
     (deployment,) = node.deployments()

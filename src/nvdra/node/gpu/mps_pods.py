@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-
-import orjson
+from typing import Any
 
 from nvdra.gpu.mps_deployment import MpsPods
-from nvdra.ports import Kube, Resource
+from nvdra.kube import document
+from nvdra.ports import ApiError, Kube, Resource
 
 PODS = Resource("", "v1", "pods", namespaced=True)
 
 
 class Pods:
-    """What pods of daemons have of the plugin's own: found out once, when the first daemon is needed.
+    """What pods of daemons have of the plugin's own: looked up when the first daemon is needed, and kept.
 
     pod_uid   of the plugin; "" outside of a pod
     """
@@ -33,8 +34,18 @@ class Pods:
         if not self._is_complete:
             selector = f"spec.nodeName={self._known.node}"
             page = await self._kube.list(PODS, self._known.namespace, field_selector=selector)
-            mine = [pod for pod in map(orjson.loads, page.items) if pod["metadata"]["uid"] == self._pod_uid]
-            tolerations = tuple(each for pod in mine for each in pod["spec"].get("tolerations") or ())
-            self._known = replace(self._known, tolerations=tolerations)
-            self._is_complete = True
+            mine = next((spec for spec in map(self._own_spec, page.items) if spec is not None), None)
+            if mine is not None:  # else the server does not show this pod yet: it is asked again
+                self._known = replace(self._known, tolerations=tuple(mine.get("tolerations") or ()))
+                self._is_complete = True
         return self._known
+
+    def _own_spec(self, item: bytes) -> Mapping[str, Any] | None:
+        """The spec of the plugin's own pod; None for another pod, and for one that cannot be read."""
+        try:
+            pod = document(item)
+        except ApiError:
+            return None
+        metadata, spec = pod.get("metadata"), pod.get("spec")
+        is_mine = isinstance(metadata, dict) and metadata.get("uid") == self._pod_uid
+        return spec if is_mine and isinstance(spec, dict) else None

@@ -84,7 +84,14 @@ class MpsUpkeep:
             if entry.state != "PrepareCompleted":
                 continue
             ref = ClaimRef(entry.namespace, entry.name, uid)
-            for step in self._driver.daemons_of_entry(ref, entry, self._inventory()):
+            try:
+                steps = self._driver.daemons_of_entry(ref, entry, self._inventory())
+            except Exception as error:  # one odd entry costs its own daemon, not the plugin
+                telemetry.warning(
+                    "Could not read the MPS daemons of a prepared claim", claim=str(ref), cause=repr(error)
+                )
+                continue
+            for step in steps:
                 found.setdefault(step.id, (uid, step))
         return list(found.values())
 

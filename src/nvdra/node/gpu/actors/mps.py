@@ -33,7 +33,7 @@ from nvdra.host import (
     NvidiaSmi,
     NvidiaSmiError,
 )
-from nvdra.kube import Followed, Objects, until
+from nvdra.kube import Followed, Objects, document, until
 from nvdra.node.gpu.compute_modes import ComputeModes
 from nvdra.node.gpu.mps_pods import PODS, Pods
 from nvdra.node.steps import StepFailed, StepJournal
@@ -189,7 +189,7 @@ class MpsActor:
         name, namespace = deployment_name(step.id), pods.namespace
         stored = await self._stored(name, namespace)
         if stored is not None:
-            is_ending = "deletionTimestamp" in stored["metadata"]
+            is_ending = "deletionTimestamp" in (stored.get("metadata") or {})
             if not is_ending and is_as_wanted(stored, wanted):
                 return
             telemetry.warning("Replacing an MPS control daemon with other settings", daemon=step.id)
@@ -203,13 +203,12 @@ class MpsActor:
 
     async def _stored(self, name: str, namespace: str) -> dict[str, Any] | None:
         try:
-            found = orjson.loads(await self._kube.get(DEPLOYMENTS, name, namespace))
+            return document(await self._kube.get(DEPLOYMENTS, name, namespace))
         except ApiError as error:
             if error.is_missing("deployments", name):
                 return None
             text = f"error checking if control daemon already started: failed to get deployment: {error.message}"
             raise ApiError(error.status, error.reason, text) from error
-        return found if isinstance(found, dict) else None
 
     async def _until_ready(self, daemon: str, journal: StepJournal) -> bool:
         """True once its pod is ready; False if the Deployment went meanwhile."""
