@@ -14,16 +14,24 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
 
 class Stop:
-    """Catches the stop signals. Before `on_loop` is called a signal ends the process with status 0."""
+    """Catches the stop signals until the process has ended. Before `on_loop` is called one ends it with status 0.
+
+    The handlers belong to the process, not to the loop: a loop that closes would give its signals their default
+    action back, and a second signal in the last milliseconds would end a clean shutdown with status -15.
+    """
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._deadline: threading.Timer | None = None
         for number in SIGNALS:
-            signal.signal(number, self._before_loop)
+            signal.signal(number, self._on_signal)
 
-    def _before_loop(self, _number: int, _frame: FrameType | None) -> None:
-        os._exit(0)
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._loop is None:
+            os._exit(0)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.ask)
 
     def on_loop(self, within_s: float | None = None, at_deadline: Callable[[], object] = lambda: None) -> None:
         """From now on a signal sets an event of the running loop.
@@ -35,9 +43,7 @@ class Stop:
         if within_s is not None:
             self._deadline = threading.Timer(within_s, at_deadline)
             self._deadline.daemon = True
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self.ask)
+        self._loop = asyncio.get_running_loop()
 
     def ask(self) -> None:
         """Request the stop; called by the program itself or for a signal."""

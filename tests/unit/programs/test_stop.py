@@ -30,6 +30,19 @@ async def main(stop):
     print("wound down", flush=True)
 asyncio.run(main(Stop()))
 """
+_ENDED = """
+import uvloop
+from nvdra.programs.stop import Stop
+async def main(stop):
+    stop.on_loop()
+    stop.ask()
+    await stop.wait()
+uvloop.run(main(Stop()))
+print("ready", flush=True)
+import time
+time.sleep(0.2)
+print("ended by itself", flush=True)
+"""
 _ASKED = """
 import asyncio
 from nvdra.programs.stop import Stop
@@ -70,6 +83,11 @@ def test_before_the_loop_there_is_nothing_to_wind_down(number: signal.Signals) -
 @pytest.mark.parametrize("number", SIGNALS)
 def test_with_a_loop_the_program_winds_down(number: signal.Signals) -> None:
     assert ended(_AFTER, number) == (0, "wound down\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_the_loop_has_closed_changes_nothing(number: signal.Signals) -> None:
+    assert ended(_ENDED, number) == (0, "ended by itself\n")
 
 
 def test_the_program_itself_may_want_it() -> None:
