@@ -18,7 +18,7 @@ def merged(sources: Mapping[str, Taints]) -> dict[str, tuple[Mapping[str, str], 
     return made
 
 
-def tainted(device: dict[str, Any], taints: Taints) -> dict[str, Any]:
+def with_taints(device: dict[str, Any], taints: Taints) -> dict[str, Any]:
     """A published device with the taints of its name behind those that it has."""
     own = taints.get(str(device["name"]))
     return {**device, "taints": [*device.get("taints", ()), *map(dict, own)]} if own else device

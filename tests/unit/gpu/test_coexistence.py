@@ -6,7 +6,7 @@ import pytest
 
 from nvdra.gpu import Inventory, from_scan
 from nvdra.gpu.coexistence import Assignment, given_out, refusal, taints
-from nvdra.gpu.taints import merged, tainted
+from nvdra.gpu.taints import merged, with_taints
 from tests.unit.claims.world import h200s
 from tests.unit.gpu.scans import gpu_scan, h200_scan, instance, inventory, node_scan, uuid_of
 
@@ -73,8 +73,8 @@ def test_taints_of_several_sources_stand_side_by_side() -> None:
     ours = taints(given_out([held(uuid_of(0))], inventory(1)))
     health = {"gpu-0": ({"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"},)}
     both = merged({"health": health, "device plugin": ours})
-    keys = [taint["key"] for taint in tainted({"name": "gpu-0"}, both)["taints"]]
+    keys = [taint["key"] for taint in with_taints({"name": "gpu-0"}, both)["taints"]]
     assert keys == ["gpu.nvidia.com/device-plugin", "gpu.nvidia.com/xid"]
-    assert tainted({"name": "gpu-1"}, both) == {"name": "gpu-1"}
-    # What another part tainted before stays.
-    assert len(tainted({"name": "gpu-0", "taints": [{"key": "mine", "effect": "NoSchedule"}]}, ours)["taints"]) == 2
+    assert with_taints({"name": "gpu-1"}, both) == {"name": "gpu-1"}
+    # What another part with_taints before stays.
+    assert len(with_taints({"name": "gpu-0", "taints": [{"key": "mine", "effect": "NoSchedule"}]}, ours)["taints"]) == 2

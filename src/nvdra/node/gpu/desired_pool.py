@@ -11,7 +11,7 @@ from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import GpuDevice, Inventory, parent, published
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.shares import NOT_SHARED, Shares, shared
-from nvdra.gpu.taints import Taints, merged, tainted
+from nvdra.gpu.taints import Taints, merged, with_taints
 from nvdra.gpu.unpublished import withdrawn
 from nvdra.node.publication import Publication
 
@@ -70,7 +70,7 @@ class DesiredPool:
         self._announced = frozenset(inventory.devices)
         taints = merged(self._taints)
         self._publication.publish(
-            [tainted(self._published(device, inventory), taints) for device in inventory.devices.values()],
+            [with_taints(self._published(device, inventory), taints) for device in inventory.devices.values()],
             withdrawn=unpublished,
             counter_sets=inventory.counter_sets(),
         )
