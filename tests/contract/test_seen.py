@@ -20,7 +20,7 @@ import pytest
 
 from nvdra.kubelet.proto.pprof import profile_pb2
 from nvdra.testing.pod_resources import PodResourcesServer
-from tests.contract.plugin_node import CLAIMS, PluginNode, plugin_node, until
+from tests.contract.plugin_node import CLAIMS, PluginNode, lines, plugin_node, until
 
 
 @asynccontextmanager
@@ -101,6 +101,25 @@ async def test_by_default_nothing_is_written_into_claims() -> None:
         assert status_devices(node, claim.name) == []
         assert not node.kube.calls["patch", "resourceclaims"]
         assert node.kube.objects("events") == []
+
+
+async def test_with_all_of_it_on_a_prepare_costs_what_it_costs_without(kubelet: Any, tmp_path: Path) -> None:
+    flags = {"coexistence_guard": "enforce", "pod_resources_socket": str(tmp_path / "kubelet.sock")}
+    flags |= dict.fromkeys(("claim_status", "claim_events", "topology_attributes"), "true")
+    async with kubelet() as pods, started(**flags) as node:
+        warm = await node.claim("gpu-7")
+        await node.prepared(warm)
+        await node.released(warm)
+        refs = [await node.claim(f"gpu-{number}") for number in range(4)]
+        node.root.count_calls()
+        before, asked = node.root.calls(), node.kube.calls["get", "resourceclaims"]
+        async with node.traced("-e", "trace=fsync,fdatasync") as trace:
+            await node.prepared(*refs)
+        assert node.kube.calls["get", "resourceclaims"] - asked == len(refs)
+        assert len(lines(trace, ("fsync", "fdatasync"))) == 1
+        changed = {name for name, count in node.root.calls().items() if count != before.get(name)}
+        assert changed <= {"nvmlShutdown"}
+        assert pods.calls >= 1
 
 
 # ── Events ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -155,6 +155,8 @@ class KubeletPlugin:
             registry, driver=self._driver, node=self._options.node_name, device_types=self._device_types
         )
         ClaimDevices(registry, self._claim_devices)
+        if self._profile_path and not self._options.http_endpoint:
+            telemetry.warning("No profiles are served: --pprof-path needs --http-endpoint", path=self._profile_path)
         if self._options.http_endpoint and (self._options.metrics_path or self._profile_path):
             server = MetricsServer(
                 registry,

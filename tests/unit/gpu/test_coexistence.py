@@ -76,5 +76,5 @@ def test_taints_of_several_sources_stand_side_by_side() -> None:
     keys = [taint["key"] for taint in with_taints({"name": "gpu-0"}, both)["taints"]]
     assert keys == ["gpu.nvidia.com/device-plugin", "gpu.nvidia.com/xid"]
     assert with_taints({"name": "gpu-1"}, both) == {"name": "gpu-1"}
-    # What another part with_taints before stays.
+    # What another part tainted before stays.
     assert len(with_taints({"name": "gpu-0", "taints": [{"key": "mine", "effect": "NoSchedule"}]}, ours)["taints"]) == 2
