@@ -23,6 +23,9 @@ from nvdra.ports import ApiError, Clock
 
 # A refusal that only an administrator can lift.
 _FORBIDDEN_PAUSE_S = 300.0
+_RIGHTS = (
+    "; the driver needs the verbs patch on resourceclaims/status and associated-node:patch on resourceclaims/driver"
+)
 # Refusals that hold for this claim as it is: it is gone or another one, not allocated any more, or another manager has
 # entries of this driver.
 _FINAL = frozenset((404, 409, 422))
@@ -102,16 +105,18 @@ class ClaimStatus:
                 await self._wake.wait()
 
     def _devices(self, entry: Entry) -> bytes:
+        """A device that several requests of the claim have is listed once: the API server takes no more."""
+        found = {(device.pool, device.device, device.share_id): device for device in claims.answers(entry)}
         return orjson.dumps(
             [
                 {
                     "driver": self._driver,
-                    "pool": device.pool,
-                    "device": device.device,
-                    **({} if device.share_id is None else {"shareID": device.share_id}),
+                    "pool": pool,
+                    "device": name,
+                    **({} if share_id is None else {"shareID": share_id}),
                     "data": dict(self._describe(device)),
                 }
-                for device in claims.answers(entry)
+                for (pool, name, share_id), device in found.items()
             ]
         )
 
@@ -152,9 +157,9 @@ class ClaimStatus:
         kind = f"{error.status} {error.reason}"
         if kind not in self._refusals:
             self._refusals.add(kind)
+            needed = _RIGHTS if error.status == 403 else ""
             telemetry.warning(
-                "Could not write the devices of a claim into its status, trying again; the driver needs the verb patch "
-                "on resourceclaims/status, and associated-node:patch on resourceclaims/driver",
+                f"Could not write the devices of a claim into its status, trying again{needed}",
                 claim=claim,
                 cause=error.message,
                 retry_s=round(wait_s, 1),

@@ -173,3 +173,12 @@ async def test_a_claim_made_anew_under_the_same_name_is_not_told(world: World) -
     await world.claim("gpu-2")
     await world.told(checkpoint)
     assert world.devices() == []
+
+
+async def test_a_device_of_two_requests_is_listed_once(world: World) -> None:
+    ref, checkpoint = await world.claim("gpu-3")
+    entry = checkpoint.entries[ref.uid]
+    (group,) = entry.prepared
+    twice = replace(group, devices=(*group.devices, *group.devices))
+    await world.told(Checkpoint("boot", {ref.uid: replace(entry, prepared=(twice,))}))
+    assert len(world.devices()) == 1
