@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nvdra.api import gates
-from nvdra.gpu import from_scan, parent, published
+from nvdra.gpu import from_scan, published
 from nvdra.gpu.gpu import pci_address
 from nvdra.host import Node, driver_root, find_library, localities, look_at_bus
 from nvdra.node.clock import LoopClock
@@ -42,9 +42,7 @@ async def report(path: str) -> dict[str, Any]:
     attributes = {
         name: {
             key: next(iter(value.values()))
-            for key, value in published(device, gates.defaults(), found.topology[parent(device).pci_bus_id])[
-                "attributes"
-            ].items()
+            for key, value in published(device, gates.defaults(), found.topology[name])["attributes"].items()
         }
         for name, device in found.devices.items()
     }

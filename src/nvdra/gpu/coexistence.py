@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from nvdra.gpu.extents import GpuExtent
+from nvdra.gpu.extents import GpuExtent, extent
 from nvdra.gpu.inventory import Inventory
-from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
 
 TAINT = "gpu.nvidia.com/device-plugin"
 
@@ -50,8 +49,8 @@ def given_out(assignments: Iterable[Assignment], inventory: Inventory) -> dict[s
         taken = _extent(assignment, inventory)
         if taken is None:
             continue
-        for name, device in inventory.devices.items():
-            if _extent_of(device).overlaps(taken):
+        for name in inventory.devices:
+            if (own := extent(name, inventory)) is not None and own.overlaps(taken):
                 found.setdefault(name, assignment)
     return found
 
@@ -90,12 +89,3 @@ def _partitions(inventory: Inventory) -> Iterator[tuple[str, str, range]]:
         for instance in partitions.instances:
             for compute in instance.compute:
                 yield address, compute.uuid, range(instance.start, instance.start + instance.size)
-
-
-def _extent_of(device: GpuDevice) -> GpuExtent:
-    address = parent(device).pci_bus_id
-    match device:
-        case MigSpec() | MigDevice():
-            return GpuExtent(address, range(device.start, device.start + device.size))
-        case _:
-            return GpuExtent(address)

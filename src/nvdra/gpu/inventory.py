@@ -104,7 +104,7 @@ class Inventory:
     hidden         by PCI address: GPUs that could not be read, or are too odd to be offered
     driver_version as NVML writes it, "580.159.04"; attributes have the form that the API server takes
     stuck          by PCI address: GPUs that are offered as they stand, since their MIG mode does not change
-    topology       by PCI address; empty unless it is to be published
+    topology       by device name; empty unless it is to be published
     refused        devices that no claim gets now, by name, with the reason
     """
 
@@ -247,8 +247,13 @@ def from_scan(
         hidden=MappingProxyType({gpu.address: gpu for gpu in hidden}),
         stuck=MappingProxyType(now_stuck),
         driver_version=scan.driver_version,
-        topology=_NO_TOPOLOGY if localities is None else MappingProxyType(topologies(scan, localities)),
+        topology=_NO_TOPOLOGY if localities is None else _topology(devices, topologies(scan, localities)),
     )
+
+
+def _topology(devices: Mapping[str, GpuDevice], by_address: Mapping[str, Topology]) -> Mapping[str, Topology]:
+    places = {name: by_address.get(parent(device).pci_bus_id) for name, device in devices.items()}
+    return MappingProxyType({name: place for name, place in places.items() if place is not None})
 
 
 def _must_be_new(gpu: Gpu, gpus: Mapping[str, Gpu], minors: Mapping[int, Gpu]) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from nvdra.allocation import Cluster, explanation
 from nvdra.api import gates
-from nvdra.gpu import NvLink, PciFacts, from_scan, parent, published
+from nvdra.gpu import NvLink, PciFacts, from_scan, published
 from nvdra.gpu.topology import Locality
 from tests.contract.explained import DRIVER, node, slice_of
 from tests.unit.gpu.scans import gpu_scan, node_scan
@@ -60,9 +60,7 @@ def devices(*, links: int = 0, linked: bool = False, root: str = "pci0000:15") -
     )
     facts = {f"0000:0{minor + 1}:00.0": PciFacts(pcie_root=root) for minor in range(2)}
     found = from_scan(scan, facts, localities=dict.fromkeys(facts, Locality(0, "0000:16:00.0")))
-    return [
-        published(each, gates.defaults(), found.topology[parent(each).pci_bus_id]) for each in found.devices.values()
-    ]
+    return [published(each, gates.defaults(), found.topology[each.name]) for each in found.devices.values()]
 
 
 def nic(root: str) -> dict[str, Any]:

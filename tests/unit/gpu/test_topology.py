@@ -37,8 +37,7 @@ def found(*gpus: Any, p2p: dict[tuple[int, int], int] | None = None, **localitie
 
 def told(inventory: Inventory, name: str) -> dict[str, Any]:
     device = inventory.devices[name]
-    address = next(address for address, gpu in inventory.gpus.items() if gpu.name == name)
-    attributes = published(device, OFF, inventory.topology[address])["attributes"]
+    attributes = published(device, OFF, inventory.topology[name])["attributes"]
     return {key: next(iter(attributes[key].values())) for key in (*NAMES, NUMA) if key in attributes}
 
 
@@ -96,7 +95,7 @@ def test_nothing_of_it_is_known_unless_it_is_asked_for():
     off = from_scan(node_scan(gpu_scan(0, nvlinks=links(18))), {})
     assert off.topology == {}
     (gpu,) = off.devices.values()
-    assert not set(published(gpu, OFF, off.topology.get("0000:01:00.0"))["attributes"]) & set(NAMES)
+    assert not set(published(gpu, OFF, off.topology.get("gpu-0"))["attributes"]) & set(NAMES)
 
 
 def test_a_gpu_that_cannot_be_published_does_not_spoil_the_others():
@@ -112,7 +111,7 @@ def test_the_fullest_device_stays_within_the_apis_limit():
     places = {"0000:00:06.0": Locality(cpu_socket=0, pcie_switch="0000:16:00.0")}
     node = from_scan(node_scan(seen), facts, localities=places)
     (device,) = node.devices.values()
-    made = shared(published(device, OFF, node.topology["0000:00:06.0"]), Shares("4"))
+    made = shared(published(device, OFF, node.topology[device.name]), Shares("4"))
     assert len(made["attributes"]) + len(made["capacity"]) <= 32
     assert device_problems(made) == ()
     assert {"pcieSwitch", "cpuSocket"} <= made["attributes"].keys()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nvdra import telemetry
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import Checkpoint, PreparedDevice
 from nvdra.kube import ResourceApi
@@ -29,9 +30,9 @@ def describe(device: PreparedDevice) -> Mapping[str, Any]:
 
 
 class World:
-    def __init__(self, **server: Any) -> None:
+    def __init__(self, server: type[FakeKube] = FakeKube) -> None:
         self.clock = VirtualClock()
-        self.kube = FakeKube(clock=self.clock, **server)
+        self.kube = server(clock=self.clock)
         api = ResourceApi(self.kube)
         self.status = ClaimStatus(api, self.clock, DRIVER, describe, jitter=lambda: 1.0)
         self._running = asyncio.create_task(self.status.run())
@@ -182,3 +183,28 @@ async def test_a_device_of_two_requests_is_listed_once(world: World) -> None:
     twice = replace(group, devices=(*group.devices, *group.devices))
     await world.told(Checkpoint("boot", {ref.uid: replace(entry, prepared=(twice,))}))
     assert len(world.devices()) == 1
+
+
+class WithoutTheFeature(FakeKube):
+    """Kubernetes 1.32 as it comes: `status.devices` is forgotten without a word."""
+
+    async def apply(self, *args: Any, **more: Any) -> bytes:
+        stored = json.loads(await super().apply(*args, **more))
+        stored["status"].pop("devices", None)
+        return json.dumps(stored).encode()
+
+
+async def test_a_server_that_forgets_the_field_is_not_written_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(telemetry, "warning", lambda text, **_: told.append(text))
+    world = World(WithoutTheFeature)
+    try:
+        _, first = await world.claim("gpu-3", "a")
+        await world.told(first)
+        _, second = await world.claim("gpu-2", "b")
+        await world.told(second)
+        assert world.writes == 1
+        (line,) = told
+        assert "DRAResourceClaimDeviceStatus" in line
+    finally:
+        await world.stop()

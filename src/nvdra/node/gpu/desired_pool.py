@@ -8,7 +8,7 @@ from typing import Any
 from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import GpuDevice, Inventory, parent, published
+from nvdra.gpu import GpuDevice, Inventory, published
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.shares import NOT_SHARED, Shares, shared
 from nvdra.gpu.taints import Taints, merged, with_taints
@@ -76,8 +76,7 @@ class DesiredPool:
         )
 
     def _published(self, device: GpuDevice, inventory: Inventory) -> dict[str, Any]:
-        topology = inventory.topology.get(parent(device).pci_bus_id)
-        return shared(published(device, self._gates, topology), self._shares)
+        return shared(published(device, self._gates, inventory.topology.get(device.name)), self._shares)
 
     def _log_changes(self, inventory: Inventory, checkpoint: Checkpoint, unpublished: frozenset[str]) -> None:
         unmanaged = frozenset(map(str, unmanaged_partitions(inventory, checkpoint)))

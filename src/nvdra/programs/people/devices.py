@@ -186,7 +186,7 @@ def _json(shown: _Shown, gates: Gates) -> dict[str, Any]:
     return {
         "devices": [
             {
-                **published(device, gates, shown.inventory.topology.get(parent(device).pci_bus_id)),
+                **published(device, gates, shown.inventory.topology.get(device.name)),
                 "heldBy": shown.holders.get(device.name, []),
             }
             for device in devices.values()

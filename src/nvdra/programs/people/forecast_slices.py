@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nvdra.api.gates import DYNAMIC_MIG, Gates
-from nvdra.gpu import Inventory, NotPublished, from_scan, parent, published
+from nvdra.gpu import Inventory, NotPublished, from_scan, published
 from nvdra.gpu.extents import DRIVER
 from nvdra.gpu.shares import NOT_SHARED, Shares, shared
 from nvdra.host import Node, driver_root, find_library, localities, look_at_bus
@@ -75,7 +75,7 @@ async def forecast(
     if inventory.unread:
         raise ForecastError(f"portrait {portrait}: its GPUs cannot be read: {inventory.unread}")
     made = [
-        shared(published(device, gates, inventory.topology.get(parent(device).pci_bus_id)), sharing)
+        shared(published(device, gates, inventory.topology.get(device.name)), sharing)
         for device in inventory.devices.values()
     ]
     refused = {str(device["name"]): problems for device in made if (problems := device_problems(device))}
