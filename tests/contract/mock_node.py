@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nvdra_mock_nvml import Root
 
-PORTRAITS = ["h200x1", "h100x8", "a100x8", "gpus16", "b200x8", "gb200x4", "recorded-a100x8"]
+PORTRAITS = ["h200x1", "h200x2", "h100x8", "a100x8", "gpus16", "b200x8", "gb200x4", "recorded-a100x8"]
 PROBE = Path(__file__).parent / "mock_nvml_probe.py"
 SUCCESS, UNINITIALIZED, INVALID, UNSUPPORTED, NOT_FOUND, TOO_SMALL, NO_DRIVER = 0, 1, 2, 3, 6, 7, 9
 LOST, MISMATCH, WRONG_VERSION, NO_GPUS, UNKNOWN = 15, 18, 25, 28, 999

@@ -74,6 +74,13 @@ async def test_shared_devices_are_what_the_plugin_publishes(shares: str) -> None
         assert specs(items(said)) == specs(live)
 
 
+async def test_topology_is_what_the_plugin_publishes() -> None:
+    async with plugin_node("h200x2") as node:
+        live = await published(node, "", topology_attributes="true")
+        said, _ = await forecast("h200x2", f"--node-name={POOL}", "--topology-attributes=true", "--output=json")
+        assert specs(items(said)) == specs(live)
+
+
 async def test_a_live_node_is_compared_by_device(tmp_path: Path) -> None:
     said, _ = await forecast("h100x8", "--node-name=node-7", "--output=json")
     dump = tmp_path / "slices.json"

@@ -110,12 +110,14 @@ def assert_profiles(table: dict[str, Any], mig: dict[str, Any]) -> None:
 
 
 def assert_links(got: dict[str, Any], gpu: dict[str, Any], nvlink: dict[str, Any] | None) -> None:
-    if nvlink is None:
+    ends = (gpu.get("nvlink_remote") or nvlink["remote"])[0] if nvlink else []
+    if nvlink is None or not ends:
         assert got == {"links": [], "end": UNSUPPORTED}
         return
-    ends = (gpu.get("nvlink_remote") or nvlink["remote"])[0]
     assert got["end"] == INVALID
-    assert [link["remote"] for link in got["links"]] == ["0000" + end.upper() for end in ends]
+    assert [link["remote"] for link in got["links"]] == [
+        end.upper().rjust(len("00000000:00:00.0"), "0") for end in ends
+    ]
     assert {(link["state"], link["version"], link["kind"]) for link in got["links"]} == {(1, nvlink["version"][0], 2)}
 
 

@@ -15,7 +15,8 @@ pub fn address(bus_id: &str) -> Option<(u32, u8, u8, u8)> {
         u8::from_str_radix(bus, 16).ok()?,
         u8::from_str_radix(device, 16)
             .ok()
-            .filter(|device| *device < 32)?,
+            // Behind a switch NVML tells no far end: every digit is f.
+            .filter(|device| *device < 32 || *device == 0xff)?,
         u8::from_str_radix(function, 16)
             .ok()
             .filter(|function| *function < 8)?,

@@ -107,9 +107,10 @@ fn every_link_has_a_far_end() {
         let portrait = parsed(&name);
         for gpu in &portrait.gpus {
             if let Some(nvlink) = &portrait.models[&gpu.model].nvlink {
-                assert_eq!(
-                    remote_ends(gpu, nvlink).len(),
-                    nvlink.links.value as usize,
+                // All links or, for a GPU that was taken off them, none.
+                let ends = remote_ends(gpu, nvlink).len();
+                assert!(
+                    ends == nvlink.links.value as usize || ends == 0,
                     "{name}, {}",
                     gpu.minor
                 );

@@ -11,22 +11,37 @@ from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
 from nvdra.gpu.counters import capacity, consumption
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
+from nvdra.gpu.topology import Topology
+from nvdra.gpu.topology import attributes as topology_attributes
 
 _STANDARD = "resource.kubernetes.io"
 
 PCI_BUS_ID = f"{_STANDARD}/pciBusID"
 _STANDARD_BUS_ID = len("0000:00:00.0")
+_NUMA_NODE = f"{_STANDARD}/numaNode"
+
+# Attributes and capacities that the API server takes, less the capacity `shares`, which is added later.
+_NAMED_VALUES = 32 - 1
 
 
-def published(device: GpuDevice, gates: Gates) -> dict[str, Any]:
+def published(device: GpuDevice, gates: Gates, topology: Topology | None = None) -> dict[str, Any]:
     """The device as it stands in a ResourceSlice's `spec.devices`; keys sorted as the API server stores them.
 
     What is unknown is absent: NUMA node, PCIe root, addressing mode, memory. So is the PCI address where its domain has
     more than 16 bits: the standard attribute has no form for it.
+
+    topology   where its GPU lies, if that is to be published; attributes beyond the API's limit are left out
     """
     attributes = {**_of_gpu(parent(device), gates), **_own(device)}
+    has = capacity(device)
+    if topology is not None:
+        if _NUMA_NODE not in attributes and topology.numa_node is not None:
+            attributes[_NUMA_NODE] = _numa_node(topology.numa_node, gates)
+        for name, value in topology_attributes(topology, is_partition=not isinstance(device, Gpu)):
+            if len(attributes) + len(has or ()) < _NAMED_VALUES:
+                attributes[name] = value
     made: dict[str, Any] = {"attributes": dict(sorted(attributes.items()))}
-    if has := capacity(device):
+    if has:
         made["capacity"] = has
     if consumes := consumption(device):
         made["consumesCounters"] = consumes
@@ -68,8 +83,11 @@ def _of_gpu(gpu: Gpu, gates: Gates) -> dict[str, dict[str, Any]]:
         attributes["addressingMode"] = {"string": gpu.addressing_mode}
     numa_node = gpu.pci.numa_node
     if numa_node is not None and numa_node >= 0:
-        as_list = gates.enabled(DRA_LIST_TYPE_ATTRIBUTES)
-        attributes[f"{_STANDARD}/numaNode"] = {"ints": [numa_node]} if as_list else {"int": numa_node}
+        attributes[_NUMA_NODE] = _numa_node(numa_node, gates)
     if gpu.pci.pcie_root is not None:
         attributes[f"{_STANDARD}/pcieRoot"] = {"string": gpu.pci.pcie_root}
     return attributes
+
+
+def _numa_node(number: int, gates: Gates) -> dict[str, Any]:
+    return {"ints": [number]} if gates.enabled(DRA_LIST_TYPE_ATTRIBUTES) else {"int": number}

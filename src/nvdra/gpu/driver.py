@@ -32,6 +32,7 @@ from nvdra.claims import (
     Teardown,
     answers,
     prepared_allocation,
+    unable,
 )
 from nvdra.gpu.admin import refused_device
 from nvdra.gpu.extents import DRIVER, conflicts, extent, half_prepared_extents
@@ -127,6 +128,9 @@ class GpuDriver:
     def steps(
         self, claim: ClaimRef, groups: Sequence[Group], node: Inventory, checkpoint: Checkpoint
     ) -> Steps | Refuse:
+        for result, device in (member for group in groups for member in group.members):
+            if device.name in node.refused and not result.admin_access:
+                return Refuse(f"{unable(claim)}{node.refused[device.name]}")
         return steps(claim, groups, node, checkpoint, self.gates, self.sharing)
 
     # ── unprepare ──────────────────────────────────────────────────────────────────────────────────────────────

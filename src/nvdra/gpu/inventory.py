@@ -28,6 +28,7 @@ from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, live, parent, specs
 from nvdra.gpu.mig_profile import Partitioning, partitioning
 from nvdra.gpu.names import GpuName, MigName, parse_name
 from nvdra.gpu.scan import GpuInstanceScan, GpuScan, LeftOut, NodeScan
+from nvdra.gpu.topology import Locality, Topology, topologies
 
 # GPUs that drive a workstation's own screen: never offered, never mentioned.
 _DISPLAYS = frozenset(("DGX Display", "NVIDIA DGX Display"))
@@ -53,6 +54,8 @@ _NO_GPUS: Mapping[str, Gpu] = MappingProxyType({})
 _NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 _NO_SLICES: Mapping[str, int] = MappingProxyType({})
 _NO_STUCK: Mapping[str, StuckMode] = MappingProxyType({})
+_NO_TOPOLOGY: Mapping[str, Topology] = MappingProxyType({})
+_NOT_REFUSED: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,8 @@ class Inventory:
     hidden         by PCI address: GPUs that could not be read, or are too odd to be offered
     driver_version as NVML writes it, "580.159.04"; attributes have the form that the API server takes
     stuck          by PCI address: GPUs that are offered as they stand, since their MIG mode does not change
+    topology       by device name; empty unless it is to be published
+    refused        devices that no claim gets now, by name, with the reason
     """
 
     devices: Mapping[str, GpuDevice] = field(default_factory=lambda: _NO_DEVICES)
@@ -112,6 +117,8 @@ class Inventory:
     hidden: Mapping[str, HiddenGpu] = field(default_factory=lambda: _NO_HIDDEN)
     stuck: Mapping[str, StuckMode] = field(default_factory=lambda: _NO_STUCK)
     driver_version: str = ""
+    topology: Mapping[str, Topology] = field(default_factory=lambda: _NO_TOPOLOGY)
+    refused: Mapping[str, str] = field(default_factory=lambda: _NOT_REFUSED)
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
@@ -186,6 +193,7 @@ def from_scan(
     never_toggles: bool = False,
     before: Inventory | None = None,
     stuck: Mapping[str, StuckMode] = _NO_STUCK,
+    localities: Mapping[str, Locality] | None = None,
 ) -> Inventory:
     """What this node offers according to one scan.
 
@@ -194,6 +202,7 @@ def from_scan(
     dynamic_mig    GPUs that can be partitioned on demand are offered so (gate DynamicMIG)
     never_toggles  take every GPU for one whose MIG mode cannot be changed without a reset
     stuck          changes of MIG mode that GPUs refused in this boot, by PCI address
+    localities     by PCI address; None: no topology is published
     """
     gpus: dict[str, Gpu] = {}
     minors: dict[int, Gpu] = {}
@@ -238,7 +247,13 @@ def from_scan(
         hidden=MappingProxyType({gpu.address: gpu for gpu in hidden}),
         stuck=MappingProxyType(now_stuck),
         driver_version=scan.driver_version,
+        topology=_NO_TOPOLOGY if localities is None else _topology(devices, topologies(scan, localities)),
     )
+
+
+def _topology(devices: Mapping[str, GpuDevice], by_address: Mapping[str, Topology]) -> Mapping[str, Topology]:
+    places = {name: by_address.get(parent(device).pci_bus_id) for name, device in devices.items()}
+    return MappingProxyType({name: place for name, place in places.items() if place is not None})
 
 
 def _must_be_new(gpu: Gpu, gpus: Mapping[str, Gpu], minors: Mapping[int, Gpu]) -> None:

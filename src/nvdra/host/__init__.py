@@ -15,6 +15,7 @@ from nvdra.host.driver_root import (
 from nvdra.host.footprint import Footprint
 from nvdra.host.hints import DriverHints, Hints
 from nvdra.host.hook import HookMissing, install_hook
+from nvdra.host.locality import localities
 from nvdra.host.mps_control import MpsControl, MpsControlError, MpsControlUnusable
 from nvdra.host.named import gone
 from nvdra.host.node import Node, is_temporary, meant_for
@@ -51,6 +52,7 @@ __all__ = [
     "install_hook",
     "is_temporary",
     "is_unchanged",
+    "localities",
     "look_at_bus",
     "look_up",
     "make_nodes",

@@ -43,6 +43,7 @@ NETWORK_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.max_connection_age_grace_ms", 10_000),
     ("grpc.max_receive_message_length", 4_096),
 )
+_MOST_BYTES = 4 << 20  # of a message, gRPC's own default
 _CLIENT_OPTIONS: Sequence[tuple[str, Any]] = (
     # A separate connection without another channel's back-off, to find out whether a client can connect now.
     ("grpc.use_local_subchannel_pool", 1),
@@ -148,10 +149,15 @@ def _on_thread(method: ThreadMethod) -> Any:
 
 
 class Client:
-    """One connection to a server, for calls with a deadline."""
+    """One connection to a server, for calls with a deadline.
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_CLIENT_OPTIONS)
+    most_bytes   of an answer
+    """
+
+    def __init__(self, address: str, most_bytes: int = _MOST_BYTES) -> None:
+        self._channel = grpc.aio.insecure_channel(
+            address, options=(*_CLIENT_OPTIONS, ("grpc.max_receive_message_length", most_bytes))
+        )
 
     async def call(
         self, method: str, request: bytes = b"", *, timeout_s: float, metadata: Metadata | None = None

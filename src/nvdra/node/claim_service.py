@@ -21,6 +21,7 @@ from nvdra.kubelet import time_left_s
 from nvdra.node.checkpoint_writer import CheckpointError
 from nvdra.node.claim_source import Claims, ClaimSource, Fetched, is_gone, not_retrieved
 from nvdra.node.context import ClaimContext
+from nvdra.node.hooks import Reason, Report
 from nvdra.node.owned_work import OwnedWork, Work
 from nvdra.node.prepare_flow import Answers, PrepareFlow
 from nvdra.node.unprepare_flow import UnprepareFlow
@@ -170,7 +171,11 @@ class ClaimService:
         self._metrics.succeeded("prepare", seconds)
 
     async def _prepare_all(self, silence: Mapping[str, ApiError], refs: list[ClaimRef]) -> None:
-        fetched = await _all(self._new(ref, silence.get(ref.uid)) for ref in refs)
+        fetches = _all(self._new(ref, silence.get(ref.uid)) for ref in refs)
+        if (before_prepare := self._context.hooks.before_prepare) is None:
+            fetched = await fetches
+        else:
+            fetched, _ = await asyncio.gather(fetches, before_prepare())
         # There is no await between here and the checkpoint writer, so the claims of one call share a batch.
         work = map(self._prepare_fetched, refs, fetched)
         await _all(self._counted("prepare", ref, one) for ref, one in zip(refs, work, strict=True))
@@ -278,6 +283,7 @@ class ClaimService:
             telemetry.error("Permanent error preparing devices for claim", text)
         else:
             telemetry.warning("Preparing devices failed, kubelet will ask again", error=text)
+        self._report(ref, "PrepareFailed", reason)
         return Failure(text, kind, permanent)
 
     def _not_unprepared(
@@ -285,7 +291,11 @@ class ClaimService:
     ) -> Failure:
         text = reason if kind == "lock_acquire" else f"error unpreparing devices for claim {ref}: {reason}"
         telemetry.warning("Unpreparing devices failed, kubelet will ask again", error=text)
+        self._report(ref, "UnprepareFailed", reason)
         return Failure(text, kind)
+
+    def _report(self, ref: ClaimRef, what: Reason, text: str) -> None:
+        self._context.hooks.report(Report(ref, what, text))
 
 
 def _log_prepared(ref: ClaimRef, answers: Answers) -> None:

@@ -12,6 +12,7 @@ from nvdra.node.cdi_files import CdiFiles
 from nvdra.node.checkpoint_writer import CheckpointWriter
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsProvider
+from nvdra.node.hooks import NO_HOOKS, Hooks
 from nvdra.node.locks import ResourceLocks
 from nvdra.node.steps import StepRunner
 from nvdra.node.work import WorkRegistry
@@ -25,6 +26,7 @@ class ClaimContext:
     work       claims whose steps are running
     node       the driver's view of the node, as last seen
     rescan     scans the hardware again, for a device that the last scan did not find
+    hooks      what the program adds
     """
 
     driver: Driver[Any]
@@ -37,6 +39,7 @@ class ClaimContext:
     work: WorkRegistry
     node: Callable[[], Any]
     rescan: Callable[[], Coroutine[Any, Any, None]]
+    hooks: Hooks = NO_HOOKS
 
     @property
     def cdi_files(self) -> CdiFiles:

@@ -15,6 +15,7 @@ from nvdra.node.claim_service import ClaimService
 from nvdra.node.claim_source import ClaimSource
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
+from nvdra.node.hooks import NO_HOOKS, Hooks
 from nvdra.node.locks import ResourceLocks
 from nvdra.node.steps import Actor, StepRunner
 from nvdra.node.sweep import ClaimLister, Sweep
@@ -60,6 +61,7 @@ def claim_context(
     former_locks: Callable[[str], Iterable[str]] = lambda _resource: (),
     former_kind: str = "",
     lock_timeout_s: float = LOCK_TIMEOUT_S,
+    hooks: Hooks = NO_HOOKS,
 ) -> tuple[ClaimContext, CheckpointFile]:
     """Build the context and the checkpoint file of one driver on this node.
 
@@ -84,6 +86,7 @@ def claim_context(
         work=WorkRegistry(),
         node=node,
         rescan=rescan,
+        hooks=hooks,
     )
     return context, checkpoint_file
 

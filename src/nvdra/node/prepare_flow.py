@@ -18,6 +18,7 @@ from nvdra.node.cdi_files import REWRITTEN
 from nvdra.node.checkpoint_writer import Change
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsMissing
+from nvdra.node.hooks import Report
 from nvdra.node.locks import Busy
 from nvdra.node.steps import StepFailed
 from nvdra.node.unprepare_flow import UnprepareFlow
@@ -195,6 +196,9 @@ class PrepareFlow:
                 facts = await self._context.runner.apply(uid, needs.steps.apply, needs.steps.shared)
             except StepFailed as failed:
                 is_rolled_back = failed.is_rolled_back
+                if is_rolled_back:
+                    text = f"rolled back the half-prepared claim, because a step failed: {failed}"
+                    self._context.hooks.report(Report(needs.claim.ref, "RolledBack", text))
                 return claims.Refuse(f"prepare devices failed: {failed}")
             try:
                 answer = await self._seal(needs, facts)
@@ -256,6 +260,7 @@ class PrepareFlow:
         change = self._with_file(ref.uid, sealed, entries={})
         if change.write:
             telemetry.warning(REWRITTEN, claim=str(ref))
+            self._context.hooks.report(Report(ref, "CDIFileRepaired", REWRITTEN, is_warning=False))
         return change
 
     def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Decision]:

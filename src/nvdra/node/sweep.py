@@ -22,6 +22,7 @@ from nvdra.node.checkpoint_writer import Change, CheckpointError
 from nvdra.node.claim_service import ClaimService
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsMissing
+from nvdra.node.hooks import Report
 from nvdra.ports import ApiError, Clock, Host
 
 EVERY_S = 600.0
@@ -182,6 +183,8 @@ class Sweep:
                 failure = await self._service().unprepare_stale(ref, entry)
                 if failure is None:
                     telemetry.info(0, "Rolled back half-prepared claim", claim=str(ref))
+                    text = "rolled back the half-prepared claim: nothing works on it any more"
+                    self._context.hooks.report(Report(ref, "RolledBack", text))
                 return failure is not None
             case claims.Refuse(rescan=True):
                 return True  # the claim's hardware cannot be read now
@@ -235,6 +238,7 @@ class Sweep:
                 await self._context.edits.refresh(sealed.devices, common=sealed.has_common)
                 if await self._checkpoint_writer.submit(partial(self._decide_file, uid)):
                     telemetry.warning(REWRITTEN, claim=str(ref))
+                    self._context.hooks.report(Report(ref, "CDIFileRepaired", REWRITTEN, is_warning=False))
             except (EditsMissing, cdi.InvalidDocument) as error:
                 failures[str(ref)] = str(error)
         for claim, cause in failures.items():
@@ -279,8 +283,11 @@ class Sweep:
             return self._list_pause_s
         self._list_pause_s = LIST_PAUSE_S
         settled = await self._checkpoint_writer.submit(partial(self._decide_settled, found=found))
-        for uid in settled.adopted:
+        for uid, entry in settled.adopted.items():
             telemetry.warning("Restored the entry of a claim that is still allocated here", uid=uid)
+            text = "restored the claim's entry after the checkpoint of its node was lost"
+            ref = ClaimRef(entry.namespace, entry.name, uid)
+            self._context.hooks.report(Report(ref, "CheckpointEntryRestored", text))
         for uid in settled.orphans:
             telemetry.warning("Removed the CDI file of a claim that is no longer allocated here", uid=uid)
         if settled.unsettled:

@@ -36,6 +36,13 @@ def mps_compute_mode(text: str) -> str:
     return text
 
 
+def coexistence_guard(text: str) -> str:
+    """Raises ValueError."""
+    if text not in ("off", "warn", "enforce"):
+        raise ValueError("must be off, warn or enforce")
+    return text
+
+
 FLAGS = (
     Flag(("node-name",), ("NODE_NAME",), "", "name of this node, also of its pool", node_name, required=True),
     Flag(("namespace",), ("NAMESPACE",), "default", "namespace the driver runs in"),
@@ -97,6 +104,12 @@ FLAGS = (
     Flag(("http-endpoint",), ("HTTP_ENDPOINT",), "", "address of the metrics server, for instance :8080; empty: off"),
     Flag(("metrics-path",), ("METRICS_PATH",), "/metrics", "path of the metrics; empty: off"),
     Flag(
+        ("pprof-path",),
+        ("PPROF_PATH",),
+        "",
+        "path of profiles and stacks on the same server, for instance /debug/pprof; empty: off",
+    ),
+    Flag(
         ("consumable-shares",),
         ("CONSUMABLE_SHARES",),
         "disabled",
@@ -124,6 +137,42 @@ FLAGS = (
         False,
         "at start, destroy MIG devices that no claim here speaks of, as the Go driver does (DynamicMIG); "
         "else they stay, and what overlaps them is not offered",
+        boolean,
+    ),
+    Flag(
+        ("coexistence-guard",),
+        ("COEXISTENCE_GUARD",),
+        "off",
+        "beside a device plugin: off; warn (log what the plugin gave out, and what is in use twice); enforce (also "
+        "taint such devices and refuse claims for them, as far as kubelet tells in time)",
+        coexistence_guard,
+    ),
+    Flag(
+        ("pod-resources-socket",),
+        ("POD_RESOURCES_SOCKET",),
+        "/var/lib/kubelet/pod-resources/kubelet.sock",
+        "kubelet's PodResources API, which the coexistence guard asks",
+    ),
+    Flag(
+        ("claim-status",),
+        ("CLAIM_STATUS",),
+        False,
+        "write UUID, PCI address and minor number of prepared devices into status.devices of their claims",
+        boolean,
+    ),
+    Flag(
+        ("claim-events",),
+        ("CLAIM_EVENTS",),
+        False,
+        "write Events about refusals, rollbacks and repairs of claims",
+        boolean,
+    ),
+    Flag(
+        ("topology-attributes",),
+        ("TOPOLOGY_ATTRIBUTES",),
+        False,
+        "publish where a GPU lies: NVLink domain, count of links, PCIe switch, CPU socket, and the NUMA node that NVML "
+        "tells where sysfs tells none",
         boolean,
     ),
     *KUBE,
@@ -154,10 +203,16 @@ class Options:
     additional_xids_to_ignore: str
     http_endpoint: str
     metrics_path: str
+    pprof_path: str
     consumable_shares: str
     mps_compute_mode: str
     mps_under_shares: bool
     destroy_unknown_mig: bool
+    coexistence_guard: str
+    pod_resources_socket: str
+    claim_status: bool
+    claim_events: bool
+    topology_attributes: bool
     kubeconfig: str
     kube_api_qps: float
     kube_api_burst: int

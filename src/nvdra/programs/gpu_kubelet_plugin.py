@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         from nvdra.programs.gpu_node import gpu_node
         from nvdra.programs.kubelet_plugin import KubeletPlugin
 
-        plugin = KubeletPlugin(DRIVER, PROGRAM, DEVICE_TYPES, options, stop)
+        plugin = KubeletPlugin(DRIVER, PROGRAM, DEVICE_TYPES, options, stop, profile_path=options.pprof_path)
         return uvloop.run(plugin.run(lambda chassis: gpu_node(chassis, options, gates)))
 
     return telemetry.run_plugin(run)

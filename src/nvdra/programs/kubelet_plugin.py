@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import NoReturn
 
@@ -28,8 +28,10 @@ from nvdra.ports import Clock
 from nvdra.programs.chassis import Build, Chassis, Hardware, PluginOptions
 from nvdra.programs.flags import StartError
 from nvdra.programs.kube_log import log_response
+from nvdra.programs.profiling import profiles
 from nvdra.programs.stop import Stop
 from nvdra.programs.tasks import Tasks
+from nvdra.telemetry.claim_devices import ClaimDevices
 from nvdra.telemetry.http import EndpointError, MetricsServer
 from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
@@ -44,16 +46,25 @@ class KubeletPlugin:
 
     program        its name in API requests
     device_types   as in `claims.Driver`
+    profile_path   of profiles and stacks on the metrics server; "" for none
     """
 
     def __init__(
-        self, driver: str, program: str, device_types: Sequence[str], options: PluginOptions, stop: Stop
+        self,
+        driver: str,
+        program: str,
+        device_types: Sequence[str],
+        options: PluginOptions,
+        stop: Stop,
+        *,
+        profile_path: str = "",
     ) -> None:
         self._driver = driver
         self._device_types = device_types
         self._program = program
         self._options = options
         self._stop = stop
+        self._profile_path = profile_path
         self._paths = NodePaths(
             f"{os.path.abspath(options.kubelet_plugins_directory_path)}/{driver}", os.path.abspath(options.cdi_root)
         )
@@ -143,10 +154,30 @@ class KubeletPlugin:
         self._metrics = DriverMetrics(
             registry, driver=self._driver, node=self._options.node_name, device_types=self._device_types
         )
-        if self._options.http_endpoint and self._options.metrics_path:
-            server = MetricsServer(registry, endpoint=self._options.http_endpoint, path=self._options.metrics_path)
+        ClaimDevices(registry, self._claim_devices)
+        if self._profile_path and not self._options.http_endpoint:
+            telemetry.warning("No profiles are served: --pprof-path needs --http-endpoint", path=self._profile_path)
+        if self._options.http_endpoint and (self._options.metrics_path or self._profile_path):
+            server = MetricsServer(
+                registry,
+                endpoint=self._options.http_endpoint,
+                path=self._options.metrics_path,
+                apps=profiles(self._profile_path),
+            )
             await server.start()
             stack.push_async_callback(server.stop)
+
+    def _claim_devices(self) -> Iterator[tuple[str, ...]]:
+        """Rows of the metric about devices of claims. Called on other threads: reads only values that do not change."""
+        if (checkpoint := self._checkpoint) is None:
+            return
+        describe = self._hardware.context.hooks.describe
+        for entry in checkpoint.entries.values():
+            for device in claims.answers(entry) if entry.state == "PrepareCompleted" else ():
+                about = describe(device)
+                uuid, pci, minor = (str(about.get(name, "")) for name in ("uuid", "pciBusID", "minor"))
+                for pod in claims.pods(entry.status) or ("",):
+                    yield entry.name, entry.namespace, pod, device.device, uuid, pci, minor
 
     async def _register(self, stack: AsyncExitStack, kube: HttpKube, clock: Clock, service: ClaimService) -> None:
         """Serve kubelet's calls and the health service, and register."""

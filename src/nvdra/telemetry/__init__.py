@@ -6,7 +6,7 @@ Programs set up signal handling before heavy imports, so this package imports th
 No function here raises: a log line that cannot be written is lost, and the program goes on.
 """
 
-from nvdra.telemetry.dump import DUMP_PATH, install_stack_dump, run_plugin
+from nvdra.telemetry.dump import DUMP_PATH, install_stack_dump, run_plugin, task_stacks
 from nvdra.telemetry.log import enabled, error, flush, info, set_up, warning
 from nvdra.telemetry.startup import Struct, startup_dump
 
@@ -21,5 +21,6 @@ __all__ = [
     "run_plugin",
     "set_up",
     "startup_dump",
+    "task_stacks",
     "warning",
 ]

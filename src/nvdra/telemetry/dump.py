@@ -70,7 +70,7 @@ class _Dump:
                 # The C handler has printed to standard error, or into a file that somebody may have deleted.
                 if self.file is not None:
                     faulthandler.dump_traceback(2, all_threads=True)
-                os.write(2, _tasks())
+                os.write(2, task_stacks())
                 log.error(f"Could not write {self.path}: {reason.strerror or reason}")
             finally:
                 self.is_busy = False
@@ -85,7 +85,7 @@ class _Dump:
         fresh = os.pread(self.file.fileno(), 1 << 21, self.size) if self.file is not None else b""
         if not fresh:
             faulthandler.dump_traceback(renewed, all_threads=True)
-        renewed.write(fresh + _tasks())
+        renewed.write(fresh + task_stacks())
         old, self.file, self.size = self.file, renewed, os.fstat(renewed.fileno()).st_size
         faulthandler.register(signal.SIGUSR2, file=renewed, all_threads=True, chain=True)
         if old is not None:
@@ -113,8 +113,8 @@ def install_stack_dump(path: str = DUMP_PATH) -> None:
     log.info(0, "Started debug signal handler(s)")
 
 
-def _tasks() -> bytes:
-    """The stacks of the running loop's tasks; thread stacks do not show waiting tasks."""
+def task_stacks() -> bytes:
+    """The stacks of the running loop's tasks as text; stacks of threads do not show waiting tasks."""
     if "asyncio" not in sys.modules:
         return b""
     import asyncio

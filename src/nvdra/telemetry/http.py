@@ -13,8 +13,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from socketserver import ThreadingMixIn
+from types import MappingProxyType
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -29,6 +30,8 @@ MOST = 16
 SILENCE_S = 10.0
 # Without a free descriptor, accepting fails at once; the next try waits this long.
 _PAUSE_S = 0.1
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+_NO_APPS: Mapping[str, App] = MappingProxyType({})
 _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -40,13 +43,17 @@ class MetricsServer:
     """Serves a registry.
 
     endpoint   "host:port", ":port" for every address; port 0 for any free one
-    path       of the page; a leading slash may be left out
+    path       of the page; a leading slash may be left out; "": no page
+    apps       further WSGI applications, each for its path and all below it
     """
 
-    def __init__(self, registry: CollectorRegistry, *, endpoint: str, path: str = "/metrics") -> None:
+    def __init__(
+        self, registry: CollectorRegistry, *, endpoint: str, path: str = "/metrics", apps: Mapping[str, App] = _NO_APPS
+    ) -> None:
         self.port = 0
         self._endpoint = endpoint
-        self._path = "/" + path.removeprefix("/")
+        self._path = f"/{path.removeprefix('/')}" if path else ""
+        self._apps = apps
         self._page = make_wsgi_app(registry, disable_compression=True)
         self._in_flight = Gauge(
             "promhttp_metric_handler_requests_in_flight",
@@ -78,7 +85,11 @@ class MetricsServer:
             self._server = None
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != self._path:
+        asked = environ["PATH_INFO"]
+        for path, app in self._apps.items():
+            if asked == path or asked.startswith(f"{path}/"):
+                return app(environ, start_response)
+        if asked != self._path:
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [b"404 page not found\n"]
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):

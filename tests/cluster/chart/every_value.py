@@ -36,6 +36,9 @@ OWN_SECRET = {**WEBHOOK, "webhook.tls.mode": "secret", "webhook.tls.secret.name"
 SELF_SIGNED = {**WEBHOOK, "webhook.tls.mode": "self-signed"}
 TWO = {**WEBHOOK, "webhook.replicas": 2}
 CLASS = {"priorityClass.create": True}
+DASHBOARD = {"grafanaDashboard.enabled": True}
+GUARD = {"coexistenceGuard": "enforce"}
+POD_RESOURCES = "/var/lib/kubelet/pod-resources"
 MOVED = {
     "kubeletPlugin.kubeletRegistrarDirectoryPath": "/k/plugins_registry",
     "kubeletPlugin.kubeletPluginsDirectoryPath": "/k/plugins",
@@ -95,6 +98,24 @@ EFFECTS = [
         env("MPS_UNDER_SHARES"),
         "true",
         {"featureGates.MPSSupport": True, "featureGates.ConsumableShares": True},
+    ),
+    Effect("topologyAttributes", True, env("TOPOLOGY_ATTRIBUTES"), "true"),
+    Effect(
+        "topologyAttributes",
+        True,
+        object_of("DeviceClass", "spec", "selectors", "0", "cel", "expression", name="nvlink.gpu.nvidia.com"),
+        "device.driver == 'gpu.nvidia.com' && device.attributes['gpu.nvidia.com'].type == 'gpu' && "
+        "'nvlinkDomain' in device.attributes['gpu.nvidia.com']",
+    ),
+    *(Effect("coexistenceGuard", mode, env("COEXISTENCE_GUARD"), mode) for mode in ("warn", "enforce")),
+    Effect("coexistenceGuard", "warn", env("POD_RESOURCES_SOCKET"), f"{POD_RESOURCES}/kubelet.sock"),
+    Effect("coexistenceGuard", "warn", host_path("pod-resources"), POD_RESOURCES),
+    Effect("claimStatus", True, env("CLAIM_STATUS"), "true"),
+    Effect("claimEvents", True, env("CLAIM_EVENTS"), "true"),
+    Effect("grafanaDashboard.enabled", True, lambda r: f"{NAME}-dashboard" in r.all("ConfigMap"), True),
+    Effect("grafanaDashboard.labels", LABELS, object_of("ConfigMap", "metadata", "labels", "mine"), "yes", DASHBOARD),
+    Effect(
+        "grafanaDashboard.annotations", LABELS, object_of("ConfigMap", "metadata", "annotations"), LABELS, DASHBOARD
     ),
     Effect("kubeAPIQPS", 50, env("KUBE_API_QPS"), "50"),
     Effect("kubeAPIBurst", 100, env("KUBE_API_BURST", "compute-domains"), "100"),
@@ -320,6 +341,7 @@ EFFECTS = [
     ),
     Effect("kubeletPlugin.metrics.computeDomainHttpEndpoint", "[::]:9091", port("cd-metrics", "compute-domains"), 9091),
     Effect("kubeletPlugin.metrics.metricsPath", "/m", env("METRICS_PATH"), "/m"),
+    Effect("kubeletPlugin.metrics.profilePath", "/debug/pprof", env("PPROF_PATH"), "/debug/pprof"),
     *monitor("kubeletPlugin.metrics", f"{NAME}-kubelet-plugin", ["gpu-metrics", "cd-metrics"], "7s"),
     *component("kubeletPlugin", kubelet_plugin, {}),
     Effect(
@@ -338,6 +360,14 @@ EFFECTS = [
         MOVED,
     ),
     Effect("kubeletPlugin.kubeletPluginsDirectoryPath", "/p", host_path("plugins"), "/p", MOVED),
+    Effect("kubeletPlugin.kubeletPodResourcesDirectoryPath", "/k/", host_path("pod-resources"), "/k", GUARD),
+    Effect(
+        "kubeletPlugin.kubeletPodResourcesDirectoryPath",
+        "/k",
+        env("POD_RESOURCES_SOCKET"),
+        "/k/kubelet.sock",
+        GUARD,
+    ),
     *of_container("kubeletPlugin.containers.init", "init-container"),
     Effect("kubeletPlugin.containers.computeDomains.env", ENV, env("LOG_VERBOSITY", "compute-domains"), "6"),
     *of_container("kubeletPlugin.containers.computeDomains", "compute-domains"),

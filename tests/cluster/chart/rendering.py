@@ -185,6 +185,7 @@ _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _VERSIONS = {
     "Certificate": "cert-manager.io/v1",
     "ClusterRole": "rbac.authorization.k8s.io/v1",
+    "ConfigMap": "v1",
     "ClusterRoleBinding": "rbac.authorization.k8s.io/v1",
     "DaemonSet": "apps/v1",
     "Deployment": "apps/v1",

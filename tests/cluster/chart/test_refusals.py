@@ -122,6 +122,14 @@ def refusal(helm: Helm, values: dict[str, Any], **options: Any) -> str:
             "\nmpsUnderShares needs featureGates.MPSSupport=true and featureGates.ConsumableShares=true\n",
         ),
         (
+            GPUS | {"coexistenceGuard": "sometimes"},
+            'invalid value for --coexistence-guard: "sometimes" (must be off, warn or enforce)',
+        ),
+        (
+            GPUS | {"kubeletPlugin.metrics.profilePath": "/p", "kubeletPlugin.metrics.enabled": False},
+            "kubeletPlugin.metrics.profilePath is set, but kubeletPlugin.metrics.enabled=false",
+        ),
+        (
             GPUS | {"consumableShares": "memory"},
             "\n--consumable-shares requires feature gate ConsumableShares to be enabled\n",
         ),

@@ -39,6 +39,11 @@ OF_COMPUTE_DOMAINS = (
     | granted("resource.nvidia.com", "computedomains", *READ)
     | granted("", "pods", *READ)
 )
+STATUS = granted("resource.k8s.io", "resourceclaims/status", "patch") | granted(
+    "resource.k8s.io", "resourceclaims/driver", "associated-node:patch", name="gpu.nvidia.com"
+)
+EVENTS = granted("", "events", "create", "patch")
+USERS = {"claimStatus": True, "claimEvents": True}
 CLIQUES = granted("resource.nvidia.com", "computedomaincliques", *READ)
 MPS = granted("apps", "deployments", *READ, "create", "update", "patch", "delete") | granted("", "pods", *READ)
 
@@ -47,6 +52,10 @@ MPS = granted("apps", "deployments", *READ, "create", "update", "patch", "delete
     ("values", "programs", "of_cluster", "of_namespace"),
     [
         (GPUS, ALL_PROGRAMS[:1], OF_GPUS, None),
+        (GPUS | {"claimStatus": True}, ALL_PROGRAMS[:1], OF_GPUS | STATUS, None),
+        (GPUS | {"claimEvents": True}, ALL_PROGRAMS[:1], OF_GPUS | EVENTS, None),
+        ({"resources.gpus.enabled": False} | USERS, ALL_PROGRAMS, OF_COMPUTE_DOMAINS, CLIQUES),
+        (GPUS | {"coexistenceGuard": "enforce", "topologyAttributes": True}, ALL_PROGRAMS[:1], OF_GPUS, None),
         (GPUS | {"featureGates.MPSSupport": True}, ALL_PROGRAMS[:1], OF_GPUS, MPS),
         (GPUS, ALL_PROGRAMS, OF_COMPUTE_DOMAINS, CLIQUES),
         (GPUS | {"featureGates.MPSSupport": True}, ALL_PROGRAMS, OF_COMPUTE_DOMAINS, CLIQUES | MPS),

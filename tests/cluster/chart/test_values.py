@@ -52,6 +52,13 @@ def test_further_namespaces_get_the_roles(helm: Helm) -> None:
     assert sorted(each["namespace"] for each in subjects) == ["gpu", "one", "two"]
 
 
+@pytest.mark.parametrize("off", ["off", False, ""])
+def test_the_guard_is_off_also_as_yaml_reads_a_bare_off(helm: Helm, off: str | bool) -> None:
+    rendered = helm.render(GPUS | {"coexistenceGuard": off})
+    assert "COEXISTENCE_GUARD" not in rendered.env()
+    assert "pod-resources" not in {volume["name"] for volume in rendered.pod["volumes"]}
+
+
 @pytest.mark.parametrize(
     ("release", "fullname"),
     [("dra", f"dra-{NAME}"), (NAME, NAME), (f"my-{NAME}-2", f"my-{NAME}-2")],

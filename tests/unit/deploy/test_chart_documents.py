@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from deploy.helm import describe
 from nvdra.api import gates
+from nvdra.telemetry.claim_devices import ClaimDevices
+from nvdra.telemetry.metrics import DriverMetrics, process_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CHART = describe.CHART
@@ -75,3 +78,21 @@ def test_the_chart_refuses_gates_by_the_programs_own_table() -> None:
     # The templates take it for granted.
     groups = {gates.ALL_ALPHA, gates.ALL_BETA}
     assert all(gate.default == (gate.stage == "beta") for name, gate in gates.GATES.items() if name not in groups)
+
+
+def test_the_dashboard_asks_for_metrics_that_the_plugin_serves() -> None:
+    """Every metric of its queries and variables, with the labels it selects by."""
+    text = (CHART / "dashboards/dra-driver-nvidia-gpu.json").read_text()
+    board = json.loads(text)
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    queries += [each["query"] for each in board["templating"]["list"] if each["type"] == "query"]
+    asked = {name for query in queries for name in re.findall(r"\b(?:nvidia_dra|nvdra|process)_\w+", query)}
+    registry = CollectorRegistry()
+    process_metrics(registry)
+    DriverMetrics(registry, driver="gpu.nvidia.com", node="n", device_types=("gpu",)).wrote_checkpoint()
+    ClaimDevices(registry, lambda: [("c", "ns", "p", "gpu-0", "u", "a", "0")])
+    served = {sample.name for family in registry.collect() for sample in family.samples}
+    assert asked <= served
+    assert len(asked) >= 8
+    panels = [panel["id"] for panel in board["panels"]]
+    assert len(set(panels)) == len(panels)

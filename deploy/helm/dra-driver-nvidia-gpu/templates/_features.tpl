@@ -72,6 +72,17 @@ true
 {{- $found -}}
 {{- end -}}
 
+{{/* The coexistence guard's mode; nothing where it is off. YAML reads a bare `off` as false. */}}
+{{- define "nvdra.coexistenceGuard" -}}
+{{- $mode := .Values.coexistenceGuard | default "off" | toString -}}
+{{- if not (has $mode (list "off" "false")) -}}{{- $mode -}}{{- end -}}
+{{- end -}}
+
+{{/* The folder of the PodResources API; --reuse-values has none of it. */}}
+{{- define "nvdra.podResources" -}}
+{{- .Values.kubeletPlugin.kubeletPodResourcesDirectoryPath | default "/var/lib/kubelet/pod-resources" | trimSuffix "/" -}}
+{{- end -}}
+
 {{/* What the user says of OpenShift; nothing where the API is to say it. */}}
 {{- define "nvdra.openshift" -}}
 {{- if hasKey .Values "openshift" -}}{{- toString .Values.openshift -}}{{- end -}}

@@ -159,6 +159,28 @@ livenessProbe:
 - name: MPS_UNDER_SHARES
   value: "true"
 {{- end }}
+{{- if .Values.topologyAttributes }}
+- name: TOPOLOGY_ATTRIBUTES
+  value: "true"
+{{- end }}
+{{- with include "nvdra.coexistenceGuard" . }}
+- name: COEXISTENCE_GUARD
+  value: {{ . | quote }}
+- name: POD_RESOURCES_SOCKET
+  value: {{ printf "%s/kubelet.sock" (include "nvdra.podResources" $) | quote }}
+{{- end }}
+{{- if .Values.claimStatus }}
+- name: CLAIM_STATUS
+  value: "true"
+{{- end }}
+{{- if .Values.claimEvents }}
+- name: CLAIM_EVENTS
+  value: "true"
+{{- end }}
+{{- with (.Values.kubeletPlugin.metrics | default dict).profilePath }}
+- name: PPROF_PATH
+  value: {{ . | quote }}
+{{- end }}
 {{- with .Values.kubeletPlugin.containers.gpus.healthcheckPort | toString }}
 - name: HEALTHCHECK_PORT
   value: {{ . | quote }}

@@ -205,6 +205,12 @@ Set resources.gpus.enabled=true, or keep the driver that serves your ComputeDoma
 {{- if and .Values.mpsUnderShares (not (and (include "nvdra.gate" (list . "MPSSupport")) (include "nvdra.gate" (list . "ConsumableShares")))) }}
 {{- fail "\nmpsUnderShares needs featureGates.MPSSupport=true and featureGates.ConsumableShares=true\nTurn both on, or leave mpsUnderShares false." }}
 {{- end }}
+{{- if not (has (include "nvdra.coexistenceGuard" . | default "off") (list "off" "warn" "enforce")) }}
+{{- fail (printf "\ninvalid value for --coexistence-guard: %q (must be off, warn or enforce)\nSee value coexistenceGuard." (toString .Values.coexistenceGuard)) }}
+{{- end }}
+{{- if and (dig "metrics" "profilePath" "" .Values.kubeletPlugin) (not (dig "metrics" "enabled" false .Values.kubeletPlugin)) }}
+{{- fail "\nkubeletPlugin.metrics.profilePath is set, but kubeletPlugin.metrics.enabled=false: there is no server for it.\nSet kubeletPlugin.metrics.enabled=true, or leave profilePath empty." }}
+{{- end }}
 {{- $shares := toString (.Values.consumableShares | default "disabled") }}
 {{- if ne $shares "disabled" }}
 {{- if not (include "nvdra.gate" (list . "ConsumableShares")) }}

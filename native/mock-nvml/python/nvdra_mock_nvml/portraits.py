@@ -34,6 +34,15 @@ class Gpu:
     pci_class: int
     bars: tuple[Bar, ...]
     vbios: str | None
+    near_cpus: str = ""  # as sysfs writes them, "0-55,112-167"
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """A CPU socket. `cpus` as sysfs writes them."""
+
+    number: int
+    cpus: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ class Portrait:
     cuda_version: int
     gpus: tuple[Gpu, ...]
     is_recorded: bool  # another mock's node: no portrait beside the library, no soname, no sysfs
+    sockets: tuple[Socket, ...]
     text: str  # the whole file, models inside: what is laid beside the library
 
 
@@ -101,6 +111,7 @@ def _portrait(raw: dict[str, Any]) -> Portrait:
         cuda_version=raw["cuda_version"][0],
         gpus=tuple(_gpus(raw)),
         is_recorded=raw.get("recorded", False),
+        sockets=tuple(_sockets(raw)),
         text=json.dumps(raw, indent=1) + "\n",
     )
 
@@ -121,4 +132,18 @@ def _gpus(raw: dict[str, Any]) -> Iterator[Gpu]:
             pci_class=model["pci_class"][0],
             bars=tuple(Bar(bar["size_bytes"][0], bar["flags"][0]) for bar in model["bars"]),
             vbios=model.get("vbios", [None])[0],
+            near_cpus=_near_cpus(raw, gpu["numa_node"][0]),
         )
+
+
+def _sockets(raw: dict[str, Any]) -> Iterator[Socket]:
+    nodes = raw["host"]["numa_nodes"]
+    for number in sorted({node["socket"] for node in nodes}):
+        yield Socket(number, ",".join(node["cpus"][0] for node in nodes if node["socket"] == number))
+
+
+def _near_cpus(raw: dict[str, Any], numa_node: int) -> str:
+    """CPUs of the NUMA node; all where the platform does not say which is near."""
+    nodes = raw["host"]["numa_nodes"]
+    near = [node for node in nodes if node["node"] == numa_node] or nodes
+    return ",".join(node["cpus"][0] for node in near)

@@ -261,7 +261,7 @@ def lay_out(
         tree.lay_devices(root, laid.device_files)
         partitions.lay(root, None if node.is_recorded else laid.procfs)
         stand_ins.lay_proc(laid.procfs, node, laid.driver_version)
-        stand_ins.lay_sys(laid.sysfs, laid.driver_version)
+        stand_ins.lay_sys(laid.sysfs, node, laid.driver_version)
         for minor in minors:
             laid.add_gpu(minor)
     except OSError as error:

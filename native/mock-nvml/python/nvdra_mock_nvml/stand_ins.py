@@ -65,11 +65,16 @@ def add_proc(proc: Path, gpu: Gpu, version: str) -> None:
     (proc / f"driver/nvidia/capabilities/gpu{gpu.minor}/mig").mkdir(parents=True, exist_ok=True)
 
 
-def lay_sys(sys: Path, version: str) -> None:
-    """An empty PCI bus, the driver on it, and the loaded module."""
+def lay_sys(sys: Path, portrait: Portrait, version: str) -> None:
+    """An empty PCI bus, the driver on it, the loaded module, and the sockets by the first CPU of each range."""
     for folder in ("bus/pci/devices", "bus/pci/drivers/nvidia", "devices"):
         (sys / folder).mkdir(parents=True, exist_ok=True)
     lay_module(sys, version)
+    for each in portrait.sockets:
+        for span in each.cpus.split(","):
+            topology = sys / f"devices/system/cpu/cpu{span.partition('-')[0]}/topology"
+            write(topology / "physical_package_id", f"{each.number}\n")
+            write(topology / "package_cpus_list", f"{each.cpus}\n")
 
 
 def lay_module(sys: Path, version: str) -> None:
@@ -95,6 +100,7 @@ def add_sys(sys: Path, gpu: Gpu, drm_nodes: Mapping[str, tuple[str, int, int]]) 
         "class": f"0x{gpu.pci_class:06x}",
         "revision": "0xa1",
         "numa_node": str(gpu.numa_node),
+        "local_cpulist": gpu.near_cpus,
         "enable": "1",
         "modalias": f"pci:v{vendor:08X}d{product:08X}sv{sub_vendor:08X}sd{sub_product:08X}"
         f"bc{gpu.pci_class >> 16:02X}sc{gpu.pci_class >> 8 & 0xFF:02X}i{gpu.pci_class & 0xFF:02X}",

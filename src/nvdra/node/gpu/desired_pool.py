@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Inventory, published
+from nvdra.gpu import GpuDevice, Inventory, published
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.shares import NOT_SHARED, Shares, shared
+from nvdra.gpu.taints import Taints, merged, with_taints
 from nvdra.gpu.unpublished import withdrawn
 from nvdra.node.publication import Publication
 
@@ -34,6 +36,7 @@ class DesiredPool:
         self._has_gpus = has_gpus
         self._shares = shares
         self._checkpoint: Checkpoint | None = None
+        self._taints: dict[str, Taints] = {}
         self._withdrawn: frozenset[str] = frozenset()
         self._unmanaged: frozenset[str] = frozenset()
         self._announced: frozenset[str] = frozenset()
@@ -42,6 +45,12 @@ class DesiredPool:
         """The checkpoint is another one: it may hold other devices back."""
         is_first, self._checkpoint = self._checkpoint is None, checkpoint
         if is_first or withdrawn(self._inventory(), checkpoint) != self._withdrawn:
+            self.renew()
+
+    def taint(self, source: str, taints: Taints) -> None:
+        """The taints of one source, which replace its former ones."""
+        if self._taints.get(source, {}) != taints:
+            self._taints[source] = taints
             self.renew()
 
     def renew(self) -> None:
@@ -59,11 +68,15 @@ class DesiredPool:
             if name not in self._announced:  # else every scan would say hundreds of lines anew
                 telemetry.info(4, f"About to announce device {name}")
         self._announced = frozenset(inventory.devices)
+        taints = merged(self._taints)
         self._publication.publish(
-            [shared(published(device, self._gates), self._shares) for device in inventory.devices.values()],
+            [with_taints(self._published(device, inventory), taints) for device in inventory.devices.values()],
             withdrawn=unpublished,
             counter_sets=inventory.counter_sets(),
         )
+
+    def _published(self, device: GpuDevice, inventory: Inventory) -> dict[str, Any]:
+        return shared(published(device, self._gates, inventory.topology.get(device.name)), self._shares)
 
     def _log_changes(self, inventory: Inventory, checkpoint: Checkpoint, unpublished: frozenset[str]) -> None:
         unmanaged = frozenset(map(str, unmanaged_partitions(inventory, checkpoint)))

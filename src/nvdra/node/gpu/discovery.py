@@ -7,11 +7,12 @@ added or lost, or somebody partitions one. Only a difference, an unknown device 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 
 from nvdra import telemetry
 from nvdra.gpu import Inventory, Partitions, PciFacts, StuckMode, from_scan
+from nvdra.gpu.topology import Locality
 from nvdra.nvml import DriverAbsent, Nvml, NvmlError, NvmlHung
 from nvdra.ports import Clock
 
@@ -30,6 +31,7 @@ class Discovery:
     hints    a value that differs once the node may have changed; reads files only
     pci      facts of every NVIDIA PCI function by bus id
     stuck    changes of MIG mode that GPUs refused in this boot, by PCI address
+    localities   where PCI functions lie, by address; None: no topology is published
     changed  called after each scan with the inventory, also when it says that nothing could be read
 
     `scan` raises what `Nvml.scan` raises as DriverChanged: only a fresh process can use the new driver.
@@ -46,6 +48,7 @@ class Discovery:
         dynamic_mig: bool = False,
         never_toggles: bool = False,
         stuck: Callable[[], Mapping[str, StuckMode]] = dict,
+        localities: Callable[[Iterable[str]], Mapping[str, Locality]] | None = None,
     ) -> None:
         self._nvml = nvml
         self._clock = clock
@@ -55,6 +58,7 @@ class Discovery:
         self._dynamic_mig = dynamic_mig
         self._never_toggles = never_toggles
         self._stuck = stuck
+        self._localities = localities
         self._notes = 0
         self._noted: dict[str, int] = {}  # which note was the last on a GPU
         self._seen: Hashable = None
@@ -116,13 +120,15 @@ class Discovery:
         self._looked_s, began = self._clock.now(), self._notes
         seen = await self._look()
         try:
+            scan, pci = await self._nvml.scan(profiles=self._dynamic_mig), await asyncio.to_thread(self._pci)
             found = from_scan(
-                await self._nvml.scan(profiles=self._dynamic_mig),
-                await asyncio.to_thread(self._pci),
+                scan,
+                pci,
                 dynamic_mig=self._dynamic_mig,
                 never_toggles=self._never_toggles,
                 before=self.inventory,
                 stuck=self._stuck(),
+                localities=await asyncio.to_thread(self._localities, pci) if self._localities else None,
             )
         except (DriverAbsent, NvmlHung, OSError) as error:
             if str(error) != self.inventory.unread:

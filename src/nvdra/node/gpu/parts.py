@@ -19,6 +19,7 @@ from nvdra.node.edits import EditsProvider
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
+from nvdra.node.hooks import NO_HOOKS, Hooks
 from nvdra.node.parts import NodePaths, claim_context
 from nvdra.node.steps import Actor
 from nvdra.ports import Clock, Host
@@ -40,6 +41,7 @@ def gpu_context(
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
+    hooks: Hooks = NO_HOOKS,
 ) -> tuple[ClaimContext, CheckpointFile]:
     """gpu.nvidia.com on this node.
 
@@ -71,4 +73,5 @@ def gpu_context(
         former_locks=former_locks,
         former_kind=CreatePartition.kind,  # the one kind of step that they knew, by "<profile id>@<start>"
         lock_timeout_s=lock_timeout_s,
+        hooks=hooks,
     )

@@ -185,7 +185,11 @@ def _json(shown: _Shown, gates: Gates) -> dict[str, Any]:
     devices = shown.inventory.devices
     return {
         "devices": [
-            {**published(device, gates), "heldBy": shown.holders.get(device.name, [])} for device in devices.values()
+            {
+                **published(device, gates, shown.inventory.topology.get(device.name)),
+                "heldBy": shown.holders.get(device.name, []),
+            }
+            for device in devices.values()
         ],
         "notPublished": [{"device": what, "reason": why} for what, why in shown.left_out],
         "heldAndAbsent": {name: who for name, who in shown.holders.items() if name not in devices},

@@ -59,7 +59,7 @@ def _one_of(*choices: str) -> Any:
 
 _FLAGS = (
     *GATES,
-    next(flag for flag in gpu_flags.FLAGS if flag.names == ("consumable-shares",)),
+    *(flag for flag in gpu_flags.FLAGS if flag.names in (("consumable-shares",), ("topology-attributes",))),
     Flag(("kubernetes",), (), NEWEST_MINOR, f"release of the API server, 1.32 to 1.{NEWEST_MINOR}", _minor),
     Flag(("node-name",), (), "", "name of the node; else the type's"),
     Flag(
@@ -90,7 +90,16 @@ def main(argv: Sequence[str]) -> int:
         setting = str(values["consumable_shares"])
         gpu_flags.check_shares(setting, is_enabled=gates.enabled(feature_gates.CONSUMABLE_SHARES))
         sharing = shares(setting, gates)
-        found = asyncio.run(forecast(words[0], gates, sharing, node_name=name, minor=int(values["kubernetes"])))
+        found = asyncio.run(
+            forecast(
+                words[0],
+                gates,
+                sharing,
+                node_name=name,
+                minor=int(values["kubernetes"]),
+                with_topology=bool(values["topology_attributes"]),
+            )
+        )
         if values["compare"]:
             return _compared(found, str(values["compare"]), values)
     except (ForecastError, ConfigError, ApiError, OSError) as error:

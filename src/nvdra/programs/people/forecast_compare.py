@@ -12,7 +12,15 @@ Value = Mapping[str, Any]
 
 # Attributes of the single GPU or its slot, which no type of node determines.
 OWN = frozenset(
-    ("uuid", "parentUUID", "resource.kubernetes.io/pciBusID", "resource.kubernetes.io/pcieRoot", "pciBusID")
+    (
+        "uuid",
+        "parentUUID",
+        "resource.kubernetes.io/pciBusID",
+        "resource.kubernetes.io/pcieRoot",
+        "pciBusID",
+        "nvlinkDomain",
+        "pcieSwitch",
+    )
 )
 
 

@@ -17,7 +17,7 @@ from nvdra.api.gates import DYNAMIC_MIG, Gates
 from nvdra.gpu import Inventory, NotPublished, from_scan, published
 from nvdra.gpu.extents import DRIVER
 from nvdra.gpu.shares import NOT_SHARED, Shares, shared
-from nvdra.host import Node, driver_root, find_library, look_at_bus
+from nvdra.host import Node, driver_root, find_library, localities, look_at_bus
 from nvdra.node.clock import LoopClock
 from nvdra.nvml import Nvml
 from nvdra.slices import COUNTERS_SINCE, Pool, changes, device_problems, slice_problems, specs_for
@@ -55,19 +55,29 @@ def portraits() -> list[str]:
 
 
 async def forecast(
-    portrait: str, gates: Gates, sharing: Shares = NOT_SHARED, *, node_name: str, minor: int
+    portrait: str,
+    gates: Gates,
+    sharing: Shares = NOT_SHARED,
+    *,
+    node_name: str,
+    minor: int,
+    with_topology: bool = False,
 ) -> Forecast:
     """Returns the forecast of a node of this type.
 
     portrait   a portrait's name, or the path of a portrait's .json file
     node_name  names the pool and the slices
     minor      minor version of the API server: it decides about layout and counters
+    with_topology   the plugin publishes where GPUs lie
     Raises ForecastError.
     """
-    inventory = await _inventory(portrait, dynamic_mig=gates.enabled(DYNAMIC_MIG))
+    inventory = await _inventory(portrait, dynamic_mig=gates.enabled(DYNAMIC_MIG), with_topology=with_topology)
     if inventory.unread:
         raise ForecastError(f"portrait {portrait}: its GPUs cannot be read: {inventory.unread}")
-    made = [shared(published(device, gates), sharing) for device in inventory.devices.values()]
+    made = [
+        shared(published(device, gates, inventory.topology.get(device.name)), sharing)
+        for device in inventory.devices.values()
+    ]
     refused = {str(device["name"]): problems for device in made if (problems := device_problems(device))}
     fit = [device for device in made if device["name"] not in refused]
     left_out = tuple(NotPublished(name, "; ".join(problems)) for name, problems in refused.items())
@@ -90,7 +100,7 @@ def _slices(devices: Sequence[Value], inventory: Inventory, gates: Gates, pool: 
     return bodies
 
 
-async def _inventory(portrait: str, *, dynamic_mig: bool) -> Inventory:
+async def _inventory(portrait: str, *, dynamic_mig: bool, with_topology: bool) -> Inventory:
     mock = _mock()
     with tempfile.TemporaryDirectory(prefix="nvdra-forecast-") as folder:
         try:
@@ -102,7 +112,9 @@ async def _inventory(portrait: str, *, dynamic_mig: bool) -> Inventory:
         nvml = Nvml(lambda: find_library(host, here), LoopClock())
         try:
             scan = await nvml.scan(profiles=dynamic_mig)
-            return from_scan(scan, look_at_bus(host, here).facts, dynamic_mig=dynamic_mig, never_toggles=False)
+            facts = look_at_bus(host, here).facts
+            places = localities(host, here, facts) if with_topology else None
+            return from_scan(scan, facts, dynamic_mig=dynamic_mig, never_toggles=False, localities=places)
         finally:
             with suppress(TimeoutError):
                 await nvml.close(timeout_s=2.0)

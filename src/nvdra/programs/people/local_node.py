@@ -13,7 +13,7 @@ from nvdra.checkpoint import Checkpoint
 from nvdra.checkpoint import decode as decode_checkpoint
 from nvdra.gpu import Inventory, from_scan
 from nvdra.gpu.extents import DRIVER
-from nvdra.host import DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
+from nvdra.host import DriverRoot, Node, PciBus, driver_root, find_library, localities, look_at_bus
 from nvdra.node.checkpoint_file import NAME
 from nvdra.node.clock import LoopClock
 from nvdra.node.gpu.stuck_modes import read_stuck_modes
@@ -28,6 +28,7 @@ _SHARED = (
     "kubelet-plugins-directory-path",
     "kubelet-registrar-directory-path",
     "nvidia-cdi-hook-path",
+    "topology-attributes",
 )
 
 
@@ -39,6 +40,7 @@ class LocalNode:
     host_root  the same folder on the host
     output     "text" or "json"; for documents "yaml" or "json"
     never_toggles   the plugin treats every GPU as if its MIG mode could not be changed without a reset
+    topology_attributes   the plugin publishes where GPUs lie
     """
 
     host: Node
@@ -50,6 +52,7 @@ class LocalNode:
     hook_path: str
     output: str
     never_toggles: bool = False
+    topology_attributes: bool = False
 
     @property
     def plugin_dir(self) -> str:
@@ -102,6 +105,7 @@ class LocalNode:
                 dynamic_mig=dynamic_mig,
                 never_toggles=self.never_toggles,
                 stuck=read_stuck_modes(self.host, self.plugin_dir),
+                localities=localities(self.host, self.root, bus.facts) if self.topology_attributes else None,
             )
         except (DriverAbsent, DriverChanged, NvmlHung) as error:
             return Inventory(unread=str(error))
@@ -163,6 +167,7 @@ def open_local_node(
         hook_path=values["nvidia_cdi_hook_path"],
         output=values["output"],
         never_toggles=gpu_flags.never_toggles(environ),
+        topology_attributes=values["topology_attributes"],
     )
     return here, {flag.key: values[flag.key] for flag in more}, rest
 
