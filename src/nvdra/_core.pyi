@@ -200,8 +200,8 @@ class Simulation:
     def add_nodes(self, slices: bytes, node: str, names: Sequence[str]) -> None:
         """Adds nodes that publish alike: `slices` is the JSON list of one, `node` its name. Raises AllocationError."""
 
-    def occupy(self, node: int, devices: Sequence[tuple[str, str, str]]) -> None:
-        """Takes devices (driver, pool, device) of a node for ever."""
+    def occupy(self, node: int, devices: Sequence[tuple[str, str, str, Sequence[tuple[str, str]] | None]]) -> None:
+        """Takes devices (driver, pool, device, what a share consumes) of a node for ever. Raises AllocationError."""
 
     def add_template(self, claims: bytes) -> int:
         """Adds the ResourceClaims of a kind of pod, a JSON list; returns its number. Raises AllocationError."""

@@ -92,7 +92,7 @@ def test_partitions_fill_a_gpu_and_a_whole_gpu_waits_for_them(
     out, _ = simulate(capsys, "--nodes=1xh200x1", DYNAMIC, trace(tmp_path, *rows), "-o=json")
     run = only_run(out)
     assert run["pods"]["delayed"] == 2
-    assert run["refused"] == {"counters.short": 2}
+    assert run["refused"] == {"device.in-use": 1, "counters.short": 1}
     assert run["wait"]["max"] == 199  # the eighth partition first, then the whole GPU
 
 

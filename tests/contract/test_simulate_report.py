@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import json
 import re
 import resource
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from nvdra import cli
+from nvdra.programs.people.simulate_claims import CLASSES
 
 PROGRAM = [sys.executable, "-c", "import sys; from nvdra import cli; sys.exit(cli.start('nvdra', sys.argv[1:]))"]
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -119,7 +121,7 @@ def limited(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
     return subprocess.run(
-        [*PROGRAM, "simulate", *PODS, *argv],
+        [*PROGRAM, "simulate", *argv],
         capture_output=True,
         text=True,
         timeout=100,
@@ -128,17 +130,24 @@ def limited(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_disk_that_fills_leaves_nothing_and_costs_no_answer(tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
+def test_a_disk_that_fills_leaves_nothing_and_costs_no_answer(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    page = folder / "report.html"
     page.write_text("before", encoding="utf-8")
-    # The library's cache of fonts must not be what fails.
-    ran = limited([f"--report={page}"])
+    assert cli.start("nvdra", ["forecast", "h100x8", "--template=kwok", "--output=json"]) == 0
+    dump = json.loads(capsys.readouterr().out)
+    dump["items"] += CLASSES
+    (tmp_path / "cluster.json").write_text(json.dumps(dump), encoding="utf-8")
+    ran = limited([f"--dump={tmp_path / 'cluster.json'}", *PODS[1:], f"--report={page}"])
     assert ran.returncode == 3
     assert f"{page} cannot be written: File too large; nothing was left there" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert "pods placed" in ran.stdout
     assert page.read_text(encoding="utf-8") == "before"
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert [path.name for path in folder.iterdir()] == ["report.html"]
 
 
 def test_a_full_device_is_named(capsys: pytest.CaptureFixture[str]) -> None:

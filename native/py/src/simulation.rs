@@ -10,6 +10,8 @@ use crate::allocation::AllocationError;
 pub struct Simulation(simulate::Simulation);
 
 type Placement = (usize, String, f64, Vec<String>);
+/// Driver, pool, device, and what a share consumes.
+type InUse = (String, String, String, Option<Vec<(String, String)>>);
 
 #[pymethods]
 impl Simulation {
@@ -38,8 +40,19 @@ impl Simulation {
             .map_err(AllocationError::new_err)
     }
 
-    fn occupy(&mut self, node: usize, devices: Vec<(String, String, String)>) {
-        self.0.occupy(node, &devices);
+    fn occupy(&mut self, node: usize, devices: Vec<InUse>) -> PyResult<()> {
+        let devices: Vec<simulate::Allocated> = devices
+            .into_iter()
+            .map(|(driver, pool, device, share)| simulate::Allocated {
+                driver,
+                pool,
+                device,
+                share,
+            })
+            .collect();
+        self.0
+            .occupy(node, &devices)
+            .map_err(AllocationError::new_err)
     }
 
     fn add_template(&mut self, claims: &[u8]) -> PyResult<usize> {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::api::{DeviceClass, Metadata, Node, ResourceClaim, ResourceSlice};
 use crate::profile::{Features, Profile};
 use crate::search::claim_text;
+pub use node_type::Allocated;
 use node_type::{CAUSES, Cause, NodeType, Verdict};
 use random::Random;
 use record::{Record, by_code, waits};
@@ -157,10 +158,11 @@ impl Simulation {
         Ok(())
     }
 
-    /// Takes devices (driver, pool, device) of a node out of the game.
-    pub fn occupy(&mut self, node: usize, devices: &[(String, String, String)]) {
+    /// Takes devices of a node that stay in use.
+    pub fn occupy(&mut self, node: usize, devices: &[Allocated]) -> Result<(), String> {
         let place = &mut self.nodes[node];
-        place.occupancy = self.types[place.node_type as usize].occupied(devices);
+        place.occupancy = self.types[place.node_type as usize].occupied(devices)?;
+        Ok(())
     }
 
     /// Adds the claims of a pod, a list of ResourceClaims; returns its number.
@@ -260,13 +262,13 @@ impl Simulation {
             self.pods[pod as usize].wanted,
         );
         // Others with the same claims wait: nothing came back since that they could have had.
-        if let Some(queue) = self.queues.get_mut(&(template, wanted)) {
-            if let Some((_, cause)) = queue.back().copied() {
-                queue.push_back((pod, cause));
-                self.record().refused[cause as usize] += 1;
-                self.record().wait(cause);
-                return;
-            }
+        if let Some(queue) = self.queues.get_mut(&(template, wanted))
+            && let Some((_, cause)) = queue.back().copied()
+        {
+            queue.push_back((pod, cause));
+            self.record().refused[cause as usize] += 1;
+            self.record().wait(cause);
+            return;
         }
         match self.choose(template, wanted) {
             Ok((node, placement)) => self.place(pod, node, placement),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::occupancy::{Occupancy, Taken};
 use crate::api::{Node, ResourceClaim, ResourceSlice};
 use crate::profile::Profile;
-use crate::search::{At, Attempt, Candidate, ClaimResult, Failure, Observer, Reason, Shared};
+use crate::quantity::Quantity;
+use crate::search::{At, Attempt, Candidate, ClaimResult, Failure, Kept, Observer, Reason, Shared};
 use crate::world::{AttributeValue, Device, Sym, World};
 
 /// Steps of one search at most; what takes more counts as timed out.
@@ -67,6 +68,14 @@ impl Cause {
     }
 }
 
+/// A device in use from the start; `share` is what a share of it consumes.
+pub struct Allocated {
+    pub driver: String,
+    pub pool: String,
+    pub device: String,
+    pub share: Option<Vec<(String, String)>>,
+}
+
 /// What a placement takes of a node, and the occupancy after it.
 pub struct Placement {
     pub taken: Arc<[Taken]>,
@@ -109,6 +118,8 @@ pub struct NodeType {
     /// By template and occupancy: 0 unknown, up to 15 a cause, else the number of a placement plus 16.
     verdicts: Vec<Vec<u32>>,
     placements: Vec<Placement>,
+    /// Verdicts of selectors by template.
+    kept: Vec<Kept>,
     /// The first error by template, for people.
     pub errors: HashMap<usize, String>,
     pub searches: u64,
@@ -132,6 +143,7 @@ impl NodeType {
             known: HashMap::new(),
             verdicts: Vec::new(),
             placements: Vec::new(),
+            kept: Vec::new(),
             errors: HashMap::new(),
             searches: 0,
         };
@@ -184,20 +196,26 @@ impl NodeType {
     }
 
     /// The occupancy with devices by name taken; names that the node does not have are left out.
-    pub fn occupied(&mut self, devices: &[(String, String, String)]) -> u32 {
+    pub fn occupied(&mut self, devices: &[Allocated]) -> Result<u32, String> {
         let mut made = Occupancy::default();
-        for (driver, pool, device) in devices {
-            if let Some(id) = self.world.find_device(driver, pool, device)
-                && (id.0 as usize) < self.devices.len()
-            {
-                made.take(&Taken {
-                    device: id.0,
-                    is_share: false,
-                    consumed: Vec::new(),
-                });
+        for one in devices {
+            let found = self.world.find_device(&one.driver, &one.pool, &one.device);
+            let Some(id) = found.filter(|id| (id.0 as usize) < self.devices.len()) else {
+                continue;
+            };
+            let mut consumed = Vec::new();
+            for (name, amount) in one.share.iter().flatten() {
+                let amount = Quantity::parse(amount)
+                    .map_err(|e| format!("device {}: consumed {name}: {e}", one.device))?;
+                consumed.push((self.world.names.add(name), amount.nanos()));
             }
+            made.take(&Taken {
+                device: id.0,
+                is_share: one.share.is_some(),
+                consumed,
+            });
         }
-        self.number(made)
+        Ok(self.number(made))
     }
 
     /// The occupancy after devices came back.
@@ -257,6 +275,10 @@ impl NodeType {
         let mut shared = Shared::default();
         std::mem::swap(&mut shared.pools, &mut self.shared.pools);
         std::mem::swap(&mut shared.programs, &mut self.shared.programs);
+        if self.kept.len() <= template {
+            self.kept.resize_with(template + 1, Kept::on);
+        }
+        std::mem::swap(&mut shared.kept, &mut self.kept[template]);
         let list: Vec<&ResourceClaim> = claims.iter().collect();
         let mut causes = Deepest::default();
         let answer = Attempt {
@@ -270,6 +292,7 @@ impl NodeType {
             observer: &mut causes,
         }
         .run();
+        std::mem::swap(&mut shared.kept, &mut self.kept[template]);
         self.shared = shared;
         match answer.outcome {
             Ok(Some(results)) => {

@@ -175,21 +175,22 @@ def _run(
         print(as_json(document(runs, labels, partial)), end="")
     else:
         print(f"{partial}\n\n" if partial else "", page(runs), "\n", kinds(runs, labels), sep="", end="")
-        _print_options(values)
+        print("".join(f"{line}\n" for line in _differences(values)), end="")
     sys.stdout.flush()
     if values["plot"]:
         picture(runs, Path(values["plot"]))
     if values["report"]:
-        report(runs, labels, shlex.join(["nvdra", "simulate", *argv]), partial, Path(values["report"]))
+        words = [shlex.join(["nvdra", "simulate", *argv]), *_differences(values)]
+        report(runs, labels, words, partial, Path(values["report"]))
     if partial:
         print(f"Error: {partial}", file=sys.stderr)
         return 130
     return 0
 
 
-def _print_options(values: Mapping[str, Any]) -> None:
-    for at, text in enumerate(values["compare"]):
-        print(f"{chr(ord('B') + at)} is A with {text}")
+def _differences(values: Mapping[str, Any]) -> list[str]:
+    """What each scenario but the first has of its own."""
+    return [f"{chr(ord('B') + at)} is A with {text}" for at, text in enumerate(values["compare"])]
 
 
 def _partial(runs: Sequence[Run], count: int) -> str:

@@ -19,6 +19,9 @@ from nvdra.programs.people.simulate_claims import CLASSES
 
 Json = Mapping[str, Any]
 
+# Driver, pool, device, and what a share of it consumes; None for a whole device.
+InUse = tuple[str, str, str, tuple[tuple[str, str], ...] | None]
+
 _NODES = re.compile(r"(\d+)x([^@]+)(?:@(.*))?", re.ASCII)
 _MOST = 1_000_000
 
@@ -54,13 +57,13 @@ class Fleet:
     """What a simulation starts with.
 
     classes    JSON list of DeviceClasses
-    allocated  devices (driver, pool, device) in use from the start, by node
+    allocated  devices in use from the start, by node
     notes      on what is left out
     """
 
     groups: tuple[Group, ...]
     classes: bytes
-    allocated: Mapping[str, tuple[tuple[str, str, str], ...]]
+    allocated: Mapping[str, tuple[InUse, ...]]
     notes: tuple[str, ...] = ()
 
     @property
@@ -148,22 +151,22 @@ def _name(one: Json) -> str:
     return str(one["metadata"].get("name"))
 
 
-def _allocated(
-    claims: Sequence[Json], local: Mapping[str, Sequence[Json]]
-) -> dict[str, tuple[tuple[str, str, str], ...]]:
+def _allocated(claims: Sequence[Json], local: Mapping[str, Sequence[Json]]) -> dict[str, tuple[InUse, ...]]:
     node_of = {
         (str(one["spec"]["driver"]), str(one["spec"]["pool"].get("name"))): node
         for node, slices in local.items()
         for one in slices
     }
-    found: dict[str, list[tuple[str, str, str]]] = {}
+    found: dict[str, list[InUse]] = {}
     for claim in claims:
         allocation = (claim.get("status") or {}).get("allocation") or {}
         for result in (allocation.get("devices") or {}).get("results") or ():
-            device = (str(result.get("driver")), str(result.get("pool")), str(result.get("device")))
-            node = node_of.get(device[:2])
+            driver, pool, device = (str(result.get(key)) for key in ("driver", "pool", "device"))
+            consumed = tuple((name, str(value)) for name, value in (result.get("consumedCapacity") or {}).items())
+            node = node_of.get((driver, pool))
             if node and not result.get("adminAccess"):
-                found.setdefault(node, []).append(device)
+                in_use = (driver, pool, device, consumed if result.get("shareID") else None)
+                found.setdefault(node, []).append(in_use)
     return {node: tuple(devices) for node, devices in found.items()}
 
 

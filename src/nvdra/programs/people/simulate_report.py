@@ -21,7 +21,7 @@ _PANELS = (
 )
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #20242c; }
-pre { background: #f4f5f7; padding: 1rem; overflow-x: auto; font-size: 13px; }
+pre { background: #f4f5f7; padding: 1rem; white-space: pre-wrap; font-size: 13px; }
 figure { margin: 1.5rem 0; } svg { max-width: 100%; height: auto; } .partial { color: #a40000; font-weight: bold; }
 """
 
@@ -35,8 +35,8 @@ def picture(runs: Sequence[Run], path: Path) -> None:
     _write(path, _drawn(runs, range(len(_PANELS)), path.suffix.removeprefix("."), columns=2))
 
 
-def report(runs: Sequence[Run], labels: Sequence[str], command: str, partial: str, path: Path) -> None:
-    """Writes one HTML file with tables and plots."""
+def report(runs: Sequence[Run], labels: Sequence[str], words: Sequence[str], partial: str, path: Path) -> None:
+    """Writes one HTML file with tables and plots; `words` are lines on how the runs were made."""
     figures = []
     for at, (_, title, _) in enumerate(_PANELS):
         drawn = _drawn(runs, [at], "svg", columns=1).decode()
@@ -45,7 +45,7 @@ def report(runs: Sequence[Run], labels: Sequence[str], command: str, partial: st
     body = "\n".join(
         [
             f"<h1>{_TITLE}</h1>",
-            f"<pre>{html.escape(command)}</pre>",
+            f"<pre>{html.escape(chr(10).join(words))}</pre>",
             warning,
             f"<pre>{html.escape(page(runs))}</pre>",
             *figures,
