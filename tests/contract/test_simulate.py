@@ -18,6 +18,7 @@ from nvdra.allocation import POLICIES
 from nvdra.api import gates
 from nvdra.gpu.shares import NOT_SHARED
 from nvdra.programs.people.forecast_slices import portraits
+from nvdra.programs.people.simulate_claims import generated
 from nvdra.programs.people.simulate_fleet import of_types, wanted
 from nvdra.programs.people.simulate_run import Scenario, prepared
 from nvdra.programs.people.simulate_trace import from_entries
@@ -117,6 +118,40 @@ def test_shares_fill_the_memory_of_a_gpu(capsys: pytest.CaptureFixture[str], tmp
     run = only_run(out)
     assert run["pods"]["delayed"] == 1  # 141 GB hold two
     assert run["refused"] == {"capacity.exhausted": 1}
+
+
+def test_no_two_pods_ever_have_the_same_part_of_a_gpu() -> None:
+    types = of_types([(wanted("3xh100x8"), gates.parse("DynamicMIG=true"), NOT_SHARED)], 37)
+    pods = generated("mixed", 600, 40, 5)
+    run = prepared(Scenario("", types, "scheduler", "1.37", (), 0), from_entries(pods), 5)
+    while run.advance(100):
+        pass
+    slices = json.loads(types.groups[0].slices)
+    parts = {
+        device["name"]: {
+            (used["counterSet"], name)
+            for used in device["consumesCounters"]
+            for name in used["counters"]
+            if name.startswith("memory-slice")
+        }
+        for body in slices
+        for device in body["spec"].get("devices", ())
+    }
+    events = [
+        (time, order, node, devices)
+        for number, node, start, devices in run.placements()
+        for time, order in ((start, 1), (start + pods[number][1], 0))
+    ]
+    held: dict[str, set[tuple[str, str]]] = {name: set() for name in types.names}
+    for _, begins, node, devices in sorted(events):
+        for device in devices:
+            if begins:
+                assert not held[node] & parts[device]
+                held[node] |= parts[device]
+            else:
+                held[node] -= parts[device]
+    assert not any(held.values())
+    assert len(events) > 1000
 
 
 def test_packing_fills_a_node_and_spreading_takes_the_emptiest() -> None:
