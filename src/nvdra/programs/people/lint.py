@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from nvdra.allocation import RELEASES, AllocationError, Cluster, release_of
-from nvdra.gpu.shares import shares
 from nvdra.kube import ConfigError
 from nvdra.ports import ApiError
 from nvdra.programs.flags import GATES, Flag, UsageError, parse_words
@@ -20,7 +19,8 @@ from nvdra.programs.people.forecast_slices import ForecastError
 from nvdra.programs.people.lint_findings import Finding, findings
 from nvdra.programs.people.local_node import gates_of
 from nvdra.programs.people.paper import as_json, counted
-from nvdra.programs.people.simulate_fleet import of_types, wanted
+from nvdra.programs.people.simulate_fleet import wanted
+from nvdra.programs.people.simulate_scenario import SHARES, typed_fleet
 
 _ABOUT = """\
 Mistakes in ResourceClaims and ResourceClaimTemplates before they are created: each selector is compiled as the API
@@ -45,7 +45,7 @@ _FLAGS = (
     Flag(("from",), (), "", "files with objects, separated by commas, instead of the cluster; - is standard input"),
     Flag(("nodes",), (), (), "devices of node types instead: COUNTxTYPE[@GATES]", wanted, repeats=True),
     *GATES,
-    Flag(("consumable-shares",), ("CONSUMABLE_SHARES",), "disabled", "how nodes of --nodes share devices"),
+    SHARES,
     Flag(("release",), (), "", f"Kubernetes release: {', '.join(RELEASES)}; else the cluster's own, or the newest"),
     Flag(("kubeconfig",), ("KUBECONFIG",), "", "kubeconfig file; inside a cluster the pod's own account"),
     Flag(("output", "o"), (), "text", "text or json", _output),
@@ -94,12 +94,7 @@ def _cluster(values: dict[str, Any]) -> Cluster:
             raise UsageError("--from and --nodes exclude each other")
         release = str(values["release"] or RELEASES[-1])
         cluster = Cluster(release, [])
-        common = str(values["feature_gates"])
-        types = []
-        for one in values["nodes"]:
-            gates = gates_of({"feature_gates": ",".join(filter(None, (common, one.gates)))})
-            types.append((one, gates, shares(str(values["consumable_shares"]), gates)))
-        fleet = of_types(types, int(release.split(".")[1]))
+        fleet = typed_fleet(values, release)
         for group in fleet.groups:
             cluster.add(_list(group.slices, "ResourceSlice"))
         cluster.add(_list(fleet.classes, "DeviceClass"))

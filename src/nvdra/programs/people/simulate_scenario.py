@@ -8,7 +8,6 @@ from typing import Any
 
 from nvdra.allocation import POLICIES, RELEASES
 from nvdra.api import gates as feature_gates
-from nvdra.api.gates import Gates
 from nvdra.gpu.shares import shares
 from nvdra.programs import gpu_flags
 from nvdra.programs.flags import GATES, Flag, UsageError, boolean, integer
@@ -36,11 +35,13 @@ def _percent(text: str) -> int:
     return value
 
 
+SHARES = next(flag for flag in gpu_flags.FLAGS if flag.names == ("consumable-shares",))
+
 SCENARIO = (
     Flag(("nodes",), (), (), "COUNTxTYPE[@GATES] of nvdra forecast --list, such as 100xh100x8", wanted, repeats=True),
     Flag(("dump",), (), "", "file of `kubectl get nodes,deviceclasses,resourceslices,resourceclaims -A -o json`"),
     *GATES,
-    next(flag for flag in gpu_flags.FLAGS if flag.names == ("consumable-shares",)),
+    SHARES,
     Flag(("policy",), (), POLICIES[0], f"which node a pod gets: {', '.join(POLICIES)}", _policy),
     Flag(("nodes-to-score",), (), 0, "percent of the nodes that an attempt looks for; 0 as the scheduler", _percent),
     Flag(("release",), (), RELEASES[-1], f"Kubernetes release of the scheduler: {', '.join(RELEASES)}", _release),
@@ -70,21 +71,18 @@ def _fleet(values: Mapping[str, Any], keeps: str) -> Fleet:
         return of_dump(objects_of(Path(values["dump"])), keeps=keeps)
     if not values["nodes"]:
         raise UsageError("give the fleet: --nodes COUNTxTYPE or --dump FILE")
-    common = gates_of(values)
-    setting = str(values["consumable_shares"])
-    types = []
-    for one in values["nodes"]:
-        gates = common if one.gates is None else _gates(str(values["feature_gates"]), one.gates)
-        sharing = gates.enabled(feature_gates.CONSUMABLE_SHARES)
-        if len(values["nodes"]) == 1 or sharing:
-            gpu_flags.check_shares(setting, is_enabled=sharing)
-        types.append((one, gates, shares(setting, gates)))
-    return of_types(types, int(str(values["release"]).split(".")[1]))
+    return typed_fleet(values, str(values["release"]))
 
 
-def _gates(common: str, own: str) -> Gates:
-    text = ",".join(filter(None, (common, own)))
-    return gates_of({"feature_gates": text})
+def typed_fleet(values: Mapping[str, Any], release: str) -> Fleet:
+    """Returns the fleet of --nodes, --feature-gates and --consumable-shares. Raises UsageError, ForecastError."""
+    common, setting = str(values["feature_gates"]), str(values["consumable_shares"])
+    found = [(one, gates_of({"feature_gates": ",".join(filter(None, (common, one.gates)))})) for one in values["nodes"]]
+    gpu_flags.check_shares(
+        setting, is_enabled=any(gates.enabled(feature_gates.CONSUMABLE_SHARES) for _, gates in found)
+    )
+    types = [(one, gates, shares(setting, gates)) for one, gates in found]
+    return of_types(types, int(release.split(".")[1]))
 
 
 def features(text: str) -> tuple[tuple[str, bool], ...]:
