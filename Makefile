@@ -35,7 +35,7 @@ build: .make/native .make/mock ## the virtual environment, the native modules, t
 
 .make/native: .make/venv $(NATIVE)
 	@echo "==> native modules (Rust and Cython; about a minute the first time)"
-	@flock .make/lock $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[kubeconfig,demo]'
+	@flock .make/lock $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[kubeconfig,demo,plots]'
 	@touch $@
 
 .make/mock: .make/venv $(NATIVE) native/mock-nvml/pyproject.toml $(wildcard native/mock-nvml/portraits/*)

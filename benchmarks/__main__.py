@@ -24,6 +24,7 @@ from benchmarks import (
     reviews,
     scan,
     serving,
+    simulating,
     start,
     table,
 )
@@ -31,7 +32,7 @@ from benchmarks.floor import floor
 from benchmarks.row import Row
 
 QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core", "reviews"}
-QUESTIONS |= {"allocation", "explaining"}
+QUESTIONS |= {"allocation", "explaining", "simulating"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -118,6 +119,8 @@ def main() -> None:
         found += allocation.rows()
     if "explaining" in wanted and not chosen.quick:
         found += explaining.rows()
+    if "simulating" in wanted and not chosen.quick:
+        found += simulating.rows()
     print(table.as_json(found) if chosen.output == "json" else f"{table.text(found)}\n\n{table.summary(found)}")
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Cluster",
     "CoreError",
     "Fragment",
+    "Simulation",
     "allocation_releases",
     "checksum",
     "decode_checkpoint",
@@ -33,6 +34,7 @@ __all__ = [
     "remarshal_checkpoint",
     "render_json",
     "render_yaml",
+    "simulation_policies",
     "split_list",
     "split_object",
 ]
@@ -177,8 +179,56 @@ class Cluster:
     def pending(self) -> list[str]:
         """Returns the claims without an allocation, as namespace/name."""
 
+    def lint(self, claim: str) -> str:
+        """Returns what the selectors of a claim (JSON) do on every device, as JSON. Raises AllocationError."""
+
     def explain(self, name: str, node: str | None = None) -> str:
         """Returns the explanation of a claim or pod (namespace/name) as JSON. Raises AllocationError."""
+
+@final
+class Simulation:
+    """A fleet under a stream of pods: classes, then nodes, templates and pods, then `advance` until it is False."""
+
+    def __new__(
+        cls, release: str, gates: Sequence[tuple[str, bool]], policy: str, percent: int, seed: int
+    ) -> Simulation:
+        """Returns an empty fleet; `percent` of nodes are looked for, 0 is the scheduler's. Raises AllocationError."""
+
+    def add_classes(self, classes: bytes) -> None:
+        """Adds a JSON list of DeviceClasses. Raises AllocationError."""
+
+    def add_nodes(self, slices: bytes, node: str, names: Sequence[str]) -> None:
+        """Adds nodes that publish alike: `slices` is the JSON list of one, `node` its name. Raises AllocationError."""
+
+    def occupy(self, node: int, devices: Sequence[tuple[str, str, str, Sequence[tuple[str, str]] | None]]) -> None:
+        """Takes devices (driver, pool, device, what a share consumes) of a node for ever. Raises AllocationError."""
+
+    def add_template(self, claims: bytes) -> int:
+        """Adds the ResourceClaims of a kind of pod, a JSON list; returns its number. Raises AllocationError."""
+
+    def add_pods(
+        self,
+        arrivals: Sequence[float],
+        durations: Sequence[float],
+        templates: Sequence[int],
+        nodes: Sequence[int | None],
+    ) -> None:
+        """Adds pods in the order of their arrivals, in seconds; a node's number pins a pod."""
+
+    def advance(self, events: int) -> bool:
+        """Goes on by so many arrivals and ends; returns whether there is more."""
+
+    def progress(self) -> tuple[int, int, float, int]:
+        """Returns pods that have arrived, all pods, the time, and waiting pods."""
+
+    def summary(self) -> str:
+        """Returns figures of the run so far as JSON."""
+
+    def placements(self) -> list[tuple[int, str, float, list[str]]]:
+        """Returns number, node, start and devices of each pod that was placed."""
+
+def simulation_policies() -> list[str]:
+    """Returns the names of the policies that choose a node."""
 
 def allocation_releases() -> list[str]:
     """Returns the Kubernetes releases that the engine answers for."""

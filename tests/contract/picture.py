@@ -1,4 +1,4 @@
-"""Draws what a command prints as an SVG: `python -m tests.contract.picture` makes the picture of the README anew."""
+"""Draws what commands print as SVGs: `python -m tests.contract.picture` makes the pictures of the README anew."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pathlib import Path
 
 from tests.contract import explained
 
-PICTURE = Path(__file__).parents[2] / "docs/guide/pending-claim.svg"
+GUIDE = Path(__file__).parents[2] / "docs/guide"
+_PROGRAM = [sys.executable, "-c", "import sys; from nvdra import cli; sys.exit(cli.start('nvdra', sys.argv[1:]))"]
+_FORECAST = ["forecast", "h200x1"]
+_FLEETS = ["--nodes=300xh100x8", "--nodes=200xh100x8 --nodes=100xh100x8@DynamicMIG=true"]
+_PODS = ["--nodes=200xh100x8", "--mix=mixed", "--pods=20000", "--rate=210"]
 _WIDTH, _HEIGHT, _MARGIN = 7.25, 17, 16
 _BOLD = ("ml/eval:", "why", "what would help", "nodes")
 
@@ -38,11 +42,17 @@ def main() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as dump:
         dump.write(json.dumps(explained.example()))
         dump.flush()
-        program = "import sys; from nvdra import cli; sys.exit(cli.start('nvdra', sys.argv[1:]))"
-        command = [sys.executable, "-c", program, "claim", "explain", "--from", dump.name, "ml/eval"]
-        environment = {**os.environ, "COLUMNS": "100"}
-        text = subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout
-    PICTURE.write_text(svg("nvdra claim explain ml/eval", text), encoding="utf-8")
+        text = _printed(["claim", "explain", "--from", dump.name, "ml/eval"])
+    (GUIDE / "pending-claim.svg").write_text(svg("nvdra claim explain ml/eval", text), encoding="utf-8")
+    text = _printed(_FORECAST)
+    (GUIDE / "forecast.svg").write_text(svg(f"nvdra {' '.join(_FORECAST)}", text), encoding="utf-8")
+    compared = [f"--compare={each}" for each in _FLEETS]
+    _printed(["simulate", *_PODS, *compared, f"--plot={GUIDE / 'simulate.svg'}"])
+
+
+def _printed(argv: list[str]) -> str:
+    environment = {**os.environ, "COLUMNS": "100"}
+    return subprocess.run([*_PROGRAM, *argv], capture_output=True, text=True, env=environment, check=False).stdout
 
 
 if __name__ == "__main__":

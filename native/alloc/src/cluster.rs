@@ -63,8 +63,8 @@ struct PodStatus {
 
 /// Everything that was read. Claims count as allocated once they are added.
 pub struct Cluster {
-    profile: Profile,
-    world: World,
+    pub(crate) profile: Profile,
+    pub(crate) world: World,
     claims: BTreeMap<String, api::ResourceClaim>,
     pods: BTreeMap<String, Pod>,
     rules: Vec<api::TaintRule>,
@@ -175,7 +175,7 @@ impl Cluster {
         Ok(kind)
     }
 
-    fn seal(&mut self) -> Result<(), String> {
+    pub(crate) fn seal(&mut self) -> Result<(), String> {
         if std::mem::replace(&mut self.sealed, true) {
             return Ok(());
         }
@@ -369,7 +369,7 @@ fn claims_of(pod: &Pod) -> Vec<String> {
 }
 
 /// What the API server fills in; dumps of hand-written objects may lack it.
-fn default(claim: &mut api::ResourceClaim) {
+pub(crate) fn default(claim: &mut api::ResourceClaim) {
     for request in &mut claim.spec.devices.requests {
         let exact = request
             .exactly

@@ -7,11 +7,13 @@ pub mod cel;
 pub mod cluster;
 pub mod constraint;
 pub mod explain;
+pub mod lint;
 pub mod nodes;
 pub mod pools;
 pub mod profile;
 pub mod result;
 pub mod search;
+pub mod simulate;
 pub mod world;
 
 pub use nvdra_core::quantity;

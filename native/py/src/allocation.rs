@@ -44,6 +44,11 @@ impl Cluster {
         self.0.pending()
     }
 
+    fn lint(&mut self, py: Python<'_>, claim: &str) -> PyResult<String> {
+        py.detach(|| self.0.lint(claim).map(|answer| answer.to_string()))
+            .map_err(AllocationError::new_err)
+    }
+
     #[pyo3(signature = (name, node=None))]
     fn explain(&mut self, py: Python<'_>, name: &str, node: Option<&str>) -> PyResult<String> {
         py.detach(|| self.0.explain(name, node).map(|answer| answer.to_string()))

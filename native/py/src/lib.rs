@@ -8,6 +8,7 @@ mod error;
 mod json;
 mod matching;
 mod quantity;
+mod simulation;
 
 use pyo3::prelude::*;
 
@@ -32,6 +33,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     )?;
     module.add_class::<allocation::Cluster>()?;
     module.add_function(wrap_pyfunction!(allocation::allocation_releases, module)?)?;
+    module.add_class::<simulation::Simulation>()?;
+    module.add_function(wrap_pyfunction!(simulation::simulation_policies, module)?)?;
     module.add_function(wrap_pyfunction!(claim::decode_claim, module)?)?;
     module.add_function(wrap_pyfunction!(claim::identify_claim, module)?)?;
     module.add_function(wrap_pyfunction!(json::split_object, module)?)?;

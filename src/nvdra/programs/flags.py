@@ -30,6 +30,7 @@ class Flag:
     names      without dashes; texts use the first; a single letter is a short option
     variables  the first one that is set is used
     parse      text to value; raises ValueError with a reason
+    repeats    may be given several times: its value is a tuple
     """
 
     names: tuple[str, ...]
@@ -38,6 +39,7 @@ class Flag:
     help: str
     parse: Callable[[str], Any] = str
     required: bool = False
+    repeats: bool = False
 
     @property
     def key(self) -> str:
@@ -124,7 +126,7 @@ def parse_words(
         # An empty variable counts only for a text flag, as in the Go driver's flag library.
         variable = next((v for v in flag.variables if v in environ and (environ[v] or flag.parse is str)), None)
         if text is not None:
-            values[flag.key] = _given(flag, text)
+            values[flag.key] = tuple(_given(flag, each) for each in text) if flag.repeats else _given(flag, text)
         elif variable is not None:
             values[flag.key] = _from_variable(flag, variable, environ[variable])
         elif flag.required:
@@ -156,7 +158,8 @@ def _parser(program: str, usage: str | None, description: str, flags: Sequence[F
                 *options, dest=flag.key, default=None, nargs="?", const="true", metavar="BOOL", help=about
             )
         else:
-            parser.add_argument(*options, dest=flag.key, default=None, metavar="VALUE", help=about)
+            action = "append" if flag.repeats else "store"
+            parser.add_argument(*options, dest=flag.key, default=None, metavar="VALUE", help=about, action=action)
     return parser
 
 
@@ -180,7 +183,7 @@ def _from_variable(flag: Flag, variable: str, text: str) -> Any:
 
 
 def _shown(default: Any) -> str:
-    if default is None or default == "":
+    if default is None or default in ("", ()):
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 

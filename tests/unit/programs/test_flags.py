@@ -165,6 +165,14 @@ def test_words_beside_flags() -> None:
     )
 
 
+def test_a_flag_that_repeats_keeps_every_value() -> None:
+    flags = [Flag(("seed",), (), (), "which", integer, repeats=True)]
+    assert parse("program", "", flags, ["--seed=1", "--seed", "2"], {}) == {"seed": (1, 2)}
+    assert parse("program", "", flags, [], {}) == {"seed": ()}
+    with pytest.raises(UsageError, match='invalid value "x" for flag -seed'):
+        parse("program", "", flags, ["--seed=1", "--seed=x"], {})
+
+
 def test_help_names_every_flag_its_variable_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse("program", "What it is for.", FLAGS, ["--help"], {})

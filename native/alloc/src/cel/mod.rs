@@ -5,6 +5,7 @@ mod check;
 mod eval;
 mod functions;
 mod lex;
+pub mod references;
 pub mod semver;
 mod time;
 mod types;

@@ -150,6 +150,42 @@ pub struct Shared {
     available: Mutex<HashMap<PoolId, Arc<Counters>>>,
     pub pools: pools::Built,
     pub programs: cel::Cache,
+    pub kept: Kept,
+}
+
+/// Verdicts of selectors, for attempts that all have the same claims and the same node. Nothing is kept by default.
+#[derive(Default)]
+pub struct Kept(Option<Mutex<HashMap<At, Vec<u8>>>>);
+
+impl Kept {
+    /// Keeps verdicts from now on.
+    pub fn on() -> Kept {
+        Kept(Some(Mutex::default()))
+    }
+
+    fn take(&self, at: At, candidates: usize) -> Vec<u8> {
+        let known = self.0.as_ref();
+        known
+            .and_then(|kept| kept.lock().expect("no panic while locked").remove(&at))
+            .unwrap_or_else(|| vec![0; candidates])
+    }
+
+    fn put(&self, wishes: Vec<Vec<Vec<Wish>>>) {
+        let Some(kept) = &self.0 else { return };
+        let mut kept = kept.lock().expect("no panic while locked");
+        for (claim, requests) in wishes.into_iter().enumerate() {
+            for (request, alternatives) in requests.into_iter().enumerate() {
+                for (alternative, wish) in alternatives.into_iter().enumerate() {
+                    let at = At {
+                        claim,
+                        request,
+                        alternative,
+                    };
+                    kept.insert(at, wish.selectable);
+                }
+            }
+        }
+    }
 }
 
 pub struct Attempt<'a, O: Observer> {
@@ -253,6 +289,7 @@ fn run<O: Observer>(
             Err(Stop::Failed(failure)) => Err(failure),
         });
     *steps = search.steps;
+    attempt.shared.kept.put(std::mem::take(&mut search.wishes));
     if !outcome? {
         if pools
             .iter()

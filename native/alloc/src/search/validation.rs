@@ -138,7 +138,7 @@ impl<'a, O: Observer> Search<'a, O> {
             count: spec.count,
             all: None,
             programs: vec![None; programs],
-            selectable: vec![0; self.candidates.len()],
+            selectable: self.shared.kept.take(at, self.candidates.len()),
         };
         self.wishes[at.claim][at.request].push(wish);
         match spec.mode {

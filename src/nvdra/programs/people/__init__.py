@@ -26,6 +26,14 @@ _COMMANDS = {
         "nvdra.programs.people.explain:main",
         "why a claim is pending: every node's refusal, and what would help",
     ),
+    "claim lint": (
+        "nvdra.programs.people.lint:main",
+        "mistakes in a claim before it is created: selectors, attributes that devices lack, configs",
+    ),
+    "simulate": (
+        "nvdra.programs.people.simulate:main",
+        "how a fleet serves a stream of pods: utilisation, fragmentation, waiting times; two fleets side by side",
+    ),
     "forecast": (
         "nvdra.programs.people.forecast:main",
         "the ResourceSlices that a type of node would publish, without the node",
