@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import threading
@@ -17,7 +18,8 @@ class Stop:
     """Catches the stop signals until the process has ended. Before `on_loop` is called one ends it with status 0.
 
     The handlers belong to the process, not to the loop: a loop that closes would give its signals their default
-    action back, and a second signal in the last milliseconds would end a clean shutdown with status -15.
+    action back, and a second signal in the last milliseconds would end a clean shutdown with status -15. The
+    interpreter does the same at its very end to every handler but "ignore".
     """
 
     def __init__(self) -> None:
@@ -44,6 +46,7 @@ class Stop:
             self._deadline = threading.Timer(within_s, at_deadline)
             self._deadline.daemon = True
         self._loop = asyncio.get_running_loop()
+        atexit.register(_ignore)
 
     def ask(self) -> None:
         """Request the stop; called by the program itself or for a signal."""
@@ -66,3 +69,8 @@ class Stop:
     async def wait(self) -> None:
         assert self._event is not None
         await self._event.wait()
+
+
+def _ignore() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

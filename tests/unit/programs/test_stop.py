@@ -31,17 +31,22 @@ async def main(stop):
 asyncio.run(main(Stop()))
 """
 _ENDED = """
+import os
 import uvloop
 from nvdra.programs.stop import Stop
 async def main(stop):
     stop.on_loop()
     stop.ask()
     await stop.wait()
-uvloop.run(main(Stop()))
-print("ready", flush=True)
-import time
-time.sleep(0.2)
-print("ended by itself", flush=True)
+stop = Stop()
+uvloop.run(main(stop))
+class Last:
+    # The interpreter clears modules after it has given signals their default action back.
+    def __del__(self, os=os):
+        os.write(1, b"ready\\n")
+        os.read(0, 1)
+        os.write(1, b"ended by itself\\n")
+last = Last()
 """
 _ASKED = """
 import asyncio
@@ -67,10 +72,14 @@ asyncio.run(main(Stop()))
 
 def ended(code: str, number: signal.Signals) -> tuple[int, str]:
     """Exit status and output of a program that gets a signal once it is ready."""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
+        process.stdin.close()
         said = process.stdout.read()
         return process.wait(30), said
 
