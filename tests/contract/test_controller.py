@@ -19,16 +19,20 @@ from nvdra.api.compute_domain import (
     FINALIZER,
     GROUP_VERSION,
     clique,
+    compute_domain,
     daemon_wire,
 )
 from nvdra.controller.settings import CLIQUES, CRDS, DAEMON_SETS, DOMAINS, NODES, PODS
 from nvdra.domains.membership import join
-from nvdra.kube import HttpKube, access
+from nvdra.domains.templates import daemon_claim_template, daemon_set, workload_claim_template
+from nvdra.kube import HttpKube, access, document
 from nvdra.ports import ApiError, Kube
 from nvdra.testing.kube import FakeKube
 from nvdra.testing.objects import Kind
 from tests.cluster.harness.programs import KUBERNETES, found
 from tests.contract.domain_world import FABRIC, TEMPLATES, World, crds, install
+from tests.unit.domains.test_templates import SETTINGS as GO_SETTINGS
+from tests.unit.domains.test_templates import golden
 
 pytestmark = pytest.mark.xdist_group("controller")
 OTHER_FABRIC = FABRIC.replace("32766", "7")
@@ -390,3 +394,27 @@ async def test_a_settled_domain_is_not_written(world: World) -> None:
             await world.ready_domain(f"next-{at}")
         assert await world.get(DOMAINS, "domain", world.user) == before
         assert await world.get(CLIQUES, f"{uid}.{FABRIC}", world.driver) == members
+
+
+async def test_objects_on_the_server_are_those_of_the_go_controller(world: World) -> None:
+    if isinstance(world.kube, FakeKube):
+        pytest.skip("the API server in memory adds no defaults")
+    for name in ("daemon-set", "daemon-template", "workload-template"):
+        there = golden(name)
+        uid = there["metadata"]["labels"][DOMAIN_LABEL]
+        domain = compute_domain(golden("domain"))
+        made = {
+            "daemon-set": lambda uid=uid: daemon_set(uid, GO_SETTINGS),
+            "daemon-template": lambda uid=uid: daemon_claim_template(uid, "nvidia-dra"),
+            "workload-template": lambda domain=domain: workload_claim_template(domain),
+        }[name]()
+        made["metadata"]["namespace"] = world.driver
+        made.get("spec", {}).get("template", {}).get("metadata", {}).pop("annotations", None)
+        resource = DAEMON_SETS if name == "daemon-set" else TEMPLATES
+        stored = document(await world.kube.create(resource, orjson.dumps(made), world.driver))
+        if name == "daemon-set":
+            env = [each["spec"]["template"]["spec"]["containers"][0]["env"] for each in (stored, there)]
+            env[0][-1]["value"] = env[1][-1]["value"]  # newer gates
+        assert stored["spec"] == there["spec"]
+        for key in ("finalizers", "labels"):
+            assert stored["metadata"][key] == there["metadata"][key]

@@ -135,7 +135,7 @@ def _unique(members: Iterable[Member], limit: int) -> list[Member]:
             if index is None:
                 continue
             taken.add(index)
-            member = replace(member, index=index, status=NOT_READY)
+            member = replace(member, index=index)
         made.append(member)
     return made
 
