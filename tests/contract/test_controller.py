@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -418,3 +419,42 @@ async def test_objects_on_the_server_are_those_of_the_go_controller(world: World
         assert stored["spec"] == there["spec"]
         for key in ("finalizers", "labels"):
             assert stored["metadata"][key] == there["metadata"][key]
+
+
+async def test_where_the_crd_has_no_conditions_none_are_written(world: World) -> None:
+    """As with the CRD of the Go driver, which helm never upgrades: they would be dropped and written for ever."""
+    name = "computedomains.resource.nvidia.com"
+    whole = await world.get(CRDS, name)
+    less = orjson.loads(orjson.dumps(whole["spec"]["versions"]))
+    status = less[0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    assert status.pop("conditions")
+    await world.kube.patch(CRDS, name, orjson.dumps({"spec": {"versions": less}}))
+    try:
+        await _until_conditions(world, "probe-without", False)
+        async with world.controller():
+            await world.domain()
+            before = await world.ready_domain()
+            assert "conditions" not in before["status"]
+            await world.domain("next", "next")
+            await world.ready_domain("next")
+            assert await world.get(DOMAINS, "domain", world.user) == before
+    finally:
+        await world.kube.patch(CRDS, name, orjson.dumps({"spec": {"versions": whole["spec"]["versions"]}}))
+        await _until_conditions(world, "probe-with", True)
+
+
+async def _until_conditions(world: World, name: str, are_kept: bool) -> None:
+    """Return when the API server keeps conditions, or drops them: it takes a new schema over some time later."""
+    now = "2026-11-30T10:00:00Z"
+    condition = {"type": "Probe", "status": "True", "reason": "R", "message": "", "lastTransitionTime": now}
+    async with asyncio.timeout(30):
+        for turn in itertools.count():
+            probe = f"{name}-{turn}"
+            with contextlib.suppress(ApiError):  # the old schema's handler refuses calls while it ends
+                await world.domain(probe, probe)
+                body = orjson.dumps({"status": {"status": "NotReady", "conditions": [condition]}})
+                raw = await world.kube.patch(DOMAINS, probe, body, world.user, subresource="status")
+                await world.kube.delete(DOMAINS, probe, world.user)
+                if isinstance(world.kube, FakeKube) or ("conditions" in document(raw)["status"]) == are_kept:
+                    return
+            await asyncio.sleep(0.1)
