@@ -194,6 +194,19 @@ async def test_a_node_that_moved_to_another_clique_leaves_its_place(world: World
         assert len(domain["status"]["nodes"]) == 2
 
 
+async def test_a_daemon_of_another_domain_keeps_no_entry(world: World) -> None:
+    """Not on its node, and not with its address: both are used again."""
+    async with world.controller():
+        uid = (await world.domain("one", "one"))["metadata"]["uid"]
+        other = (await world.domain("two", "two"))["metadata"]["uid"]
+        pod = await world.daemon(uid, "n1", ready=True)
+        await world.ready_domain("one", lambda each: "n1" in nodes_of(each))
+        await world.kill(pod)
+        await world.daemon(other, "n1", ready=True, ip=pod["status"]["podIP"])
+        await world.ready_domain("two", lambda each: "n1" in nodes_of(each))
+        await world.ready_domain("one", lambda each: not nodes_of(each))
+
+
 async def test_daemons_of_the_go_driver_insert_themselves_beside(world: World) -> None:
     """A write on an old view fails, whoever made it: so indices stay unique with two writers."""
     async with world.controller():

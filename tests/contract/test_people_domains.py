@@ -119,7 +119,7 @@ async def test_only_the_named_domains_are_removed(people: People) -> None:
             await world.domain(name, name)
             await world.ready_domain(name)
     await world.node("orphan", "gone-long-ago")
-    status, out, _ = await people.run("domains", "remove", f"{world.user}/one", "--wait=100ms", answer=b"n\n")
+    status, _, _ = await people.run("domains", "remove", f"{world.user}/one", "--wait=100ms", answer=b"n\n")
     assert status == 1
     assert len((await world.kube.list(DOMAINS)).items) == 2
     status, _, err = await people.run("domains", "remove", f"{world.user}/one", "--wait=100ms", "--yes")
