@@ -46,9 +46,8 @@ class Result:
     def __str__(self) -> str:
         per_node = self.writes / self.nodes
         writes = f"{self.writes:6} clique writes ({per_node:5.2f} a node)  {self.conflicts:6} conflicts"
-        return (
-            f"{self.design:>22}  {self.nodes:5}  {self.seconds:7.2f} s  {writes}  {self.watched_mib:8.2f} MiB watched"
-        )
+        took = f"> {TIMEOUT_S:5g} s" if self.seconds is None else f"{self.seconds:7.2f} s"
+        return f"{self.design:>22}  {self.nodes:5}  {took}  {writes}  {self.watched_mib:8.2f} MiB watched"
 
 
 class Daemon:

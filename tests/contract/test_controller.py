@@ -384,6 +384,20 @@ async def test_a_daemon_set_deleted_by_hand_is_made_anew(world: World) -> None:
         )
 
 
+async def test_a_foreign_finalizer_is_told_and_waited_for(world: World) -> None:
+    async with world.controller():
+        await world.domain()
+        await world.ready_domain()
+        keep = orjson.dumps({"metadata": {"finalizers": [FINALIZER, "example.com/keep"]}})
+        await world.kube.patch(TEMPLATES, "channel", keep, world.user)
+        await world.kube.delete(DOMAINS, "domain", world.user)
+        told = await world.event("DeletionBlocked")
+        assert f"{world.user}/channel" in told["message"]
+        assert "example.com/keep" in told["message"]
+        await world.kube.patch(TEMPLATES, "channel", b'{"metadata":{"finalizers":null}}', world.user)
+        await world.gone(DOMAINS, world.user)
+
+
 async def test_a_status_edited_by_hand_is_set_right(world: World) -> None:
     async with world.controller():
         uid = (await world.domain())["metadata"]["uid"]

@@ -40,17 +40,17 @@ class Election:
     async def acquire(self) -> None:
         """Return when this candidate holds the lease."""
         telemetry.info(0, "Waiting to become leader", lease=self._name, identity=self._settings.identity)
-        while not await self._try():
+        while not await self._try(self._settings.renew_s):
             await self._clock.sleep(self._settings.retry_s)
         telemetry.info(0, "Became leader", lease=self._name, identity=self._settings.identity)
 
     async def hold(self) -> None:
-        """Renew the lease; return when it is lost."""
+        """Renew the lease; return when it is lost, and always before another candidate may take it."""
         renewed_at = self._clock.now()
-        while self._clock.now() - renewed_at < self._settings.renew_s:
-            await self._clock.sleep(self._settings.retry_s)
+        while (left_s := renewed_at + self._settings.renew_s - self._clock.now()) > 0:
+            await self._clock.sleep(min(self._settings.retry_s, left_s))
             began = self._clock.now()
-            if await self._try():
+            if await self._try(max(renewed_at + self._settings.renew_s - began, 0.0)):
                 renewed_at = began
             elif self._holder not in ("", self._settings.identity):
                 break
@@ -78,10 +78,10 @@ class Election:
     def _name(self) -> str:
         return f"{self._settings.namespace}/{self._settings.name}"
 
-    async def _try(self) -> bool:
+    async def _try(self, within_s: float) -> bool:
         """Whether this candidate holds the lease, after one attempt to take or to renew it."""
         try:
-            async with self._clock.deadline(self._settings.renew_s):
+            async with self._clock.deadline(within_s):
                 return await self._attempt()
         except TimeoutError:
             telemetry.warning("Could not reach the leader's lease in time", lease=self._name)

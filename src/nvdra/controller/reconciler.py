@@ -9,7 +9,7 @@ from nvdra.controller.caches import DaemonSet
 from nvdra.controller.context import Context
 from nvdra.controller.members import Members, Membership
 from nvdra.controller.objects import Clash, Duplicates, ensure_daemons, ensure_workload_template, follow_options
-from nvdra.controller.patches import add_finalizer
+from nvdra.controller.patches import Waiting, add_finalizer
 from nvdra.controller.settings import DOMAINS
 from nvdra.controller.status import write_status
 from nvdra.domains.status import Verdict, verdict
@@ -36,7 +36,7 @@ class Reconciler:
         telemetry.info(2, f"Processing added or updated ComputeDomain: {meta.namespace}/{meta.name}/{meta.uid}")
         if meta.is_deleting:
             self._members.forget(uid)
-            await deletion.end(self._context, domain)
+            await self._end(domain)
         elif not domain.has_spec:
             await self._without_spec(domain)
         else:
@@ -69,6 +69,14 @@ class Reconciler:
         if trouble is not None and not members.nodes:
             found = trouble
         await write_status(context, domain, members.nodes, found, trouble)
+
+    async def _end(self, domain: ComputeDomain) -> None:
+        try:
+            await deletion.end(self._context, domain)
+        except Waiting as error:
+            text = f"cannot be removed yet: {error}. Whoever set a finalizer has to remove it"
+            await self._context.events.tell(domain.meta, "Warning", "DeletionBlocked", text)
+            raise
 
     async def _without_spec(self, domain: ComputeDomain) -> None:
         """The CRD admits a ComputeDomain without spec; nothing can be made for it."""

@@ -77,6 +77,19 @@ async def test_a_leader_that_cannot_renew_gives_up_before_another_one_can_lead()
     assert holding.done()
 
 
+async def test_a_leader_whose_calls_hang_gives_up_in_time() -> None:
+    clock = VirtualClock()
+    kube = FakeKube(clock=clock)
+    first = candidate(kube, clock, "a")
+    await first.acquire()
+    holding = asyncio.create_task(first.hold())
+    await clock.advance(3.0)
+    kube.delay_s = 25.0
+    for _ in range(12):
+        await clock.advance(1.0)
+    assert holding.done()
+
+
 async def test_a_lease_taken_by_another_one_ends_the_leadership() -> None:
     kube, clock = FakeKube(), VirtualClock()
     first = candidate(kube, clock, "a")
