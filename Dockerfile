@@ -54,8 +54,8 @@ COPY LICENSE /LICENSE
 COPY deploy/image/slim.sh /slim.sh
 RUN sh /slim.sh && rm /slim.sh
 # What the chart's scripts, the pods' commands and people use.
-RUN for program in gpu-kubelet-plugin webhook nvdra; do ln -s /opt/nvdra/bin/$program /usr/bin/$program; done \
-    && gpu-kubelet-plugin --version && webhook --version && nvidia-cdi-hook --version && bash --version \
+RUN for program in compute-domain-controller gpu-kubelet-plugin webhook nvdra; do ln -s /opt/nvdra/bin/$program /usr/bin/$program; done \
+    && compute-domain-controller --version && gpu-kubelet-plugin --version && webhook --version && nvidia-cdi-hook --version && bash --version \
     && for tool in bash sh sed cp mount find head ls basename date env ln sleep cat kill wget tail chroot rm timeout readlink; \
        do test -x "/usr/bin/$tool" || test -x "/usr/sbin/$tool" || { echo "no $tool"; exit 1; }; done
 

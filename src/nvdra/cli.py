@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 PROGRAMS = {
+    "compute-domain-controller": "nvdra.programs.compute_domain_controller:main",
     "gpu-kubelet-plugin": "nvdra.programs.gpu_kubelet_plugin:main",
     "webhook": "nvdra.programs.webhook:main",
     "nvdra": "nvdra.programs.people:main",

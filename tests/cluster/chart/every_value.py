@@ -305,6 +305,7 @@ EFFECTS = [
         OWN_SECRET,
     ),
     Effect("controller.replicas", 3, controller("spec", "replicas"), 3),
+    Effect("controller.replicas", 2, env("LEADER_ELECTION_ENABLED", "compute-domain"), "true"),
     Effect("controller.leaderElection.enabled", True, env("LEADER_ELECTION_ENABLED", "compute-domain"), "true"),
     Effect(
         "controller.leaderElection.leaseDuration", "30s", env("LEADER_ELECTION_LEASE_DURATION", "compute-domain"), "30s"

@@ -21,7 +21,7 @@ ALL_PROGRAMS = (
     "compute-domain-kubelet-plugin",
     "webhook",
 )
-RELEASED = ("gpu-kubelet-plugin", "webhook")
+RELEASED = ("compute-domain-controller", "gpu-kubelet-plugin", "webhook")
 """What the image of this release has, as the chart says."""
 NAME = "dra-driver-nvidia-gpu"
 OPENSHIFT = "security.openshift.io/v1/SecurityContextConstraints"

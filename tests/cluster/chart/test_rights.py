@@ -83,14 +83,17 @@ def test_of_the_kubelet_plugin(
 def test_of_the_controller(helm: Helm) -> None:
     rendered = helm.render(programs=ALL_PROGRAMS)
     assert rights(rendered.all("ClusterRole")[f"{NAME}-clusterrole-controller"]) == (
-        granted("resource.nvidia.com", "computedomains", *READ, "update")
-        | granted("resource.nvidia.com", "computedomains/status", "update")
-        | granted("resource.k8s.io", "resourceclaimtemplates", *READ, "create", "update", "delete")
-        | granted("", "nodes", *READ, "update")
-        | granted("", "pods", *READ)
+        granted("resource.nvidia.com", "computedomains", "list", "watch", "patch")
+        | granted("resource.nvidia.com", "computedomains/status", "patch")
+        | granted("resource.k8s.io", "resourceclaimtemplates", *READ, "create", "patch", "delete")
+        | granted("", "nodes", *READ, "patch")
+        | granted("", "events", "create", "patch")
+        | granted("apiextensions.k8s.io", "customresourcedefinitions", "get", name="computedomains.resource.nvidia.com")
     )
-    of_namespace = granted("apps", "daemonsets", *READ, "create", "update", "patch", "delete") | granted(
-        "resource.nvidia.com", "computedomaincliques", *READ, "update"
+    of_namespace = (
+        granted("apps", "daemonsets", *READ, "create", "patch", "delete")
+        | granted("", "pods", "list", "watch")
+        | granted("resource.nvidia.com", "computedomaincliques", "list", "watch", "create", "patch", "delete")
     )
     lease = granted("coordination.k8s.io", "leases", "create") | granted(
         "coordination.k8s.io", "leases", "get", "update", name=f"{NAME}-controller"

@@ -9,7 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from nvdra.api.gates import GATES
+from nvdra.controller.metrics import ControllerMetrics
 from nvdra.gpu.driver import DEVICE_TYPES
+from nvdra.programs.controller_flags import FLAGS as CONTROLLER_FLAGS
 from nvdra.programs.flags import Flag
 from nvdra.programs.gpu_flags import FLAGS
 from nvdra.programs.webhook.flags import FLAGS as WEBHOOK_FLAGS
@@ -18,6 +20,7 @@ from nvdra.telemetry.metrics import DriverMetrics
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/compat.md").read_text(encoding="utf-8")
+ALL_FLAGS = tuple(dict.fromkeys((*FLAGS, *WEBHOOK_FLAGS, *CONTROLLER_FLAGS)))
 TESTS = {
     name
     for file in (ROOT / "tests").rglob("test_*.py")
@@ -30,7 +33,9 @@ def test_a_proof_that_is_named_exists(name: str) -> None:
     assert name in TESTS
 
 
-@pytest.mark.parametrize("flag", dict.fromkeys((*FLAGS, *WEBHOOK_FLAGS)), ids=lambda flag: flag.names[0])
+@pytest.mark.parametrize(
+    "flag", dict.fromkeys((*FLAGS, *WEBHOOK_FLAGS, *CONTROLLER_FLAGS)), ids=lambda flag: flag.names[0]
+)
 def test_every_flag_and_variable_is_listed(flag: Flag) -> None:
     for name in flag.names:
         assert f"`--{name}`" in TEXT
@@ -47,7 +52,8 @@ def test_every_metric_is_listed() -> None:
     registry = CollectorRegistry()
     DriverMetrics(registry, driver="gpu.nvidia.com", node="n", device_types=DEVICE_TYPES)
     WebhookMetrics(webhook := CollectorRegistry())
-    page = (generate_latest(registry) + generate_latest(webhook)).decode()
+    ControllerMetrics(controller := CollectorRegistry(), list, int)
+    page = b"".join(map(generate_latest, (registry, webhook, controller))).decode()
     names = [name for name in re.findall(r"^# TYPE (\S+)", page, re.MULTILINE) if not name.startswith("process_")]
     assert names
     assert [name for name in names if f"`{name}`" not in TEXT] == []

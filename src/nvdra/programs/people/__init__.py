@@ -34,6 +34,14 @@ _COMMANDS = {
         "nvdra.programs.people.simulate:main",
         "how a fleet serves a stream of pods: utilisation, fragmentation, waiting times; two fleets side by side",
     ),
+    "domains remove": (
+        "nvdra.programs.people.domains_remove:main",
+        "end ComputeDomains and everything they left, before an uninstall",
+    ),
+    "domains": (
+        "nvdra.programs.people.domains:main",
+        "the ComputeDomains of the cluster: status, nodes, and why one is not Ready",
+    ),
     "forecast": (
         "nvdra.programs.people.forecast:main",
         "the ResourceSlices that a type of node would publish, without the node",
@@ -48,14 +56,14 @@ _COMMANDS = {
 
 _ABOUT = """\
 nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU. Only
-doctor --fix and mps remove do, and ask first.
+doctor --fix, domains remove and mps remove do, and ask first.
 
 usage: nvdra COMMAND [OPTIONS]
 
 {commands}
 
-Each command has --help; all have --output json, except demo, mps remove and prestart. The plugin's own flags and
-variables say where the node's files are, so inside the plugin's container no flag is needed:
+Each command has --help; all have --output json, except demo, domains remove, mps remove and prestart. The plugin's own
+flags and variables say where the node's files are, so inside the plugin's container no flag is needed:
 
   kubectl exec -n NAMESPACE POD -c gpus -- nvdra doctor
 
