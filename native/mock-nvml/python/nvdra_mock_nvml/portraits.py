@@ -44,6 +44,7 @@ class Portrait:
     cuda_version: int
     gpus: tuple[Gpu, ...]
     is_recorded: bool  # another mock's node: no portrait beside the library, no soname, no sysfs
+    has_fabric: bool  # its GPUs are part of an NVLink fabric
     text: str  # the whole file, models inside: what is laid beside the library
 
 
@@ -101,6 +102,7 @@ def _portrait(raw: dict[str, Any]) -> Portrait:
         cuda_version=raw["cuda_version"][0],
         gpus=tuple(_gpus(raw)),
         is_recorded=raw.get("recorded", False),
+        has_fabric="fabric" in raw,
         text=json.dumps(raw, indent=1) + "\n",
     )
 
