@@ -42,6 +42,7 @@ class Daemon:
         self.ip = f"127.{world.net}.{number + 1}"
         self.clique_id = clique_id
         self.folder = world.folder / self.pod
+        self.imex_folder = self.folder
         self.hosts = self.folder / "hosts"
         self.log_path = self.folder / "log"
         self.pod_uid = ""
@@ -64,7 +65,7 @@ class Daemon:
             "POD_UID": self.pod_uid,
             "POD_NAME": self.pod,
             "POD_NAMESPACE": NAMESPACE,
-            "IMEX_FOLDER": str(self.folder),
+            "IMEX_FOLDER": str(self.imex_folder),
             "HOSTS_FILE": str(self.hosts),
             "KUBECONFIG": str(self.world.folder / "kubeconfig"),
             "NVDRA_MOCK_HOSTS": str(self.hosts),
@@ -72,11 +73,16 @@ class Daemon:
             "V": "6",
         }
 
-    async def create_pod(self, *, assigned: bool = False) -> None:
+    async def create_pod(self, *, assigned: bool = False, metadata: dict[str, Any] | None = None) -> None:
+        """metadata: of a DaemonSet's template"""
         annotations = {ASSIGNED_ANNOTATION: "controller"} if assigned else {}
         labels = {"resource.nvidia.com/computeDomain": self.world.uid}
         body = {
-            "metadata": {"name": self.pod, "namespace": NAMESPACE, "labels": labels, "annotations": annotations},
+            "metadata": {
+                "name": self.pod,
+                "namespace": NAMESPACE,
+                **(metadata or {"labels": labels, "annotations": annotations}),
+            },
             "spec": {"nodeName": self.node},
         }
         made = json.loads(await self.world.kube.create(PODS, json.dumps(body).encode(), NAMESPACE))
@@ -110,7 +116,7 @@ class Daemon:
         process = await asyncio.create_subprocess_exec(
             str(PROGRAMS / "nvidia-imex-ctl"),
             "-c",
-            str(self.folder / "imexd.cfg"),
+            str(self.imex_folder / "imexd.cfg"),
             "-N",
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -135,13 +141,23 @@ class Daemon:
         process = await asyncio.create_subprocess_exec(
             str(PROGRAMS / "nvidia-imex-ctl"),
             "-c",
-            str(self.folder / "imexd.cfg"),
+            str(self.imex_folder / "imexd.cfg"),
             "-q",
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
         said, _ = await asyncio.wait_for(process.communicate(), 30)
         return said.decode().strip()
+
+    def kill_imex(self) -> None:
+        """End IMEX, which a killed daemon leaves behind; in a container it ends with the first process."""
+        for status in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                is_mine = f"POD_NAME={self.pod}".encode() in status.read_bytes().split(b"\0")
+                is_imex = (status.parent / "comm").read_text().strip() == "nvidia-imex"
+                is_here = str(self.world.folder).encode() in status.read_bytes()
+                if is_mine and is_imex and is_here:
+                    os.kill(int(status.parent.name), signal.SIGKILL)
 
     def faults(self, text: str) -> None:
         """What IMEX does wrong from now on."""
@@ -171,9 +187,9 @@ class Daemon:
 class World:
     """A ComputeDomain, an API server, and daemons."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kube: FakeKube | None = None) -> None:
         self.folder = folder
-        self.kube = FakeKube()
+        self.kube = kube or FakeKube()
         self.server = ApiServer(self.kube)
         self.uid = ""
         self.pods = 0
