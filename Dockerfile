@@ -37,6 +37,10 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=cache,target=/usr/lo
     --mount=type=cache,target=/source/native/target \
     find native -path native/target -prune -o -type f -exec touch {} + && \
     PYO3_PYTHON=/build/bin/python3 /build/bin/pip wheel -q -c constraints.txt -w /wheels .
+# The probe of IMEX daemons, which runs every second: linked statically, it starts in a millisecond.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    cd native/domain-daemon && cargo rustc -q --release --bin compute-domain-daemon --target-dir /daemon -- \
+        -C target-feature=+crt-static -C strip=symbols -C panic=abort
 # Some wheels carry debug information, which is most of their size.
 RUN /build/bin/pip --python /opt/nvdra/bin/python3 install -q --no-compile --no-index --find-links /wheels \
         dra-driver-nvidia-gpu \
@@ -49,13 +53,16 @@ RUN apt-get update -q && apt-get install -y -q --no-install-recommends busybox \
     && ln -s busybox /usr/bin/wget && ln -s busybox /usr/bin/kill
 COPY --from=driver /opt/nvdra /opt/nvdra
 COPY --from=hook /nvidia-cdi-hook /usr/bin/nvidia-cdi-hook
+COPY --from=driver /daemon/release/compute-domain-daemon /usr/bin/compute-domain-daemon
 COPY deploy/image/kubelet-plugin-prestart.sh /usr/bin/kubelet-plugin-prestart.sh
 COPY LICENSE /LICENSE
 COPY deploy/image/slim.sh /slim.sh
 RUN sh /slim.sh && rm /slim.sh
 # What the chart's scripts, the pods' commands and people use.
-RUN for program in compute-domain-controller gpu-kubelet-plugin webhook nvdra; do ln -s /opt/nvdra/bin/$program /usr/bin/$program; done \
-    && compute-domain-controller --version && gpu-kubelet-plugin --version && webhook --version && nvidia-cdi-hook --version && bash --version \
+RUN for program in compute-domain-controller compute-domain-kubelet-plugin gpu-kubelet-plugin webhook nvdra; \
+       do ln -s /opt/nvdra/bin/$program /usr/bin/$program; done \
+    && for program in compute-domain-controller compute-domain-daemon compute-domain-kubelet-plugin gpu-kubelet-plugin webhook nvidia-cdi-hook bash; \
+       do "$program" --version || exit 1; done \
     && for tool in bash sh sed cp mount find head ls basename date env ln sleep cat kill wget tail chroot rm timeout readlink; \
        do test -x "/usr/bin/$tool" || test -x "/usr/sbin/$tool" || { echo "no $tool"; exit 1; }; done
 

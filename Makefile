@@ -23,7 +23,7 @@ SEED ?= 1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: .make/native .make/mock ## the virtual environment, the native modules, the mock NVML
+build: .make/native .make/mock .make/daemon ## the virtual environment, the native modules, the mock NVML
 
 .make/venv: pyproject.toml constraints.txt
 	@mkdir -p .make
@@ -41,6 +41,14 @@ build: .make/native .make/mock ## the virtual environment, the native modules, t
 .make/mock: .make/venv $(NATIVE) native/mock-nvml/pyproject.toml $(wildcard native/mock-nvml/portraits/*)
 	@echo "==> mock NVML"
 	@flock .make/lock $(BIN)/pip install -q --no-build-isolation -e native/mock-nvml
+	@touch $@
+
+# The probe of IMEX daemons: static, because it runs every second in a container that may have any C library.
+.make/daemon: native/Cargo.lock $(wildcard native/domain-daemon/src/* native/domain-daemon/Cargo.toml)
+	@mkdir -p .make
+	@echo "==> the daemon's probe"
+	@cd native/domain-daemon && cargo rustc -q --release --bin compute-domain-daemon --target-dir ../target/static -- \
+		-C target-feature=+crt-static -C strip=symbols -C panic=abort
 	@touch $@
 
 native: .make/native .make/mock

@@ -25,7 +25,7 @@ class NativeBuildHook(BuildHookInterface):
         native.mkdir(exist_ok=True)
         _replace(self._compiled("--lib") / "libnvdra_mock_nvml.so", native / "libnvidia-ml.so.1")
         # Static, so that it runs in containers that have no loader.
-        for name in ("nvidia-smi", "nvidia-cuda-mps-control"):
+        for name in ("nvidia-smi", "nvidia-cuda-mps-control", "nvidia-imex", "nvidia-imex-ctl"):
             program = self._compiled("--bin", name, rustc=("-C", "target-feature=+crt-static"))
             _replace(program / name, native / name)
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")

@@ -4,7 +4,7 @@
 
 This module only wraps NVML's C interface: it makes no decisions, does not wait and starts no thread.
 Every call into the library is made without the GIL; a function the library lacks is an error of the call, never of
-the import. functions.pxi lists the functions, gpu.pxi reads one GPU, mig.pxi its partitions, sweep.pxi a node; partition.pxi
+the import. functions.pxi lists the functions, fabric.pxi reads the NVLink fabric, gpu.pxi reads one GPU, mig.pxi its partitions, sweep.pxi a node; partition.pxi
 changes how one GPU is partitioned.
 """
 
@@ -34,6 +34,7 @@ __all__ = [
     "NvmlMissing",
     "Sweep",
     "calls",
+    "read_fabric",
 ]
 
 cdef extern from "dlfcn.h" nogil:
@@ -203,6 +204,7 @@ cdef class Library:
         raise NvmlError(code, _name(f), self.error_text(code))
 
 
+include "fabric.pxi"
 include "mig.pxi"
 include "gpu.pxi"
 include "partition.pxi"

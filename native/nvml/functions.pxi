@@ -68,6 +68,9 @@ cdef int DESTROY_COMPUTE_INSTANCE = _declare("nvmlComputeInstanceDestroy")
 # The first form, without instance ids, is of no use here.
 cdef int PROCESSES = _declare("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")
 
+cdef int FABRIC_INFO = _declare("nvmlDeviceGetGpuFabricInfo")
+cdef int FABRIC_INFO_V = _declare("nvmlDeviceGetGpuFabricInfoV")
+
 # Structs and limits.
 
 cdef enum:
@@ -80,6 +83,7 @@ cdef enum:
     _AFFINITY_NODE = 0
     _P2P_NVLINK = 2
     _ADDRESSING_MODE_V1 = 0x01000008
+    _FABRIC_INFO_V2 = 0x02000024
     _MOST_SILENT = 1024
     _PROFILE_INDICES = 18
     _MOST_PLACEMENTS = 32  # of one profile; GPUs have 8 memory slices
@@ -103,6 +107,20 @@ cdef struct Memory:
 cdef struct AddressingMode:
     unsigned int version
     unsigned int value
+
+cdef struct FabricInfo:
+    unsigned char cluster_uuid[16]
+    unsigned int status
+    unsigned int clique_id
+    unsigned char state
+
+cdef struct FabricInfoV2:
+    unsigned int version
+    unsigned char cluster_uuid[16]
+    unsigned int status
+    unsigned int clique_id
+    unsigned char state
+    unsigned int health_mask
 
 cdef struct Placement:
     unsigned int start

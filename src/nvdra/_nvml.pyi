@@ -25,6 +25,7 @@ __all__ = [
     "NvmlMissing",
     "Sweep",
     "calls",
+    "read_fabric",
 ]
 
 SUCCESS: int
@@ -62,6 +63,9 @@ class Library:
     def shutdown(self) -> None: ...
     def unload(self) -> None: ...
     def error_text(self, code: int) -> str: ...
+
+# Driver version; by GPU index, UUID, NVML's code and text, cluster UUID, status, clique id, state
+def read_fabric(library: Library) -> tuple[str, list[tuple[int, str, int, str, bytes, int, int, int]]]: ...
 
 # link, is active, version, PCI bus id of the far end, its type
 _Link: TypeAlias = tuple[int, bool, int | None, str | None, int | None]

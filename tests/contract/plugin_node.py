@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nvdra_mock_nvml import lay_out
 
@@ -40,11 +40,15 @@ TIMEOUT_S = 60.0
 class PluginNode:
     """A node's folder with everything in it. The API server is of this process: `kube` is at hand."""
 
+    driver = DRIVER
+    program = PROGRAM
+    own_flags: ClassVar[Mapping[str, str]] = {"image-name": "image"}
+
     def __init__(self, folder: Path, portrait: str = "h100x8", **layout: Any) -> None:
         self.folder = folder
         self.root = lay_out(folder / "root", portrait, device_files="regular", **layout)
         self.cdi = folder / "cdi"
-        self.plugin_dir = folder / "plugins" / DRIVER
+        self.plugin_dir = folder / "plugins" / self.driver
         self.checkpoint_path = self.plugin_dir / "checkpoint.json"
         self.registry = folder / "registry"
         self.log_path = folder / "log"
@@ -64,7 +68,7 @@ class PluginNode:
         """Start the program, by way of the command `prefix`; it may not come up."""
         given = {
             "node-name": POOL,
-            "image-name": "image",
+            **self.own_flags,
             "kubeconfig": str(self.folder / "kubeconfig"),
             "nvidia-driver-root": "/run/nvidia/driver",
             "container-driver-root": str(self.root.root),
@@ -79,7 +83,7 @@ class PluginNode:
         with self.log_path.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *prefix,
-                PROGRAM,
+                self.program,
                 *(f"--{name}={value}" for name, value in given.items()),
                 env=environment,
                 stdout=log,

@@ -54,6 +54,11 @@ impl NodeState {
         }
     }
 
+    /// The driver root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Whether partitions can be managed from here: not so in a container.
     pub fn is_host(&self) -> bool {
         self.is_host

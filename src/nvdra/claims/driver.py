@@ -157,6 +157,14 @@ class Driver(Protocol[V_contra]):
         """
         ...
 
+    @property
+    def resumes(self) -> bool:
+        """Whether a half-prepared claim is prepared on from where it stands; if not, it is rolled back first.
+
+        Its entry then stays until kubelet prepares it or gives it up, or the claim is gone.
+        """
+        ...
+
     def resolve(self, result: Result, node: V_contra) -> NodeDevice | Missing:
         """The device behind an allocation result."""
         ...

@@ -75,7 +75,7 @@ def plan(
             return Refuse(f"prepare devices failed: {why}", permanent=True)
     if refuse := _conflict(driver, claim, ours, node, checkpoint, unsettled):
         return refuse
-    if first := _first(driver, claim.ref, ours, node, checkpoint, in_work):
+    if first := _first(driver, claim, ours, node, checkpoint, in_work):
         return first
     members: list[tuple[Result, NodeDevice]] = []
     for result in ours:
@@ -122,20 +122,21 @@ def unable(claim: ClaimRef) -> str:
 
 
 def _first(
-    driver: Driver[V], claim: ClaimRef, ours: list[Result], node: V, checkpoint: Checkpoint, in_work: Set[str]
+    driver: Driver[V], claim: Claim, ours: list[Result], node: V, checkpoint: Checkpoint, in_work: Set[str]
 ) -> Refuse | RollBackFirst | WaitForClaim | None:
     """The rollback or the running work that must end before the claim can be prepared; None if there is none."""
-    entry = checkpoint.entries.get(claim.uid)
+    entry = checkpoint.entries.get(claim.ref.uid)
     if (
         entry is not None
         and entry.state != "PrepareAborted"
-        and (first := _rolled_back_first(driver, claim, entry, node, checkpoint))
+        and not _is_resumed(driver, claim, entry)
+        and (first := _rolled_back_first(driver, claim.ref, entry, node, checkpoint))
     ):
         return first
     for result in ours:
         if result.admin_access:
             continue
-        for uid in _overlapping(driver, result, claim, node, checkpoint):
+        for uid in _overlapping(driver, result, claim.ref, node, checkpoint):
             if uid in in_work:
                 return WaitForClaim(uid)
             begun = checkpoint.entries[uid]
@@ -143,6 +144,16 @@ def _first(
             if first := _rolled_back_first(driver, other, begun, node, checkpoint):
                 return first
     return None
+
+
+def _is_resumed(driver: Driver[V], claim: Claim, entry: Entry) -> bool:
+    """Whether the claim's half-prepared entry is prepared on, without a rollback."""
+    is_half_prepared = entry.state == "PrepareStarted" and not entry.prepared
+    return (
+        driver.resumes
+        and is_half_prepared
+        and allocation(entry.status, driver.name) == allocation(claim.status, driver.name)
+    )
 
 
 def _overlapping(driver: Driver[V], result: Result, claim: ClaimRef, node: V, checkpoint: Checkpoint) -> Iterator[str]:

@@ -93,6 +93,10 @@ class GpuDriver:
     def on_abandoned(self) -> Literal["forget", "abort"]:
         return "forget"  # the Go driver calls a checkpoint with an aborted claim corrupt
 
+    @property
+    def resumes(self) -> bool:
+        return False  # the hardware may have changed since
+
     # ── prepare ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def resolve(self, result: Result, node: Inventory) -> NodeDevice | Missing:

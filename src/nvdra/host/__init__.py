@@ -1,6 +1,6 @@
 """This node: driver root, device nodes, locks, durable files, child processes."""
 
-from nvdra.host.capabilities import CapabilityUnknown, capability_nodes
+from nvdra.host.capabilities import CapabilityUnknown, capability_nodes, fabric_node
 from nvdra.host.device_nodes import make_nodes
 from nvdra.host.driver_files import DriverVersionUnknown, is_unchanged, look_up, survey
 from nvdra.host.driver_root import (
@@ -44,6 +44,7 @@ __all__ = [
     "capability_nodes",
     "device_major",
     "driver_root",
+    "fabric_node",
     "find_library",
     "find_nvidia_smi",
     "find_program",

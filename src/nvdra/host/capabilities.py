@@ -36,6 +36,22 @@ def capability_nodes(
     return nodes[0], nodes[1]
 
 
+def fabric_node(host: Host, root: DriverRoot) -> CapabilityNode | None:
+    """The node by which an IMEX daemon manages the NVLink fabric; None where the kernel module has no such capability.
+
+    Raises CapabilityUnknown for a file that cannot be read.
+    """
+    path = f"{root.procfs}/driver/nvidia/capabilities/fabric-imex-mgmt"
+    if root.is_mocked and not host.exists(path):
+        path = root.below(path)
+    if not host.exists(path):
+        return None
+    try:
+        return _capability_node(host, root, path)
+    except ValueError as error:
+        raise CapabilityUnknown(f"error parsing fabric-imex-mgmt capabilities file {path}: {error}") from None
+
+
 def _capability_node(host: Host, root: DriverRoot, path: str) -> CapabilityNode:
     """The node of a capability by its file, `DeviceFileMinor: 3` and so on. Raises ValueError."""
     text = _text(host, path)

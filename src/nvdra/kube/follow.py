@@ -18,11 +18,15 @@ Objects = Mapping[str, Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Objects of one kind to follow."""
+    """Objects of one kind to follow.
+
+    namespace   None: the one that `until` is called for
+    """
 
     resource: Resource
     field_selector: str = ""
     label_selector: str = ""
+    namespace: str | None = None
 
 
 async def until(
@@ -76,7 +80,7 @@ def _watcher(
         clock,
         resource,
         lambda thing, _resource: thing,
-        namespace=namespace,
+        namespace=namespace if followed.namespace is None else followed.namespace,
         field_selector=followed.field_selector,
         label_selector=followed.label_selector,
         on_change=lambda _change: changed.set(),

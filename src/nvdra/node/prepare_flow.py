@@ -107,14 +107,16 @@ class PrepareFlow:
                         if failure := await self._roll_back_first(uid, ref, entry):
                             return claims.Refuse(failure)
                     case claims.WaitForClaim(other):
-                        await self._context.work.until_done(other)
+                        await self._context.runner.wait_before(
+                            uid, f"claim {other} has its device", self._context.work.until_done(other)
+                        )
                     case Busy(resources):
                         await self._context.locks.wait(resources)
                     case claims.NeedsSteps():
                         return await self._run_steps(decision)
                     case _:
                         return decision
-            except (EditsMissing, LockError) as error:
+            except (EditsMissing, LockError, StepFailed) as error:
                 return claims.Refuse(str(error))
         return claims.Refuse("device state kept changing during prepare; kubelet will retry")
 
@@ -195,7 +197,9 @@ class PrepareFlow:
             try:
                 facts = await self._context.runner.apply(uid, needs.steps.apply, needs.steps.shared)
             except StepFailed as failed:
-                is_rolled_back = failed.is_rolled_back
+                # An unprepare is under way that turns the entry into an aborted one.
+                is_left = failed.is_given_up and self._context.driver.on_abandoned == "abort"
+                is_rolled_back = failed.is_rolled_back and not is_left
                 if is_rolled_back:
                     text = f"rolled back the half-prepared claim, because a step failed: {failed}"
                     self._context.hooks.report(Report(needs.claim.ref, "RolledBack", text))

@@ -23,11 +23,13 @@ class StepFailed(Exception):
     """A step that could not be applied or rolled back; the text names the device, the cause and the next step.
 
     is_rolled_back   nothing of the claim's steps is left on the hardware
+    is_given_up      the claim is to be unprepared, which ended the step
     """
 
-    def __init__(self, text: str, *, is_rolled_back: bool = False) -> None:
+    def __init__(self, text: str, *, is_rolled_back: bool = False, is_given_up: bool = False) -> None:
         super().__init__(text)
         self.is_rolled_back = is_rolled_back
+        self.is_given_up = is_given_up
 
 
 class StepJournal:
@@ -56,17 +58,7 @@ class StepJournal:
 
     async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """What comes of work that only waits. Raises StepFailed when the claim is to be unprepared meanwhile."""
-        waiting = asyncio.ensure_future(work)
-        ending = asyncio.ensure_future(self._unwanted.wait())
-        try:
-            await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                return waiting.result()
-            raise StepFailed("the claim is to be unprepared, so nothing is waited for any more")
-        finally:
-            for each in (waiting, ending):
-                each.cancel()
-            await asyncio.gather(waiting, ending, return_exceptions=True)
+        return await _unless(self._unwanted, work)
 
     def touch(self, previous: Previous | None = None) -> None:
         """Write the step's line before its first effect; it survives a crash of this program. Raises StepFailed."""
@@ -130,6 +122,19 @@ class StepRunner:
         """Why the claim's steps wait; "" if they do not wait or are over."""
         return self._waiting.get(claim, "")
 
+    async def wait_before(self, claim: str, reason: str, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work that the claim waits for before its steps run; `reason` is told meanwhile.
+
+        Raises StepFailed when the claim is to be unprepared.
+        """
+        self._waiting[claim] = reason
+        unwanted = self._unwanted[claim] = asyncio.Event()
+        try:
+            return await _unless(unwanted, work)
+        finally:
+            self._waiting.pop(claim, None)
+            self._unwanted.pop(claim, None)
+
     async def apply(self, claim: str, steps: Sequence[Step], shared: Collection[Step] = ()) -> Facts:
         """The facts of all steps. Raises StepFailed, with every step of the claim rolled back if that succeeded.
 
@@ -149,7 +154,8 @@ class StepRunner:
             await self.roll_back(claim, [step for step in reversed(steps) if step not in shared])
         except StepFailed as left:
             raise StepFailed(f"{text}; and the rollback failed: {left}") from failures[0]
-        raise StepFailed(text, is_rolled_back=True) from failures[0]
+        is_given_up = any(failure.is_given_up for failure in failures)
+        raise StepFailed(text, is_rolled_back=True, is_given_up=is_given_up) from failures[0]
 
     async def roll_back(self, claim: str, steps: Sequence[Step]) -> None:
         """Roll the steps back in this order. Raises StepFailed if effects remain; a later call tries again."""
@@ -186,6 +192,21 @@ class StepRunner:
             for name in sorted(names):
                 await stack.enter_async_context(self._locks.turn(name))
             yield
+
+
+async def _unless(unwanted: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work. Raises StepFailed if `unwanted` is set before."""
+    waiting = asyncio.ensure_future(work)
+    ending = asyncio.ensure_future(unwanted.wait())
+    try:
+        await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        raise StepFailed("the claim is to be unprepared, so nothing is waited for any more", is_given_up=True)
+    finally:
+        for each in (waiting, ending):
+            each.cancel()
+        await asyncio.gather(waiting, ending, return_exceptions=True)
 
 
 def _chains(steps: Iterable[Step]) -> list[list[Step]]:

@@ -163,7 +163,7 @@ class Sweep:
 
     async def half_prepared(self) -> float:
         """Roll back half-prepared claims that no task works on. Returns seconds until the next run."""
-        if not self._driver.has_steps:
+        if not self._driver.has_steps or self._driver.resumes:
             return EVERY_S
         checkpoint = await self._checkpoint_writer.submit(Change)
         left = await asyncio.gather(

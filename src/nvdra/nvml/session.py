@@ -12,7 +12,15 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from nvdra import telemetry
-from nvdra._nvml import DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH, Library, Mig, NvmlError, NvmlMissing
+from nvdra._nvml import (
+    DRIVER_NOT_LOADED,
+    LIB_RM_VERSION_MISMATCH,
+    Library,
+    Mig,
+    NvmlError,
+    NvmlMissing,
+    read_fabric,
+)
 from nvdra.gpu.scan import ComputeInstanceScan, GpuInstanceScan, NodeScan
 from nvdra.nvml import partitions
 from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHung, NvmlInUse
@@ -21,6 +29,7 @@ from nvdra.ports import Clock
 
 INIT = "nvmlInitWithFlags"
 SHUTDOWN = "nvmlShutdown"
+FABRIC = "nvmlDeviceGetGpuFabricInfo"
 IDLE_S = 5.0
 TIMEOUT_S = 10.0
 CHANGE_TIMEOUT_S = 30.0
@@ -78,6 +87,18 @@ class Nvml:
                     return await self._threads.scan(library, timeout_s, profiles=profiles)
                 except NvmlError as refusal:
                     raise self._unusable(refusal) from refusal
+
+    async def fabric(
+        self, *, timeout_s: float = TIMEOUT_S
+    ) -> tuple[str, list[tuple[int, str, int, str, bytes, int, int, int]]]:
+        """The driver's version, and what each GPU says of its NVLink fabric, as `read_fabric` tells it."""
+        found = []
+        async with self._use("the fabric", timeout_s, checked=True) as library:
+            try:
+                await self._threads.look(lambda: found.append(read_fabric(library)), timeout_s, FABRIC)
+            except NvmlError as refusal:
+                raise self._unusable(refusal) from refusal
+        return found[0]
 
     async def mig(self, uuid: str, *, timeout_s: float = TIMEOUT_S) -> tuple[bool, tuple[GpuInstanceScan, ...]]:
         """Whether MIG mode is on, and the GPU instances there are now, ascending by start."""

@@ -187,6 +187,9 @@ EFFECTS = [
     ),
     Effect("resources.computeDomains.imex.isolation", "", env("IMEX_ISOLATION", "compute-domains"), ""),
     Effect("resources.computeDomains.imex.hostSocketPath", "/s", env("IMEX_HOST_SOCKET_PATH", "compute-domains"), "/s"),
+    Effect(
+        "resources.computeDomains.imex.settings", "LOG_LEVEL=5", env("IMEX_SETTINGS", "compute-domains"), "LOG_LEVEL=5"
+    ),
     *(
         Effect(
             "featureGates",

@@ -12,6 +12,8 @@ from nvdra.api.gates import GATES
 from nvdra.controller.metrics import ControllerMetrics
 from nvdra.gpu.driver import DEVICE_TYPES
 from nvdra.programs.controller_flags import FLAGS as CONTROLLER_FLAGS
+from nvdra.programs.daemon_flags import FLAGS as DAEMON_FLAGS
+from nvdra.programs.domain_flags import FLAGS as DOMAIN_FLAGS
 from nvdra.programs.flags import Flag
 from nvdra.programs.gpu_flags import FLAGS
 from nvdra.programs.webhook.flags import FLAGS as WEBHOOK_FLAGS
@@ -28,13 +30,19 @@ TESTS = {
 }
 
 
+def _unique(flags: tuple[Flag, ...]) -> list[Flag]:
+    return list({flag.names: flag for flag in flags}.values())
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", TEXT))))
 def test_a_proof_that_is_named_exists(name: str) -> None:
     assert name in TESTS
 
 
 @pytest.mark.parametrize(
-    "flag", dict.fromkeys((*FLAGS, *WEBHOOK_FLAGS, *CONTROLLER_FLAGS)), ids=lambda flag: flag.names[0]
+    "flag",
+    _unique((*FLAGS, *DOMAIN_FLAGS, *DAEMON_FLAGS, *WEBHOOK_FLAGS, *CONTROLLER_FLAGS)),
+    ids=lambda flag: flag.names[0],
 )
 def test_every_flag_and_variable_is_listed(flag: Flag) -> None:
     for name in flag.names:

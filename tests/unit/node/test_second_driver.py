@@ -232,6 +232,36 @@ async def test_an_abandoned_claim_is_aborted_and_a_late_prepare_refused(aborting
     assert aborting.entry(ref) == entry
 
 
+@pytest.fixture
+async def resuming(tmp_path: Path) -> AsyncIterator[LampNode]:
+    made = LampNode(tmp_path)
+    made.driver = AbortingLampDriver(resumes=True)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_a_resuming_driver_prepares_on_without_a_rollback(resuming: LampNode) -> None:
+    ref = await half_prepared(resuming)
+    resuming.room.switched.clear()
+    await resuming.restart()
+    await resuming.sweep.half_prepared()
+    assert (resuming.state(ref), resuming.room.switched) == ("PrepareStarted", [])
+    assert len(await resuming.prepare(ref)) == 2
+    assert resuming.room.switched == ["lamp-0 on", "lamp-1 on"]
+
+
+async def test_a_resuming_driver_rolls_back_a_claim_with_another_allocation(resuming: LampNode) -> None:
+    ref = await half_prepared(resuming)
+    resuming.room.switched.clear()
+    claim = json.loads(await resuming.kube.get(CLAIMS, "a", "ns"))
+    del claim["status"]["allocation"]["devices"]["results"][0]
+    await resuming.kube.update(CLAIMS, "a", json.dumps(claim).encode(), "ns", subresource="status")
+    assert len(await resuming.prepare(ref)) == 1
+    assert "lamp-0 off" in resuming.room.switched
+    assert resuming.room.lamps == {"lamp-0": False, "lamp-1": True}
+
+
 async def test_an_aborted_claim_keeps_nobody_away(aborting: LampNode) -> None:
     ref = await half_prepared(aborting)
     await aborting.unprepare(ref)

@@ -137,6 +137,7 @@ class LampDriver:
     device_types: tuple[str, ...] = ("lamp", "unknown")
     is_dark: bool = False
     on_abandoned: Literal["forget", "abort"] = "forget"
+    resumes: bool = False
 
     def resolve(self, result: Result, node: Mapping[str, str]) -> NodeDevice | Missing:
         return Lamp(result.device) if result.device in node else Missing(result.device, "no such lamp")

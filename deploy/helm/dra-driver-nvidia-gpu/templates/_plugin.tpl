@@ -119,6 +119,15 @@ livenessProbe:
   value: {{ $imex.isolation | quote }}
 - name: IMEX_HOST_SOCKET_PATH
   value: {{ $imex.hostSocketPath | quote }}
+{{- with (.Values.resources.computeDomains.imex | default dict).settings }}
+- name: IMEX_SETTINGS
+  value: {{ . | quote }}
+{{- end }}
+{{- with rest (splitList "," (include "nvdra.namespaces" .)) }}
+# Daemons of other installations are served too.
+- name: ADDITIONAL_NAMESPACES
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- with $container.healthcheckPort | toString }}
 - name: HEALTHCHECK_PORT
   value: {{ . | quote }}

@@ -54,6 +54,7 @@ class Portrait:
     gpus: tuple[Gpu, ...]
     is_recorded: bool  # another mock's node: no portrait beside the library, no soname, no sysfs
     sockets: tuple[Socket, ...]
+    has_fabric: bool  # its GPUs are part of an NVLink fabric
     text: str  # the whole file, models inside: what is laid beside the library
 
 
@@ -112,6 +113,7 @@ def _portrait(raw: dict[str, Any]) -> Portrait:
         gpus=tuple(_gpus(raw)),
         is_recorded=raw.get("recorded", False),
         sockets=tuple(_sockets(raw)),
+        has_fabric="fabric" in raw,
         text=json.dumps(raw, indent=1) + "\n",
     )
 

@@ -16,6 +16,7 @@ from nvdra_mock_nvml.tree import DeviceFiles, LayoutError
 
 _FAULTS = "etc/nvdra-mock-faults.json"
 _CALLS = "nvdra-mock-calls"
+_FABRIC = "etc/nvdra-mock-fabric.json"
 _SMI_RUNS = "var/log/nvdra-mock-smi.log"
 _FAULTS_SEEN_S = 0.01  # the library looks at the fault file every 5 ms
 
@@ -199,6 +200,18 @@ class Root:
         new.write_text(json.dumps({"faults": [dict(fault) for fault in faults], "calls": _CALLS}, indent=1) + "\n")
         new.replace(file)
         time.sleep(_FAULTS_SEEN_S)
+
+    def set_fabric(self, *overrides: Mapping[str, Any]) -> None:
+        """What the GPUs say of their NVLink fabric where it differs from the portrait, from the next call on.
+
+        Each has what differs of `cluster_uuid`, `clique_id`, `status` and `state`, and `minor` if it is of one GPU.
+        Without any, all is as in the portrait.
+        """
+        file = self.root / _FABRIC
+        new = file.with_name(file.name + ".new")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps([dict(each) for each in overrides]) + "\n")
+        new.replace(file)
 
     def clear_faults(self) -> None:
         """No faults for every call that starts after this returns; counting goes on."""

@@ -13,6 +13,7 @@ MAJOR_DRM = 226
 MAJOR_CAPS = 234
 MAJOR_CAPS_IMEX = 235
 MAJOR_UVM = 510
+FABRIC_MINOR = 2047  # of fabric-imex-mgmt among the capability nodes; assumed, above all of MIG's
 
 _CHARACTER = {1: "mem", 5: "/dev/tty", 10: "misc", MAJOR_DRM: "drm"}
 _GPU_INSTANCES, _COMPUTE_INSTANCES = 15, 8
@@ -30,7 +31,10 @@ def lay_proc(proc: Path, portrait: Portrait, version: str) -> None:
     lay_version(proc, version)
     driver = proc / "driver/nvidia"
     write(driver / "params", "ModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileGID: 0\nDeviceFileMode: 438\n")
-    for name, minor, mode in (("mig/config", 1, 0o400), ("mig/monitor", 2, 0o444)):
+    capabilities = [("mig/config", 1, 0o400), ("mig/monitor", 2, 0o444)]
+    if portrait.has_fabric:
+        capabilities.append(("fabric-imex-mgmt", FABRIC_MINOR, 0o400))
+    for name, minor, mode in capabilities:
         write(
             driver / "capabilities" / name,
             f"DeviceFileMinor: {minor}\nDeviceFileMode: {mode}\nDeviceFileModify: 1\n",

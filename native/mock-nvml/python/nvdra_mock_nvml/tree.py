@@ -32,10 +32,9 @@ _PORTRAIT_IN_ETC = "etc/nvdra-mock-portrait.json"
 _PROGRAMS = (
     "nvidia-cuda-mps-server",
     "nvidia-debugdump",
-    "nvidia-imex",
-    "nvidia-imex-ctl",
     "nvidia-persistenced",
 )
+_STAND_INS = ("nvidia-cuda-mps-control", "nvidia-imex", "nvidia-imex-ctl")
 _CONFIGURATIONS = {
     "etc/vulkan/icd.d/nvidia_icd.json": '{"file_format_version": "1.0.1"}\n',
     "usr/lib/xorg/modules/drivers/nvidia_drv.so": "",
@@ -127,8 +126,9 @@ def lay_programs(root: Path, portrait: Portrait) -> None:
         write(root / "usr/bin" / name, b"#!/bin/sh\nexit 0\n", 0o755)
     tool = shipped.native("nvidia-smi").read_bytes()
     write(root / "usr/bin/nvidia-smi", tool, 0o755)
-    control = root / "usr/bin/nvidia-cuda-mps-control"
-    write(control, b"#!/bin/sh\nexit 0\n" if portrait.is_recorded else shipped.native(control.name).read_bytes(), 0o755)
+    for name in _STAND_INS:
+        content = b"#!/bin/sh\nexit 0\n" if portrait.is_recorded else shipped.native(name).read_bytes()
+        write(root / "usr/bin" / name, content, 0o755)
     if not portrait.is_recorded:
         write(root / "usr/bin/nvidia-modprobe", tool, 0o755)  # the same program, told apart by its name
     for name, text in _CONFIGURATIONS.items():

@@ -1,0 +1,1 @@
+"""compute-domain.nvidia.com on a node: its view of the node, its edits, its upkeep."""

@@ -1,0 +1,1 @@
+"""One module for each kind of step of compute-domain.nvidia.com."""
