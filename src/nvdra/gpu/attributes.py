@@ -10,7 +10,8 @@ from typing import Any
 from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
 from nvdra.gpu.counters import capacity, consumption
 from nvdra.gpu.gpu import Gpu
-from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, NvmlDevice, parent
+from nvdra.gpu.vfio import VfioGpu, published_vfio
 
 _STANDARD = "resource.kubernetes.io"
 
@@ -24,6 +25,8 @@ def published(device: GpuDevice, gates: Gates) -> dict[str, Any]:
     What is unknown is absent: NUMA node, PCIe root, addressing mode, memory. So is the PCI address where its domain has
     more than 16 bits: the standard attribute has no form for it.
     """
+    if isinstance(device, VfioGpu):
+        return published_vfio(device, gates)
     attributes = {**_of_gpu(parent(device), gates), **_own(device)}
     made: dict[str, Any] = {"attributes": dict(sorted(attributes.items()))}
     if has := capacity(device):
@@ -34,7 +37,7 @@ def published(device: GpuDevice, gates: Gates) -> dict[str, Any]:
     return made
 
 
-def _own(device: GpuDevice) -> dict[str, dict[str, Any]]:
+def _own(device: NvmlDevice) -> dict[str, dict[str, Any]]:
     match device:
         case Gpu():
             return {"type": {"string": "gpu"}, "uuid": {"string": device.uuid}}

@@ -123,6 +123,21 @@ class Nvml:
         async with self._use(reason, timeout_s):
             yield
 
+    @asynccontextmanager
+    async def kept_closed(self, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[None]:
+        """Keep NVML closed while the body runs; callers of other methods wait. Raises NvmlInUse."""
+        async with self._scanning:
+            self._stop_timer()
+            try:
+                async with self._changing:
+                    if self._users:
+                        raise NvmlInUse(tuple(self._users))
+                    if self._is_open:
+                        await self._threads.change(self._finish, timeout_s, SHUTDOWN)
+                    yield
+            finally:
+                self._rest()
+
     async def close(self, *, timeout_s: float = TIMEOUT_S) -> None:
         """Closes NVML after the running scan; no device node stays open. Raises NvmlInUse."""
         async with self._scanning:

@@ -21,6 +21,7 @@ from nvdra.gpu import (
     NotPublished,
     Partitioning,
     Partitions,
+    VfioGpu,
     parent,
     parse_name,
     published,
@@ -138,7 +139,11 @@ def _print(shown: _Shown) -> None:
         print(f"\n{shown.unreadable}")
 
 
-def _row(device: Gpu | MigDevice, holders: Mapping[str, list[str]]) -> list[str]:
+def _row(device: Gpu | MigDevice | VfioGpu, holders: Mapping[str, list[str]]) -> list[str]:
+    held_by = ", ".join(holders.get(device.name, [])) or "-"
+    if isinstance(device, VfioGpu):
+        numa = "-" if device.pci.numa_node is None else str(device.pci.numa_node)
+        return [device.name, device.facts.product_name, "-", device.pci_bus_id, numa, device.uuid, held_by]
     gpu = parent(device)
     match device:
         case Gpu():
@@ -152,7 +157,7 @@ def _row(device: Gpu | MigDevice, holders: Mapping[str, list[str]]) -> list[str]
         gpu.pci_bus_id,
         "-" if gpu.pci.numa_node is None else str(gpu.pci.numa_node),
         device.uuid,
-        ", ".join(holders.get(device.name, [])) or "-",
+        held_by,
     ]
 
 
