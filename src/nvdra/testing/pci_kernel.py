@@ -103,6 +103,14 @@ class FakePciKernel:
         if driver:
             self._attach(address, driver)
 
+    def give(self, address: str, driver: str) -> None:
+        """An administrator gives the function to this driver, reserved for it; "": to none."""
+        if self.driver(address):
+            self._detach(address)
+        self.set(address, "driver_override", f"{driver or '(null)'}\n")
+        if driver:
+            self._attach(address, driver)
+
     def lose(self, address: str) -> None:
         """The function is taken off the bus."""
         if self.driver(address):

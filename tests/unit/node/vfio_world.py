@@ -10,9 +10,10 @@ from typing import Any
 from nvdra.gpu import from_scan, with_twins
 from nvdra.host import look_at_bus
 from nvdra.node.gpu.actors.vfio import VfioActor
-from nvdra.node.gpu.holders import Numbers, Seen
+from nvdra.node.gpu.holders import Seen
 from nvdra.node.gpu.vfio_parts import VfioParts
 from nvdra.node.locks import FOLDER
+from nvdra.ports import Device
 from nvdra.testing.nvidia_smi import FakeNvidiaSmi
 from nvdra.testing.pci_kernel import FakePciKernel
 from tests.unit.gpu.scans import gpu_scan, node_scan, uuid_of
@@ -79,7 +80,7 @@ def lay(world: Any, gpus: int) -> None:
 def actor(world: Any) -> VfioActor:
     """The actor of the program that starts now."""
 
-    async def seen(numbers: frozenset[Numbers]) -> Seen:
+    async def seen(numbers: frozenset[Device]) -> Seen:
         world.looks.append(numbers)
         held = [
             (pair, words)
@@ -102,7 +103,7 @@ def look(world: Any) -> None:
     world.inventory = with_twins(found, bus.facts, parts.look(bus.facts))
 
 
-def _holders(world: Any, address: str) -> list[tuple[Numbers, str]]:
+def _holders(world: Any, address: str) -> list[tuple[Device, str]]:
     bus = int(address[5:7], 16)
     numbers = [(195, bus - 1), (240, 9 + bus)]
     held = [(pair, words) for pair in numbers for words in world.holding.get(pair, ())]
@@ -118,8 +119,8 @@ class VfioWorld(World):
     gpu_count: int
     nvml: ClosedNvml
     kernel: FakePciKernel
-    holding: dict[Numbers, list[str]]
-    looks: list[frozenset[Numbers]]
+    holding: dict[Device, list[str]]
+    looks: list[frozenset[Device]]
     parts: VfioParts
 
     def __init__(self, folder: Path, gpus: int = GPUS) -> None:

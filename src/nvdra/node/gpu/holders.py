@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-Numbers = tuple[int, int]
-"""Major and minor of a device node."""
+from nvdra.host import Holder, find_holders, host_proc
+from nvdra.ports import Clock, Device, Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Seen:
     blind_spots   what could not be seen, as clauses for people
     """
 
-    holders: tuple[tuple[Numbers, str], ...] = ()
+    holders: tuple[tuple[Device, str], ...] = ()
     blind_spots: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -26,8 +26,26 @@ class Seen:
         return f"{words} ({'; '.join(self.blind_spots)})" if self.blind_spots else words
 
 
-Look = Callable[[frozenset[Numbers]], Awaitable[Seen]]
+Look = Callable[[frozenset[Device]], Awaitable[Seen]]
 """One look at all processes of the node. Raises OSError."""
+
+
+def look_on_host(host: Host, host_root: str) -> Look:
+    """Looks through the processes of the host.
+
+    host_root   the host's root as this program sees it: its proc shows all processes, without hostPID too
+    """
+
+    async def look(numbers: frozenset[Device]) -> Seen:
+        by_name = {f"{major}:{minor}": (major, minor) for major, minor in numbers}
+        found = await find_holders(host, by_name, proc=host_proc(host, (host_root,)))
+        return Seen(tuple((by_name[each.gpu], _words(each)) for each in found.holders), found.blind_spots)
+
+    return look
+
+
+def _words(holder: Holder) -> str:
+    return f"{holder} of pod {holder.owner.pod_uid}" if holder.owner.pod_uid else str(holder)
 
 
 class SharedLook:
@@ -35,11 +53,12 @@ class SharedLook:
 
     def __init__(self, look: Look) -> None:
         self._look = look
-        self._wanted: set[Numbers] = set()
+        self._wanted: set[Device] = set()
         self._next: asyncio.Task[Seen] | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._ticking: dict[float, asyncio.Future[None]] = {}
 
-    async def holders(self, numbers: Iterable[Numbers]) -> Seen:
+    async def holders(self, numbers: Iterable[Device]) -> Seen:
         """Processes that hold one of these devices now. Raises OSError."""
         mine = frozenset(numbers)
         if not mine:
@@ -49,6 +68,13 @@ class SharedLook:
             self._next = asyncio.create_task(self._run(), name="holders")
         seen = await asyncio.shield(self._next)
         return Seen(tuple(each for each in seen.holders if each[0] in mine), seen.blind_spots)
+
+    async def wait(self, clock: Clock, seconds: float) -> None:
+        """Wait for at most this time, and wake together with all who wait likewise, so that they share a look."""
+        ticking = self._ticking.get(seconds)
+        if ticking is None or ticking.done():
+            ticking = self._ticking[seconds] = asyncio.ensure_future(clock.sleep(seconds))
+        await asyncio.shield(ticking)
 
     async def _run(self) -> Seen:
         async with self._one_at_a_time:

@@ -8,7 +8,7 @@ from nvdra.gpu import Inventory, Passthrough, PciFacts
 from nvdra.host import DriverRoot, PciNames, VfioModules, find_nvidia_smi, look_at_passthrough
 from nvdra.node.context import ClaimContext
 from nvdra.node.gpu.actors.vfio import ClosedNvml, VfioActor, VfioNode
-from nvdra.node.gpu.holders import Look, Seen, SharedLook
+from nvdra.node.gpu.holders import Look, SharedLook, look_on_host
 from nvdra.node.gpu.vfio_upkeep import VfioUpkeep
 from nvdra.ports import Clock, Host
 
@@ -18,6 +18,7 @@ class VfioParts:
 
     host_root   the host's root as this program sees it
     changed     called after a GPU got another driver
+    look        who holds device nodes; None: as the host's processes show
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class VfioParts:
             clock,
             VfioNode(root, host_root),
             nvml,
-            SharedLook(look or _no_look),
+            SharedLook(look or look_on_host(host, host_root)),
             lambda: find_nvidia_smi(host, root),
             VfioModules(host, root, host_root).look,
             changed,
@@ -57,7 +58,3 @@ class VfioParts:
     def look(self, pci: Mapping[str, PciFacts]) -> Passthrough:
         """What virtual machines can get of these PCI functions now. Raises OSError."""
         return look_at_passthrough(self._host, self._root, self._host_root, self._names, pci)
-
-
-async def _no_look(_numbers: object) -> Seen:
-    return Seen()

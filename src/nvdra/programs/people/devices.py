@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nvdra.api.gates import DYNAMIC_MIG, Gates
+from nvdra.api.gates import DYNAMIC_MIG, PASSTHROUGH_SUPPORT, Gates
 from nvdra.checkpoint import Checkpoint, Unreadable
 from nvdra.gpu import (
     Gpu,
@@ -22,6 +22,7 @@ from nvdra.gpu import (
     Partitioning,
     Partitions,
     VfioGpu,
+    VfioName,
     parent,
     parse_name,
     published,
@@ -48,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
     here, values, _ = open_local_node("devices", _ABOUT, argv, os.environ, more=GATES)
     gates = gates_of(values)
     bus = here.bus()
-    inventory = asyncio.run(here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG)))
+    inventory = asyncio.run(
+        here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG), passthrough=gates.enabled(PASSTHROUGH_SUPPORT))
+    )
     checkpoint, unreadable = _checkpoint(here)
     left_out = list(_left_out(inventory, bus, checkpoint))
     shown = _Shown(inventory, holders_of(checkpoint), left_out, unreadable, divided(inventory, checkpoint))
@@ -110,7 +113,7 @@ def refused(inventory: Inventory) -> list[NotPublished]:
     return [
         left
         for left in inventory.not_published
-        if left.device not in read and not isinstance(parse_name(left.device), MigName)
+        if left.device not in read and not isinstance(parse_name(left.device), MigName | VfioName)
     ]
 
 

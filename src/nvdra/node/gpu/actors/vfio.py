@@ -6,10 +6,10 @@ to the NVIDIA driver, and the kernel chooses for the other functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from nvdra import telemetry
 from nvdra.claims import Facts
@@ -43,6 +43,8 @@ MODPROBE_TIMEOUT_S = 30.0
 _NVIDIA = "nvidia"
 _NVIDIA_MAJOR = 195  # fixed in the kernel's list of devices
 _PROBE = "?"  # instead of a driver's name: the kernel chooses
+
+T = TypeVar("T")
 
 
 class ClosedNvml(Protocol):
@@ -140,7 +142,7 @@ class VfioActor:
         if persistence:
             await self._set_persistence(step.address, False)
         if gpu.driver == _NVIDIA:
-            await self._wait_until_free(step, journal)
+            await self._once_free(step, journal, _nothing)
         for each in moving:
             await drivers.reserve(each.address, targets[each.address])
         # The GPU last: the kernel unbinds the functions that depend on it by itself.
@@ -181,17 +183,8 @@ class VfioActor:
         if each.driver != _NVIDIA:
             await self._unbind_one(each.address, drivers)
             return
-        # Whoever opens the GPU between the look and the unbind would block the write until it lets go.
-        while True:
-            try:
-                async with self._nvml.kept_closed():
-                    if not (await self._holders(self._numbers(step.address))).holders:
-                        writing = await drivers.unbind(each.address)
-                        break
-            except (NvmlInUse, NvmlHung, DriverAbsent, DriverChanged) as error:
-                journal.waits(f'waiting for GPU "{step.address}" to be free: {error}')
-                await journal.wait_for(self._clock.sleep(LOOK_EVERY_S))
-            await self._wait_until_free(step, journal)
+        # A program that opens the GPU between the look and the unbind would block the write until it closes the GPU.
+        writing = await self._once_free(step, journal, lambda: drivers.unbind(each.address))
         await drivers.finish(writing, each.address)
 
     async def _unbind_one(self, address: str, drivers: PciDrivers) -> None:
@@ -269,20 +262,33 @@ class VfioActor:
 
     # ── who uses the GPU ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _wait_until_free(self, step: BindVfio, journal: StepJournal) -> None:
-        await self._wait(f'waiting for GPU "{step.address}" to be free', self._numbers(step.address), journal)
+    async def _once_free(self, step: BindVfio, journal: StepJournal, work: Callable[[], Awaitable[T]]) -> T:
+        """What the work returns, done at a moment when no process has the GPU open, this one neither."""
+        began = self._clock.now()
+        while True:
+            try:
+                async with self._nvml.kept_closed():
+                    seen = await self._holders(self._numbers(step.address))
+                    if not seen.holders:
+                        journal.waits("")
+                        return await work()
+                    why = str(seen)
+            except (NvmlInUse, NvmlHung, DriverAbsent, DriverChanged) as error:
+                why = str(error)
+            journal.waits(f'waiting for GPU "{step.address}" to be free: {why}')
+            await self._pause(began, journal)
 
     async def _wait_until_unused(self, step: BindVfio, journal: StepJournal) -> None:
-        numbers = vfio_numbers(self._host, self._node.root, step.address)
-        await self._wait(f'waiting for a virtual machine to let go of GPU "{step.address}"', numbers, journal)
-
-    async def _wait(self, what: str, numbers: tuple[tuple[int, int], ...], journal: StepJournal) -> None:
-        began = self._clock.now()
+        numbers, began = vfio_numbers(self._host, self._node.root, step.address), self._clock.now()
         while (seen := await self._holders(numbers)).holders:
-            journal.waits(f"{what}: {seen}")
-            is_new = self._clock.now() - began < LOOKS_OFTEN_FOR_S
-            await journal.wait_for(self._clock.sleep(LOOK_EVERY_S if is_new else LOOK_LATER_EVERY_S))
+            journal.waits(f'waiting for a virtual machine to close GPU "{step.address}": {seen}')
+            await self._pause(began, journal)
         journal.waits("")
+
+    async def _pause(self, began: float, journal: StepJournal) -> None:
+        is_new = self._clock.now() - began < LOOKS_OFTEN_FOR_S
+        pause = self._look.wait(self._clock, LOOK_EVERY_S if is_new else LOOK_LATER_EVERY_S)
+        await journal.wait_for(pause)
 
     async def _holders(self, numbers: tuple[tuple[int, int], ...]) -> Seen:
         try:
@@ -323,6 +329,10 @@ class VfioActor:
             await self._set_persistence(address, True)
         except StepFailed as failed:
             telemetry.warning("Persistence mode stays off", address=address, cause=str(failed))
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _before(slot: Slot, persistence: bool | None) -> dict[str, Any]:
