@@ -62,7 +62,7 @@ def lay(world: Any, gpus: int) -> None:
     world.nvml = ClosedNvml()
     world.holding = {}
     world.looks = []
-    world.kernel = FakePciKernel(world.host, world.folder, drivers=("nvidia", "snd_hda_intel", "vfio-pci", "mlx5_core"))
+    world.kernel = FakePciKernel(world.folder, world.host, drivers=("nvidia", "snd_hda_intel", "vfio-pci", "mlx5_core"))
     for minor in range(gpus):
         world.kernel.add(gpu_address(minor), group=10 + minor, minor=minor)
         world.kernel.add(audio_address(minor), kind=0x040300, device=0x22BA, driver="snd_hda_intel", group=10 + minor)
