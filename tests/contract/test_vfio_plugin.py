@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nvdra.testing.pci_kernel import PipedPciKernel
+from nvdra.testing.pci_bus import lay_bus
 from tests.contract.plugin_node import PluginNode, plugin_node
 from tests.waiting import until
 
@@ -32,19 +32,8 @@ class VfioNode:
 
     def __init__(self, node: PluginNode) -> None:
         self.node = node
-        root = node.root
-        assert root.sysfs.parent == root.procfs.parent
-        self._minors = {gpu.pci_bus_id: gpu.minor for gpu in root.portrait.gpus}
-        devices = {address: (root.sysfs / "bus/pci/devices" / address).resolve() for address in self._minors}
-        for address in self._minors:
-            (devices[address] / "driver").unlink()
-        self.kernel = PipedPciKernel(root.sysfs.parent, self._has_driver)
-        for number, (address, minor) in enumerate(self._minors.items()):
-            kind = int((devices[address] / "class").read_text(), 16)
-            device = int((devices[address] / "device").read_text(), 16)
-            self.kernel.add(address, kind=kind, device=device, group=number, minor=minor)
-            audio = f"{address[:-1]}1"
-            self.kernel.add(audio, kind=0x040300, device=0x22BA, driver="", group=number)
+        self._minors = {gpu.pci_bus_id: gpu.minor for gpu in node.root.portrait.gpus}
+        self.kernel = lay_bus(node.root.sysfs, self._minors, self._has_driver)
 
     def _has_driver(self, address: str, driver: str) -> None:
         if (minor := self._minors.get(address)) is not None:

@@ -282,12 +282,19 @@ class PipedPciKernel(FakePciKernel):
     """The kernel behind a folder that other processes write to. What it refuses, the writer learns by looking again.
 
     has_driver   called with address and driver ("" for none) whenever a function got another one
+    has_device   called with the path of a device node and its numbers; without it there is a plain file in the folder
     """
 
     def __init__(
-        self, folder: Path, has_driver: Callable[[str, str], None], *, drivers: tuple[str, ...] = ("nvidia", "vfio-pci")
+        self,
+        folder: Path,
+        has_driver: Callable[[str, str], None],
+        has_device: Callable[[str, int, int], None] | None = None,
+        *,
+        drivers: tuple[str, ...] = ("nvidia", "vfio-pci"),
     ) -> None:
         self._has_driver = has_driver
+        self._has_device = has_device
         self._pipes = selectors.DefaultSelector()
         super().__init__(folder, drivers=drivers)
         self._ends, wakes = os.pipe()
@@ -319,6 +326,11 @@ class PipedPciKernel(FakePciKernel):
         os.mkfifo(place)
         self._pipes.register(os.open(place, os.O_RDWR), selectors.EVENT_READ, path.removeprefix("/sys/bus/pci/"))
 
+    def _device(self, path: str, major: int, minor: int) -> None:
+        super()._device(path, major, minor)
+        if self._has_device is not None:
+            self._has_device(path, major, minor)
+
     def _attach(self, address: str, driver: str) -> None:
         super()._attach(address, driver)
         self._has_driver(address, driver)
@@ -328,5 +340,6 @@ class PipedPciKernel(FakePciKernel):
         self._has_driver(address, "")
 
     def _link(self, path: str, target: str) -> None:
-        # Other programs follow links from the real root.
-        super()._link(path, str(self._place(target)))
+        # Relative, as in sysfs: other programs may see the folder at another place.
+        place = self._place(path)
+        super()._link(path, os.path.relpath(self._place(target).resolve(), place.parent.resolve()))
