@@ -17,6 +17,7 @@ from benchmarks import (
     core,
     counts,
     explaining,
+    holders,
     idle,
     memory,
     mig,
@@ -32,7 +33,7 @@ from benchmarks.floor import floor
 from benchmarks.row import Row
 
 QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core", "reviews"}
-QUESTIONS |= {"allocation", "explaining", "simulating"}
+QUESTIONS |= {"allocation", "explaining", "holders", "simulating"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -115,6 +116,8 @@ def main() -> None:
         found += announce.rows()
     if "core" in wanted:
         found += core.rows()
+    if "holders" in wanted:
+        found += holders.rows()
     if "allocation" in wanted:
         found += allocation.rows()
     if "explaining" in wanted and not chosen.quick:

@@ -54,6 +54,8 @@ def _meaning(gate: Gate) -> str:
             return "[partitions GPUs for claims](mig.md#partitions-made-for-a-claim)"
         case gates.TIME_SLICING_SETTINGS:
             return "[sets time slices for claims](time-slicing.md)"
+        case gates.PASSTHROUGH_SUPPORT:
+            return "[gives GPUs to virtual machines](vfio.md)"
         case gates.DRA_LIST_TYPE_ATTRIBUTES:
             return "publishes `numaNode` as a list"
         case gates.LOGGING_ALPHA_OPTIONS | gates.LOGGING_BETA_OPTIONS:

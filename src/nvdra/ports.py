@@ -53,6 +53,24 @@ class Removal:
     path: str
 
 
+Device = tuple[int, int]
+"""Major and minor number of a character device."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHolders:
+    """Processes that have devices open.
+
+    holders      process id and index of the device, in order, each pair once
+    processes    how many processes were looked at
+    unreadable   how many of them could not be, mostly for want of rights
+    """
+
+    holders: tuple[tuple[int, int], ...]
+    processes: int
+    unreadable: int
+
+
 class Held(Protocol):
     """A file kept open. While it is, no other file can have its identity, so "is it still the same" has an answer."""
 
@@ -135,6 +153,13 @@ class Host(Protocol):
         """
         ...
 
+    async def write_in_place(self, path: str, content: bytes) -> None:
+        """Write to a file that is there, in one call, as attributes of sysfs want it. Raises OSError.
+
+        The kernel may take any time over it: the call has a thread of its own, and goes on if its caller is cancelled.
+        """
+        ...
+
     async def remove(self, path: str) -> bool:
         """Unlink; False if it was absent."""
         ...
@@ -180,6 +205,13 @@ class Host(Protocol):
         timeout_s: float = 30.0,
     ) -> Finished:
         """Run a program to its end. Raises TimeoutError after `timeout_s`, when it and its children were killed."""
+        ...
+
+    async def device_holders(self, devices: Sequence[Device], *, proc: str = "/proc") -> DeviceHolders:
+        """The processes that have these character devices open, by device number, in one pass over `proc`.
+
+        Runs in a thread. Raises OSError if `proc` cannot be listed.
+        """
         ...
 
     def boot_id(self) -> str:

@@ -83,7 +83,6 @@ _CROSS_CHECKS: tuple[tuple[str, Literal["requires", "excludes"], str], ...] = (
 _UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "gpu-kubelet-plugin": (
-            PASSTHROUGH_SUPPORT,
             NVML_DEVICE_HEALTH_CHECK,
             DEVICE_METADATA,
             FABRIC_MANAGER_PARTITIONING,

@@ -20,6 +20,7 @@ from nvdra.claims.entries import (
     device_types,
     exclusive_names,
     names,
+    pods,
     prepared_allocation,
 )
 from nvdra.claims.outcome import (

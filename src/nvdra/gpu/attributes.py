@@ -10,9 +10,10 @@ from typing import Any
 from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
 from nvdra.gpu.counters import capacity, consumption
 from nvdra.gpu.gpu import Gpu
-from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, NvmlDevice, parent
 from nvdra.gpu.topology import Topology
 from nvdra.gpu.topology import attributes as topology_attributes
+from nvdra.gpu.vfio import VfioGpu, published_vfio
 
 _STANDARD = "resource.kubernetes.io"
 
@@ -32,6 +33,8 @@ def published(device: GpuDevice, gates: Gates, topology: Topology | None = None)
 
     topology   where its GPU lies, if that is to be published; attributes beyond the API's limit are left out
     """
+    if isinstance(device, VfioGpu):
+        return published_vfio(device, gates)
     attributes = {**_of_gpu(parent(device), gates), **_own(device)}
     has = capacity(device)
     if topology is not None:
@@ -49,7 +52,7 @@ def published(device: GpuDevice, gates: Gates, topology: Topology | None = None)
     return made
 
 
-def _own(device: GpuDevice) -> dict[str, dict[str, Any]]:
+def _own(device: NvmlDevice) -> dict[str, dict[str, Any]]:
     match device:
         case Gpu():
             return {"type": {"string": "gpu"}, "uuid": {"string": device.uuid}}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, PASSTHROUGH_SUPPORT, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import (
     GPU,
@@ -18,6 +18,7 @@ from nvdra.checkpoint import (
     PreparedGpu,
     PreparedGroup,
     PreparedMig,
+    PreparedVfio,
     Schema,
 )
 from nvdra.claims import (
@@ -55,6 +56,7 @@ from nvdra.gpu.sharing import (
 )
 from nvdra.gpu.steps import interval_of, needs, steps
 from nvdra.gpu.teardown import teardown
+from nvdra.gpu.vfio import BoundVfio, VfioGpu, bound_devices
 
 DEVICE_TYPES = ("gpu", "mig", "vfio", "unknown")
 
@@ -87,7 +89,7 @@ class GpuDriver:
 
     @property
     def has_steps(self) -> bool:
-        return any(map(self.gates.enabled, (DYNAMIC_MIG, TIME_SLICING_SETTINGS, MPS_SUPPORT)))
+        return any(map(self.gates.enabled, (DYNAMIC_MIG, TIME_SLICING_SETTINGS, MPS_SUPPORT, PASSTHROUGH_SUPPORT)))
 
     @property
     def on_abandoned(self) -> Literal["forget", "abort"]:
@@ -151,16 +153,16 @@ class GpuDriver:
         devices = tuple(self._prepared(claim.uid, result, device, facts) for result, device in group.members)
         return PreparedGroup(devices, daemon_of(group, facts), self._time_slice_applied(group, facts))
 
-    def concrete(self, device: NodeDevice, facts: Facts) -> Gpu | MigDevice:
-        made = facts[device.name] if isinstance(device, MigSpec) else device
-        assert isinstance(made, Gpu | MigDevice)
+    def concrete(self, device: NodeDevice, facts: Facts) -> Gpu | MigDevice | BoundVfio:
+        made = facts[device.name] if isinstance(device, MigSpec | VfioGpu) else device
+        assert isinstance(made, Gpu | MigDevice | BoundVfio)
         return made
 
     def edits(self, group: Group, result: Result, facts: Facts) -> Edits:
         return sharing_edits(group, result, facts, self.sharing)
 
     def has_common_edits(self, group: Group) -> bool:
-        return True
+        return not any(isinstance(device, VfioGpu) for _, device in group.members)
 
     def restore(
         self, claim: ClaimRef, given: Allocation, entry: Entry | None, node: Inventory
@@ -174,7 +176,7 @@ class GpuDriver:
                 return Missing(result.device, node.why_absent(result.device))
             members.append((result, found))
         groups = regroup(members, given.configs, self.gates)
-        facts = daemon_facts(claim, groups, entry, self.sharing)
+        facts = {**daemon_facts(claim, groups, entry, self.sharing), **bound_devices(groups)}
         return groups, {**facts, _ADOPTED: True} if entry is None else facts
 
     def daemons_of_entry(self, claim: ClaimRef, entry: Entry, node: Inventory) -> tuple[StartMpsDaemon, ...]:
@@ -213,6 +215,8 @@ class GpuDriver:
         info: Info = PreparedGpu(made.uuid)
         if isinstance(made, MigDevice):
             info = PreparedMig(made.uuid, made.parent.minor, made.parent.uuid, made.gi_id, made.ci_id)
+        elif isinstance(made, BoundVfio):
+            info = PreparedVfio(made.uuid, made.device.pci_bus_id)
         return PreparedDevice(
             info=info,
             requests=(result.request,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -13,11 +14,13 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeVar
 
+from nvdra._core import find_holders
 from nvdra.host import mounts
 from nvdra.host.children import run
+from nvdra.host.in_thread import in_thread
 from nvdra.host.locks import LockFile, Locks
 from nvdra.host.writer import Writer
-from nvdra.ports import Finished, Lock, Put, Removal, Stat
+from nvdra.ports import Device, DeviceHolders, Finished, Lock, Put, Removal, Stat
 
 T = TypeVar("T")
 
@@ -178,6 +181,13 @@ class Node:
                 with contextlib.suppress(OSError):
                     self._effect("unlink", change.path, partial(_unlink, place))
 
+    async def write_in_place(self, path: str, content: bytes) -> None:
+        place = self._at(path)
+        try:
+            await in_thread(partial(_write_in_place, place, content), name="sysfs")
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or errno.EIO), path) from None
+
     async def remove(self, path: str) -> bool:
         place = self._at(path, follow=False)
         return await self._writer.run(lambda: self._effect("unlink", path, lambda: _unlink(place)))
@@ -258,6 +268,10 @@ class Node:
     ) -> Finished:
         return await run(argv, env, timeout_s, stdin)
 
+    async def device_holders(self, devices: Sequence[Device], *, proc: str = "/proc") -> DeviceHolders:
+        holders, processes, unreadable = await asyncio.to_thread(find_holders, self._at(proc), list(devices))
+        return DeviceHolders(tuple(holders), processes, unreadable)
+
     def boot_id(self) -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -323,6 +337,15 @@ def _read(descriptor: int, offset: int, size: int | None) -> bytes:
         if left is not None:
             left -= len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _write_in_place(place: str, content: bytes) -> None:
+    # Sysfs ignores O_TRUNC; a plain file in its place would keep the end of a longer content.
+    descriptor = os.open(place, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
 
 
 def _write(descriptor: int, content: bytes) -> None:

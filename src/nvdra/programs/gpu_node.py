@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nvdra import telemetry
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, Gates
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, PASSTHROUGH_SUPPORT, Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory, MigDevice, StuckMode
 from nvdra.gpu.coexistence import taints
@@ -45,11 +46,13 @@ from nvdra.node.gpu.mps_upkeep import MpsUpkeep
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.stuck_modes import StuckModes
 from nvdra.node.hooks import Hooks, Report
+from nvdra.node.gpu.vfio_parts import VfioParts
+from nvdra.node.gpu.vfio_upkeep import VfioUpkeep
 from nvdra.node.journals import trim_journals
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication
 from nvdra.node.sweep import Sweep
-from nvdra.nvml import DriverChanged, Nvml
+from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung, NvmlInUse
 from nvdra.programs.chassis import Chassis
 from nvdra.programs.gpu_flags import Options, never_toggles
 from nvdra.slices import Pool
@@ -83,6 +86,7 @@ class GpuNode:
         nvml = Nvml(lambda: find_library(host, root), chassis.clock)
         chassis.stack.push_async_callback(_close, nvml)
         self._stuck = StuckModes(host, chassis.paths.plugin_dir)
+        self._vfio = self._vfio_parts(nvml) if gates.enabled(PASSTHROUGH_SUPPORT) else None
         self._discovery = self._discovery_of(nvml)
         self._events = self._claim_events() if options.claim_events else None
         self._guard = self._coexistence_guard() if options.coexistence_guard != "off" else None
@@ -104,6 +108,7 @@ class GpuNode:
             self._inventory,
             clock=chassis.clock,
             mps=self._mps,
+            vfio=None if self._vfio is None else self._vfio.actor,
             sharing=self._sharing,
             rescan=lambda: self._guarded(self._discovery.scan()),
             on_checkpoint=chassis.on_checkpoint,
@@ -123,7 +128,7 @@ class GpuNode:
             chassis.api,
             chassis.clock,
             Pool(DRIVER, options.node_name),
-            has_counters=gates.enabled(DYNAMIC_MIG),
+            has_counters=gates.enabled(DYNAMIC_MIG) or gates.enabled(PASSTHROUGH_SUPPORT),
             on_notice=chassis.on_notice,
         )
         self._desired_pool = DesiredPool(
@@ -144,7 +149,25 @@ class GpuNode:
             localities=partial(localities, self._chassis.host, self._root)
             if self._options.topology_attributes
             else None,
+            passthrough=None if self._vfio is None else self._vfio.look,
         )
+
+    def _vfio_parts(self, nvml: Nvml) -> VfioParts:
+        return VfioParts(
+            self._chassis.host,
+            self._chassis.clock,
+            self._root,
+            self._options.host_root,
+            nvml,
+            lambda: self._chassis.tasks.start("passthrough", self._guarded(self._scan_anew(nvml)), may_end=True),
+        )
+
+    async def _scan_anew(self, nvml: Nvml) -> None:
+        """Scan in a new session: one that is open does not learn of a GPU that got the NVIDIA driver since."""
+        with contextlib.suppress(NvmlInUse, NvmlHung, DriverAbsent):
+            async with nvml.kept_closed():
+                pass
+        await self._discovery.scan()
 
     def _mps_actor(self, folder: str) -> MpsActor:
         host, kube, options = self._chassis.host, self._chassis.api.kube, self._options
@@ -226,6 +249,9 @@ class GpuNode:
             self._desired_pool.renew()  # devices that overlapped a destroyed partition are free
             self._chassis.tasks.start("upkeep", self._upkeep.run())
         elif self.context.driver.has_steps:
+            if self._vfio is not None:
+                await self._chassis.unless_stopped(self._vfio_upkeep().clean_up())
+                self._chassis.tasks.start("passthrough upkeep", self._vfio_upkeep().run())
             await self._chassis.unless_stopped(trim_journals(self.context, self._lockable()))
         if self._mps is not None:
             upkeep = MpsUpkeep(
@@ -242,6 +268,10 @@ class GpuNode:
                 self._chassis.tasks.start(name, part.run())
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
+    def _vfio_upkeep(self) -> VfioUpkeep:
+        assert self._vfio is not None
+        return self._vfio.upkeep(self.context, self._inventory, lambda: self.checkpoint_file.is_quarantined)
+
     async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
         """Note that a GPU refuses a change of its MIG mode, and unpublish the devices that would need it."""
         await self._stuck.note(address, stuck)
@@ -250,7 +280,10 @@ class GpuNode:
     def _lockable(self) -> list[str]:
         """Resources that steps of this node may have locked."""
         inventory = self._inventory()
-        return [*inventory.gpus, *(each.uuid for each in inventory.devices.values() if isinstance(each, MigDevice))]
+        return [
+            *inventory.addresses,
+            *(each.uuid for each in inventory.devices.values() if isinstance(each, MigDevice)),
+        ]
 
     def _bus(self) -> PciBus:
         return look_at_bus(self._chassis.host, self._root)

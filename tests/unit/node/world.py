@@ -28,6 +28,7 @@ from nvdra.node.claim_service import Prepared, Unprepared
 from nvdra.node.gpu.actors.mig import MigActor, Partitioner
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
+from nvdra.node.gpu.actors.vfio import VfioActor
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.parts import NodePaths, claim_parts
@@ -106,6 +107,10 @@ class World:
         """What runs MPS daemons, of the program that starts now."""
         return None
 
+    def make_vfio(self) -> VfioActor | None:
+        """What binds GPUs for virtual machines, of the program that starts now."""
+        return None
+
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
@@ -132,6 +137,7 @@ class World:
             clock=self.clock,
             lock_timeout_s=self.lock_timeout_s,
             mps=self.make_mps(),
+            vfio=self.make_vfio(),
             sharing=self.sharing,
             rescan=lambda: self._rescan(),
             on_checkpoint=self.checkpoints.append,

@@ -12,6 +12,7 @@ from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.sharing import UNSHARED, Sharing
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice
+from nvdra.gpu.vfio import BindVfio
 from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S
 from nvdra.node.context import ClaimContext
@@ -20,6 +21,7 @@ from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.hooks import NO_HOOKS, Hooks
+from nvdra.node.gpu.actors.vfio import VfioActor
 from nvdra.node.parts import NodePaths, claim_context
 from nvdra.node.steps import Actor
 from nvdra.ports import Clock, Host
@@ -37,6 +39,7 @@ def gpu_context(
     *,
     clock: Clock,
     mps: MpsActor | None = None,
+    vfio: VfioActor | None = None,
     sharing: Sharing = UNSHARED,
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
@@ -46,12 +49,14 @@ def gpu_context(
     """gpu.nvidia.com on this node.
 
     mps   needed with gate MPSSupport
+    vfio  needed with gate PassthroughSupport
     """
     actors: dict[str, Actor] = {
         CreatePartition.kind: mig,
         LeaveMigMode.kind: mig,
         SetTimeSlice.kind: time_slices,
         **({} if mps is None else {StartMpsDaemon.kind: mps}),
+        **({} if vfio is None else {BindVfio.kind: vfio}),
     }
 
     def former_locks(address: str) -> Iterable[str]:
