@@ -8,6 +8,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=PYO3_PYTHON");
     for source in [
         "_nvml.pyx",
+        "events.pxi",
         "functions.pxi",
         "gpu.pxi",
         "mig.pxi",

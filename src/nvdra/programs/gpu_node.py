@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvdra import telemetry
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, Gates
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, NVML_DEVICE_HEALTH_CHECK, Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Inventory, MigDevice, StuckMode
+from nvdra.gpu import GpuDevice, Inventory, MigDevice, Partitions, StuckMode
 from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.extents import DRIVER
+from nvdra.gpu.health import Fault
 from nvdra.gpu.mps_deployment import MpsPods
 from nvdra.gpu.shares import shares
 from nvdra.gpu.sharing import Sharing
@@ -50,6 +52,9 @@ from nvdra.programs.chassis import Chassis
 from nvdra.programs.gpu_flags import Options, never_toggles
 from nvdra.slices import Pool
 
+if TYPE_CHECKING:
+    from nvdra.programs.gpu_health import GpuHealth
+
 
 async def gpu_node(chassis: Chassis, options: Options, gates: Gates) -> GpuNode:
     """The node's GPUs on this chassis. Raises HookMissing."""
@@ -71,7 +76,12 @@ class GpuNode:
         self._root = root = self._current_root()
         self._was_unread = False
         self._sweep: Sweep | None = None
-        nvml = Nvml(lambda: find_library(host, root), chassis.clock)
+        self._health = self._health_of(root) if gates.enabled(NVML_DEVICE_HEALTH_CHECK) else None
+        self._nvml = nvml = Nvml(
+            lambda: find_library(host, root),
+            chassis.clock,
+            released=nullcontext if self._health is None else self._health.events.released,
+        )
         chassis.stack.push_async_callback(_close, nvml)
         self._stuck = StuckModes(host, chassis.paths.plugin_dir)
         self._discovery = self._discovery_of(nvml)
@@ -114,8 +124,38 @@ class GpuNode:
             on_notice=chassis.on_notice,
         )
         self._desired_pool = DesiredPool(
-            self.publication, gates, self._inventory, lambda: bool(self._bus().gpus), shares=self._sharing.shares
+            self.publication,
+            gates,
+            self._inventory,
+            lambda: bool(self._bus().gpus),
+            shares=self._sharing.shares,
+            faults=self._faults,
         )
+
+    def _health_of(self, root: DriverRoot) -> GpuHealth:
+        from nvdra.programs.gpu_health import GpuHealth
+
+        return GpuHealth(
+            self._chassis,
+            self._options,
+            lambda: find_library(self._chassis.host, root),
+            self._inventory,
+            reread=self._reread,
+            rescan=lambda: self._guarded(self._discovery.scan()),
+            renew=self._renew,
+        )
+
+    def _renew(self) -> None:
+        self._desired_pool.renew()
+
+    def _faults(self, device: GpuDevice) -> Iterable[Fault]:
+        return () if self._health is None else self._health.monitor.faults_of(device)
+
+    async def _reread(self, address: str) -> None:
+        """Read the partitions of a GPU again."""
+        uuid = self._inventory().uuid_of(address)
+        if uuid is not None:
+            self._discovery.note(address, Partitions(*await self._nvml.mig(uuid)))
 
     def _discovery_of(self, nvml: Nvml) -> Discovery:
         hints = Hints(self._chassis.host, self._root)
@@ -183,6 +223,9 @@ class GpuNode:
                 is_checkpoint_lost=lambda: self.checkpoint_file.is_quarantined,
             )
             self._chassis.tasks.start("MPS upkeep", upkeep.run())
+        if self._health is not None:
+            await self._health.serve()
+            self._chassis.tasks.start("health", self._guarded(self._health.monitor.run()), may_end=True)
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
@@ -211,6 +254,8 @@ class GpuNode:
             self._chassis.restart()
             return
         self._edits_provider.forget()
+        if self._health is not None:
+            self._health.report()
         if self._was_unread and not inventory.unread:
             self._time_slices.forget()
         self._was_unread = bool(inventory.unread)

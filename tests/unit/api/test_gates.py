@@ -122,10 +122,6 @@ def test_all_beta_off_leaves_the_locked_gate_on():
             "feature gate DynamicMIG is currently mutually exclusive with PassthroughSupport",
         ),
         (
-            "DynamicMIG=true,NVMLDeviceHealthCheck=true",
-            "feature gate DynamicMIG is currently mutually exclusive with NVMLDeviceHealthCheck",
-        ),
-        (
             "DynamicMIG=true,MPSSupport=true",
             "feature gate DynamicMIG is currently mutually exclusive with MPSSupport",
         ),
@@ -150,7 +146,12 @@ def test_conflicts_are_refused_in_order(setting, text):
 
 @pytest.mark.parametrize(
     "setting",
-    ["", "MPSSupport=true,NVMLDeviceHealthCheck=true", "IMEXDaemonsWithDNSNames=false,ComputeDomainCliques=false"],
+    [
+        "",
+        "MPSSupport=true,NVMLDeviceHealthCheck=true",
+        "DynamicMIG=true,NVMLDeviceHealthCheck=true",
+        "IMEXDaemonsWithDNSNames=false,ComputeDomainCliques=false",
+    ],
 )
 def test_what_may_stand_together(setting):
     gates.cross_check(gates.parse(setting))
@@ -164,9 +165,9 @@ def test_gates_that_are_not_built_are_refused_only_if_on():
         "gpu-kubelet-plugin does not support feature gate PassthroughSupport yet: "
         "turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for it"
     )
-    with pytest.raises(GateError, match="feature gates PassthroughSupport, NVMLDeviceHealthCheck yet: turn them off"):
+    with pytest.raises(GateError, match="feature gates PassthroughSupport, DeviceMetadata yet: turn them off"):
         gates.refuse_unbuilt(
-            gates.parse("NVMLDeviceHealthCheck=true,PassthroughSupport=true,TimeSlicingSettings=true"),
+            gates.parse("DeviceMetadata=true,PassthroughSupport=true,TimeSlicingSettings=true"),
             "gpu-kubelet-plugin",
         )
 

@@ -8,10 +8,10 @@ locked: {ContextualLogging: true}
 checks:
 - [ComputeDomainCliques, requires, IMEXDaemonsWithDNSNames]
 - [DynamicMIG, excludes, PassthroughSupport]
-- [DynamicMIG, excludes, NVMLDeviceHealthCheck]
+- [DynamicMIG, supports, NVMLDeviceHealthCheck]
 - [DynamicMIG, excludes, MPSSupport]
 - [PassthroughSupport, excludes, NVMLDeviceHealthCheck]
 - [DeviceMetadata, requires, PassthroughSupport]
 unbuilt:
-  gpu-kubelet-plugin: [PassthroughSupport, NVMLDeviceHealthCheck, DeviceMetadata, FabricManagerPartitioning]
+  gpu-kubelet-plugin: [PassthroughSupport, DeviceMetadata, FabricManagerPartitioning]
 {{- end -}}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Inventory, published
+from nvdra.gpu import GpuDevice, Inventory, published
+from nvdra.gpu.health import Fault
+from nvdra.gpu.health_report import tainted
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.shares import NOT_SHARED, Shares, shared
 from nvdra.gpu.unpublished import withdrawn
@@ -18,6 +20,7 @@ class DesiredPool:
     """Tells publication what the pool is to hold.
 
     has_gpus   whether the node has GPUs at all, whoever can read them
+    faults     those of a device now, for its taints
     """
 
     def __init__(
@@ -27,12 +30,14 @@ class DesiredPool:
         inventory: Callable[[], Inventory],
         has_gpus: Callable[[], bool],
         shares: Shares = NOT_SHARED,
+        faults: Callable[[GpuDevice], Iterable[Fault]] = lambda _device: (),
     ) -> None:
         self._publication = publication
         self._gates = gates
         self._inventory = inventory
         self._has_gpus = has_gpus
         self._shares = shares
+        self._faults = faults
         self._checkpoint: Checkpoint | None = None
         self._withdrawn: frozenset[str] = frozenset()
         self._unmanaged: frozenset[str] = frozenset()
@@ -60,7 +65,10 @@ class DesiredPool:
                 telemetry.info(4, f"About to announce device {name}")
         self._announced = frozenset(inventory.devices)
         self._publication.publish(
-            [shared(published(device, self._gates), self._shares) for device in inventory.devices.values()],
+            [
+                tainted(shared(published(device, self._gates), self._shares), self._faults(device))
+                for device in inventory.devices.values()
+            ],
             withdrawn=unpublished,
             counter_sets=inventory.counter_sets(),
         )
