@@ -73,7 +73,7 @@ cdef class Events:
         field.field = _FIELD_RECOVERY_ACTION
         with nogil:
             self._at = FIELD_VALUES
-            code = _call_device_out_number(self._library._table, FIELD_VALUES, &self._place, device, &field, 1)
+            code = _call_device_number_out(self._library._table, FIELD_VALUES, &self._place, device, 1, &field)
         if _is_absent(code) or code == _INVALID_ARGUMENT:
             return None
         self._check(code)

@@ -183,18 +183,28 @@ def refuse_unbuilt(gates: Gates, program: str) -> None:
 
 
 def pairs(names: Sequence[str]) -> dict[tuple[str, str], tuple[Relation, str]]:
-    """How each two of these gates stand together, in the order of `names`: the relation, and the text of a refusal."""
+    """How each two of these gates stand together, in the order of `names`: the relation, and the text of a refusal.
+
+    Gates that one of the two requires are on, too.
+    """
     found: dict[tuple[str, str], tuple[Relation, str]] = {}
-    special = {frozenset((name, other)): (name, relation, other) for name, relation, other in _CROSS_CHECKS}
+    special = {frozenset((name, other)): relation for name, relation, other in _CROSS_CHECKS}
+    needed = {name: other for name, relation, other in _CROSS_CHECKS if relation == _REQUIRES}
     for one, other in combinations(names, 2):
-        _, relation, _ = special.get(frozenset((one, other)), ("", _SUPPORTS, ""))
+        relation = special.get(frozenset((one, other)), _SUPPORTS)
+        on = {one, other} | {needed[name] for name in (one, other) if name in needed}
         try:
-            cross_check(parse(f"{one}=true,{other}=true"))
+            cross_check(parse(",".join(f"{name}=true" for name in on)))
         except GateError as error:
             found[one, other] = relation, str(error)
         else:
             found[one, other] = relation, ""
     return found
+
+
+def special() -> tuple[tuple[str, Relation, str], ...]:
+    """The pairs with a rule of their own: what one gate requires or excludes, or supports unlike the Go driver."""
+    return _CROSS_CHECKS
 
 
 def table() -> dict[str, Any]:

@@ -37,7 +37,7 @@ SETTLE_S = 1.0
 # How often GPUs with faults are looked at: those that the session watches, and those that it leaves out.
 LOOK_S = 5.0
 REOPEN_S = 30.0
-# Pause after NVML failed; doubled with each failure in a row.
+# Pause after NVML failed twice; doubled with each further failure in a row.
 PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 # How often the partition of an event is looked for if it cannot be read.
@@ -180,7 +180,8 @@ class HealthMonitor:
             except (NvmlError, NvmlHung, DriverAbsent) as error:
                 failures += 1
                 await self._failed(error)
-                await self._clock.sleep(min(PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S))
+                if failures > 1:  # events are missed meanwhile: try again at once first
+                    await self._clock.sleep(min(PAUSE_S * 2 ** (failures - 2), LONGEST_PAUSE_S))
 
     async def _turn(self) -> None:
         """One wait for events, after what is due before it."""
