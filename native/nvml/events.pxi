@@ -110,7 +110,7 @@ cdef class Events:
         return active
 
     def wait(self, timeout_ms: int) -> list:
-        """The events since the last call, at most 1024: wait for the first, take those that are already there.
+        """The events since the last call, at most 256: wait for the first, take those that are already there.
 
         (PCI address, NVML's bit, data, GPU instance, compute instance); without instance 0xffffffff; the address is ""
         for a GPU that is not watched. Empty after `timeout_ms` without an event.

@@ -92,7 +92,7 @@ cdef enum:
     _MOST_PLACEMENTS = 32  # of one profile; GPUs have 8 memory slices
     _MOST_GPU_INSTANCES = 32  # at once; mig-minors knows ids 0 to 14
     _COMPUTE_IDS = 8  # in a GPU instance, as mig-minors counts them
-    _MOST_EVENTS = 1024  # taken in one turn
+    _MOST_EVENTS = 256  # taken in one turn
     _TIMEOUT = 10
     _FIELD_RECOVERY_ACTION = 230
 

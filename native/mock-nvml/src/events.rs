@@ -87,6 +87,11 @@ impl EventSet {
 
     /// The next event, if one comes in time; nothing too when `goes_on` says that nobody waits any more.
     pub fn wait(&self, timeout: Duration, goes_on: impl Fn() -> bool) -> Option<Event> {
+        // What is there already needs no notice, which takes long to open and to close.
+        let event = self.next();
+        if event.is_some() || timeout.is_zero() {
+            return event;
+        }
         let deadline = Instant::now() + timeout;
         let notice = notice(self.file.parent()?);
         loop {

@@ -44,7 +44,6 @@ _ACTIONS: Mapping[int, str] = {
     6: "bus-reset",
     7: "system-reboot",
 }
-# A GPU with one of these waits for a reset, which is refused while a program holds it.
 _RESETS = frozenset((1, 4, 6))
 
 
@@ -141,7 +140,8 @@ def needs_recovery(address: str, action: int) -> Fault:
     return Fault(Target(address), RECOVERY_ACTION, _ACTIONS.get(action, str(action)), "NoSchedule")
 
 
-def waits_for_reset(action: int) -> bool:
+def waits_for_reset(action: int | None) -> bool:
+    """Whether NVML asks for a reset, which is refused while a program holds the GPU."""
     return action in _RESETS
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from nvdra.gpu.health import GPU_LOST, RECOVERY_ACTION, UNMONITORED, Fault, Target, is_worse, needs_recovery
+from nvdra.gpu.health import RECOVERY_ACTION, UNMONITORED, Fault, Target, is_worse, needs_recovery
 
 # A fault that keeps a device from being allocated stays at least so long after its last event; others this long.
 NO_SCHEDULE_S = 60.0
@@ -120,7 +120,3 @@ class Health:
             and look.links >= fault.links
             and not self.is_held(key)
         )
-
-
-def is_lost(health: Health, address: str) -> bool:
-    return (Target(address), GPU_LOST) in health.faults

@@ -64,7 +64,7 @@ class NvmlEvents:
         self,
         library_path: Callable[[], str],
         clock: Clock,
-        leaves_out: Callable[[int], bool] = lambda _action: False,
+        leaves_out: Callable[[int | None], bool] = lambda _action: False,
         *,
         wait_ms: int = WAIT_MS,
     ) -> None:
@@ -156,7 +156,7 @@ class NvmlEvents:
         return found
 
     def _is_left_out(self, gpu: Watched) -> bool:
-        return gpu.is_lost or (gpu.action is not None and self._leaves_out(gpu.action))
+        return gpu.is_lost or self._leaves_out(gpu.action)
 
     def _begin(self) -> None:
         self._close()

@@ -25,9 +25,10 @@ from nvdra.gpu.health import (
     fault_of,
     lost,
     unmonitored,
+    waits_for_reset,
 )
 from nvdra.gpu.health_report import DeviceVerdict, concerns, described, faults_of, verdicts
-from nvdra.gpu.health_state import Health, Look, is_lost
+from nvdra.gpu.health_state import Health, Look
 from nvdra.node.gpu.health_file import HealthFile
 from nvdra.nvml import DriverAbsent, EventsClosed, NvmlError, NvmlHung, Watched
 from nvdra.ports import Clock
@@ -220,9 +221,10 @@ class HealthMonitor:
 
     async def _look(self, addresses: Iterable[str]) -> None:
         if addresses := sorted(addresses):
-            self._set(self._judged(self.health, await self._events.look(addresses)))
-            if any(is_lost(self.health, address) for address in addresses):
-                self._wanted = frozenset()  # open anew without it
+            found = await self._events.look(addresses)
+            self._set(self._judged(self.health, found))
+            if any(gpu.is_lost or waits_for_reset(gpu.action) for gpu in found.values()):
+                self._wanted = frozenset()  # open the session anew without it
 
     def _judged(self, health: Health, found: Mapping[str, Watched]) -> Health:
         now = self._clock.now()

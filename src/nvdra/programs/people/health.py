@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from nvdra.programs.people.local_node import open_local_node
 
@@ -47,7 +48,7 @@ def resume(argv: Sequence[str]) -> int:
 
 def _command(name: str, about: str, argv: Sequence[str], *, words: str = "", nothing: str = "") -> int:
     here, _, devices = open_local_node(f"health {name}", about, argv, os.environ, words=words)
-    path, lines, errors = f"{here.plugin_dir}/{SOCKET}", [], []
+    path, lines, errors = f"{here.plugin_dir}/{SOCKET}", list[str](), list[str]()
     for device in devices or [""]:
         try:
             answer = _asked(path, {"do": name, "device": device})
@@ -62,12 +63,12 @@ def _command(name: str, about: str, argv: Sequence[str], *, words: str = "", not
         print("\n".join(lines), end="\n" if lines else "")
     else:
         print(nothing)
-    for error in errors if here.output != "json" else ():
-        print(f"Error: {error}", file=sys.stderr)
+    for text in errors if here.output != "json" else ():
+        print(f"Error: {text}", file=sys.stderr)
     return 1 if errors else 0
 
 
-def _asked(path: str, question: dict[str, str]) -> dict[str, object]:
+def _asked(path: str, question: dict[str, str]) -> dict[str, Any]:
     """The plugin's answer. Raises OSError, ValueError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(TIMEOUT_S)
