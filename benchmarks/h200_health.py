@@ -142,7 +142,7 @@ async def measure(root: str, program: Path, folder: Path, said: dict[str, Any]) 
                 said["log"] = [
                     line
                     for line in (folder / "log").read_text().splitlines()
-                    if "health" in line or "recovered" in line
+                    if "health" in line or "fault ended" in line
                 ]
 
 

@@ -49,16 +49,21 @@ async def test_a_pair_that_works_publishes_watches_and_prepares(pair: tuple[str,
         await node.released(*claims)
 
 
-@pytest.mark.parametrize("program", ["gpu-kubelet-plugin", "webhook"])
+REQUIRED = {
+    "gpu-kubelet-plugin": ("--node-name=n", "--image-name=i"),
+    "webhook": ("--tls-cert-file=c", "--tls-private-key-file=k"),
+}
+
+
+@pytest.mark.parametrize("program", REQUIRED)
 @pytest.mark.parametrize("pair", REFUSED, ids="+".join)
 async def test_a_refused_pair_stops_every_program_with_its_text(pair: tuple[str, str], program: str) -> None:
     needed = [other for name, relation, other in gates.special() if relation == "requires" and name in pair]
     setting = ",".join(f"{gate}=true" for gate in (*pair, *needed))
-    required = ["--node-name=n", "--image-name=i"] if program == "gpu-kubelet-plugin" else []
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name(program)),
         f"--feature-gates={setting}",
-        *required,
+        *REQUIRED[program],
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -70,5 +75,5 @@ async def test_a_refused_pair_stops_every_program_with_its_text(pair: tuple[str,
 def test_the_chart_has_the_same_pairs() -> None:
     rendered = (describe.CHART / "templates/_gates.tpl").read_text()
     assert rendered == describe.gate_table()
-    table = yaml.safe_load(rendered.partition("-}}")[2].partition("}}")[2].removeprefix("").rpartition("{{- end")[0])
+    table = yaml.safe_load("\n".join(line for line in rendered.splitlines() if not line.startswith("{{")))
     assert [tuple(check) for check in table["checks"]] == list(gates.special())

@@ -9,6 +9,7 @@ from nvdra.gpu import Inventory
 from nvdra.gpu.extents import DRIVER
 from nvdra.gpu.health import extra_ignored, waits_for_reset
 from nvdra.kubelet import DeviceHealth
+from nvdra.node.gpu.fault_store import FaultStore
 from nvdra.node.gpu.health_file import HealthFile
 from nvdra.node.gpu.health_monitor import HealthMonitor
 from nvdra.node.gpu.health_socket import HealthSocket
@@ -43,15 +44,17 @@ class GpuHealth:
         for part in odd:
             telemetry.info(6, "Ignored a part of --additional-xids-to-ignore that is no XID", part=part)
         self.events = NvmlEvents(library_path, chassis.clock, waits_for_reset)
+        metrics = HealthMetrics(chassis.registry, driver=DRIVER, node=options.node_name)
+        file = HealthFile(chassis.host, chassis.paths.plugin_dir)
+        self.store = FaultStore(chassis.clock, file, inventory, metrics, self._changed)
         self.monitor = HealthMonitor(
             self.events,
             chassis.clock,
-            HealthFile(chassis.host, chassis.paths.plugin_dir),
+            self.store,
             inventory,
             reread=reread,
             rescan=rescan,
-            changed=self._changed,
-            metrics=HealthMetrics(chassis.registry, driver=DRIVER, node=options.node_name),
+            metrics=metrics,
             ignored=ignored,
         )
         chassis.health.is_served = True
@@ -71,7 +74,7 @@ class GpuHealth:
     def report(self) -> None:
         """Report to kubelet how every device is."""
         self._chassis.health.report(
-            [DeviceHealth(self._pool, each.device, each.verdict, each.message) for each in self.monitor.verdicts()],
+            [DeviceHealth(self._pool, each.device, each.verdict, each.message) for each in self.store.verdicts()],
             self._chassis.clock.wall(),
         )
 
@@ -80,7 +83,7 @@ class GpuHealth:
         self.report()
 
     async def _show(self, _device: str) -> Sequence[str]:
-        return self.monitor.shown()
+        return self.store.shown()
 
     async def _clear(self, device: str) -> Sequence[str]:
         return await self.monitor.clear(device)

@@ -149,7 +149,7 @@ class GpuNode:
         self._desired_pool.renew()
 
     def _faults(self, device: GpuDevice) -> Iterable[Fault]:
-        return () if self._health is None else self._health.monitor.faults_of(device)
+        return () if self._health is None else self._health.store.faults_of(device)
 
     async def _reread(self, address: str) -> None:
         """Read the partitions of a GPU again."""

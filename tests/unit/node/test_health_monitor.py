@@ -13,8 +13,9 @@ import pytest
 
 from nvdra.gpu import Inventory, from_scan
 from nvdra.gpu.health import XID_EVENT
+from nvdra.node.gpu.fault_store import SETTLE_S, FaultStore
 from nvdra.node.gpu.health_file import HealthFile
-from nvdra.node.gpu.health_monitor import LOOK_S, REOPEN_S, SETTLE_S, HealthMonitor
+from nvdra.node.gpu.health_monitor import LOOK_S, REOPEN_S, HealthMonitor
 from nvdra.nvml import DriverAbsent, EventsClosed, NvmlError, NvmlHung, Watched
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.host import FakeHost
@@ -108,14 +109,20 @@ class World:
         self.reread_error: Exception | None = None
         self.rereads = self.rescans = 0
         self.after_reread: Inventory | None = None
-        self.monitor = HealthMonitor(
-            self.session,
+        self.store = FaultStore(
             self.clock,
             HealthFile(self.host, FOLDER),
             lambda: self.inventory,
+            self.counts,
+            lambda: self.published.append(self.taints),
+        )
+        self.monitor = HealthMonitor(
+            self.session,
+            self.clock,
+            self.store,
+            lambda: self.inventory,
             reread=self._reread,
             rescan=self._rescan,
-            changed=lambda: self.published.append(self.taints),
             metrics=self.counts,
         )
         self.task = asyncio.create_task(self.monitor.run())
@@ -125,7 +132,7 @@ class World:
         return {
             name: [(fault.key, fault.value, fault.effect) for fault in faults]
             for name, device in self.inventory.devices.items()
-            if (faults := self.monitor.faults_of(device))
+            if (faults := self.store.faults_of(device))
         }
 
     async def passed(self, seconds: float) -> None:
@@ -256,7 +263,7 @@ async def test_a_lost_gpu_that_the_inventory_dropped_is_scanned_for_when_it_answ
         world.session.error = None
         world.inventory = from_scan(scans.node_scan(scans.h200_scan(0)), {})
         await world.passed(5)
-        verdicts = {each.device: each.verdict for each in world.monitor.verdicts()}
+        verdicts = {each.device: each.verdict for each in world.store.verdicts()}
         assert verdicts == {"gpu-0": "healthy"}
         assert world.rescans == 0
         world.session.gpus[TWO] = WELL
@@ -347,7 +354,7 @@ async def test_an_administrator_clears_a_fault_that_keeps_coming_back(host):
             await world.passed(70)
         await world.passed(4000)
         assert world.taints == {"gpu-0": [(XID, "48", "NoSchedule")]}
-        assert "stays until it is cleared" in world.monitor.shown()[0]
+        assert "stays until it is cleared" in world.store.shown()[0]
         with pytest.raises(LookupError, match="device gpu-1 has no fault"):
             await world.monitor.clear("gpu-1")
         assert await world.monitor.clear("gpu-0") == [f"{XID}=48:NoSchedule of GPU {ONE}"]
@@ -380,7 +387,7 @@ async def test_events_of_gpus_that_nobody_knows_are_ignored(host):
     async with running(host) as world:
         world.session.fire("", 48)
         await world.passed(2)
-        assert world.taints == {}
+        assert world.store.health.faults == {}
         world.session.fire(ONE, 48)
         await world.passed(2)
         assert world.taints.keys() == {"gpu-0"}
