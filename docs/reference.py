@@ -52,6 +52,8 @@ def _meaning(gate: Gate) -> str:
     match gate.name:
         case gates.DYNAMIC_MIG:
             return "[partitions GPUs for claims](mig.md#partitions-made-for-a-claim)"
+        case gates.NVML_DEVICE_HEALTH_CHECK:
+            return "[taints GPUs with errors](health.md)"
         case gates.TIME_SLICING_SETTINGS:
             return "[sets time slices for claims](time-slicing.md)"
         case gates.PASSTHROUGH_SUPPORT:

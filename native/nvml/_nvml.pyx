@@ -5,7 +5,7 @@
 This module only wraps NVML's C interface: it makes no decisions, does not wait and starts no thread.
 Every call into the library is made without the GIL; a function the library lacks is an error of the call, never of
 the import. functions.pxi lists the functions, fabric.pxi reads the NVLink fabric, gpu.pxi reads one GPU, mig.pxi its partitions, sweep.pxi a node; partition.pxi
-changes how one GPU is partitioned.
+changes how one GPU is partitioned; events.pxi waits for events.
 """
 
 from libc.stdio cimport snprintf
@@ -28,6 +28,7 @@ __all__ = [
     "SUCCESS",
     "TIMEOUT",
     "UNINITIALIZED",
+    "Events",
     "Library",
     "Mig",
     "NvmlError",
@@ -209,3 +210,4 @@ include "mig.pxi"
 include "gpu.pxi"
 include "partition.pxi"
 include "sweep.pxi"
+include "events.pxi"

@@ -9,6 +9,7 @@ fn main() {
     for source in [
         "_nvml.pyx",
         "fabric.pxi",
+        "events.pxi",
         "functions.pxi",
         "gpu.pxi",
         "mig.pxi",

@@ -67,6 +67,13 @@ cdef int CREATE_COMPUTE_INSTANCE = _declare("nvmlGpuInstanceCreateComputeInstanc
 cdef int DESTROY_COMPUTE_INSTANCE = _declare("nvmlComputeInstanceDestroy")
 # The first form, without instance ids, is of no use here.
 cdef int PROCESSES = _declare("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")
+cdef int HANDLE_BY_PCI = _declare("nvmlDeviceGetHandleByPciBusId_v2", "nvmlDeviceGetHandleByPciBusId")
+cdef int EVENT_SET_CREATE = _declare("nvmlEventSetCreate")
+cdef int EVENT_SET_FREE = _declare("nvmlEventSetFree")
+cdef int EVENT_SET_WAIT = _declare("nvmlEventSetWait_v2", "nvmlEventSetWait")
+cdef int EVENT_TYPES = _declare("nvmlDeviceGetSupportedEventTypes")
+cdef int REGISTER_EVENTS = _declare("nvmlDeviceRegisterEvents")
+cdef int FIELD_VALUES = _declare("nvmlDeviceGetFieldValues")
 
 cdef int FABRIC_INFO = _declare("nvmlDeviceGetGpuFabricInfo")
 cdef int FABRIC_INFO_V = _declare("nvmlDeviceGetGpuFabricInfoV")
@@ -89,6 +96,9 @@ cdef enum:
     _MOST_PLACEMENTS = 32  # of one profile; GPUs have 8 memory slices
     _MOST_GPU_INSTANCES = 32  # at once; mig-minors knows ids 0 to 14
     _COMPUTE_IDS = 8  # in a GPU instance, as mig-minors counts them
+    _MOST_EVENTS = 256  # taken in one turn
+    _TIMEOUT = 10
+    _FIELD_RECOVERY_ACTION = 230
 
 cdef struct PciInfo:
     char bus_id_legacy[16]
@@ -158,6 +168,22 @@ cdef struct Process:
     unsigned int gi_id
     unsigned int ci_id
 
+cdef struct EventData:
+    void *device
+    unsigned long long kind
+    unsigned long long data
+    unsigned int gi_id
+    unsigned int ci_id
+
+cdef struct FieldValue:
+    unsigned int field
+    unsigned int scope
+    long long timestamp
+    long long latency_us
+    unsigned int value_type
+    unsigned int code
+    unsigned long long value  # a union: all forms that are used begin here, and the others leave the rest 0
+
 # The shapes. A device is any handle: of a GPU, a MIG device, an instance.
 
 ctypedef int (*Plain)() noexcept nogil
@@ -170,6 +196,8 @@ ctypedef int (*DeviceText)(void *, char *, unsigned int) noexcept nogil
 ctypedef int (*Device)(void *) noexcept nogil
 ctypedef int (*DeviceOut)(void *, void *) noexcept nogil
 ctypedef int (*DeviceTwo)(void *, unsigned int *, unsigned int *) noexcept nogil
+ctypedef int (*DeviceWideDevice)(void *, unsigned long long, void *) noexcept nogil
+ctypedef int (*DeviceOutNumber)(void *, void *, unsigned int) noexcept nogil
 ctypedef int (*DeviceNumberOut)(void *, unsigned int, void *) noexcept nogil
 ctypedef int (*DeviceNumberTwo)(void *, unsigned int, void *, void *) noexcept nogil
 ctypedef int (*DeviceBits)(void *, unsigned int, unsigned long *, unsigned int) noexcept nogil
@@ -218,6 +246,18 @@ cdef inline int _call_device_two(void **table, int f, Place *place, void *device
                                  unsigned int *second) noexcept nogil:
     cdef void *address = _enter(table, f, place)
     return (<DeviceTwo> address)(device, first, second) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_device_wide_device(void **table, int f, Place *place, void *device, unsigned long long number,
+                                         void *other) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<DeviceWideDevice> address)(device, number, other) if address else _FUNCTION_NOT_FOUND
+
+
+cdef inline int _call_device_out_number(void **table, int f, Place *place, void *device, void *out,
+                                        unsigned int number) noexcept nogil:
+    cdef void *address = _enter(table, f, place)
+    return (<DeviceOutNumber> address)(device, out, number) if address else _FUNCTION_NOT_FOUND
 
 
 cdef inline int _call_device_number_out(void **table, int f, Place *place, void *device, unsigned int number,

@@ -261,6 +261,19 @@ pub struct ProcessInfo {
 }
 
 /// What the first form of waiting fills.
+/// `nvmlFieldValue_t`; `value` is a union, of which smaller forms take the first bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FieldValue {
+    pub field: u32,
+    pub scope: u32,
+    pub timestamp: i64,
+    pub latency_us: i64,
+    pub value_type: u32,
+    pub code: u32,
+    pub value: u64,
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct EventDataLegacy {
@@ -347,6 +360,11 @@ impl<T: Copy> Out<T> {
         Ok(())
     }
 
+    /// The place of one element of an array, which the caller said is long enough.
+    pub fn at(&self, index: usize) -> Out<T> {
+        Out(self.0.wrapping_add(index))
+    }
+
     /// The same place seen as another struct: versioned calls learn from its first word what lies there.
     pub fn cast<U: Copy>(&self) -> Out<U> {
         Out(self.0.cast())
@@ -409,6 +427,7 @@ mod tests {
         assert_eq!(size_of::<Attributes>(), 40);
         assert_eq!(size_of::<ProcessInfo>(), 24);
         assert_eq!(size_of::<EventData>(), 32);
+        assert_eq!(size_of::<FieldValue>(), 40);
         assert_eq!(versioned::<FabricInfoV2>(2), 0x0200_0024);
         assert_eq!(versioned::<FabricInfoV3>(3), 0x0300_0028);
     }

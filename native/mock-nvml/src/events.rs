@@ -76,8 +76,22 @@ impl EventSet {
         heard.wanted.entry(minor).or_insert((0, now)).0 |= kinds;
     }
 
+    /// Whether events of this GPU are waited for.
+    pub fn has(&self, minor: u32) -> bool {
+        let heard = self
+            .heard
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        heard.wanted.contains_key(&minor)
+    }
+
     /// The next event, if one comes in time; nothing too when `goes_on` says that nobody waits any more.
     pub fn wait(&self, timeout: Duration, goes_on: impl Fn() -> bool) -> Option<Event> {
+        // What is there already needs no notice, which takes long to open and to close.
+        let event = self.next();
+        if event.is_some() || timeout.is_zero() {
+            return event;
+        }
         let deadline = Instant::now() + timeout;
         let notice = notice(self.file.parent()?);
         loop {

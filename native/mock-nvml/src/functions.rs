@@ -78,13 +78,13 @@ functions! {
         nvmlGpuInstanceGetComputeInstances nvmlGpuInstanceGetComputeInstanceById
         nvmlComputeInstanceGetInfo nvmlComputeInstanceGetInfo_v2 nvmlComputeInstanceDestroy
         nvmlEventSetCreate nvmlEventSetFree nvmlEventSetWait nvmlEventSetWait_v2 nvmlDeviceRegisterEvents
+        nvmlDeviceGetFieldValues
         nvmlDeviceGetGpuFabricInfo nvmlDeviceGetGpuFabricInfoV
     }
     declined {
         nvmlSystemGetProcessName nvmlSystemGetHicVersion nvmlSystemGetConfComputeState
         nvmlSystemGetConfComputeCapabilities nvmlUnitGetCount
         nvmlDeviceSetPersistenceMode
-        nvmlDeviceGetFieldValues
         nvmlDeviceGetTemperature nvmlDeviceGetTemperatureThreshold nvmlDeviceGetFanSpeed nvmlDeviceGetFanSpeed_v2
         nvmlDeviceGetNumFans nvmlDeviceGetPowerUsage nvmlDeviceGetPowerManagementMode
         nvmlDeviceGetPowerManagementLimit nvmlDeviceGetPowerManagementLimitConstraints

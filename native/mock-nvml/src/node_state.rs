@@ -27,6 +27,7 @@ use crate::settings::Settings;
 const HOME: &str = "var/lib/nvdra-mock";
 const STATE: &str = "state.json";
 const SETTINGS: &str = "settings.json";
+const RECOVERY: &str = "recovery.json";
 
 pub struct NodeState {
     root: PathBuf,
@@ -154,6 +155,21 @@ impl NodeState {
         let result = rule(gpu, self.gpu(portrait, minor)?.mode)?;
         self.replace(SETTINGS, &all).map_err(told)?;
         Ok(result)
+    }
+
+    /// What a GPU needs in order to recover, by NVML's numbers: 0, nothing, unless it was said from outside.
+    pub fn recovery_action(&self, minor: u32) -> Answer<u32> {
+        let all: BTreeMap<u32, u32> = self.kept(RECOVERY).map_err(told)?;
+        Ok(all.get(&minor).copied().unwrap_or(0))
+    }
+
+    /// Forgets what a GPU needed: it was reset.
+    pub fn recovered(&self, minor: u32) -> Answer {
+        if self.recovery_action(minor)? == 0 {
+            return Ok(());
+        }
+        self.keep(RECOVERY, |all: &mut BTreeMap<u32, u32>| all.remove(&minor))?;
+        Ok(())
     }
 
     /// What `change` makes of a small file of its own in here, under the lock; a container has none, and forgets.

@@ -141,6 +141,15 @@ impl Session {
         self.gpus.iter().find(|seen| self.gpu(seen).minor == minor)
     }
 
+    /// Whether an event set of this program has the GPU.
+    pub fn is_watched(&self, seen: &Seen) -> bool {
+        let sets = self
+            .event_sets
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        sets.values().any(|set| set.has(self.gpu(seen).minor))
+    }
+
     pub fn partitioning(&self, seen: &Seen) -> Answer<Partitioning> {
         self.state.gpu(&self.portrait, self.gpu(seen).minor)
     }

@@ -5,8 +5,9 @@ A program parses its setting once and passes the frozen `Gates` on. No gate is g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -67,13 +68,15 @@ GATES: Mapping[str, Gate] = MappingProxyType({gate.name: gate for gate in sorted
 
 _GROUPS: Mapping[str, Stage] = MappingProxyType({ALL_ALPHA: "alpha", ALL_BETA: "beta"})
 
-# Checked in this order; the first that fails is reported.
+# The pairs that are special: checked in this order; the first that fails is reported. All other pairs work together.
 _REQUIRES: Literal["requires"] = "requires"
 _EXCLUDES: Literal["excludes"] = "excludes"
-_CROSS_CHECKS: tuple[tuple[str, Literal["requires", "excludes"], str], ...] = (
+_SUPPORTS: Literal["supports"] = "supports"  # refused by the Go driver v0.4.1, and not here
+Relation = Literal["requires", "excludes", "supports"]
+_CROSS_CHECKS: tuple[tuple[str, Relation, str], ...] = (
     (COMPUTE_DOMAIN_CLIQUES, _REQUIRES, IMEX_DAEMONS_WITH_DNS_NAMES),
     (DYNAMIC_MIG, _EXCLUDES, PASSTHROUGH_SUPPORT),
-    (DYNAMIC_MIG, _EXCLUDES, NVML_DEVICE_HEALTH_CHECK),
+    (DYNAMIC_MIG, _SUPPORTS, NVML_DEVICE_HEALTH_CHECK),
     (DYNAMIC_MIG, _EXCLUDES, MPS_SUPPORT),
     (PASSTHROUGH_SUPPORT, _EXCLUDES, NVML_DEVICE_HEALTH_CHECK),
     (DEVICE_METADATA, _REQUIRES, PASSTHROUGH_SUPPORT),
@@ -83,7 +86,6 @@ _CROSS_CHECKS: tuple[tuple[str, Literal["requires", "excludes"], str], ...] = (
 _UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "gpu-kubelet-plugin": (
-            NVML_DEVICE_HEALTH_CHECK,
             DEVICE_METADATA,
             FABRIC_MANAGER_PARTITIONING,
         ),
@@ -177,6 +179,31 @@ def refuse_unbuilt(gates: Gates, program: str) -> None:
             f"{program} does not support feature gate{'s' if len(asked) > 1 else ''} {names} yet: "
             f"turn {them} off in --feature-gates (FEATURE_GATES), or run the Go driver for {them}"
         )
+
+
+def pairs(names: Sequence[str]) -> dict[tuple[str, str], tuple[Relation, str]]:
+    """How each two of these gates stand together, in the order of `names`: the relation, and the text of a refusal.
+
+    Gates that one of the two requires are on, too.
+    """
+    found: dict[tuple[str, str], tuple[Relation, str]] = {}
+    special = {frozenset((name, other)): relation for name, relation, other in _CROSS_CHECKS}
+    needed = {name: other for name, relation, other in _CROSS_CHECKS if relation == _REQUIRES}
+    for one, other in combinations(names, 2):
+        relation = special.get(frozenset((one, other)), _SUPPORTS)
+        on = {one, other} | {needed[name] for name in (one, other) if name in needed}
+        try:
+            cross_check(parse(",".join(f"{name}=true" for name in on)))
+        except GateError as error:
+            found[one, other] = relation, str(error)
+        else:
+            found[one, other] = relation, ""
+    return found
+
+
+def special() -> tuple[tuple[str, Relation, str], ...]:
+    """The pairs with a rule of their own: what one gate requires or excludes, or supports unlike the Go driver."""
+    return _CROSS_CHECKS
 
 
 def table() -> dict[str, Any]:

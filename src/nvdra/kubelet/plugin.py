@@ -20,6 +20,9 @@ from nvdra import telemetry
 from nvdra.api import ClaimRef
 from nvdra.kubelet import answers
 from nvdra.kubelet.answers import Failure, PrepareAnswer, UnprepareAnswer, Version
+from nvdra.kubelet.device_health import METHODS as HEALTH_METHODS
+from nvdra.kubelet.device_health import SERVICES as HEALTH_SERVICES
+from nvdra.kubelet.device_health import HealthFeed
 from nvdra.kubelet.paths import SocketPaths
 from nvdra.kubelet.registration import Registration, RetryPolicy
 from nvdra.kubelet.sockets import Bound, Life, gone, hidden_beside, probe, sweep
@@ -43,6 +46,7 @@ class Plugin:
     prepare, unprepare   answer the claims of one call by UID. A call has at least one claim and none twice. They are
                          cancelled when the caller disconnects; the work that they started goes on
     on_registered        after each registration: kubelet may have been restarted and have wiped our slices
+    health               of the driver's devices; kubelet is told of it only if it is served
     on_change            when `is_registered` or `is_current` changes for any other reason
     """
 
@@ -56,7 +60,9 @@ class Plugin:
         on_registered: Callable[[], None] = lambda: None,
         on_change: Callable[[], None] = lambda: None,
         retry_policy: RetryPolicy | None = None,
+        health: HealthFeed | None = None,
     ) -> None:
+        self._health = health or HealthFeed()
         self.paths = paths
         self.standing_by_for = ""  # the socket of a live instance that this one waits for
         self._driver = driver
@@ -79,7 +85,10 @@ class Plugin:
             driver=driver,
             path=paths.registration,
             endpoint=paths.dra,
-            versions=[f"{version}.DRAPlugin" for version in VERSIONS],
+            versions=[
+                *(f"{version}.DRAPlugin" for version in VERSIONS),
+                *(HEALTH_SERVICES if self._health.is_served else ()),
+            ],
             on_registered=self._registered,
             on_refused=on_change,
             retry_policy=retry_policy,
@@ -132,6 +141,7 @@ class Plugin:
         await self.registration.stop()
         if was_current:
             self._on_change()
+        self._health.end()
         if self._server is not None:
             await self._server.stop(max(0.0, ends - time.monotonic()))
             self._server = None
@@ -180,7 +190,7 @@ class Plugin:
             ):
                 path = method(version, name)
                 calls[path] = partial(call, version, path)
-        self._server = Server(calls)
+        self._server = Server(calls, streams=dict.fromkeys(HEALTH_METHODS, self._health.watch))
         hidden = hidden_beside(self.paths.dra, self._driver)
         await self._server.start(f"unix:{hidden}")
         self._bound = Bound.publish(hidden, self.paths.dra)

@@ -7,7 +7,7 @@ Messages are coded by the callers; gRPC carries bytes. `Server` answers on the c
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
@@ -24,6 +24,7 @@ from nvdra.kubelet.sockets import refusal
 
 Metadata = Mapping[str, str]
 Method = Callable[[bytes], Awaitable[bytes]]
+Stream = Callable[[bytes], AsyncIterator[bytes]]
 ThreadMethod = Callable[[bytes, Metadata], bytes]
 
 _SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -67,10 +68,12 @@ class RpcError(Exception):
 class _Routes(grpc.GenericRpcHandler):
     """Maps full method paths to handlers; other methods are UNIMPLEMENTED."""
 
-    def __init__(self, routes: Mapping[str, Any]) -> None:
+    def __init__(self, routes: Mapping[str, Any], streams: Mapping[str, Stream] | None = None) -> None:
         self._routes: dict[str, Any] = {
             path: grpc.unary_unary_rpc_method_handler(answer) for path, answer in routes.items()
         }
+        for path, stream in (streams or {}).items():
+            self._routes[path] = grpc.unary_stream_rpc_method_handler(_streamed(stream))
 
     def service(self, handler_call_details: Any) -> Any:
         return self._routes.get(handler_call_details.method)
@@ -81,11 +84,17 @@ def _metadata(context: Any) -> Metadata:
 
 
 class Server:
-    """Methods by full path ("/package.Service/Method"), answered on the running loop."""
+    """Methods and streams by full path ("/package.Service/Method"), answered on the running loop."""
 
-    def __init__(self, methods: Mapping[str, Method], options: Sequence[tuple[str, Any]] = _SERVER_OPTIONS) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        options: Sequence[tuple[str, Any]] = _SERVER_OPTIONS,
+        *,
+        streams: Mapping[str, Stream] | None = None,
+    ) -> None:
         self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((_Routes({path: _on_loop(m) for path, m in methods.items()}),))
+        self._server.add_generic_rpc_handlers((_Routes({path: _on_loop(m) for path, m in methods.items()}, streams),))
 
     async def start(self, address: str) -> int:
         """Bind and serve `unix:<path>` or `<host>:<port>`; the port (1 for unix). Raises SocketPathError."""
@@ -138,6 +147,14 @@ def _on_loop(method: Method) -> Any:
     return answer
 
 
+def _streamed(stream: Stream) -> Any:
+    async def answer(request: bytes, _context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+        async for message in stream(request):
+            yield message
+
+    return answer
+
+
 def _on_thread(method: ThreadMethod) -> Any:
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
         try:
@@ -169,6 +186,15 @@ class Client:
         except grpc.aio.AioRpcError as error:
             raise RpcError(error.code().name, error.details() or "") from None
         return response
+
+    async def stream(self, method: str, request: bytes = b"", *, timeout_s: float) -> AsyncIterator[bytes]:
+        """The messages of a streaming method. Raises RpcError."""
+        messages: Any = self._channel.unary_stream(method)
+        try:
+            async for message in messages(request, timeout=timeout_s):
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise RpcError(error.code().name, error.details() or "") from None
 
     async def close(self) -> None:
         await self._channel.close()

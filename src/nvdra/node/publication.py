@@ -226,8 +226,9 @@ class Publication:
         if self._is_held or self._wanted is None or not store.is_filled:
             return
         wish = self._wanted
-        minor = await self._writes.server_minor() if wish[2] else NEWEST_MINOR
         devices, withdrawn, counter_sets, uncounted_withdrawn = wish
+        depends = bool(counter_sets) or any(device.get("taints") for device in devices)
+        minor = await self._writes.server_minor() if depends else NEWEST_MINOR
         is_counted = bool(counter_sets) and self._is_counted(minor)
         stored = store.values()
         specs = specs_for(

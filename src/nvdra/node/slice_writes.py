@@ -131,7 +131,7 @@ class SliceWrites:
             try:
                 self._minor = minor_version(await self._api.kube.server_version())
             except ApiError as error:
-                text = f"the API server's version, which decides how counters are laid out: {error.message}"
+                text = f"the API server's version, on which counters and taints depend: {error.message}"
                 raise Unpublished(text, retry_after_s=error.retry_after_s) from None
         return self._minor
 

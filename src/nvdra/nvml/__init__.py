@@ -14,6 +14,7 @@ from nvdra._nvml import (
     calls,
 )
 from nvdra.nvml.errors import DriverAbsent, DriverChanged, NvmlHung, NvmlInUse
+from nvdra.nvml.events import EventsClosed, NvmlEvents, Watched
 from nvdra.nvml.session import Nvml
 
 __all__ = [
@@ -27,10 +28,13 @@ __all__ = [
     "RESET_REQUIRED",
     "DriverAbsent",
     "DriverChanged",
+    "EventsClosed",
     "Nvml",
     "NvmlError",
+    "NvmlEvents",
     "NvmlHung",
     "NvmlInUse",
     "NvmlMissing",
+    "Watched",
     "calls",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TypeVar
 
 from nvdra import telemetry
@@ -42,14 +42,23 @@ class Nvml:
 
     library_path   the resolved path of libnvidia-ml.so.1 as it is now; runs in another thread. A LookupError says why
                    there is none
+    released       lets go of what else of this program holds the GPUs, while MIG mode changes
     timeout_s      in every method: time after which one call into NVML counts as hung
 
     Every method may raise DriverAbsent, DriverChanged and NvmlHung; methods about one GPU also NvmlError.
     One event loop uses it.
     """
 
-    def __init__(self, library_path: Callable[[], str], clock: Clock, *, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        library_path: Callable[[], str],
+        clock: Clock,
+        *,
+        idle_s: float = IDLE_S,
+        released: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
         self._library_path = library_path
+        self._released = released
         self._clock = clock
         self._idle_s = idle_s
         self._threads = NvmlThreads(clock, when_back=self._rest)
@@ -108,7 +117,8 @@ class Nvml:
 
     async def set_mig_mode(self, uuid: str, on: bool, *, timeout_s: float = CHANGE_TIMEOUT_S) -> None:
         """Set MIG mode at once. A change that NVML accepts but does not activate is rolled back and raises."""
-        await self._on(uuid, lambda gpu: partitions.set_mode(gpu, on), timeout_s)
+        async with self._released():
+            await self._on(uuid, lambda gpu: partitions.set_mode(gpu, on), timeout_s)
 
     async def create_gpu_instance(
         self, uuid: str, profile_id: int, start: int, size: int, *, timeout_s: float = CHANGE_TIMEOUT_S

@@ -8,9 +8,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from prometheus_client import CollectorRegistry
+
 from nvdra.checkpoint import Checkpoint
 from nvdra.host import Node
 from nvdra.kube import ResourceApi
+from nvdra.kubelet import HealthFeed
 from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.context import ClaimContext
 from nvdra.node.parts import ClaimParts, NodePaths
@@ -61,6 +64,9 @@ class Chassis:
     on_notice: Callable[[Notice], None]
     restart: Callable[[], None]
     """Stop in order, then execute the program again in this process, because the driver's libraries changed."""
+    registry: CollectorRegistry
+    health: HealthFeed
+    """Of the driver's devices; a driver that watches health sets `is_served` before the plugin registers."""
     unless_stopped: Callable[[Coroutine[Any, Any, None] | asyncio.Task[None]], Coroutine[Any, Any, None]]
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nvdra import telemetry
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, PASSTHROUGH_SUPPORT, Gates
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, NVML_DEVICE_HEALTH_CHECK, PASSTHROUGH_SUPPORT, Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Inventory, MigDevice, StuckMode
+from nvdra.gpu import GpuDevice, Inventory, MigDevice, Partitions, StuckMode
 from nvdra.gpu.coexistence import taints
 from nvdra.gpu.described import described
 from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.extents import DRIVER
+from nvdra.gpu.health import Fault
 from nvdra.gpu.mps_deployment import MpsPods
 from nvdra.gpu.shares import shares
 from nvdra.gpu.sharing import Sharing
@@ -61,6 +63,7 @@ if TYPE_CHECKING:  # imported by nodes that use them
     from nvdra.node.claim_events import ClaimEvents
     from nvdra.node.claim_status import ClaimStatus
     from nvdra.node.gpu.coexistence_guard import CoexistenceGuard
+    from nvdra.programs.gpu_health import GpuHealth
 
 
 async def gpu_node(chassis: Chassis, options: Options, gates: Gates) -> GpuNode:
@@ -83,7 +86,12 @@ class GpuNode:
         self._root = root = self._current_root()
         self._was_unread = False
         self._sweep: Sweep | None = None
-        nvml = Nvml(lambda: find_library(host, root), chassis.clock)
+        self._health = self._health_of(root) if gates.enabled(NVML_DEVICE_HEALTH_CHECK) else None
+        self._nvml = nvml = Nvml(
+            lambda: find_library(host, root),
+            chassis.clock,
+            released=nullcontext if self._health is None else self._health.events.released,
+        )
         chassis.stack.push_async_callback(_close, nvml)
         self._stuck = StuckModes(host, chassis.paths.plugin_dir)
         self._vfio = self._vfio_parts(nvml) if gates.enabled(PASSTHROUGH_SUPPORT) else None
@@ -132,8 +140,38 @@ class GpuNode:
             on_notice=chassis.on_notice,
         )
         self._desired_pool = DesiredPool(
-            self.publication, gates, self._inventory, lambda: bool(self._bus().gpus), shares=self._sharing.shares
+            self.publication,
+            gates,
+            self._inventory,
+            lambda: bool(self._bus().gpus),
+            shares=self._sharing.shares,
+            faults=self._faults,
         )
+
+    def _health_of(self, root: DriverRoot) -> GpuHealth:
+        from nvdra.programs.gpu_health import GpuHealth
+
+        return GpuHealth(
+            self._chassis,
+            self._options,
+            lambda: find_library(self._chassis.host, root),
+            self._inventory,
+            reread=self._reread,
+            rescan=lambda: self._guarded(self._discovery.scan()),
+            renew=self._renew,
+        )
+
+    def _renew(self) -> None:
+        self._desired_pool.renew()
+
+    def _faults(self, device: GpuDevice) -> Iterable[Fault]:
+        return () if self._health is None else self._health.store.faults_of(device)
+
+    async def _reread(self, address: str) -> None:
+        """Read the partitions of a GPU again."""
+        uuid = self._inventory().uuid_of(address)
+        if uuid is not None:
+            self._discovery.note(address, Partitions(*await self._nvml.mig(uuid)))
 
     def _discovery_of(self, nvml: Nvml) -> Discovery:
         hints = Hints(self._chassis.host, self._root)
@@ -266,6 +304,9 @@ class GpuNode:
         for name, part in (("events", self._events), ("claim status", self._status), ("guard", self._guard)):
             if part is not None:
                 self._chassis.tasks.start(name, part.run())
+        if self._health is not None:
+            await self._health.serve()
+            self._chassis.tasks.start("health", self._guarded(self._health.monitor.run()), may_end=True)
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     def _vfio_upkeep(self) -> VfioUpkeep:
@@ -302,6 +343,8 @@ class GpuNode:
             self._chassis.restart()
             return
         self._edits_provider.forget()
+        if self._health is not None:
+            self._health.report()
         if self._was_unread and not inventory.unread:
             self._time_slices.forget()
         self._was_unread = bool(inventory.unread)

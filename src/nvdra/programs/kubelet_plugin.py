@@ -16,7 +16,7 @@ from nvdra import claims, telemetry
 from nvdra.checkpoint import Checkpoint
 from nvdra.host import HookMissing, Node
 from nvdra.kube import ConfigError, HttpKube, ResourceApi, access
-from nvdra.kubelet import HealthService, Plugin, SocketPathError
+from nvdra.kubelet import HealthFeed, HealthService, Plugin, SocketPathError
 from nvdra.node.checkpoint_writer import Change, CheckpointError
 from nvdra.node.claim_service import ClaimService
 from nvdra.node.clock import LoopClock
@@ -70,6 +70,8 @@ class KubeletPlugin:
         )
         self._tasks = Tasks(stop)
         self._starts_anew = False
+        self._registry = CollectorRegistry()
+        self._health = HealthFeed()
         self._hardware: Hardware
         self._plugin: Plugin
         self._checkpoint: Checkpoint | None = None
@@ -133,6 +135,8 @@ class KubeletPlugin:
             self._checkpoint_changed,
             self._noticed,
             self._restart,
+            self._registry,
+            self._health,
             self._stop.unless,
         )
         hardware = self._hardware = await build(chassis)
@@ -149,7 +153,7 @@ class KubeletPlugin:
         self._tasks.start("sweep", parts.sweep.run())
 
     async def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        registry = CollectorRegistry()
+        registry = self._registry
         process_metrics(registry)
         self._metrics = DriverMetrics(
             registry, driver=self._driver, node=self._options.node_name, device_types=self._device_types
@@ -195,6 +199,7 @@ class KubeletPlugin:
             unprepare=service.unprepare,
             on_registered=self._registered,
             on_change=self._placed,
+            health=self._health,
         )
         if self._options.healthcheck_port >= 0:
             health = HealthService(

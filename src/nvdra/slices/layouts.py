@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from nvdra.slices.limits import DEVICES, DEVICES_WITH_MORE, NEWEST_MINOR, SETS, is_demanding
+from nvdra.slices.limits import DEVICES, DEVICES_WITH_MORE, NEWEST_MINOR, SETS, is_demanding, most_taints
 from nvdra.slices.pool import SliceSpec
 
 # Source: resource.k8s.io standard attributes (KEP-4381).
@@ -25,6 +25,7 @@ CounterSet = Mapping[str, Any]
 Layout = Literal["single", "combined", "split"]
 
 COUNTERS_SINCE = 33
+NONE_EFFECT_SINCE = 35
 _SPLIT_SINCE = 35
 _VERSION = re.compile(r"v?(\d+)\.(\d+)", re.ASCII)
 
@@ -55,6 +56,16 @@ def uncounted(devices: Iterable[SliceDevice]) -> tuple[SliceDevice, ...]:
     """
     kept = (device for device in devices if not device.get("consumesCounters") or _is_gpu(device))
     return tuple({key: device[key] for key in device if key != "consumesCounters"} for device in kept)
+
+
+def with_known_taints(device: SliceDevice, minor: int) -> SliceDevice:
+    """The device with the taints that a server of this minor version takes: the older ones know no effect None."""
+    taints = device.get("taints")
+    if not taints or minor >= NONE_EFFECT_SINCE:
+        return device
+    rest = {key: value for key, value in device.items() if key != "taints"}
+    known = [taint for taint in taints if taint["effect"] != "None"][: most_taints(minor)]
+    return {**rest, "taints": known} if known else rest
 
 
 def wanted(
@@ -104,6 +115,7 @@ def specs_for(
     uncounted_withdrawn   names that are unpublished too where it does not
     The rest is as in `layout_for` and `wanted`.
     """
+    devices = [with_known_taints(device, minor) for device in devices]
     if counter_sets and not is_counted:
         devices, counter_sets, withdrawn = uncounted(devices), (), withdrawn | uncounted_withdrawn
     layout = layout_for(has_counters=has_counters, counter_sets=counter_sets, minor=minor)

@@ -244,8 +244,13 @@ def _consumption(used: Sequence[Mapping[str, Any]], minor: int) -> Iterator[str]
         yield from _counters(f".consumesCounters[{index}].counters", counters)
 
 
+def most_taints(minor: int) -> int:
+    """How many taints a device may have."""
+    return 16 if minor >= 35 else 4
+
+
 def _taints(taints: Sequence[Mapping[str, Any]], minor: int) -> Iterator[str]:
-    most = 16 if minor >= 35 else 4
+    most = most_taints(minor)
     if len(taints) > most:
         yield f".taints: has {len(taints)} taints, at most {most} are allowed"
     for index, taint in enumerate(taints):

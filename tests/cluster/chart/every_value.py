@@ -91,6 +91,7 @@ EFFECTS = [
         {"resources.computeDomains.enabled": False},
     ),
     Effect("consumableShares", "memory", env("CONSUMABLE_SHARES"), "memory", {"featureGates.ConsumableShares": True}),
+    Effect("additionalXidsToIgnore", "94,95", env("ADDITIONAL_XIDS_TO_IGNORE"), "94,95"),
     Effect("mpsComputeMode", "unchanged", env("MPS_COMPUTE_MODE"), "unchanged"),
     Effect(
         "mpsUnderShares",

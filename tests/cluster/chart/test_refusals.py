@@ -98,12 +98,8 @@ def refusal(helm: Helm, values: dict[str, Any], **options: Any) -> str:
                 GPUS | {"featureGates": {one: True, other: "t"}},
                 f"\nfeature gate {one} is currently mutually exclusive with {other}",
             )
-            for one, other in (
-                ("DynamicMIG", "PassthroughSupport"),
-                ("DynamicMIG", "NVMLDeviceHealthCheck"),
-                ("DynamicMIG", "MPSSupport"),
-                ("PassthroughSupport", "NVMLDeviceHealthCheck"),
-            )
+            for one, relation, other in gates.special()
+            if relation == "excludes"
         ),
         (
             GPUS | {"featureGates.AllAlpha": True},
@@ -112,6 +108,10 @@ def refusal(helm: Helm, values: dict[str, Any], **options: Any) -> str:
         (
             GPUS | {"featureGates.DeviceMetadata": True},
             "\nfeature gate DeviceMetadata requires PassthroughSupport to also be enabled",
+        ),
+        (
+            GPUS | {"additionalXidsToIgnore": "94;95"},
+            '\ninvalid value for --additional-xids-to-ignore: "94;95" (must be a comma list of numbers)\n',
         ),
         (
             GPUS | {"mpsComputeMode": "none"},

@@ -122,10 +122,6 @@ def test_all_beta_off_leaves_the_locked_gate_on():
             "feature gate DynamicMIG is currently mutually exclusive with PassthroughSupport",
         ),
         (
-            "DynamicMIG=true,NVMLDeviceHealthCheck=true",
-            "feature gate DynamicMIG is currently mutually exclusive with NVMLDeviceHealthCheck",
-        ),
-        (
             "DynamicMIG=true,MPSSupport=true",
             "feature gate DynamicMIG is currently mutually exclusive with MPSSupport",
         ),
@@ -150,7 +146,12 @@ def test_conflicts_are_refused_in_order(setting, text):
 
 @pytest.mark.parametrize(
     "setting",
-    ["", "MPSSupport=true,NVMLDeviceHealthCheck=true", "IMEXDaemonsWithDNSNames=false,ComputeDomainCliques=false"],
+    [
+        "",
+        "MPSSupport=true,NVMLDeviceHealthCheck=true",
+        "DynamicMIG=true,NVMLDeviceHealthCheck=true",
+        "IMEXDaemonsWithDNSNames=false,ComputeDomainCliques=false",
+    ],
 )
 def test_what_may_stand_together(setting):
     gates.cross_check(gates.parse(setting))

@@ -585,7 +585,7 @@ async def test_a_server_that_does_not_tell_its_version_is_asked_again() -> None:
     world.publication.publish(devices, counter_sets=counter_sets)
     await world.start()
     (notice,) = world.told("failed")
-    assert notice.values["error"] == ("the API server's version, which decides how counters are laid out: not now")
+    assert notice.values["error"] == ("the API server's version, on which counters and taints depend: not now")
     await world.clock.advance(10)
     assert contents(world) == [(0, 1), (26, 0)]
     await world.stop()

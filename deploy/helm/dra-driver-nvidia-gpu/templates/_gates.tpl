@@ -8,7 +8,7 @@ locked: {ContextualLogging: true}
 checks:
 - [ComputeDomainCliques, requires, IMEXDaemonsWithDNSNames]
 - [DynamicMIG, excludes, PassthroughSupport]
-- [DynamicMIG, excludes, NVMLDeviceHealthCheck]
+- [DynamicMIG, supports, NVMLDeviceHealthCheck]
 - [DynamicMIG, excludes, MPSSupport]
 - [PassthroughSupport, excludes, NVMLDeviceHealthCheck]
 - [DeviceMetadata, requires, PassthroughSupport]

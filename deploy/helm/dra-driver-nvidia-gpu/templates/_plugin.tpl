@@ -160,6 +160,10 @@ livenessProbe:
 - name: CONSUMABLE_SHARES
   value: {{ toString . | quote }}
 {{- end }}
+{{- with .Values.additionalXidsToIgnore }}
+- name: ADDITIONAL_XIDS_TO_IGNORE
+  value: {{ toString . | quote }}
+{{- end }}
 {{- with .Values.mpsComputeMode }}
 - name: MPS_COMPUTE_MODE
   value: {{ . | quote }}

@@ -199,6 +199,9 @@ Set resources.gpus.enabled=true, or keep the driver that serves your ComputeDoma
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if not (regexMatch "^[0-9, ]*$" (toString (.Values.additionalXidsToIgnore | default ""))) }}
+{{- fail (printf "\ninvalid value for --additional-xids-to-ignore: %q (must be a comma list of numbers)\nSee value additionalXidsToIgnore." (toString .Values.additionalXidsToIgnore)) }}
+{{- end }}
 {{- if not (has (.Values.mpsComputeMode | default "exclusive") (list "exclusive" "unchanged")) }}
 {{- fail (printf "\ninvalid value for --mps-compute-mode: %q (must be exclusive or unchanged)\nSee value mpsComputeMode." .Values.mpsComputeMode) }}
 {{- end }}

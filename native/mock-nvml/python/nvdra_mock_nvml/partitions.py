@@ -118,6 +118,14 @@ def fire(root: Path, minor: int, kind: str | int, data: int, gi: int | None, ci:
         file.write(struct.pack("<IIQQII", minor, 0, number, data, *ids))
 
 
+def set_recovery_action(root: Path, minor: int, action: int) -> None:
+    """What a GPU needs in order to recover, by NVML's numbers."""
+    file = root / HOME / "recovery.json"
+    new = file.with_name(file.name + ".new")
+    new.write_text(json.dumps({**_read(file, {}), str(minor): action}) + "\n")
+    new.replace(file)
+
+
 def realistic_delays() -> list[dict[str, Any]]:
     """Faults that make changes take about as long as on hardware (assumed; rounded up)."""
     took = {

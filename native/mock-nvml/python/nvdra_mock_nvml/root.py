@@ -168,6 +168,11 @@ class Root:
         """
         partitions.fire(self.root, self.gpu(minor).minor, kind, data, gi, ci)
 
+    def set_recovery_action(self, minor: int, action: int) -> None:
+        """What NVML says that a GPU needs in order to recover: 0 nothing, 1 a GPU reset, 2 a reboot, 3 to drain P2P,
+        4 to drain and reset. A reset of the GPU brings it back to 0."""
+        partitions.set_recovery_action(self.root, self.gpu(minor).minor, action)
+
     def delay_realistically(self) -> None:
         """Changes of partitions take about as long as on hardware, and there are no other faults."""
         self.set_faults(partitions.realistic_delays())

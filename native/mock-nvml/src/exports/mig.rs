@@ -222,6 +222,10 @@ gpu_calls! {
         if model.is_vgpu_guest() {
             return Err(Code::NOT_SUPPORTED);
         }
+        // Assumed: a GPU whose events are waited for is in use.
+        if session.is_watched(gpu) {
+            return Err(Code::IN_USE);
+        }
         let rule = model.mode_change();
         let went = session.change(gpu, |state, processes| state.set_mode(mode == 1, rule, processes))?;
         activation.set(went.0)

@@ -2,6 +2,7 @@
 
 mod events;
 mod fabric;
+mod fields;
 mod identity;
 mod instances;
 mod lifetime;

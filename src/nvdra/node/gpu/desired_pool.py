@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import GpuDevice, Inventory, VfioGpu, published
+from nvdra.gpu.health import Fault
+from nvdra.gpu.health_report import tainted
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.shares import NOT_SHARED, Shares, shared
 from nvdra.gpu.taints import Taints, merged, with_taints
@@ -21,6 +23,7 @@ class DesiredPool:
     """Tells publication what the pool is to hold.
 
     has_gpus   whether the node has GPUs at all, whoever can read them
+    faults     those of a device now, for its taints
     """
 
     def __init__(
@@ -30,12 +33,14 @@ class DesiredPool:
         inventory: Callable[[], Inventory],
         has_gpus: Callable[[], bool],
         shares: Shares = NOT_SHARED,
+        faults: Callable[[GpuDevice], Iterable[Fault]] = lambda _device: (),
     ) -> None:
         self._publication = publication
         self._gates = gates
         self._inventory = inventory
         self._has_gpus = has_gpus
         self._shares = shares
+        self._faults = faults
         self._checkpoint: Checkpoint | None = None
         self._taints: dict[str, Taints] = {}
         self._withdrawn: frozenset[str] = frozenset()
@@ -83,7 +88,8 @@ class DesiredPool:
 
     def _published(self, device: GpuDevice, inventory: Inventory) -> dict[str, Any]:
         made = published(device, self._gates, inventory.topology.get(device.name))
-        return counted(made if isinstance(device, VfioGpu) else shared(made, self._shares), device, inventory)
+        made = counted(made if isinstance(device, VfioGpu) else shared(made, self._shares), device, inventory)
+        return tainted(made, self._faults(device))
 
     def _also_withdrawn(self, inventory: Inventory, checkpoint: Checkpoint) -> frozenset[str]:
         """Twins of claimed devices, where devices are shared: a share that consumes nothing may not count."""

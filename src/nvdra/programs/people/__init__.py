@@ -46,6 +46,10 @@ _COMMANDS = {
         "nvdra.programs.people.forecast:main",
         "the ResourceSlices that a type of node would publish, without the node",
     ),
+    "health show": ("nvdra.programs.people.health:show", "the faults of this node's GPUs, which taint their devices"),
+    "health clear": ("nvdra.programs.people.health:clear", "forget faults that stay, and remove their taints"),
+    "health pause": ("nvdra.programs.people.health:pause", "hold no GPU, so that one can be reset"),
+    "health resume": ("nvdra.programs.people.health:resume", "watch GPUs again after a pause"),
     "mps remove": (
         "nvdra.programs.people.mps:main",
         "end this node's MPS control daemons and restore compute modes, before an uninstall",
@@ -60,7 +64,7 @@ _COMMANDS = {
 
 _ABOUT = """\
 nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU. Only
-doctor --fix, domains remove, mps remove and vfio give-back do, and ask first.
+doctor --fix, domains remove, mps remove and vfio give-back do, and ask first; health clear, pause and resume tell the running plugin what to do.
 
 usage: nvdra COMMAND [OPTIONS]
 

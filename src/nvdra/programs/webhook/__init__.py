@@ -49,11 +49,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _gates(options: Options) -> Gates:
-    """Gates alone: which may stand together is the plugins' affair, as in the Go driver."""
+    """The gates; the pairs that the plugins refuse are refused here, too, unlike in the Go driver."""
     try:
-        return feature_gates.parse(options.feature_gates)
+        gates = feature_gates.parse(options.feature_gates)
     except GateError as error:
         raise UsageError(f'invalid value "{options.feature_gates}" for flag -feature-gates: {error}') from None
+    try:
+        feature_gates.cross_check(gates)
+    except GateError as error:
+        raise UsageError(f"feature gate validation failed: {error}") from None
+    return gates
 
 
 def _dump(options: Options, gates: Gates) -> str:

@@ -88,7 +88,8 @@ pub fn reset(node: &Node, index: usize, gpu: &Gpu) -> Outcome<String> {
         *settings = Settings::default();
         Ok(())
     });
-    back.map_err(|code| Failure(said(code).into(), 1))?;
+    back.and_then(|()| node.state.recovered(gpu.minor))
+        .map_err(|code| Failure(said(code).into(), 1))?;
     Ok(format!("GPU {index} was successfully reset.\n"))
 }
 
