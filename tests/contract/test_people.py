@@ -211,6 +211,17 @@ def test_devices_follow_the_gates(living: tuple[Site, dict[str, ClaimRef]]) -> N
     assert ran.err == 'Error: invalid value "Foo=true" for flag -feature-gates: unrecognized feature gate: Foo\n'
 
 
+def test_devices_say_where_they_lie_if_the_plugin_does(living: tuple[Site, dict[str, ClaimRef]]) -> None:
+    site, _ = living
+    told = [
+        each["attributes"] for each in site.run("devices", "-o", "json", TOPOLOGY_ATTRIBUTES="true").json["devices"]
+    ]
+    assert [each["nvlinkDomain"] for each in told] == [{"string": "0000:1b:00.0"}] * 8
+    assert [each["cpuSocket"] for each in told] == [{"int": 0}] * 4 + [{"int": 1}] * 4
+    for each in site.run("devices", "-o", "json").json["devices"]:
+        assert not {"nvlinkDomain", "cpuSocket"} & each["attributes"].keys()
+
+
 def test_checkpoint(living: tuple[Site, dict[str, ClaimRef]]) -> None:
     site, refs = living
     ran = site.run("checkpoint", "show")
