@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -129,6 +130,13 @@ class VfioWorld(World):
 
     def make_vfio(self) -> VfioActor:
         return actor(self)
+
+    def beside(self) -> VfioWorld:
+        """Another program on the same node, as in an update."""
+        other = copy.copy(self)
+        other.host = self.host.revive()
+        other.start()
+        return other
 
     @property
     def smi(self) -> FakeNvidiaSmi:
