@@ -192,6 +192,19 @@ async def test_a_restart_while_a_channel_waits_keeps_the_label_and_goes_on(node:
     assert node.label() == domain
 
 
+async def test_a_stop_answers_claims_that_wait_and_leaves_them_to_the_next_program(node: DomainNode) -> None:
+    domain = await node.domain()
+    channel = await node.channel(domain)
+    preparing = asyncio.create_task(node.prepare(channel))
+    await node.is_labelled(domain)
+    assert node.process is not None
+    process, node.process = node.process, None
+    process.terminate()
+    assert "the work goes on" in (await preparing)[channel.uid].error
+    assert await process.wait() == 0
+    assert (node.label(), node.checkpoint().entries[channel.uid].state) == (domain, "PrepareStarted")
+
+
 async def test_a_ready_entry_of_a_daemon_that_is_gone_does_not_count(node: DomainNode) -> None:
     domain = await node.domain()
     await node.clique(domain, ip="10.0.0.1")

@@ -33,6 +33,9 @@ from nvdra.telemetry.metrics import DriverMetrics, Operation
 CALL_TIMEOUT_S = 40.0
 ANSWER_BEFORE_S = 5.0
 
+# How long the end of the program waits for claims that the next program prepares on.
+RESUMED_S = 1.0
+
 T = TypeVar("T")
 
 
@@ -97,7 +100,12 @@ class ClaimService:
 
     async def finish(self, timeout_s: float) -> None:
         """Return once no claim is being worked on, or after `timeout_s`."""
-        await self._owned.finish(timeout_s)
+        await self._owned.finish(min(timeout_s, RESUMED_S) if self._context.driver.resumes else timeout_s)
+
+    def hurry(self) -> None:
+        """The program is to end: answer claims that only wait, if the next program can prepare them on."""
+        if self._context.driver.resumes:
+            self._owned.hurry()
 
     async def unprepare_stale(self, ref: ClaimRef, entry: Entry, *, is_given_up: bool = False) -> Unprepared:
         """Unprepare a claim without a call of kubelet, if `entry` is still its entry.

@@ -34,6 +34,11 @@ class OwnedWork:
         self._clock = clock
         self._owned: dict[str, _Owned] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._hurried: asyncio.Event = asyncio.Event()
+
+    def hurry(self) -> None:
+        """End every wait with the answers that are there, now and from now on; the work goes on."""
+        self._hurried.set()
 
     def __contains__(self, uid: str) -> bool:
         return uid in self._owned
@@ -63,12 +68,18 @@ class OwnedWork:
         if ends is None:
             await asyncio.wait(pending)
             return True
+        done = asyncio.ensure_future(asyncio.wait(pending))
+        hurried = asyncio.ensure_future(self._hurried.wait())
         try:
             async with self._clock.deadline(max(ends - self._clock.now(), 0.0)):
-                await asyncio.wait(pending)
+                await asyncio.wait((done, hurried), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             return False
-        return True
+        finally:
+            hurried.cancel()
+            if not done.done():
+                done.cancel()
+        return done.done() and not done.cancelled()
 
     def answer(self, uid: str, answer: Any) -> None:
         """Set the answer of the claim's work."""

@@ -18,7 +18,7 @@ from nvdra.host import HookMissing, Node
 from nvdra.kube import ConfigError, HttpKube, ResourceApi, access
 from nvdra.kubelet import HealthFeed, HealthService, Plugin, SocketPathError
 from nvdra.node.checkpoint_writer import Change, CheckpointError
-from nvdra.node.claim_service import ClaimService
+from nvdra.node.claim_service import RESUMED_S, ClaimService
 from nvdra.node.clock import LoopClock
 from nvdra.node.context import ClaimContext
 from nvdra.node.instance import instance_paths
@@ -276,6 +276,7 @@ class KubeletPlugin:
 async def _drain(plugin: Plugin, service: ClaimService, clock: Clock) -> None:
     """Wait for kubelet's calls, then for work that outlasted its call; both together at most DRAIN_S."""
     ends = clock.now() + DRAIN_S
+    asyncio.get_running_loop().call_later(RESUMED_S, service.hurry)
     await plugin.stop(grace_s=DRAIN_S)
     await service.finish(max(ends - clock.now(), 0.0))
 
