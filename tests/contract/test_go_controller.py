@@ -1,7 +1,7 @@
 """The Go driver's controller and ours, one after the other, on the same domains.
 
-NVDRA_GO_COMPUTE_DOMAIN_CONTROLLER names a build of the Go driver's compute-domain-controller. It reads its templates from
-/templates, where its source's folder of that name must lie. Needs kube-apiserver.
+NVDRA_GO_COMPUTE_DOMAIN_CONTROLLER names a build of the Go driver's compute-domain-controller. It reads its templates
+from /templates, where its source's folder of that name must lie. Needs kube-apiserver.
 """
 
 from __future__ import annotations
