@@ -17,6 +17,7 @@ from benchmarks import (
     core,
     counts,
     explaining,
+    holders,
     idle,
     memory,
     mig,
@@ -31,7 +32,7 @@ from benchmarks.floor import floor
 from benchmarks.row import Row
 
 QUESTIONS = {"counts", "serving", "idle", "start", "memory", "mig", "scan", "announce", "core", "reviews"}
-QUESTIONS |= {"allocation", "explaining"}
+QUESTIONS |= {"allocation", "explaining", "holders"}
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -114,6 +115,8 @@ def main() -> None:
         found += announce.rows()
     if "core" in wanted:
         found += core.rows()
+    if "holders" in wanted:
+        found += holders.rows()
     if "allocation" in wanted:
         found += allocation.rows()
     if "explaining" in wanted and not chosen.quick:

@@ -1,6 +1,6 @@
-"""The native core: pure functions from bytes and values to bytes and tuples.
+"""The native core: pure functions from bytes and values to bytes and tuples, and one pass over /proc.
 
-Wrapped by the rooms api, claims, checkpoint, cdi and kube; nothing else imports it. Values are read by attribute.
+Wrapped by the rooms api, claims, checkpoint, cdi, host and kube; nothing else imports it. Values are read by attribute.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ __all__ = [
     "device_yaml",
     "edits_yaml",
     "encode_checkpoint",
+    "find_holders",
     "head_yaml",
     "identify_claim",
     "indent_json",
@@ -157,6 +158,12 @@ def device_yaml(name: str) -> bytes:
 
 def edits_yaml(edits: Edits, indent: int) -> bytes:
     """`containerEdits` as a member of the document (indent 0) or of a device (indent 6); empty for empty edits."""
+
+def find_holders(proc: str, devices: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], int, int]:
+    """Process id and index of the device of each holder; the processes looked at; those that could not be read.
+
+    Without the GIL. Raises OSError if `proc` cannot be listed.
+    """
 
 class AllocationError(ValueError):
     """Objects or questions that the allocation engine refuses; the text names the object and the cause."""

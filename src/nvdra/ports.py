@@ -53,6 +53,24 @@ class Removal:
     path: str
 
 
+Device = tuple[int, int]
+"""Major and minor number of a character device."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHolders:
+    """Processes that have devices open.
+
+    holders      process id and index of the device, in order, each pair once
+    processes    how many processes were looked at
+    unreadable   how many of them could not be, mostly for want of rights
+    """
+
+    holders: tuple[tuple[int, int], ...]
+    processes: int
+    unreadable: int
+
+
 class Held(Protocol):
     """A file kept open. While it is, no other file can have its identity, so "is it still the same" has an answer."""
 
@@ -180,6 +198,13 @@ class Host(Protocol):
         timeout_s: float = 30.0,
     ) -> Finished:
         """Run a program to its end. Raises TimeoutError after `timeout_s`, when it and its children were killed."""
+        ...
+
+    async def device_holders(self, devices: Sequence[Device], *, proc: str = "/proc") -> DeviceHolders:
+        """The processes that have these character devices open, by device number, in one pass over `proc`.
+
+        Runs in a thread. Raises OSError if `proc` cannot be listed.
+        """
         ...
 
     def boot_id(self) -> str:

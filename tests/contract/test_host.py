@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nvdra.host import Node, is_temporary
-from nvdra.ports import Finished, Host, LockError, LockTimeout, Put, Removal
+from nvdra.ports import DeviceHolders, Finished, Host, LockError, LockTimeout, Put, Removal
 from nvdra.testing.host import FakeHost
 
 
@@ -431,3 +431,27 @@ async def test_a_folder_is_removed_with_everything_in_it(case: Case) -> None:
     await case.host.remove_tree(case("/top"))
     await case.host.remove_tree(case("/top"))
     assert not (case.disk / "top").exists()
+
+
+async def test_holders_of_devices_are_found_by_number(case: Case) -> None:
+    for name, number in {"null": (1, 3), "full": (1, 7)}.items():
+        place = case.disk / f"dev-{name}"
+        if isinstance(case.host, FakeHost):
+            case.host.put_device(case(f"/dev-{name}"), *number)
+        else:
+            place.symlink_to(f"/dev/{name}")
+    (case.disk / "file").touch()
+    for descriptor, target in {
+        "10/fd/0": "file", "10/fd/1": "dev-full", "10/fd/2": "dev-full", "11/fd/5": "dev-null", "11/fd/6": "dev-full",
+        "12/fd/0": "gone", "self/fd/0": "dev-full", "13x/fd/0": "dev-full",
+    }.items():  # fmt: skip
+        place = case.disk / "p" / descriptor
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(case(f"/{target}"))
+    (case.disk / "p/9").mkdir()  # ended between the listing and the look
+    devices = [(1, 7), (195, 0), (1, 3), (1, 7)]
+    found = await case.host.device_holders(devices, proc=case("/p"))
+    assert found == DeviceHolders(((10, 0), (10, 3), (11, 0), (11, 2), (11, 3)), processes=4, unreadable=0)
+    assert (await case.host.device_holders([], proc=case("/p"))).holders == ()
+    with pytest.raises(FileNotFoundError):
+        await case.host.device_holders(devices, proc=case("/none"))

@@ -284,6 +284,46 @@ def test_the_doctor_is_content(living: tuple[Site, dict[str, ClaimRef]]) -> None
         "checkpoint",
         "locks",
         "CDI folder",
+        "GPU holders",
+    ]
+
+
+def test_the_doctor_names_who_has_a_gpu_open(left: Site, tmp_path: Path) -> None:
+    container, pods = "ab" * 32, [f"0a1b2c3d-0000-4000-8000-00000000000{number}" for number in range(3)]
+
+    def renamed(checkpoint: Checkpoint) -> Checkpoint:
+        entries = checkpoint.entries.items()
+        uid = pods[0].encode()
+        return replace(
+            checkpoint, entries={k: replace(e, status=e.status.replace(b"uid-of-pod", uid)) for k, e in entries}
+        )
+
+    write_checkpoint(left, renamed)
+    (tmp_path / f"var/log/pods/ml_trainer-0_{pods[1]}").mkdir(parents=True)
+    try:
+        for minor in (0, 1):
+            os.mknod(tmp_path / f"nvidia{minor}", 0o600 | 0o020000, os.makedev(195, minor))
+    except PermissionError:
+        pytest.skip("needs root to make device nodes")
+    for pid, command, minor, cgroup in (
+        (1, "init", 9, "0::/init.scope"),
+        (40, "serve", 0, f"0::/kubepods.slice/kubepods-pod{pods[0].replace('-', '_')}.slice/crio-{container}.scope"),
+        (41, "train", 0, f"0::/kubepods/pod{pods[1]}/{container}"),
+        (42, "train", 0, f"5:devices:/kubepods/besteffort/pod{pods[2]}/{container}"),
+        (43, "nvidia-persiste", 1, "0::/system.slice/nvidia-persistenced.service"),
+    ):
+        place = tmp_path / f"proc/{pid}"
+        (place / "fd").mkdir(parents=True)
+        (place / "fd/3").symlink_to(tmp_path / f"nvidia{minor}")
+        (place / "comm").write_text(f"{command}\n")
+        (place / "cgroup").write_text(f"{cgroup}\n")
+    found = [text for check, text in left.findings("ok", HOST_ROOT=str(tmp_path)) if check == "GPU holders"]
+    where = f"in container {container[:12]} of pod"
+    unseen = f"; {tmp_path}/proc shows one PID namespace only: not those of the host and other pods, without hostPID"
+    assert found == [
+        f"gpu-0 is open in process 40 (serve) {where} ns/pod, process 41 (train) {where} ml/trainer-0, "
+        f"process 42 (train) {where} {pods[2]}{unseen}",
+        f"gpu-1 is open in process 43 (nvidia-persiste){unseen}",
     ]
 
 

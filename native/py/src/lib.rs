@@ -1,10 +1,11 @@
-//! `nvdra._core`: a table of contents over `nvdra-core` and `nvdra-alloc`. One module function per job, no logic of its own.
+//! `nvdra._core`: a table of contents over `nvdra-core`, `nvdra-alloc` and `nvdra-procfs`. One module function per job, no logic of its own.
 
 mod allocation;
 mod cdi;
 mod checkpoint;
 mod claim;
 mod error;
+mod holders;
 mod json;
 mod matching;
 mod quantity;
@@ -34,6 +35,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(allocation::allocation_releases, module)?)?;
     module.add_function(wrap_pyfunction!(claim::decode_claim, module)?)?;
     module.add_function(wrap_pyfunction!(claim::identify_claim, module)?)?;
+    module.add_function(wrap_pyfunction!(holders::find_holders, module)?)?;
     module.add_function(wrap_pyfunction!(json::split_object, module)?)?;
     module.add_function(wrap_pyfunction!(json::split_list, module)?)?;
     module.add_function(wrap_pyfunction!(claim::decode_status, module)?)?;

@@ -20,6 +20,7 @@ from nvdra.claims.entries import (
     device_types,
     exclusive_names,
     names,
+    pods,
     prepared_allocation,
 )
 from nvdra.claims.outcome import (
@@ -83,6 +84,7 @@ __all__ = [
     "names",
     "orphans",
     "plan",
+    "pods",
     "prepared_allocation",
     "release",
     "remains",

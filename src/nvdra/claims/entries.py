@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import orjson
+
 from nvdra.api.claim import OpaqueConfig, Result, decode_status
 from nvdra.checkpoint import Checkpoint, Entry, PreparedDevice, Unsupported
 
@@ -39,6 +41,15 @@ def allocation(status: bytes, driver: str) -> Allocation:
         tuple(result for result in results if result.driver == driver),
         tuple(config for config in configs if config.driver == driver),
     )
+
+
+def pods(entry: Entry) -> dict[str, str]:
+    """The pods that the claim was reserved for when it was prepared, name by UID; empty if its status is unreadable."""
+    try:
+        reserved = orjson.loads(entry.status).get("reservedFor") or []
+        return {one["uid"]: one["name"] for one in reserved if one["resource"] == "pods"}
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        return {}
 
 
 def answers(entry: Entry) -> tuple[PreparedDevice, ...]:

@@ -1,7 +1,7 @@
 """This node: driver root, device nodes, locks, durable files, child processes."""
 
 from nvdra.host.capabilities import CapabilityUnknown, capability_nodes
-from nvdra.host.device_nodes import make_nodes
+from nvdra.host.device_nodes import gpu_device, make_nodes
 from nvdra.host.driver_files import DriverVersionUnknown, is_unchanged, look_up, survey
 from nvdra.host.driver_root import (
     DriverFileMissing,
@@ -14,6 +14,7 @@ from nvdra.host.driver_root import (
 )
 from nvdra.host.footprint import Footprint
 from nvdra.host.hints import DriverHints, Hints
+from nvdra.host.holders import CgroupOwner, Holder, Holders, cgroup_owner, find_holders, host_proc
 from nvdra.host.hook import HookMissing, install_hook
 from nvdra.host.mps_control import MpsControl, MpsControlError, MpsControlUnusable
 from nvdra.host.named import gone
@@ -24,6 +25,7 @@ from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_b
 __all__ = [
     "BusListing",
     "CapabilityUnknown",
+    "CgroupOwner",
     "ComputeMode",
     "DriverFileMissing",
     "DriverHints",
@@ -31,6 +33,8 @@ __all__ = [
     "DriverVersionUnknown",
     "Footprint",
     "Hints",
+    "Holder",
+    "Holders",
     "HookMissing",
     "MpsControl",
     "MpsControlError",
@@ -41,13 +45,17 @@ __all__ = [
     "PciBus",
     "PciFunction",
     "capability_nodes",
+    "cgroup_owner",
     "device_major",
     "driver_root",
+    "find_holders",
     "find_library",
     "find_nvidia_smi",
     "find_program",
     "gone",
+    "gpu_device",
     "gpu_files",
+    "host_proc",
     "install_hook",
     "is_temporary",
     "is_unchanged",

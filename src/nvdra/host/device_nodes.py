@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from nvdra.host.driver_files import device_node
 from nvdra.host.driver_root import DriverFileMissing, DriverRoot, device_major, find_program, module_version
-from nvdra.ports import Host
+from nvdra.ports import Device, Host
 
 _GPU = re.compile(r"/dev/nvidia(\d+)", re.ASCII)
 _TOOL = "nvidia-modprobe"
@@ -19,6 +19,12 @@ _TOOL_S = 20.0  # loading a module takes seconds on a large machine
 _NVIDIA_MAJOR = 195  # assigned, the same everywhere
 _CONTROL_MINORS = {"/dev/nvidiactl": 255, "/dev/nvidia-modeset": 254}
 _UVM_MINORS = {"/dev/nvidia-uvm": 0, "/dev/nvidia-uvm-tools": 1}
+
+
+def gpu_device(host: Host, root: DriverRoot, minor: int) -> Device:
+    """The device number of a GPU: that of its node, or the assigned one while it has none."""
+    node = device_node(host, root, f"/dev/nvidia{minor}")
+    return (node.major, node.minor) if node is not None and node.major else (_NVIDIA_MAJOR, minor)
 
 
 async def make_nodes(host: Host, root: DriverRoot, paths: Iterable[str]) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -13,11 +14,12 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeVar
 
+from nvdra._core import find_holders
 from nvdra.host import mounts
 from nvdra.host.children import run
 from nvdra.host.locks import LockFile, Locks
 from nvdra.host.writer import Writer
-from nvdra.ports import Finished, Lock, Put, Removal, Stat
+from nvdra.ports import Device, DeviceHolders, Finished, Lock, Put, Removal, Stat
 
 T = TypeVar("T")
 
@@ -257,6 +259,10 @@ class Node:
         timeout_s: float = 30.0,
     ) -> Finished:
         return await run(argv, env, timeout_s, stdin)
+
+    async def device_holders(self, devices: Sequence[Device], *, proc: str = "/proc") -> DeviceHolders:
+        holders, processes, unreadable = await asyncio.to_thread(find_holders, self._at(proc), list(devices))
+        return DeviceHolders(tuple(holders), processes, unreadable)
 
     def boot_id(self) -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:

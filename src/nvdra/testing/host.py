@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from nvdra.host import mounts
 from nvdra.host.node import Node, OpenFile, resolve
 from nvdra.host.writer import Writer
-from nvdra.ports import Finished, Lock, Stat
+from nvdra.ports import Device, DeviceHolders, Finished, Lock, Stat
 
 T = TypeVar("T")
 
@@ -259,6 +259,18 @@ class FakeHost(Node):
             return super().read(mounts.TABLE)
         except FileNotFoundError:
             return b""
+
+    async def device_holders(self, devices: Sequence[Device], *, proc: str = "/proc") -> DeviceHolders:
+        """Descriptors are links to the fake's devices: `/proc/7/fd/3` -> `/dev/nvidia0`."""
+        processes = [name for name in self.list(proc) if name.isdigit()]
+        found = set()
+        for pid in processes:
+            for descriptor in self.list(f"{proc}/{pid}/fd") if self.exists(f"{proc}/{pid}/fd") else ():
+                opened = self.resolve(f"{proc}/{pid}/fd/{descriptor}")
+                seen = self.stat(opened) if opened is not None else None
+                if seen is not None and seen.kind == "char":
+                    found |= {(int(pid), at) for at, one in enumerate(devices) if one == (seen.major, seen.minor)}
+        return DeviceHolders(tuple(sorted(found)), len(processes), 0)
 
     def boot_id(self) -> str:
         return self.boot

@@ -13,7 +13,7 @@ from itertools import chain
 from nvdra.api import Gates
 from nvdra.api.gates import DYNAMIC_MIG
 from nvdra.programs.flags import GATES, Flag, UsageError, boolean
-from nvdra.programs.people import doctor_claims, doctor_driver, doctor_fix, doctor_kubelet, doctor_mig
+from nvdra.programs.people import doctor_claims, doctor_driver, doctor_fix, doctor_holders, doctor_kubelet, doctor_mig
 from nvdra.programs.people.finding import LEVELS, Finding, Level, worst
 from nvdra.programs.people.local_node import LocalNode, gates_of, open_local_node
 from nvdra.programs.people.paper import as_json, counted
@@ -21,7 +21,8 @@ from nvdra.programs.people.paper import as_json, counted
 _ABOUT = """\
 Checks everything that a claim needs on this node, in the order of dependency: driver root, library, kernel module,
 NVML, device nodes, driver files, GPUs; kubelet's folders, the plugin's sockets, the CDI hook; the checkpoint, its
-locks, the CDI folder; partitions of GPUs. Each check is ok, a warning or a problem, with its cause and the next step.
+locks, the CDI folder; processes that have GPUs open; partitions of GPUs. Each check is ok, a warning or a problem, with
+its cause and the next step.
 The plugin is called as kubelet calls it, with no claims.
 
 Nothing is repaired or written without --fix. With --fix the command asks about each effect that a half-prepared claim
@@ -91,10 +92,12 @@ async def examine(here: LocalNode, gates: Gates) -> list[Finding]:
     bus = here.bus()
     inventory = await here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG))
     answers = await doctor_kubelet.ask(here)
+    holders = await doctor_holders.find(here, inventory)
     looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("driver", lambda: doctor_driver.look(here, bus, inventory)),
         ("kubelet", lambda: doctor_kubelet.look(here, answers)),
         ("claims", lambda: doctor_claims.look(here, inventory)),
+        (doctor_holders.CHECK, lambda: doctor_holders.look(here, inventory, holders)),
         (doctor_mig.CHECK, lambda: doctor_mig.look(here, inventory)),
     )
     return list(chain.from_iterable(_guarded(name, look) for name, look in looks))
