@@ -16,6 +16,7 @@ from nvdra.node.claim_source import ClaimSource
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
 from nvdra.node.locks import ResourceLocks
+from nvdra.node.metadata_files import MetadataFiles
 from nvdra.node.steps import Actor, StepRunner
 from nvdra.node.sweep import ClaimLister, Sweep
 from nvdra.node.work import WorkRegistry
@@ -60,6 +61,7 @@ def claim_context(
     former_locks: Callable[[str], Iterable[str]] = lambda _resource: (),
     former_kind: str = "",
     lock_timeout_s: float = LOCK_TIMEOUT_S,
+    has_metadata: bool = False,
 ) -> tuple[ClaimContext, CheckpointFile]:
     """Build the context and the checkpoint file of one driver on this node.
 
@@ -67,6 +69,7 @@ def claim_context(
     node            the driver's view of the node, as last seen
     former_locks, former_kind   what earlier releases left, as in `ResourceLocks`
     lock_timeout_s  as in `CheckpointWriter`
+    has_metadata    containers get files with the metadata of their devices
     """
     files = ClaimFiles(host, paths.cdi_root, driver.cdi)
     checkpoint_file = CheckpointFile(host, paths.plugin_dir, lambda: bool(files.uids()), driver.schema)
@@ -84,6 +87,7 @@ def claim_context(
         work=WorkRegistry(),
         node=node,
         rescan=rescan,
+        metadata=MetadataFiles(host, paths.plugin_dir, paths.cdi_root, driver.name, has_metadata),
     )
     return context, checkpoint_file
 

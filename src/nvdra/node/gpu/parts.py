@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from nvdra.api.gates import Gates
+from nvdra.api.gates import DEVICE_METADATA, Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory
 from nvdra.gpu.driver import GpuDriver
@@ -71,4 +71,5 @@ def gpu_context(
         former_locks=former_locks,
         former_kind=CreatePartition.kind,  # the one kind of step that they knew, by "<profile id>@<start>"
         lock_timeout_s=lock_timeout_s,
+        has_metadata=gates.enabled(DEVICE_METADATA),
     )
