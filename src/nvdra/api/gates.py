@@ -85,7 +85,6 @@ _UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "gpu-kubelet-plugin": (
             PASSTHROUGH_SUPPORT,
             NVML_DEVICE_HEALTH_CHECK,
-            FABRIC_MANAGER_PARTITIONING,
         ),
     }
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
 from nvdra.gpu.counters import capacity, consumption
+from nvdra.gpu.fabric_topology import FabricTopology
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
 
@@ -18,13 +19,15 @@ PCI_BUS_ID = f"{_STANDARD}/pciBusID"
 _STANDARD_BUS_ID = len("0000:00:00.0")
 
 
-def published(device: GpuDevice, gates: Gates) -> dict[str, Any]:
+def published(device: GpuDevice, gates: Gates, fabric: FabricTopology | None = None) -> dict[str, Any]:
     """The device as it stands in a ResourceSlice's `spec.devices`; keys sorted as the API server stores them.
 
     What is unknown is absent: NUMA node, PCIe root, addressing mode, memory. So is the PCI address where its domain has
     more than 16 bits: the standard attribute has no form for it.
     """
     attributes = {**_of_gpu(parent(device), gates), **_own(device)}
+    if fabric is not None and isinstance(device, Gpu):
+        attributes |= fabric.attributes(device.pci_bus_id)
     made: dict[str, Any] = {"attributes": dict(sorted(attributes.items()))}
     if has := capacity(device):
         made["capacity"] = has

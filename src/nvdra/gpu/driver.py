@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
+from nvdra.api.gates import DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import (
     GPU,
@@ -86,7 +86,8 @@ class GpuDriver:
 
     @property
     def has_steps(self) -> bool:
-        return any(map(self.gates.enabled, (DYNAMIC_MIG, TIME_SLICING_SETTINGS, MPS_SUPPORT)))
+        having = (DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, TIME_SLICING_SETTINGS)
+        return any(map(self.gates.enabled, having))
 
     @property
     def on_abandoned(self) -> Literal["forget", "abort"]:

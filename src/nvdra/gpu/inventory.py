@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nvdra.gpu.counters import counter_set
+from nvdra.gpu.fabric_topology import FabricTopology
 from nvdra.gpu.gpu import (
     Gpu,
     OddDeviceError,
@@ -100,6 +101,7 @@ class Inventory:
     memory_slices  how many a GPU has, by PCI address, where NVML told its MIG profiles
     hidden         by PCI address: GPUs that could not be read, or are too odd to be offered
     driver_version as NVML writes it, "580.159.04"; attributes have the form that the API server takes
+    fabric         partitions of Fabric Manager; None without them (gate FabricManagerPartitioning)
     stuck          by PCI address: GPUs that are offered as they stand, since their MIG mode does not change
     """
 
@@ -112,6 +114,7 @@ class Inventory:
     hidden: Mapping[str, HiddenGpu] = field(default_factory=lambda: _NO_HIDDEN)
     stuck: Mapping[str, StuckMode] = field(default_factory=lambda: _NO_STUCK)
     driver_version: str = ""
+    fabric: FabricTopology | None = None
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
@@ -342,6 +345,7 @@ def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts], made: Parti
         pci=pci.get(address) or _facts_of_nvml(seen),
         partitioning=made,
         index=seen.index,
+        module_id=seen.module_id or 0,
     )
 
 

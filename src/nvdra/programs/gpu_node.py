@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from nvdra import telemetry
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, Gates
+from nvdra.api.gates import DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory, MigDevice, StuckMode
 from nvdra.gpu.driver import GpuDriver
@@ -23,6 +23,7 @@ from nvdra.host import (
     MpsControl,
     PciBus,
     driver_root,
+    fabric_manager,
     find_library,
     find_nvidia_smi,
     install_hook,
@@ -30,12 +31,14 @@ from nvdra.host import (
 )
 from nvdra.node.checkpoint_writer import CheckpointError
 from nvdra.node.edits import EditsMissing
+from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.desired_pool import DesiredPool
 from nvdra.node.gpu.discovery import Discovery
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
+from nvdra.node.gpu.fabric import Fabric
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.gpu.mps_pods import Pods
 from nvdra.node.gpu.mps_upkeep import MpsUpkeep
@@ -76,6 +79,7 @@ class GpuNode:
         self._stuck = StuckModes(host, chassis.paths.plugin_dir)
         self._discovery = self._discovery_of(nvml)
         restore = None if options.nvidia_cdi_hook_path else partial(install_hook, host, chassis.paths.plugin_dir)
+        self._fabric = self._fabric_manager() if gates.enabled(FABRIC_MANAGER_PARTITIONING) else None
         self._edits_provider = GpuEditsProvider(
             host, root, hook_path=hook, host_root=options.nvidia_driver_root, restore_hook=restore
         )
@@ -93,6 +97,7 @@ class GpuNode:
             self._inventory,
             clock=chassis.clock,
             mps=self._mps,
+            fabric=None if self._fabric is None else FabricActor(self._fabric, chassis.clock),
             sharing=self._sharing,
             rescan=lambda: self._guarded(self._discovery.scan()),
             on_checkpoint=chassis.on_checkpoint,
@@ -155,6 +160,23 @@ class GpuNode:
             sets_compute_mode=options.mps_compute_mode == "exclusive",
         )
 
+    def _fabric_manager(self) -> Fabric:
+        host, root = self._chassis.host, self._root
+        manager = fabric_manager.FabricManager(
+            lambda: find_library(host, root, fabric_manager.LIBRARY), fabric_manager.fabric_address(root, os.environ)
+        )
+        fabric = Fabric(
+            manager,
+            self._chassis.clock,
+            lambda: fabric_manager.has_fabric(host, root, self._options.host_root, os.environ),
+            self._fabric_changed,
+        )
+        self._chassis.stack.push_async_callback(fabric.close)
+        return fabric
+
+    def _fabric_changed(self) -> None:
+        self._desired_pool.renew()
+
     async def look(self, parts: ClaimParts) -> None:
         """Scan the GPUs for the first time."""
         self._sweep = parts.sweep
@@ -183,6 +205,8 @@ class GpuNode:
                 is_checkpoint_lost=lambda: self.checkpoint_file.is_quarantined,
             )
             self._chassis.tasks.start("MPS upkeep", upkeep.run())
+        if self._fabric is not None:
+            self._chassis.tasks.start("fabric", self._fabric.run(), may_end=True)
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
@@ -199,7 +223,8 @@ class GpuNode:
         return look_at_bus(self._chassis.host, self._root)
 
     def _inventory(self) -> Inventory:
-        return self._discovery.inventory
+        inventory = self._discovery.inventory
+        return inventory if self._fabric is None else self._fabric.of(inventory)
 
     def _current_root(self) -> DriverRoot:
         return driver_root(self._chassis.host, self._options.container_driver_root)

@@ -13,5 +13,5 @@ checks:
 - [PassthroughSupport, excludes, NVMLDeviceHealthCheck]
 - [DeviceMetadata, requires, PassthroughSupport]
 unbuilt:
-  gpu-kubelet-plugin: [PassthroughSupport, NVMLDeviceHealthCheck, FabricManagerPartitioning]
+  gpu-kubelet-plugin: [PassthroughSupport, NVMLDeviceHealthCheck]
 {{- end -}}

@@ -60,7 +60,10 @@ class DesiredPool:
                 telemetry.info(4, f"About to announce device {name}")
         self._announced = frozenset(inventory.devices)
         self._publication.publish(
-            [shared(published(device, self._gates), self._shares) for device in inventory.devices.values()],
+            [
+                shared(published(device, self._gates, inventory.fabric), self._shares)
+                for device in inventory.devices.values()
+            ],
             withdrawn=unpublished,
             counter_sets=inventory.counter_sets(),
         )

@@ -9,6 +9,7 @@ from nvdra.api.gates import DEVICE_METADATA, Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory
 from nvdra.gpu.driver import GpuDriver
+from nvdra.gpu.fabric import ActivateFabricPartition
 from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.sharing import UNSHARED, Sharing
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice
@@ -16,6 +17,7 @@ from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
+from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
@@ -36,6 +38,7 @@ def gpu_context(
     *,
     clock: Clock,
     mps: MpsActor | None = None,
+    fabric: FabricActor | None = None,
     sharing: Sharing = UNSHARED,
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
@@ -43,13 +46,15 @@ def gpu_context(
 ) -> tuple[ClaimContext, CheckpointFile]:
     """gpu.nvidia.com on this node.
 
-    mps   needed with gate MPSSupport
+    mps      needed with gate MPSSupport
+    fabric   needed with gate FabricManagerPartitioning
     """
     actors: dict[str, Actor] = {
         CreatePartition.kind: mig,
         LeaveMigMode.kind: mig,
         SetTimeSlice.kind: time_slices,
         **({} if mps is None else {StartMpsDaemon.kind: mps}),
+        **({} if fabric is None else {ActivateFabricPartition.kind: fabric}),
     }
 
     def former_locks(address: str) -> Iterable[str]:
