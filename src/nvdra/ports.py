@@ -156,6 +156,13 @@ class Host(Protocol):
         """
         ...
 
+    async def write_in_place(self, path: str, content: bytes) -> None:
+        """Write to a file that is there, in one call, as attributes of sysfs want it. Raises OSError.
+
+        The kernel may take any time over it: the call has a thread of its own, and goes on if its caller is cancelled.
+        """
+        ...
+
     async def remove(self, path: str) -> bool:
         """Unlink; False if it was absent."""
         ...

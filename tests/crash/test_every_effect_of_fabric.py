@@ -15,12 +15,13 @@ from nvdra.gpu.fabric_topology import FabricPartition
 from nvdra.gpu.shares import Shares
 from nvdra.gpu.sharing import Sharing
 from nvdra.node.gpu.actors.fabric import FabricActor
-from nvdra.node.gpu.fabric import Fabric
+from nvdra.node.gpu.fabric import MODULES, Fabric
 from nvdra.testing.fabric import FakeFabric
 from nvdra.testing.host import FakeHost, Killed
 from tests.crash.sample import Sample
 from tests.crash.story import Node, Story, prepare, then, told, unprepare
 from tests.unit.node.fabric_world import lay
+from tests.unit.node.world import P
 
 
 class MortalFabric(Fabric):
@@ -57,7 +58,7 @@ class FabricNode(Node):
             self.sharing = Sharing(Shares("unlimited"))
 
     def make_fabric(self) -> FabricActor:
-        self.fabric = MortalFabric(self.manager, self.clock, lambda: True, lambda: None)
+        self.fabric = MortalFabric(self.manager, self.host, self.clock, f"{P}/{MODULES}", lambda: True, lambda: None)
         self.fabric.host = self.host
         return FabricActor(self.fabric, self.clock)
 
@@ -66,10 +67,15 @@ class FabricNode(Node):
 
     async def boot(self) -> None:
         await super().boot()
-        await self.timely(self.fabric.look())
+        await self._look()
 
     async def restart(self) -> None:
         await super().restart()
+        await self._look()
+
+    async def _look(self) -> None:
+        """As the program does: Fabric Manager is looked for once the GPUs have been read."""
+        self.seen()
         await self.timely(self.fabric.look())
 
     async def wakes(self) -> None:

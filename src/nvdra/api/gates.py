@@ -82,10 +82,7 @@ _CROSS_CHECKS: tuple[tuple[str, Literal["requires", "excludes"], str], ...] = (
 # Gates that would change a program's behaviour but are not built in this release.
 _UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "gpu-kubelet-plugin": (
-            PASSTHROUGH_SUPPORT,
-            NVML_DEVICE_HEALTH_CHECK,
-        ),
+        "gpu-kubelet-plugin": (NVML_DEVICE_HEALTH_CHECK,),
     }
 )
 

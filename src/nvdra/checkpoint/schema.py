@@ -24,5 +24,5 @@ class Schema:
 
 
 # The Go GPU plugin calls a checkpoint with PrepareAborted corrupt, so this driver never writes that state.
-GPU = Schema("gpu.nvidia.com", frozenset(("gpu", "mig", "vfio")), unsupported=frozenset(("vfio",)))
+GPU = Schema("gpu.nvidia.com", frozenset(("gpu", "mig", "vfio")))
 DOMAIN = Schema("compute-domain.nvidia.com", frozenset(("channel", "daemon")), can_abort=True)

@@ -4,7 +4,7 @@ from nvdra.gpu.attributes import published
 from nvdra.gpu.gpu import Gpu, OddDeviceError, PciFacts, pci_bus_id
 from nvdra.gpu.hidden import HiddenGpu, bound
 from nvdra.gpu.inventory import Inventory, NotPublished, Partitions, StuckMode, from_scan, overlapping
-from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, NvmlDevice, parent
 from nvdra.gpu.mig_profile import MigProfile, Partitioning
 from nvdra.gpu.names import GpuName, MigName, Name, VfioName, parse_name
 from nvdra.gpu.scan import (
@@ -18,8 +18,12 @@ from nvdra.gpu.scan import (
     NodeScan,
     NvLink,
 )
+from nvdra.gpu.twins import with_twins
+from nvdra.gpu.vfio import BindVfio, BoundVfio, Passthrough, PassthroughFacts, VfioGpu
 
 __all__ = [
+    "BindVfio",
+    "BoundVfio",
     "ComputeInstanceScan",
     "ComputeProfileScan",
     "Gpu",
@@ -40,11 +44,15 @@ __all__ = [
     "NodeScan",
     "NotPublished",
     "NvLink",
+    "NvmlDevice",
     "OddDeviceError",
     "Partitioning",
     "Partitions",
+    "Passthrough",
+    "PassthroughFacts",
     "PciFacts",
     "StuckMode",
+    "VfioGpu",
     "VfioName",
     "bound",
     "from_scan",
@@ -53,4 +61,5 @@ __all__ = [
     "parse_name",
     "pci_bus_id",
     "published",
+    "with_twins",
 ]

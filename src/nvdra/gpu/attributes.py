@@ -11,7 +11,8 @@ from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
 from nvdra.gpu.counters import capacity, consumption
 from nvdra.gpu.fabric_topology import FabricTopology
 from nvdra.gpu.gpu import Gpu
-from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, parent
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, NvmlDevice, parent
+from nvdra.gpu.vfio import VfioGpu, published_vfio
 
 _STANDARD = "resource.kubernetes.io"
 
@@ -25,10 +26,12 @@ def published(device: GpuDevice, gates: Gates, fabric: FabricTopology | None = N
     What is unknown is absent: NUMA node, PCIe root, addressing mode, memory. So is the PCI address where its domain has
     more than 16 bits: the standard attribute has no form for it.
     """
-    attributes = {**_of_gpu(parent(device), gates), **_own(device)}
-    if fabric is not None and isinstance(device, Gpu):
-        attributes |= fabric.attributes(device.pci_bus_id)
-    made: dict[str, Any] = {"attributes": dict(sorted(attributes.items()))}
+    of_fabric = fabric.attributes(device.pci_bus_id) if fabric and isinstance(device, Gpu | VfioGpu) else {}
+    if isinstance(device, VfioGpu):
+        made = published_vfio(device, gates)
+        return made | {"attributes": dict(sorted((made["attributes"] | of_fabric).items()))}
+    attributes = {**_of_gpu(parent(device), gates), **_own(device), **of_fabric}
+    made = {"attributes": dict(sorted(attributes.items()))}
     if has := capacity(device):
         made["capacity"] = has
     if consumes := consumption(device):
@@ -37,7 +40,7 @@ def published(device: GpuDevice, gates: Gates, fabric: FabricTopology | None = N
     return made
 
 
-def _own(device: GpuDevice) -> dict[str, dict[str, Any]]:
+def _own(device: NvmlDevice) -> dict[str, dict[str, Any]]:
     match device:
         case Gpu():
             return {"type": {"string": "gpu"}, "uuid": {"string": device.uuid}}

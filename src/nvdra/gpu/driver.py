@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
-from nvdra.api.gates import DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
+from nvdra.api.gates import (
+    DEVICE_METADATA,
+    DYNAMIC_MIG,
+    FABRIC_MANAGER_PARTITIONING,
+    MPS_SUPPORT,
+    PASSTHROUGH_SUPPORT,
+    TIME_SLICING_SETTINGS,
+    Gates,
+)
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import (
     GPU,
@@ -18,6 +26,7 @@ from nvdra.checkpoint import (
     PreparedGpu,
     PreparedGroup,
     PreparedMig,
+    PreparedVfio,
     Schema,
 )
 from nvdra.claims import (
@@ -31,9 +40,11 @@ from nvdra.claims import (
     Steps,
     Teardown,
     answers,
+    metadata,
     prepared_allocation,
 )
 from nvdra.gpu.admin import refused_device
+from nvdra.gpu.attributes import published
 from nvdra.gpu.extents import DRIVER, conflicts, extent, half_prepared_extents
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.groups import asked, groups, regroup
@@ -54,6 +65,7 @@ from nvdra.gpu.sharing import (
 )
 from nvdra.gpu.steps import interval_of, needs, steps
 from nvdra.gpu.teardown import teardown
+from nvdra.gpu.vfio import BoundVfio, VfioGpu, bound_devices
 
 DEVICE_TYPES = ("gpu", "mig", "vfio", "unknown")
 
@@ -86,7 +98,13 @@ class GpuDriver:
 
     @property
     def has_steps(self) -> bool:
-        having = (DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, TIME_SLICING_SETTINGS)
+        having = (
+            DYNAMIC_MIG,
+            FABRIC_MANAGER_PARTITIONING,
+            MPS_SUPPORT,
+            PASSTHROUGH_SUPPORT,
+            TIME_SLICING_SETTINGS,
+        )
         return any(map(self.gates.enabled, having))
 
     @property
@@ -144,16 +162,16 @@ class GpuDriver:
         devices = tuple(self._prepared(claim.uid, result, device, facts) for result, device in group.members)
         return PreparedGroup(devices, daemon_of(group, facts), self._time_slice_applied(group, facts))
 
-    def concrete(self, device: NodeDevice, facts: Facts) -> Gpu | MigDevice:
-        made = facts[device.name] if isinstance(device, MigSpec) else device
-        assert isinstance(made, Gpu | MigDevice)
+    def concrete(self, device: NodeDevice, facts: Facts) -> Gpu | MigDevice | BoundVfio:
+        made = facts[device.name] if isinstance(device, MigSpec | VfioGpu) else device
+        assert isinstance(made, Gpu | MigDevice | BoundVfio)
         return made
 
     def edits(self, group: Group, result: Result, facts: Facts) -> Edits:
         return sharing_edits(group, result, facts, self.sharing)
 
     def has_common_edits(self, group: Group) -> bool:
-        return True
+        return not any(isinstance(device, VfioGpu) for _, device in group.members)
 
     def restore(
         self, claim: ClaimRef, given: Allocation, entry: Entry | None, node: Inventory
@@ -167,7 +185,7 @@ class GpuDriver:
                 return Missing(result.device, node.why_absent(result.device))
             members.append((result, found))
         groups = regroup(members, given.configs, self.gates)
-        facts = daemon_facts(claim, groups, entry, self.sharing)
+        facts = {**daemon_facts(claim, groups, entry, self.sharing), **bound_devices(groups)}
         return groups, {**facts, _ADOPTED: True} if entry is None else facts
 
     def daemons_of_entry(self, claim: ClaimRef, entry: Entry, node: Inventory) -> tuple[StartMpsDaemon, ...]:
@@ -206,6 +224,8 @@ class GpuDriver:
         info: Info = PreparedGpu(made.uuid)
         if isinstance(made, MigDevice):
             info = PreparedMig(made.uuid, made.parent.minor, made.parent.uuid, made.gi_id, made.ci_id)
+        elif isinstance(made, BoundVfio):
+            info = PreparedVfio(made.uuid, made.device.pci_bus_id)
         return PreparedDevice(
             info=info,
             requests=(result.request,),
@@ -213,7 +233,16 @@ class GpuDriver:
             device=result.device,
             cdi_ids=(self.cdi.device_id(uid, result.device),),
             share_id=result.share_id,
+            metadata=self._metadata(made),
         )
+
+    def _metadata(self, made: NodeDevice) -> bytes:
+        """The attributes of a passthrough device, for programs that start virtual machines; b"" of any other."""
+        if not isinstance(made, BoundVfio) or not self.gates.enabled(DEVICE_METADATA):
+            return b""
+        group = made.device.facts.iommu_group
+        more = {"iommuGroup": {"int": int(group)}} if group.isdecimal() else {}
+        return metadata.encode(published(made.device, self.gates)["attributes"] | more)
 
     def _time_slice_applied(self, group: Group, facts: Facts) -> bool | None:
         """Explicit with the gate on, so that v0.4.1 of the Go driver resets only what was set. v0.4.0 does not know the

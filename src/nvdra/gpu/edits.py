@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from nvdra.cdi.edits import DeviceNode, Edits, Hook, Mount
+from nvdra.gpu.vfio import BoundVfio
 
 _READ_ONLY = ("ro", "nosuid", "nodev", "rbind", "rprivate")
 _SOCKET = ("nosuid", "nodev", "rbind", "rprivate", "noexec")
@@ -146,6 +147,19 @@ def gpu_edits(files: GpuFiles, hook_path: str) -> Edits:
         device_nodes=tuple(_node(node) for node in files.nodes),
         hooks=() if links is None else (links,),
         additional_gids=_gids(files.nodes),
+    )
+
+
+def vfio_edits(bound: BoundVfio, path: str) -> Edits:
+    """What one passed-through GPU adds to a container, which gets nothing of the NVIDIA driver.
+
+    path   its device node
+    """
+    api = "/dev/iommu" if bound.uses_iommufd else "/dev/vfio/vfio"
+    nodes = (path, api) if bound.has_api_device else (path,)
+    return Edits(
+        env=("NVIDIA_VISIBLE_DEVICES=void",),
+        device_nodes=tuple(DeviceNode(path=node, host_path=node) for node in nodes),
     )
 
 

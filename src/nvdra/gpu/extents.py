@@ -5,8 +5,6 @@ A GPU is its PCI address, also while NVML does not show it; UUID and minor numbe
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +16,7 @@ from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.inventory import Inventory, Partitions
 from nvdra.gpu.mig import MigDevice, MigSpec
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
+from nvdra.gpu.vfio import VfioGpu, vfio_address
 
 DRIVER = "gpu.nvidia.com"
 
@@ -53,7 +52,7 @@ def exclusive_names(entry: Entry) -> frozenset[str]:
 def extent(name: str, inventory: Inventory) -> GpuExtent | None:
     """Where a device of this name lies on this node; None if that is not known now."""
     match inventory.devices.get(name) or parse_name(name):
-        case Gpu(pci_bus_id=address):
+        case Gpu(pci_bus_id=address) | VfioGpu(pci_bus_id=address):
             return GpuExtent(address)
         case MigSpec(parent=gpu, start=start, size=size) | MigDevice(parent=gpu, start=start, size=size):
             return GpuExtent(gpu.pci_bus_id, range(start, start + size))
@@ -61,8 +60,8 @@ def extent(name: str, inventory: Inventory) -> GpuExtent | None:
             return _placement(partition, address, inventory)
         case GpuName(minor=minor) if address := inventory.address_by_minor(minor):
             return GpuExtent(address)
-        case VfioName(position=position) if position < len(inventory.addresses):
-            return GpuExtent(inventory.addresses[position])
+        case VfioName(position=position) if position < len(inventory.positions):
+            return GpuExtent(inventory.positions[position])
     return None
 
 
@@ -89,7 +88,8 @@ def conflicts(entry: Entry, wanted: GpuExtent, inventory: Inventory) -> bool:
     for group in entry.prepared:
         for device in group.devices:
             # The entry's UUID finds the GPU: minor numbers change with a driver reload.
-            if uuid_of_gpu != (device.uuid if device.mig is None else device.mig.parent_uuid):
+            known = device.uuid if device.mig is None else device.mig.parent_uuid
+            if uuid_of_gpu != known and wanted.gpu != vfio_address(device.info, inventory.positions):
                 continue
             name = parse_name(device.device)
             held = GpuExtent(wanted.gpu)
@@ -108,7 +108,7 @@ def half_prepared_extents(entry: Entry, inventory: Inventory) -> Iterator[GpuExt
         if gpu:
             yield _placement(name, gpu, inventory)
     for text in exclusive_names(entry):
-        if isinstance(parse_name(text), GpuName) and (known := extent(text, inventory)) is not None:
+        if isinstance(parse_name(text), GpuName | VfioName) and (known := extent(text, inventory)) is not None:
             yield known
 
 
@@ -125,7 +125,7 @@ def _placement(name: MigName, address: str, inventory: Inventory) -> GpuExtent:
 
 
 def unsupported_extents(entry: Entry, unsupported: Unsupported, inventory: Inventory) -> Iterator[GpuExtent]:
-    """Full GPUs of this node that an unsupported entry holds, as MIG devices or passed through.
+    """GPUs of this node that an unsupported entry holds, as MIG devices or passed through.
 
     A GPU that was passed through for a claim with admin access is away from its driver all the same.
     """
@@ -134,13 +134,23 @@ def unsupported_extents(entry: Entry, unsupported: Unsupported, inventory: Inven
         match parse_name(name):
             case MigName(parent_minor=minor) if name in exclusive and (address := inventory.address_by_minor(minor)):
                 yield GpuExtent(address)
-            case VfioName():
-                # A passed-through GPU's UUID is made from its PCI address: that finds it under its full-GPU name.
-                uuids = {device.uuid for device in unsupported.devices}
-                yield from (GpuExtent(address) for address in inventory.addresses if vfio_uuid(address) in uuids)
+    for device in unsupported.devices:
+        if address := vfio_address(device.info, inventory.positions):
+            yield GpuExtent(address)
 
 
-def vfio_uuid(pci_bus_id: str) -> str:
-    """The UUID a passed-through GPU is published with: version 5, DNS namespace, name = PCI address."""
-    digest = hashlib.sha1(uuid.NAMESPACE_DNS.bytes + pci_bus_id.encode(), usedforsecurity=False).digest()
-    return str(uuid.UUID(bytes=digest[:16], version=5))
+def held_extents(entry: Entry, inventory: Inventory) -> Iterator[GpuExtent]:
+    """GPUs that an entry of any state has, in whole or in part, unless with admin access only."""
+    if isinstance(entry.prepared, Unsupported):
+        yield from unsupported_extents(entry, entry.prepared, inventory)
+        return
+    exclusive, told = exclusive_names(entry), answers(entry)
+    for device in told:
+        if address := vfio_address(device.info, inventory.positions):
+            yield GpuExtent(address)
+        elif device.device in exclusive:
+            known = device.uuid if device.mig is None else device.mig.parent_uuid
+            yield GpuExtent(inventory.address_of(known))
+    for name in exclusive - {device.device for device in told}:
+        if (found := extent(name, inventory)) is not None:
+            yield found

@@ -14,6 +14,7 @@ from nvdra.gpu.fabric_topology import FabricPartition
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.inventory import Inventory
 from nvdra.gpu.names import GpuName, VfioName, parse_name
+from nvdra.gpu.vfio import VfioGpu
 
 _REFUSING = "refusing partition activation"
 
@@ -108,10 +109,7 @@ def _step(partition: FabricPartition, found: dict[str, str]) -> ActivateFabricPa
 
 def _address(device: object) -> str | None:
     """The PCI address of a full GPU, or of one that is passed through; None for a part of a GPU."""
-    if isinstance(device, Gpu):
-        return device.pci_bus_id
-    address = getattr(device, "pci_bus_id", None)
-    return address if isinstance(address, str) else None
+    return device.pci_bus_id if isinstance(device, Gpu | VfioGpu) else None
 
 
 def _gpus(entry: Entry, inventory: Inventory) -> Iterator[tuple[str, str]]:

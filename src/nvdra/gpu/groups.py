@@ -15,6 +15,7 @@ from nvdra.api.configs import (
     ConfigError,
     GpuConfig,
     MigDeviceConfig,
+    VfioDeviceConfig,
     decode,
     kind_of,
     normalize,
@@ -29,11 +30,16 @@ from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.matching import MismatchError, match
 from nvdra.gpu.mig import MigDevice, MigSpec
 from nvdra.gpu.names import VfioName, parse_name
+from nvdra.gpu.vfio import VfioGpu
 
 _SOURCES = ("FromClass", "FromClaim")
 
 # Lowest precedence: what applies where users say nothing.
-BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = ((GpuConfig(), ()), (MigDeviceConfig(), ()))
+BUILT_IN: tuple[tuple[Config, tuple[str, ...]], ...] = (
+    (GpuConfig(), ()),
+    (MigDeviceConfig(), ()),
+    (VfioDeviceConfig(), ()),
+)
 _BUILT_IN_KINDS = tuple((requests, kind_of(config)) for config, requests in BUILT_IN)
 
 
@@ -152,6 +158,8 @@ def _device_type(device: AnyDevice) -> str:
             return "mig"
         case MigSpec():
             return "migdyn"
+        case VfioGpu():
+            return "vfio"
         case _:
             raise TypeError(f"{device!r} is no device of {DRIVER}")
 

@@ -27,8 +27,9 @@ from nvdra.gpu.gpu import (
 from nvdra.gpu.hidden import HiddenGpu, hidden_gpus
 from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, live, parent, specs
 from nvdra.gpu.mig_profile import Partitioning, partitioning
-from nvdra.gpu.names import GpuName, MigName, parse_name
+from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
 from nvdra.gpu.scan import GpuInstanceScan, GpuScan, LeftOut, NodeScan
+from nvdra.gpu.vfio import VfioGpu
 
 # GPUs that drive a workstation's own screen: never offered, never mentioned.
 _DISPLAYS = frozenset(("DGX Display", "NVIDIA DGX Display"))
@@ -102,6 +103,8 @@ class Inventory:
     hidden         by PCI address: GPUs that could not be read, or are too odd to be offered
     driver_version as NVML writes it, "580.159.04"; attributes have the form that the API server takes
     fabric         partitions of Fabric Manager; None without them (gate FabricManagerPartitioning)
+    pci_gpus       addresses of all GPUs on the PCI bus in their order, those never offered too; () if not looked for
+    no_passthrough why no GPU of this node can be passed through; "" if some can
     stuck          by PCI address: GPUs that are offered as they stand, since their MIG mode does not change
     """
 
@@ -115,12 +118,16 @@ class Inventory:
     stuck: Mapping[str, StuckMode] = field(default_factory=lambda: _NO_STUCK)
     driver_version: str = ""
     fabric: FabricTopology | None = None
+    pci_gpus: tuple[str, ...] = ()
+    no_passthrough: str = "the feature gate PassthroughSupport is off"
 
     def why_absent(self, device: str) -> str:
         """Why a device of this name is not offered; "" if nothing is known of it."""
         for left in self.not_published:
             if _is_same_placement(left.device, device):
                 return left.reason
+        if isinstance(parse_name(device), VfioName) and self.no_passthrough:
+            return self.no_passthrough
         if self.unread:
             return self.unread
         match parse_name(device):
@@ -150,6 +157,16 @@ class Inventory:
     def addresses(self) -> tuple[str, ...]:
         """PCI addresses of all GPUs, hidden ones too, in their order."""
         return tuple(sorted({*self.gpus, *self.hidden}))
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """PCI addresses of GPUs in the order in which names of passed-through GPUs count them."""
+        return self.pci_gpus or self.addresses
+
+    @property
+    def twins(self) -> tuple[VfioGpu, ...]:
+        """GPUs that can be passed through, in the order of their PCI addresses."""
+        return tuple(device for device in self.devices.values() if isinstance(device, VfioGpu))
 
     def address_of(self, uuid: str) -> str:
         """The PCI address of the GPU with this UUID, whatever its minor number is now; the UUID itself if unknown."""
@@ -268,11 +285,18 @@ def overlapping(inventory: Inventory, address: str, start: int, size: int) -> fr
         match device:
             case Gpu():
                 return True
+            case VfioGpu():
+                return True
             case MigSpec() | MigDevice():
                 return device.start < start + size and start < device.start + device.size
 
-    lying = ((name, device) for name, device in inventory.devices.items() if parent(device).pci_bus_id == address)
+    lying = ((name, device) for name, device in inventory.devices.items() if address_of_device(device) == address)
     return frozenset(name for name, device in lying if is_touched(device))
+
+
+def address_of_device(device: GpuDevice) -> str:
+    """The PCI address of the GPU that a device is or lies on."""
+    return device.pci_bus_id if isinstance(device, VfioGpu) else parent(device).pci_bus_id
 
 
 def _published(gpu: Gpu, seen: GpuScan) -> Iterator[GpuDevice | NotPublished]:

@@ -13,6 +13,7 @@ from nvdra.gpu.gpu import Gpu, OddDeviceError
 from nvdra.gpu.mig_profile import MigProfile, profile
 from nvdra.gpu.names import MigName
 from nvdra.gpu.scan import GpuInstanceScan, MigProfileScan
+from nvdra.gpu.vfio import VfioGpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,11 @@ class MigDevice:
         return str(MigName(self.parent.minor, self.profile.name_text, self.profile.profile_id, self.start))
 
 
-GpuDevice = Gpu | MigSpec | MigDevice
+NvmlDevice = Gpu | MigSpec | MigDevice
+GpuDevice = NvmlDevice | VfioGpu
 
 
-def parent(device: GpuDevice) -> Gpu:
+def parent(device: NvmlDevice) -> Gpu:
     """The GPU a device is or lies on."""
     return device if isinstance(device, Gpu) else device.parent
 

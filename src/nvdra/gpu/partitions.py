@@ -13,6 +13,7 @@ from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.inventory import Inventory, Partitions
 from nvdra.gpu.mig import MigDevice, MigSpec
 from nvdra.gpu.names import MigName, parse_name
+from nvdra.gpu.vfio import VfioGpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def partitions_of_others(
     }
 
 
-def current_device(device: PreparedDevice, inventory: Inventory) -> Gpu | MigDevice | None:
+def current_device(device: PreparedDevice, inventory: Inventory) -> Gpu | MigDevice | VfioGpu | None:
     """The device behind an answer, as this node knows it now; None if it does not know it, or only as another one."""
     here = inventory.devices.get(device.device)
     if here is not None and not isinstance(here, MigSpec):
@@ -89,7 +90,7 @@ def current_device(device: PreparedDevice, inventory: Inventory) -> Gpu | MigDev
     return MigDevice(gpu, profile, name.start, size, device.mig.gi_id, device.mig.ci_id, device.uuid)
 
 
-def live(name: str, inventory: Inventory) -> Gpu | MigDevice | None:
+def live(name: str, inventory: Inventory) -> Gpu | MigDevice | VfioGpu | None:
     """The device of this name as it stands on the node now; None if there is none, or a partition not made."""
     device = inventory.devices.get(name)
     if not isinstance(device, MigSpec):

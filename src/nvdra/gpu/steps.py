@@ -13,7 +13,7 @@ from nvdra.api.claim import ClaimRef
 from nvdra.api.configs import INTERVALS, TIME_SLICING, ConfigError, GpuConfig, decode
 from nvdra.api.gates import TIME_SLICING_SETTINGS, Gates
 from nvdra.checkpoint import Checkpoint, Entry, PreparedGroup, Unsupported
-from nvdra.claims import Group, Refuse, Steps, allocation, unable
+from nvdra.claims import Group, Refuse, Steps, allocation, answers, unable
 from nvdra.gpu.extents import DRIVER, exclusive_names, extent
 from nvdra.gpu.fabric import ActivateFabricPartition, fabric_steps, needs_partition
 from nvdra.gpu.gpu import Gpu
@@ -24,6 +24,7 @@ from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.names import GpuName, parse_name
 from nvdra.gpu.partitions import partitions_of_others, unmanaged_partitions
 from nvdra.gpu.sharing import Sharing, daemons, daemons_of, differing_shares
+from nvdra.gpu.vfio import BindVfio, bindings, vfio_uuid
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def create_partition(made: MigSpec | MigDevice, uuid: str = "") -> CreatePartiti
     return CreatePartition(made.parent, made.name, made.profile.profile_id, made.start, spec, uuid)
 
 
-GpuStep = CreatePartition | LeaveMigMode | SetTimeSlice | StartMpsDaemon | ActivateFabricPartition
+GpuStep = CreatePartition | LeaveMigMode | SetTimeSlice | StartMpsDaemon | ActivateFabricPartition | BindVfio
 
 
 def steps(
@@ -140,10 +141,13 @@ def steps(
     fabric = fabric_steps(groups, inventory)
     if isinstance(fabric, Refuse):
         return fabric
+    binds = bindings(claim, groups)
+    if isinstance(binds, Refuse):
+        return binds
     # Settings of devices that are shared are looked at for each claim, and stay for the others if that fails.
     settings: tuple[GpuStep, ...] = (*fabric, *slices, *mps)
     theirs = tuple(step for step in settings if is_shared(step, claim, checkpoint))
-    return Steps((*found, *settings), (*shared, *theirs), made)
+    return Steps((*found, *settings, *binds), (*shared, *theirs), made)
 
 
 def time_slices(claim: ClaimRef, groups: Iterable[Group], gates: Gates) -> tuple[SetTimeSlice, ...] | Refuse:
@@ -179,6 +183,9 @@ def needs(step: object, entry: Entry) -> bool:
             )
         case ActivateFabricPartition():
             return needs_partition(step, entry)
+        case BindVfio(device=device):
+            prepared = {each.uuid for each in answers(entry)}
+            return vfio_uuid(step.address) in prepared or (not prepared and device in exclusive_names(entry))
         case StartMpsDaemon():
             return step.id in daemons_of(entry) or (
                 step.is_shared and entry.state == "PrepareStarted" and bool(exclusive_names(entry) & set(step.names))

@@ -1,17 +1,17 @@
 """What gives back everything of a checkpoint entry, from the entry alone, reference-counted over other entries.
 
 A plain GPU needs no step, nor does a MIG device that an administrator made. A partition made on demand is destroyed
-with its last claim, a time slice is reset and an MPS daemon ends with its last claim. What other releases set up and
-this one does not build (passed-through GPUs) is kept, and the refusal says what it is and which release can undo it.
+with its last claim, a time slice is reset and an MPS daemon ends with its last claim, a passed-through GPU goes back to
+its driver. What other releases set up and this one cannot interpret is kept, and the refusal says what it is.
 """
 
 from __future__ import annotations
 
 from nvdra.api.claim import ClaimRef
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, TIME_SLICING_SETTINGS, Gates
+from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, PASSTHROUGH_SUPPORT, TIME_SLICING_SETTINGS, Gates
 from nvdra.checkpoint import Checkpoint, Entry, PreparedGroup, Unsupported
 from nvdra.claims import Refuse, Teardown, allocation, answers
-from nvdra.gpu.extents import DRIVER
+from nvdra.gpu.extents import DRIVER, exclusive_names, extent
 from nvdra.gpu.extents import partitions as mig_partitions
 from nvdra.gpu.fabric import fabric_teardown, uses_gpus
 from nvdra.gpu.gpu import Gpu
@@ -29,10 +29,10 @@ from nvdra.gpu.steps import (
     sliced_names,
     sliced_uuids,
 )
+from nvdra.gpu.vfio import BindVfio, vfio_address
 
 _KINDS = {
     "mig": "a MIG device",
-    "vfio": "a GPU passed through to a virtual machine",
 }
 
 
@@ -46,8 +46,13 @@ def teardown(
     mps = _daemons(claim, entry, inventory, gates, sharing)
     if isinstance(mps, Refuse):
         return mps
+    bound = _bound(claim, entry, inventory, gates)
+    if isinstance(bound, Refuse):
+        return bound
     steps: list[GpuStep] = []
     shared: list[GpuStep] = []
+    for binding in bound:
+        (shared if is_shared(binding, claim, checkpoint) else steps).append(binding)
     for daemon in mps:
         (shared if is_shared(daemon, claim, checkpoint) else steps).append(daemon)
     if gates.enabled(DYNAMIC_MIG):
@@ -161,21 +166,39 @@ def _begun_daemons(
     return [] if isinstance(found, Refuse) else list(found)
 
 
+def _bound(claim: ClaimRef, entry: Entry, inventory: Inventory, gates: Gates) -> list[BindVfio] | Refuse:
+    """Passed-through GPUs of this entry; one that is gone from the node needs nothing."""
+    found: dict[str, str] = {}
+    for device in answers(entry):
+        if device.type == "vfio":
+            found[device.device] = vfio_address(device.info, inventory.positions)
+    if entry.state == "PrepareStarted" and not answers(entry):
+        # The entry holds only the allocation: any of its GPUs may have been bound.
+        for name in exclusive_names(entry):
+            if isinstance(parse_name(name), VfioName):
+                place = extent(name, inventory)
+                found[name] = "" if place is None else place.gpu
+    if found and not gates.enabled(PASSTHROUGH_SUPPORT):
+        return Refuse(
+            f"{_prefix(claim, entry)}: its GPUs ({', '.join(sorted(found))}) may be bound to vfio-pci, and gate "
+            f"{PASSTHROUGH_SUPPORT} is off, which gives none back: turn the gate on until the claim is gone, or run "
+            "nvdra vfio give-back on the node"
+        )
+    if "" in found.values() and not inventory.pci_gpus:
+        return Refuse(
+            f"{_prefix(claim, entry)}: the PCI bus has not been read yet, so its GPUs ({', '.join(sorted(found))}) are "
+            "not known; kubelet will ask again",
+            rescan=True,
+        )
+    return [BindVfio(name, address) for name, address in sorted(found.items()) if address]
+
+
 def _unsupported(claim: ClaimRef, entry: Entry) -> Refuse | None:
     """Why this release leaves the entry to another one; None if it can give everything back."""
-    held: tuple[str, ...]
-    if isinstance(entry.prepared, Unsupported):
-        kinds, held = entry.prepared.kinds, entry.prepared.device_names
-    elif entry.state == "PrepareStarted":
-        # The entry holds only the allocation: a bound GPU may have been left half prepared.
-        results = allocation(entry.status, DRIVER).results
-        held = tuple(r.device for r in results if isinstance(parse_name(r.device), VfioName))
-        kinds = frozenset(("vfio",)) if held else frozenset()
-    else:
+    if not isinstance(entry.prepared, Unsupported):
         return None
-    if not kinds:
-        return None
-    what = " and ".join(_KINDS.get(kind, kind) for kind in sorted(kinds))
+    what = " and ".join(_KINDS.get(kind, kind) for kind in sorted(entry.prepared.kinds))
+    held = entry.prepared.device_names
     return Refuse(
         f"{_prefix(claim, entry)}: it holds {what} ({', '.join(held)}) set up by another release of the driver, "
         "which this release does not undo: run the release that prepared it until the claim is gone"
@@ -199,8 +222,11 @@ def _notes(claim: ClaimRef, entry: Entry, on_gpus: tuple[tuple[MigName, str], ..
 def _is_read_whole(inventory: Inventory) -> bool:
     """Whether every GPU that is there could be read; one that could be may still not be offered."""
     return not inventory.unread and all(
-        isinstance(name := parse_name(left.device), GpuName | MigName)
-        and inventory.by_minor(name.minor if isinstance(name, GpuName) else name.parent_minor) is not None
+        isinstance(name := parse_name(left.device), VfioName)
+        or (
+            isinstance(name, GpuName | MigName)
+            and inventory.by_minor(name.minor if isinstance(name, GpuName) else name.parent_minor) is not None
+        )
         for left in inventory.not_published
     )
 

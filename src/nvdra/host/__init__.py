@@ -20,7 +20,18 @@ from nvdra.host.mps_control import MpsControl, MpsControlError, MpsControlUnusab
 from nvdra.host.named import gone
 from nvdra.host.node import Node, is_temporary, meant_for
 from nvdra.host.nvidia_smi import ComputeMode, NvidiaSmi, NvidiaSmiError, find_nvidia_smi
+from nvdra.host.passthrough import (
+    Slot,
+    SlotFunction,
+    look_at_passthrough,
+    look_at_slot,
+    nvidia_numbers,
+    vfio_numbers,
+    vfio_paths,
+)
 from nvdra.host.pci import BusListing, PciBus, PciFunction, gpu_files, look_at_bus, survey_gpu
+from nvdra.host.pci_names import PciNames
+from nvdra.host.vfio_modules import VfioModules
 
 __all__ = [
     "BusListing",
@@ -44,6 +55,10 @@ __all__ = [
     "NvidiaSmiError",
     "PciBus",
     "PciFunction",
+    "PciNames",
+    "Slot",
+    "SlotFunction",
+    "VfioModules",
     "capability_nodes",
     "cgroup_owner",
     "device_major",
@@ -60,10 +75,15 @@ __all__ = [
     "is_temporary",
     "is_unchanged",
     "look_at_bus",
+    "look_at_passthrough",
+    "look_at_slot",
     "look_up",
     "make_nodes",
     "meant_for",
     "module_version",
+    "nvidia_numbers",
     "survey",
     "survey_gpu",
+    "vfio_numbers",
+    "vfio_paths",
 ]

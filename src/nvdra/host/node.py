@@ -17,6 +17,7 @@ from typing import TypeVar
 from nvdra._core import find_holders
 from nvdra.host import mounts
 from nvdra.host.children import run
+from nvdra.host.in_thread import in_thread
 from nvdra.host.locks import LockFile, Locks
 from nvdra.host.writer import Writer
 from nvdra.ports import Device, DeviceHolders, Finished, Lock, Put, Removal, Stat
@@ -181,6 +182,13 @@ class Node:
                 with contextlib.suppress(OSError):
                     self._effect("unlink", change.path, partial(_discard, place))
 
+    async def write_in_place(self, path: str, content: bytes) -> None:
+        place = self._at(path)
+        try:
+            await in_thread(partial(_write_in_place, place, content), name="sysfs")
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or errno.EIO), path) from None
+
     async def remove(self, path: str) -> bool:
         place = self._at(path, follow=False)
         return await self._writer.run(lambda: self._effect("unlink", path, lambda: _unlink(place)))
@@ -330,6 +338,14 @@ def _read(descriptor: int, offset: int, size: int | None) -> bytes:
         if left is not None:
             left -= len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _write_in_place(place: str, content: bytes) -> None:
+    descriptor = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
 
 
 def _write(descriptor: int, content: bytes) -> None:

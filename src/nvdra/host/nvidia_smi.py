@@ -5,6 +5,7 @@ Only `nvidia-smi` sets and reads time slices: NVML has no call for them. Each ru
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ _MODES: Mapping[str, ComputeMode] = MappingProxyType(
 _DEADLINE_S = 15.0  # without persistence mode each run initialises the GPUs, which takes seconds on a large machine
 _NOT_SUPPORTED_STATUS = 3  # documented in nvidia-smi's manual
 _NOT_SUPPORTED = re.compile("not supported", re.IGNORECASE)
+_DAEMON = "/run/nvidia-persistenced/socket"
 _ROW = re.compile(r"^\|\s+(\d+)\s+Timeslice\s+(\w+)\s+\|\s*$", re.ASCII | re.MULTILINE | re.IGNORECASE)
 _MOST_SAID = 500  # characters of output that an error text carries
 
@@ -88,6 +90,34 @@ class NvidiaSmi:
         rows = (line.partition(",") for line in finished.stdout.decode(errors="replace").splitlines())
         words = {uuid.strip(): mode.strip().upper() for uuid, _, mode in rows}
         return {uuid: _MODES[mode] for uuid, mode in words.items() if mode in _MODES}
+
+    async def read_persistence_mode(self, gpu: str, *, timeout_s: float = _DEADLINE_S) -> bool | None:
+        """Return whether the mode is on; None where nvidia-smi does not tell. Raises NvidiaSmiError.
+
+        gpu   UUID or PCI address
+        """
+        what = "error reading persistence mode"
+        arguments = ("-i", gpu, "--query-gpu=persistence_mode", "--format=csv,noheader")
+        finished = await self._finish(what, arguments, timeout_s)
+        if finished.exit_code != 0:
+            raise self._failure(what, arguments, finished)
+        return {"enabled": True, "disabled": False}.get(finished.stdout.decode(errors="replace").strip().lower())
+
+    async def set_persistence_mode(
+        self, gpu: str, on: bool, root: DriverRoot, *, timeout_s: float = _DEADLINE_S
+    ) -> None:
+        """Turn the persistence mode of a GPU on or off. Raises NvidiaSmiError.
+
+        root   its persistence daemon is asked, which alone can let go of the GPU that it keeps open
+        """
+        arguments = ("-i", gpu, "-pm", str(int(on)))
+        if root.path != "/" and self.host.exists(root.below(_DAEMON)):
+            # nvidia-smi reaches the daemon by a fixed path.
+            argv = ["chroot", root.path, root.inside(self.program), *arguments]
+            with contextlib.suppress(OSError, TimeoutError):
+                if (await self.host.spawn(argv, timeout_s=timeout_s)).exit_code == 0:
+                    return
+        await self._run("error setting persistence mode", arguments, timeout_s)
 
     async def _run(self, what: str, arguments: tuple[str, ...], timeout_s: float) -> None:
         finished = await self._finish(what, arguments, timeout_s)

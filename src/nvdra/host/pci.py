@@ -16,7 +16,7 @@ from nvdra.host.footprint import Footprint, folder_now
 from nvdra.ports import Host
 
 _NVIDIA = "0x10de"
-_GPU_CLASSES = (0x030000, 0x030200)  # VGA controller, 3D controller
+GPU_CLASSES = (0x030000, 0x030200)  # VGA controller, 3D controller
 _PCI_ROOT = re.compile(r"pci[0-9a-f]{4,}:[0-9a-f]{2}", re.ASCII)
 
 
@@ -167,7 +167,7 @@ def _function(host: Host, root: DriverRoot, address: str) -> PciFunction:
             numa_node=numa_node if numa_node is not None and numa_node >= 0 else None,
             pcie_root=_pcie_root(host, root, address),
             driver=(_link(host, f"{folder}/driver") or "").rpartition("/")[2],
-            is_gpu=kind in _GPU_CLASSES and _link(host, f"{folder}/physfn") is None,
+            is_gpu=kind in GPU_CLASSES and _link(host, f"{folder}/physfn") is None,
         ),
     )
 

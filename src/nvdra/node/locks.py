@@ -221,6 +221,18 @@ class ResourceLocks:
                     return found
         return {}
 
+    def left_by_others(self, step: Step, known: Container[str]) -> Previous | None:
+        """State from before the step of a claim that is gone, and so has not been rolled back; None if there is none.
+
+        known   UIDs of claims that are not gone
+        """
+        for resource in sorted(step.resources):
+            held = self._held[resource]
+            for claim, lines in held.journal.items():
+                if claim not in known and claim not in held.claims and (step.kind, step.key) in lines:
+                    return lines[step.kind, step.key]
+        return None
+
     def forget_others(self, resource: str, begun: Container[str], prepared: Container[str]) -> None:
         """Drop lines of claims that are neither half prepared nor being worked on; a crash left them.
 

@@ -67,7 +67,7 @@ class Publication:
         self._logged_uncounted = False
         self._notice = on_notice
         self._jitter = jitter
-        self._wanted: tuple[tuple[Value, ...], frozenset[str], tuple[Value, ...]] | None = None
+        self._wanted: tuple[tuple[Value, ...], frozenset[str], tuple[Value, ...], frozenset[str]] | None = None
         self._is_held = False
         self._left_out: dict[str, str] = {}
         self._wake = asyncio.Event()
@@ -93,14 +93,19 @@ class Publication:
         )
 
     def publish(
-        self, devices: Iterable[Value], withdrawn: Iterable[str] = (), counter_sets: Iterable[Value] = ()
+        self,
+        devices: Iterable[Value],
+        withdrawn: Iterable[str] = (),
+        counter_sets: Iterable[Value] = (),
+        uncounted_withdrawn: Iterable[str] = (),
     ) -> None:
         """Set the pool's devices (v1-shaped), without those withdrawn.
 
-        counter_sets   the counters that the devices consume: `Inventory.counter_sets`
+        counter_sets          the counters that the devices consume
+        uncounted_withdrawn   devices that are withdrawn too where the API server keeps no counters
         """
         fit = tuple(device for device in devices if self._is_fit(device))
-        if self._wanted != (wish := (fit, frozenset(withdrawn), tuple(counter_sets))):
+        if self._wanted != (wish := (fit, frozenset(withdrawn), tuple(counter_sets), frozenset(uncounted_withdrawn))):
             self._wanted = wish
             self._schedule(0.0)
 
@@ -222,7 +227,7 @@ class Publication:
             return
         wish = self._wanted
         minor = await self._writes.server_minor() if wish[2] else NEWEST_MINOR
-        devices, withdrawn, counter_sets = wish
+        devices, withdrawn, counter_sets, uncounted_withdrawn = wish
         is_counted = bool(counter_sets) and self._is_counted(minor)
         stored = store.values()
         specs = specs_for(
@@ -232,6 +237,7 @@ class Publication:
             is_counted=is_counted,
             minor=minor,
             withdrawn=withdrawn,
+            uncounted_withdrawn=uncounted_withdrawn,
             stored_order=stored_order(stored),
         )
         plan = changes(specs, stored, self._pool, self._writes.kept)

@@ -46,6 +46,8 @@ class Nvml:
         self._threads = NvmlThreads(clock, when_back=self._rest)
         self._scanning = asyncio.Lock()
         self._changing = asyncio.Lock()
+        self._keeping = asyncio.Lock()
+        self._keepers = 0  # callers for whom NVML is kept closed
         self._users: list[str] = []
         self._timer: asyncio.Task[None] | None = None
         # Written by the owner thread only.
@@ -122,6 +124,43 @@ class Nvml:
         """Keeps NVML open while the body runs. `close` reports `reason` to its caller meanwhile."""
         async with self._use(reason, timeout_s):
             yield
+
+    @asynccontextmanager
+    async def kept_closed(self, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[None]:
+        """Keep NVML closed while the body runs, for several callers at once; users wait. Raises NvmlInUse."""
+        async with self._keeping:
+            if not self._keepers:
+                await self._shut(timeout_s)
+            self._keepers += 1
+        try:
+            yield
+        finally:
+            self._keepers -= 1
+            if not self._keepers:
+                self._reopenable()
+
+    async def _shut(self, timeout_s: float) -> None:
+        """Close NVML and keep every caller out until `_reopenable`."""
+        await self._scanning.acquire()
+        try:
+            self._stop_timer()
+            await self._changing.acquire()
+        except BaseException:
+            self._scanning.release()
+            raise
+        try:
+            if self._users:
+                raise NvmlInUse(tuple(self._users))
+            if self._is_open:
+                await self._threads.change(self._finish, timeout_s, SHUTDOWN)
+        except BaseException:
+            self._reopenable()
+            raise
+
+    def _reopenable(self) -> None:
+        self._changing.release()
+        self._scanning.release()
+        self._rest()
 
     async def close(self, *, timeout_s: float = TIMEOUT_S) -> None:
         """Closes NVML after the running scan; no device node stays open. Raises NvmlInUse."""

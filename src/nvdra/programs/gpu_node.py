@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from nvdra import telemetry
-from nvdra.api.gates import DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, Gates
+from nvdra.api.gates import DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, PASSTHROUGH_SUPPORT, Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory, MigDevice, StuckMode
 from nvdra.gpu.driver import GpuDriver
@@ -38,12 +38,14 @@ from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.desired_pool import DesiredPool
 from nvdra.node.gpu.discovery import Discovery
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
-from nvdra.node.gpu.fabric import Fabric
+from nvdra.node.gpu.fabric import MODULES, Fabric
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.gpu.mps_pods import Pods
 from nvdra.node.gpu.mps_upkeep import MpsUpkeep
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.stuck_modes import StuckModes
+from nvdra.node.gpu.vfio_parts import VfioParts
+from nvdra.node.gpu.vfio_upkeep import VfioUpkeep
 from nvdra.node.journals import trim_journals
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication
@@ -77,6 +79,7 @@ class GpuNode:
         nvml = Nvml(lambda: find_library(host, root), chassis.clock)
         chassis.stack.push_async_callback(_close, nvml)
         self._stuck = StuckModes(host, chassis.paths.plugin_dir)
+        self._vfio = self._vfio_parts(nvml) if gates.enabled(PASSTHROUGH_SUPPORT) else None
         self._discovery = self._discovery_of(nvml)
         restore = None if options.nvidia_cdi_hook_path else partial(install_hook, host, chassis.paths.plugin_dir)
         self._fabric = self._fabric_manager() if gates.enabled(FABRIC_MANAGER_PARTITIONING) else None
@@ -98,6 +101,7 @@ class GpuNode:
             clock=chassis.clock,
             mps=self._mps,
             fabric=None if self._fabric is None else FabricActor(self._fabric, chassis.clock),
+            vfio=None if self._vfio is None else self._vfio.actor,
             sharing=self._sharing,
             rescan=lambda: self._guarded(self._discovery.scan()),
             on_checkpoint=chassis.on_checkpoint,
@@ -115,7 +119,7 @@ class GpuNode:
             chassis.api,
             chassis.clock,
             Pool(DRIVER, options.node_name),
-            has_counters=gates.enabled(DYNAMIC_MIG),
+            has_counters=gates.enabled(DYNAMIC_MIG) or gates.enabled(PASSTHROUGH_SUPPORT),
             on_notice=chassis.on_notice,
         )
         self._desired_pool = DesiredPool(
@@ -133,6 +137,17 @@ class GpuNode:
             dynamic_mig=self._gates.enabled(DYNAMIC_MIG),
             never_toggles=never_toggles(os.environ),
             stuck=self._stuck.known,
+            passthrough=None if self._vfio is None else self._vfio.look,
+        )
+
+    def _vfio_parts(self, nvml: Nvml) -> VfioParts:
+        return VfioParts(
+            self._chassis.host,
+            self._chassis.clock,
+            self._root,
+            self._options.host_root,
+            nvml,
+            lambda: self._chassis.tasks.start("passthrough", self._guarded(self._discovery.scan()), may_end=True),
         )
 
     def _mps_actor(self, folder: str) -> MpsActor:
@@ -167,7 +182,9 @@ class GpuNode:
         )
         fabric = Fabric(
             manager,
+            host,
             self._chassis.clock,
+            f"{self._chassis.paths.plugin_dir}/{MODULES}",
             lambda: fabric_manager.has_fabric(host, root, self._options.host_root, os.environ),
             self._fabric_changed,
         )
@@ -194,6 +211,9 @@ class GpuNode:
             self._desired_pool.renew()  # devices that overlapped a destroyed partition are free
             self._chassis.tasks.start("upkeep", self._upkeep.run())
         elif self.context.driver.has_steps:
+            if self._vfio is not None:
+                await self._chassis.unless_stopped(self._vfio_upkeep().clean_up())
+                self._chassis.tasks.start("passthrough upkeep", self._vfio_upkeep().run())
             await self._chassis.unless_stopped(trim_journals(self.context, self._lockable()))
         if self._mps is not None:
             upkeep = MpsUpkeep(
@@ -209,6 +229,10 @@ class GpuNode:
             self._chassis.tasks.start("fabric", self._fabric.run(), may_end=True)
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
+    def _vfio_upkeep(self) -> VfioUpkeep:
+        assert self._vfio is not None
+        return self._vfio.upkeep(self.context, self._inventory, lambda: self.checkpoint_file.is_quarantined)
+
     async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
         """Note that a GPU refuses a change of its MIG mode, and unpublish the devices that would need it."""
         await self._stuck.note(address, stuck)
@@ -217,7 +241,10 @@ class GpuNode:
     def _lockable(self) -> list[str]:
         """Resources that steps of this node may have locked."""
         inventory = self._inventory()
-        return [*inventory.gpus, *(each.uuid for each in inventory.devices.values() if isinstance(each, MigDevice))]
+        return [
+            *inventory.addresses,
+            *(each.uuid for each in inventory.devices.values() if isinstance(each, MigDevice)),
+        ]
 
     def _bus(self) -> PciBus:
         return look_at_bus(self._chassis.host, self._root)

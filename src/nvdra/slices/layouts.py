@@ -49,7 +49,10 @@ def layout_for(*, has_counters: bool, counter_sets: Sequence[CounterSet], minor:
 
 
 def uncounted(devices: Iterable[SliceDevice]) -> tuple[SliceDevice, ...]:
-    """The devices for an API server without counters: no partitions, which could be allocated beside their full GPU."""
+    """The devices for an API server without counters: no partitions, which could be allocated beside their full GPU.
+
+    Of a GPU and its twin for virtual machines both stay: the caller withdraws one when a claim has the other.
+    """
     kept = (device for device in devices if not device.get("consumesCounters") or _is_gpu(device))
     return tuple({key: device[key] for key in device if key != "consumesCounters"} for device in kept)
 
@@ -92,15 +95,17 @@ def specs_for(
     is_counted: bool,
     minor: int,
     withdrawn: frozenset[str] = frozenset(),
+    uncounted_withdrawn: frozenset[str] = frozenset(),
     stored_order: Sequence[str] = (),
 ) -> tuple[SliceSpec, ...]:
     """The slices of a pool for a server of this minor version.
 
     is_counted   the server keeps counters; without them, devices that share them are left out
+    uncounted_withdrawn   names that are unpublished too where it does not
     The rest is as in `layout_for` and `wanted`.
     """
     if counter_sets and not is_counted:
-        devices, counter_sets = uncounted(devices), ()
+        devices, counter_sets, withdrawn = uncounted(devices), (), withdrawn | uncounted_withdrawn
     layout = layout_for(has_counters=has_counters, counter_sets=counter_sets, minor=minor)
     return wanted(devices, layout, withdrawn, stored_order, counter_sets)
 
@@ -140,7 +145,7 @@ def _gpu(device: SliceDevice) -> str:
 
 
 def _is_gpu(device: SliceDevice) -> bool:
-    return _attribute(device, "type") == "gpu"
+    return _attribute(device, "type") in ("gpu", "vfio")
 
 
 def _attribute(device: SliceDevice, name: str) -> str:

@@ -31,6 +31,7 @@ _DEVICE_FORM = re.compile(rb"fake device (\d+):(\d+) mode (\d+) group (\d+)\n")
 _DEVICE_SIZE = 100
 
 Program = Callable[[Sequence[str]], Finished]
+Kernel = Callable[[str, bytes], Awaitable[None] | None]
 
 
 class Killed(BaseException):
@@ -45,7 +46,7 @@ class Effect:
     """One change of the outside, in the order they took place.
 
     kind   "create" (the file beside), "write", "fsync", "rename", "unlink", "mkdir", "mknod", "remove tree", "mount",
-           "unmount", "exec", and of lock files "append", "truncate"; or what `perform` was told
+           "unmount", "exec", "write in place", and of lock files "append", "truncate"; or what `perform` was told
     path   the path the caller named; of a program its command line
     """
 
@@ -105,6 +106,8 @@ class FakeHost(Node):
     """A node whose / is `folder`.
 
     effects     what has been done to it through this host, oldest first
+    kernel      what reacts when a file is written in place, as the kernel does behind sysfs: it raises the refusal of
+                the write, or returns what the write waits for; without one, a file has the written content
     programs    what answers when a program is run, by the name of its file; others are not installed
     boot        the boot id
     waits       waits for locks that are under way: they end when the lock is free, or at a timeout in real time
@@ -121,6 +124,7 @@ class FakeHost(Node):
         self.boot = boot_id
         self.effects: list[Effect] = []
         self.programs: dict[str, Program] = {}
+        self.kernel: Kernel | None = None
         self.waits: set[asyncio.Future[None]] = set()
 
     def kill_after(self, effects: int) -> None:
@@ -149,7 +153,7 @@ class FakeHost(Node):
     def revive(self) -> FakeHost:
         """The same node with a fresh program on it."""
         fresh = FakeHost(self._folder, boot_id=self.boot)
-        fresh.programs = self.programs
+        fresh.programs, fresh.kernel = self.programs, self.kernel
         return fresh
 
     def refuse(self, kind: str, path: str, error: int) -> None:
@@ -237,6 +241,19 @@ class FakeHost(Node):
             return program(argv)
 
         return self._effect("exec", " ".join(argv), start)
+
+    async def write_in_place(self, path: str, content: bytes) -> None:
+        def react() -> Awaitable[None] | None:
+            place = Path(self._at(path))
+            if not place.is_file():
+                raise FileNotFoundError(2, os.strerror(2), path)
+            if self.kernel is not None:
+                return self.kernel(path, content)
+            place.write_bytes(content)
+            return None
+
+        if (rest := self._effect("write in place", path, react)) is not None:
+            await rest
 
     def mount_count(self, path: str) -> int:
         return super().mount_count(self._at(path)) if self.exists(mounts.TABLE) else 0

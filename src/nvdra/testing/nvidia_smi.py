@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from nvdra.ports import Finished
 
 T = TypeVar("T")
-Command = Literal["list", "query", "time slice", "compute mode"]
+Command = Literal["list", "query", "time slice", "compute mode", "persistence mode"]
 
 _RULE = "+-------------------------------------+\n"
 _HEAD = f"{_RULE}| GPU compute policies:               |\n| GPU     Name           Value        |\n|{'=' * 37}|\n"
@@ -32,12 +32,14 @@ class FakeNvidiaSmi:
 
     time_slices     by UUID, in the order of the indices: 0 default, 1 short, 2 medium, 3 long
     compute_modes   by UUID
+    persistence     whether the mode is on, by PCI address: of GPUs that the driver has
     runs            the arguments of each run, those that failed included
     """
 
     def __init__(self, uuids: Sequence[str]) -> None:
         self.time_slices = dict.fromkeys(uuids, 0)
         self.compute_modes = dict.fromkeys(uuids, "DEFAULT")
+        self.persistence: dict[str, bool] = {}
         self.runs: list[tuple[str, ...]] = []
         self._faults: list[_Fault] = []
 
@@ -74,6 +76,12 @@ class FakeNvidiaSmi:
                 return self._query(uuids.split(","))
             case ("-i", uuid, "-c", mode) if mode in _MODES:
                 return self._set("compute mode", self.compute_modes, uuid, mode)
+            case ("-i", gpu, "--query-gpu=persistence_mode", "--format=csv,noheader") if gpu in self.persistence:
+                return Finished(0, b"Enabled\n" if self.persistence[gpu] else b"Disabled\n", b"")
+            case ("-i", gpu, "-pm", "0" | "1" as mode):
+                return self._set("persistence mode", self.persistence, gpu, mode == "1")
+            case ("-i", _, "--query-gpu=persistence_mode", _):
+                return Finished(6, b"No devices were found\n", b"")
         return Finished(2, f"Invalid combination of input arguments: {words}\n".encode(), b"")
 
     def _list(self) -> Finished:

@@ -157,18 +157,19 @@ def test_what_may_stand_together(setting):
 
 
 def test_gates_that_are_not_built_are_refused_only_if_on():
-    gates.refuse_unbuilt(gates.defaults(), "gpu-kubelet-plugin")
-    with pytest.raises(GateError) as refused:
-        gates.refuse_unbuilt(gates.parse("PassthroughSupport=true"), "gpu-kubelet-plugin")
-    assert str(refused.value) == (
-        "gpu-kubelet-plugin does not support feature gate PassthroughSupport yet: "
-        "turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for it"
-    )
-    with pytest.raises(GateError, match="feature gates PassthroughSupport, NVMLDeviceHealthCheck yet: turn them off"):
-        gates.refuse_unbuilt(
-            gates.parse("NVMLDeviceHealthCheck=true,PassthroughSupport=true,TimeSlicingSettings=true"),
-            "gpu-kubelet-plugin",
-        )
+    for program, names in gates.table()["unbuilt"].items():
+        gates.refuse_unbuilt(gates.defaults(), program)
+        for name in names:
+            with pytest.raises(GateError) as refused:
+                gates.refuse_unbuilt(gates.parse(f"{name}=true"), program)
+            assert str(refused.value) == (
+                f"{program} does not support feature gate {name} yet: "
+                "turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for it"
+            )
+        if len(names) > 1:
+            both = ",".join(f"{name}=true" for name in names[:2])
+            with pytest.raises(GateError, match=f"feature gates {', '.join(names[:2])} yet: turn them off"):
+                gates.refuse_unbuilt(gates.parse(f"{both},TimeSlicingSettings=true"), program)
 
 
 def test_gates_of_other_programs_are_ignored():

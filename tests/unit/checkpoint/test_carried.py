@@ -19,7 +19,6 @@ VFIO = {
 OLD_MIG = group(mig(info={"uuid": "MIG-2", "index": "0"}))
 UNSUPPORTED = {
     "MIG before v25.12": (OLD_MIG, {"mig"}, "MIG-2"),
-    "passthrough": (group({"gpu": None, "mig": None, "vfio": VFIO}), {"vfio"}, "v-1"),
 }
 
 

@@ -54,7 +54,6 @@ def test_a_time_slice_stays_and_the_log_says_so():
     ("kind", "device", "what"),
     [
         ("mig", "gpu-0-mig-1g5gb-19-0", "a MIG device"),
-        ("vfio", "gpu-vfio-0", "a GPU passed through to a virtual machine"),
     ],
 )
 def test_what_another_release_prepared_is_kept_and_named(kind, device, what):
@@ -65,13 +64,16 @@ def test_what_another_release_prepared_is_kept_and_named(kind, device, what):
     )
 
 
-def test_what_another_release_began_is_kept_and_named():
+def test_a_gpu_that_may_be_bound_is_kept_while_the_gate_is_off():
     device = "gpu-vfio-0"
     one = claim("c1", "gpu-1", device)
     refuse = release(one, Checkpoint("boot", {"c1": started(one)}))
     assert isinstance(refuse, Refuse)
-    assert refuse.reason.startswith("unprepare failed for partially prepared claim ns/claim-c1:c1 failed: it holds a ")
-    assert device in refuse.reason
+    assert refuse.reason == (
+        f"unprepare failed for partially prepared claim ns/claim-c1:c1 failed: its GPUs ({device}) may be bound to "
+        "vfio-pci, and gate PassthroughSupport is off, which gives none back: turn the gate on until the claim is "
+        "gone, or run nvdra vfio give-back on the node"
+    )
 
 
 def test_a_group_with_an_mps_daemon_is_kept_while_the_gate_is_off():

@@ -15,6 +15,7 @@ from nvdra.checkpoint import (
     Info,
     PreparedDevice,
     PreparedGpu,
+    PreparedGroup,
     PreparedVfio,
     UnplacedMig,
     Unsupported,
@@ -96,14 +97,21 @@ def started(one: Claim) -> Entry:
 
 def unsupported(one: Claim, kind: str, uuid: str = "foreign") -> Entry:
     """A completed entry that another release wrote for devices this one does not build."""
-    infos: dict[str, Info] = {"vfio": PreparedVfio(uuid), "mig": UnplacedMig(uuid)}
-    info = infos.get(kind, PreparedGpu(uuid))
-    devices = tuple(
+    devices = _devices(one, UnplacedMig(uuid) if kind == "mig" else PreparedGpu(uuid))
+    names = tuple(device.device for device in devices)
+    return Entry("PrepareCompleted", one.status, Unsupported(b"[]", frozenset((kind,)), names, devices))
+
+
+def passed_through(one: Claim, uuid: str) -> Entry:
+    """A completed entry of an early release, which recorded no PCI address of a passed-through GPU."""
+    return Entry("PrepareCompleted", one.status, (PreparedGroup(_devices(one, PreparedVfio(uuid))),))
+
+
+def _devices(one: Claim, info: Info) -> tuple[PreparedDevice, ...]:
+    return tuple(
         PreparedDevice(info, (r.request,), r.pool, r.device, (f"k8s.gpu.nvidia.com/claim={one.ref.uid}-{r.device}",))
         for r in one.results
     )
-    names = tuple(device.device for device in devices)
-    return Entry("PrepareCompleted", one.status, Unsupported(b"[]", frozenset((kind,)), names, devices))
 
 
 # --- GPUs that are partitioned on demand ---

@@ -7,9 +7,9 @@ import pytest
 from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Ready, Refuse
 from nvdra.gpu import from_scan
-from nvdra.gpu.extents import vfio_uuid
 from nvdra.gpu.unpublished import withdrawn
-from tests.unit.claims.world import claim, plan, prepared, unsupported
+from nvdra.gpu.vfio import vfio_uuid
+from tests.unit.claims.world import claim, passed_through, plan, prepared, unsupported
 from tests.unit.gpu import scans
 
 
@@ -27,7 +27,7 @@ def test_a_gpu_is_held_by_its_mig_devices():
 
 
 def test_a_gpu_is_held_by_its_passed_through_twin():
-    checkpoint = Checkpoint("boot", {"c1": unsupported(claim("c1", "gpu-vfio-5"), "vfio", vfio_uuid("0000:03:00.0"))})
+    checkpoint = Checkpoint("boot", {"c1": passed_through(claim("c1", "gpu-vfio-5"), vfio_uuid("0000:03:00.0"))})
     assert plan(claim("new", "gpu-2"), checkpoint) == conflicting("gpu-2", "c1")
     assert isinstance(plan(claim("new", "gpu-5"), checkpoint), Ready)
     assert withdrawn(scans.inventory(), checkpoint) == {"gpu-2"}

@@ -13,9 +13,10 @@ from nvdra.checkpoint import Checkpoint
 from nvdra.claims import NeedsSteps, Ready, Refuse, Teardown
 from nvdra.gpu import HiddenGpu, Inventory, LeftOut, NotPublished, PciFacts, from_scan
 from nvdra.gpu.driver import GpuDriver
-from nvdra.gpu.extents import GpuExtent, extent, vfio_uuid
+from nvdra.gpu.extents import GpuExtent, extent
 from nvdra.gpu.unpublished import withdrawn
-from tests.unit.claims.world import claim, gpu_config, plan, prepared, unsupported
+from nvdra.gpu.vfio import vfio_uuid
+from tests.unit.claims.world import claim, gpu_config, passed_through, plan, prepared
 from tests.unit.gpu import scans
 
 LAST = "0000:08:00.0"  # of gpu-7
@@ -75,8 +76,8 @@ def test_a_claimed_gpu_stays_claimed_under_any_name_while_it_is_hidden() -> None
     assert isinstance(plan(claim("new", "gpu-6"), checkpoint, inventory=hidden), Ready)
 
 
-def test_a_hidden_gpu_that_an_unsupported_entry_holds_withdraws_nothing() -> None:
-    checkpoint = Checkpoint("boot", {"c1": unsupported(claim("c1", "gpu-vfio-7"), "vfio", vfio_uuid(LAST))})
+def test_a_hidden_gpu_that_is_passed_through_withdraws_nothing() -> None:
+    checkpoint = Checkpoint("boot", {"c1": passed_through(claim("c1", "gpu-vfio-7"), vfio_uuid(LAST))})
     assert withdrawn(seven(), checkpoint) == frozenset()
     assert withdrawn(eight(), checkpoint) == {"gpu-7"}
 

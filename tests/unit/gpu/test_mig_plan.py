@@ -333,7 +333,7 @@ def test_allocated_anew_under_the_same_uid_the_former_partition_goes_first():
 
 def test_what_cannot_be_rolled_back_is_refused_with_the_reason():
     checkpoint = Checkpoint("boot", {"c1": started(claim("c1", "gpu-0", "gpu-vfio-0"))})
-    assert "a GPU passed through to a virtual machine (gpu-vfio-0)" in reason(mig_plan(claim("new", ONE), checkpoint))
+    assert "its GPUs (gpu-vfio-0) may be bound to vfio-pci" in reason(mig_plan(claim("new", ONE), checkpoint))
 
 
 def test_a_begun_claim_that_changed_nothing_is_not_in_the_way():

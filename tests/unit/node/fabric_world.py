@@ -9,7 +9,7 @@ from nvdra_mock_nvml.fabric import halves
 
 from nvdra.gpu import Inventory, from_scan
 from nvdra.node.gpu.actors.fabric import FabricActor
-from nvdra.node.gpu.fabric import Fabric
+from nvdra.node.gpu.fabric import MODULES, Fabric
 from nvdra.node.locks import FOLDER
 from nvdra.testing.fabric import FakeFabric
 from tests.unit.gpu.scans import gpu_scan, node_scan
@@ -37,7 +37,7 @@ def fabric(world: Any, manager: Any) -> Fabric:
     def changed() -> None:
         world.changes += 1
 
-    return Fabric(manager, world.clock, lambda: True, changed)
+    return Fabric(manager, world.host, world.clock, f"{P}/{MODULES}", lambda: True, changed)
 
 
 class FabricWorld(World):

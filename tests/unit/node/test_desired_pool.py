@@ -35,7 +35,12 @@ class Node:
         monkeypatch.setattr(telemetry, "info", lambda level, text, **more: level or self._log(text, **more))
 
     def publish(
-        self, devices: Sequence[Any], *, withdrawn: Set[str], counter_sets: Sequence[Mapping[str, Any]]
+        self,
+        devices: Sequence[Any],
+        *,
+        withdrawn: Set[str],
+        counter_sets: Sequence[Mapping[str, Any]],
+        uncounted_withdrawn: Set[str],
     ) -> None:
         self.published.append(({device["name"] for device in devices}, withdrawn, len(counter_sets)))
 

@@ -9,16 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nvdra_mock_nvml.fabric import halves
 
 from nvdra.api import gates as feature_gates
-from nvdra.gpu import published
+from nvdra.gpu import Inventory, published
 from nvdra.gpu.shares import Shares
 from nvdra.gpu.sharing import Sharing
 from nvdra.host.fabric_manager import IN_USE, NO_CONNECTION, NOT_READY, TIMEOUT, ListedPartition
+from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.fabric import TIMEOUT_S, Fabric, FabricHung
 from nvdra.testing.clock import VirtualClock
 from nvdra.testing.fabric import FakeFabric
-from tests.unit.node.fabric_world import FabricWorld, inventory_of
+from nvdra.testing.host import FakeHost
+from tests.unit.node.fabric_world import FabricWorld, fabric, inventory_of
+from tests.unit.node.vfio_world import VfioWorld, gpu_address
 
 ALL, LEFT, RIGHT, FIRST_PAIR = 0, 1, 2, 3
 
@@ -201,7 +205,44 @@ async def test_claims_with_admin_access_activate_nothing(node: FabricWorld) -> N
     await node.released(ref)
 
 
-async def test_a_call_that_does_not_return_is_given_up() -> None:
+async def test_gpus_of_virtual_machines_are_a_partition_too(tmp_path: Path) -> None:
+    node = FabricVfioWorld(tmp_path)
+    node.start()
+    await node.timely(node.fabric.look())
+    ref = await node.claim("vm", "gpu-vfio-0", "gpu-vfio-1")
+    await node.prepared(ref)
+    assert node.manager.active == {1}
+    gates = feature_gates.parse(node.gates)
+    attributes = published(node.seen().devices["gpu-vfio-0"], gates, node.seen().fabric)["attributes"]
+    assert (attributes["gpuModuleID"], attributes["partition2"]) == ({"int": 1}, {"int": 1})
+    await node.restart()
+    await node.timely(node.fabric.look())
+    await node.released(ref)
+    assert node.manager.active == set()
+    assert node.is_as_before()
+    await node.stop()
+
+
+class FabricVfioWorld(VfioWorld):
+    """A node that passes GPUs through, with a fabric."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.gates = "PassthroughSupport=true,FabricManagerPartitioning=true"
+        self.manager = FakeFabric(enumerate(halves([1, 2, 3, 4])))
+        self.changes = 0
+        self._modules = {gpu_address(minor): minor + 1 for minor in range(4)}
+
+    def make_fabric(self) -> FabricActor:
+        self.fabric = fabric(self, self.manager)
+        return FabricActor(self.fabric, self.clock)
+
+    def seen(self) -> Inventory:
+        gpus = {at: replace(gpu, module_id=self._modules[at]) for at, gpu in self.inventory.gpus.items()}
+        return self.fabric.of(replace(self.inventory, gpus=gpus))
+
+
+async def test_a_call_that_does_not_return_is_given_up(tmp_path: Path) -> None:
     clock, release = VirtualClock(), threading.Event()
 
     class Stuck(FakeFabric):
@@ -209,7 +250,7 @@ async def test_a_call_that_does_not_return_is_given_up() -> None:
             release.wait(60)
             return super().partitions()
 
-    fabric = Fabric(Stuck([(0, [1])]), clock, lambda: True, lambda: None)
+    fabric = Fabric(Stuck([(0, [1])]), FakeHost(tmp_path), clock, "/modules", lambda: True, lambda: None)
     look = asyncio.ensure_future(fabric.look())
     await clock.settle()
     await clock.advance(TIMEOUT_S)

@@ -14,10 +14,13 @@ import pytest
 
 from nvdra import cdi
 from nvdra.api import ClaimRef
+from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Checkpoint, Entry, PreparedGroup
 from nvdra.claims import metadata
+from nvdra.gpu import published
 from nvdra.node.checkpoint_writer import Change
 from tests.folders import contents
+from tests.unit.node.vfio_world import VfioWorld, gpu_address
 from tests.unit.node.world import CLAIMS, DRIVER, POOL, C, P, World
 
 GATES = "PassthroughSupport=true,DeviceMetadata=true"
@@ -153,6 +156,29 @@ async def test_attributes_of_the_entry_are_in_the_file(world: World) -> None:
     assert (
         metadata.encode({"x": {"string": "a<b"}}) == b'{"Attributes":{"x":{"string":"a\\u003cb"}},"NetworkData":null}'
     )
+
+
+async def test_a_virtual_machine_is_told_its_gpu(tmp_path: Path) -> None:
+    node = VfioWorld(tmp_path)
+    node.gates = GATES
+    node.start()
+    ref = await node.claim("vm", "gpu-vfio-1")
+    await node.prepared(ref)
+    (device,) = documents(node, ref, "r0")[0]["requests"][0]["devices"]
+    attributes = device["attributes"]
+    assert attributes["resource.kubernetes.io/pciBusID"] == {"string": gpu_address(1)}
+    assert attributes["iommuGroup"] == {"int": 11}
+    slices = published(node.inventory.devices["gpu-vfio-1"], feature_gates.parse(GATES))["attributes"]
+    assert attributes == slices | {"iommuGroup": {"int": 11}}
+    whole = node.host.read(path(ref, "r0"))
+    shutil.rmtree(node.folder / FOLDER.strip("/"))
+    await node.restart()  # the attributes are in the checkpoint: the GPU has left NVML
+    await node.warm()
+    await node.timely(node.sweep.files())
+    assert node.host.read(path(ref, "r0")) == whole
+    await node.released(ref)
+    assert left(node) == []
+    await node.stop()
 
 
 async def test_unprepare_leaves_nothing(world: World) -> None:

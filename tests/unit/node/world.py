@@ -29,6 +29,7 @@ from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.actors.mig import MigActor, Partitioner
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
+from nvdra.node.gpu.actors.vfio import VfioActor
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.parts import NodePaths, claim_parts
@@ -115,6 +116,10 @@ class World:
         """The inventory as the program has it."""
         return self.inventory
 
+    def make_vfio(self) -> VfioActor | None:
+        """What binds GPUs for virtual machines, of the program that starts now."""
+        return None
+
     # ── the program ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
@@ -142,6 +147,7 @@ class World:
             lock_timeout_s=self.lock_timeout_s,
             mps=self.make_mps(),
             fabric=self.make_fabric(),
+            vfio=self.make_vfio(),
             sharing=self.sharing,
             rescan=lambda: self._rescan(),
             on_checkpoint=self.checkpoints.append,

@@ -90,9 +90,10 @@ def test_help() -> None:
         ),
         (
             [],
-            {**REQUIRED, "FEATURE_GATES": "PassthroughSupport=true,"},
-            "feature gate validation failed: gpu-kubelet-plugin does not support feature gate PassthroughSupport yet: "
-            "turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for it",
+            {**REQUIRED, "FEATURE_GATES": "FabricManagerPartitioning=true,"},
+            "feature gate validation failed: gpu-kubelet-plugin does not support feature gate "
+            "FabricManagerPartitioning yet: turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for "
+            "it",
         ),
         (
             ["--consumable-shares=memory"],

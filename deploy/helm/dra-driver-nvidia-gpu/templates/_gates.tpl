@@ -13,5 +13,5 @@ checks:
 - [PassthroughSupport, excludes, NVMLDeviceHealthCheck]
 - [DeviceMetadata, requires, PassthroughSupport]
 unbuilt:
-  gpu-kubelet-plugin: [PassthroughSupport, NVMLDeviceHealthCheck]
+  gpu-kubelet-plugin: [NVMLDeviceHealthCheck]
 {{- end -}}

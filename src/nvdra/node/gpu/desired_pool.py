@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Inventory, published
+from nvdra.gpu import GpuDevice, Inventory, VfioGpu, published
 from nvdra.gpu.partitions import unmanaged_partitions
 from nvdra.gpu.shares import NOT_SHARED, Shares, shared
+from nvdra.gpu.twins import counted, counter_sets, taken_twins
 from nvdra.gpu.unpublished import withdrawn
 from nvdra.node.publication import Publication
 
@@ -35,13 +37,16 @@ class DesiredPool:
         self._shares = shares
         self._checkpoint: Checkpoint | None = None
         self._withdrawn: frozenset[str] = frozenset()
+        self._twins: frozenset[str] = frozenset()
         self._unmanaged: frozenset[str] = frozenset()
         self._announced: frozenset[str] = frozenset()
 
     def checkpoint_changed(self, checkpoint: Checkpoint) -> None:
         """The checkpoint is another one: it may hold other devices back."""
         is_first, self._checkpoint = self._checkpoint is None, checkpoint
-        if is_first or withdrawn(self._inventory(), checkpoint) != self._withdrawn:
+        inventory = self._inventory()
+        unpublished = withdrawn(inventory, checkpoint) | self._also_withdrawn(inventory, checkpoint)
+        if is_first or (unpublished, taken_twins(inventory, checkpoint)) != (self._withdrawn, self._twins):
             self.renew()
 
     def renew(self) -> None:
@@ -49,24 +54,31 @@ class DesiredPool:
         if self._checkpoint is None:
             return
         inventory = self._inventory()
-        unpublished = withdrawn(inventory, self._checkpoint)
+        unpublished = withdrawn(inventory, self._checkpoint) | self._also_withdrawn(inventory, self._checkpoint)
         if not inventory.devices and (inventory.unread or self._has_gpus()):
             # GPUs are there and cannot be read now: what is published stays, an empty pool would be a lie.
             return
         self._log_changes(inventory, self._checkpoint, unpublished)
         self._withdrawn = unpublished
+        self._twins = taken_twins(inventory, self._checkpoint)
         for name in inventory.devices:
             if name not in self._announced:  # else every scan would say hundreds of lines anew
                 telemetry.info(4, f"About to announce device {name}")
         self._announced = frozenset(inventory.devices)
         self._publication.publish(
-            [
-                shared(published(device, self._gates, inventory.fabric), self._shares)
-                for device in inventory.devices.values()
-            ],
+            [self._published(device, inventory) for device in inventory.devices.values()],
             withdrawn=unpublished,
-            counter_sets=inventory.counter_sets(),
+            counter_sets=(*inventory.counter_sets(), *counter_sets(inventory)),
+            uncounted_withdrawn=self._twins,
         )
+
+    def _published(self, device: GpuDevice, inventory: Inventory) -> dict[str, Any]:
+        made = published(device, self._gates, inventory.fabric)
+        return counted(made if isinstance(device, VfioGpu) else shared(made, self._shares), device, inventory)
+
+    def _also_withdrawn(self, inventory: Inventory, checkpoint: Checkpoint) -> frozenset[str]:
+        """Twins of claimed devices, where devices are shared: a share that consumes nothing may not count."""
+        return taken_twins(inventory, checkpoint) if self._shares.is_active else frozenset()
 
     def _log_changes(self, inventory: Inventory, checkpoint: Checkpoint, unpublished: frozenset[str]) -> None:
         unmanaged = frozenset(map(str, unmanaged_partitions(inventory, checkpoint)))

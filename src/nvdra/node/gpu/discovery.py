@@ -11,7 +11,15 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 
 from nvdra import telemetry
-from nvdra.gpu import Inventory, Partitions, PciFacts, StuckMode, from_scan
+from nvdra.gpu import (
+    Inventory,
+    Partitions,
+    Passthrough,
+    PciFacts,
+    StuckMode,
+    from_scan,
+    with_twins,
+)
 from nvdra.nvml import DriverAbsent, Nvml, NvmlError, NvmlHung
 from nvdra.ports import Clock
 
@@ -30,6 +38,7 @@ class Discovery:
     hints    a value that differs once the node may have changed; reads files only
     pci      facts of every NVIDIA PCI function by bus id
     stuck    changes of MIG mode that GPUs refused in this boot, by PCI address
+    passthrough   what virtual machines can get of these PCI functions; None: nothing (gate PassthroughSupport off)
     changed  called after each scan with the inventory, also when it says that nothing could be read
 
     `scan` raises what `Nvml.scan` raises as DriverChanged: only a fresh process can use the new driver.
@@ -46,6 +55,7 @@ class Discovery:
         dynamic_mig: bool = False,
         never_toggles: bool = False,
         stuck: Callable[[], Mapping[str, StuckMode]] = dict,
+        passthrough: Callable[[Mapping[str, PciFacts]], Passthrough] | None = None,
     ) -> None:
         self._nvml = nvml
         self._clock = clock
@@ -55,6 +65,7 @@ class Discovery:
         self._dynamic_mig = dynamic_mig
         self._never_toggles = never_toggles
         self._stuck = stuck
+        self._passthrough = passthrough
         self._notes = 0
         self._noted: dict[str, int] = {}  # which note was the last on a GPU
         self._seen: Hashable = None
@@ -143,6 +154,25 @@ class Discovery:
             for address, note in self._noted.items()
             if note > began and address in found.partitions
         }
+        if self._passthrough is not None:
+            found = await self._with_twins(found, self._passthrough)
         self._seen = seen
         self.inventory = replace(found, partitions={**found.partitions, **newer}) if newer else found
         self._changed(self.inventory)
+
+    async def _with_twins(
+        self, found: Inventory, passthrough: Callable[[Mapping[str, PciFacts]], Passthrough]
+    ) -> Inventory:
+        """The inventory with devices for virtual machines; sysfs tells them, whether or not NVML can be asked."""
+        try:
+            pci = await asyncio.to_thread(self._pci)
+            made = with_twins(found, pci, await asyncio.to_thread(passthrough, pci))
+        except OSError as error:
+            telemetry.warning("GPUs for virtual machines cannot be read now", cause=str(error))
+            return found
+        if made.no_passthrough != self.inventory.no_passthrough and made.no_passthrough:
+            telemetry.warning("No GPU is offered to virtual machines", reason=made.no_passthrough)
+        for left in made.not_published:
+            if left not in found.not_published and left not in self.inventory.not_published:
+                telemetry.warning("A GPU is not offered to virtual machines", device=left.device, reason=left.reason)
+        return made

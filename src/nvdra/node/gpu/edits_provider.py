@@ -16,8 +16,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from nvdra import cdi
-from nvdra.gpu import Gpu, GpuDevice, MigDevice, parent
-from nvdra.gpu.edits import CapabilityNode, common_edits, gpu_edits, mig_edits
+from nvdra.gpu import BoundVfio, Gpu, GpuDevice, MigDevice, VfioGpu, parent
+from nvdra.gpu.edits import CapabilityNode, common_edits, gpu_edits, mig_edits, vfio_edits
 from nvdra.host import (
     CapabilityUnknown,
     DriverRoot,
@@ -30,9 +30,12 @@ from nvdra.host import (
     make_nodes,
     survey,
     survey_gpu,
+    vfio_paths,
 )
 from nvdra.node.edits import EditsMissing
 from nvdra.ports import Host
+
+AnyDevice = GpuDevice | BoundVfio
 
 
 class GpuEditsProvider:
@@ -75,7 +78,7 @@ class GpuEditsProvider:
         self._gpus.clear()
         self._times_forgotten += 1
 
-    async def refresh(self, devices: Iterable[GpuDevice], *, common: bool = True) -> None:
+    async def refresh(self, devices: Iterable[AnyDevice], *, common: bool = True) -> None:
         """Make sure of the driver's files and of these devices' nodes. Raises EditsMissing with what is missing.
 
         Of a partition that is not made these are its GPU's.
@@ -93,8 +96,10 @@ class GpuEditsProvider:
         for device in devices:
             if isinstance(device, MigDevice):
                 self._capabilities(device)
+            elif isinstance(device, BoundVfio):
+                self._vfio(device)
 
-    def is_available(self, devices: Iterable[GpuDevice], *, common: bool = True) -> bool:
+    def is_available(self, devices: Iterable[AnyDevice], *, common: bool = True) -> bool:
         """Whether a CDI file for these devices could be written now: `refresh` would find nothing missing."""
         devices = tuple(devices)
         if (common and not self._has_common()) or not all(map(self._has_gpu, _parents(devices))):
@@ -103,6 +108,8 @@ class GpuEditsProvider:
             for device in devices:
                 if isinstance(device, MigDevice):
                     self._capabilities(device)
+                elif isinstance(device, BoundVfio):
+                    self._vfio(device)
         except EditsMissing:
             return False
         return True
@@ -117,8 +124,10 @@ class GpuEditsProvider:
     def bare(self) -> cdi.Common:
         return self._bare
 
-    def edits(self, device: Gpu | MigDevice) -> cdi.Edits:
+    def edits(self, device: Gpu | MigDevice | BoundVfio) -> cdi.Edits:
         """The device's own edits; it must be at hand. Raises EditsMissing if the partition went since."""
+        if isinstance(device, BoundVfio):
+            return self._vfio(device)
         _, gpu = self._gpus[_key(parent(device))]
         return mig_edits(gpu, self._capabilities(device)) if isinstance(device, MigDevice) else gpu
 
@@ -134,6 +143,17 @@ class GpuEditsProvider:
                 f"failed to construct MIG device DeviceNode edits: {error} (did another program destroy {device.name}, "
                 f"{device.uuid}? {self._retry}nvdra devices shows what is there)"
             ) from None
+
+    def _vfio(self, device: BoundVfio) -> cdi.Edits:
+        """Edits for a passed-through GPU; its nodes come and go with its driver, so they are never kept."""
+        address = device.device.pci_bus_id
+        group, own = vfio_paths(self._host, self._root, address)
+        path = own if device.uses_iommufd else group
+        if not path:
+            # DROP-IN: the Go driver's text for iommufd.
+            what = "iommufd cdev" if device.uses_iommufd else "IOMMU group"
+            raise EditsMissing(f'missing {what} for GPU "{address}": {self._retry}nvdra doctor tells more')
+        return vfio_edits(device, path)
 
     def _has_common(self) -> bool:
         if self._common is None or self._seen is None:
@@ -204,6 +224,7 @@ def _key(gpu: Gpu) -> tuple[int, str]:
     return gpu.minor, gpu.pci_bus_id
 
 
-def _parents(devices: Iterable[GpuDevice]) -> Iterable[Gpu]:
-    """The GPUs that these devices are or lie on, each once: partitions are many."""
-    return {_key(gpu): gpu for gpu in map(parent, devices)}.values()
+def _parents(devices: Iterable[AnyDevice]) -> Iterable[Gpu]:
+    """The GPUs that these devices are or lie on, each once: partitions are many. None for virtual machines."""
+    of_nvml = (parent(device) for device in devices if not isinstance(device, VfioGpu | BoundVfio))
+    return {_key(gpu): gpu for gpu in of_nvml}.values()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
+
+import orjson
 
 from nvdra import telemetry
 from nvdra.gpu import Inventory
 from nvdra.gpu.fabric_topology import FabricPartition, FabricTopology, OddTopology, checked
 from nvdra.host.fabric_manager import TIMEOUT, FabricError, ListedPartition
-from nvdra.ports import Clock
+from nvdra.ports import Clock, Host
 
 TIMEOUT_S = 10.0
 LOOK_S = 5.0
 
+MODULES = "gpu-module-ids.json"
+
 T = TypeVar("T")
 
-_UNSEEN = FabricTopology(unread="it has not answered yet")
+_UNSEEN = "it has not answered yet"
 
 
 class Manager(Protocol):
@@ -41,21 +45,31 @@ class FabricHung(FabricError):
 class Fabric:
     """One node's Fabric Manager.
 
-    has_fabric   whether the node has NVSwitches; asked until it says yes or no. Raises OSError
-    on_change    called when the partitions become known, or others
+    modules_path  keeps the module ids of GPUs: NVML tells none of a GPU that a virtual machine has
+    has_fabric    whether the node has NVSwitches; asked until it says yes or no. Raises OSError
+    on_change     called when the partitions become known, or others
     """
 
     def __init__(
-        self, manager: Manager, clock: Clock, has_fabric: Callable[[], bool], on_change: Callable[[], None]
+        self,
+        manager: Manager,
+        host: Host,
+        clock: Clock,
+        modules_path: str,
+        has_fabric: Callable[[], bool],
+        on_change: Callable[[], None],
     ) -> None:
         self._manager = manager
+        self._host = host
         self._clock = clock
+        self._modules_path = modules_path
         self._has_fabric = has_fabric
         self._on_change = on_change
         self._is_there: bool | None = None
         self._turn = asyncio.Lock()
         self._hung: asyncio.Future[Any] | None = None
-        self._topology = _UNSEEN
+        self._saved = _read_modules(host, modules_path)
+        self._topology = FabricTopology(modules=self._saved, unread=_UNSEEN)
         self._merged: tuple[Inventory, Inventory] | None = None
         self._said = ""
 
@@ -98,7 +112,11 @@ class Fabric:
         return True
 
     async def partitions(self) -> tuple[FabricPartition, ...]:
-        """All partitions as they are now. Raises FabricError and OddTopology."""
+        """All partitions as they are now. Raises FabricError, OddTopology and OSError.
+
+        The module ids that are known are durable before: whatever is activated next can be found again.
+        """
+        await self._save()
         listed = await self.call(self._manager.partitions)
         found = checked([FabricPartition(one.id, one.modules, one.is_active) for one in listed])
         known = tuple(replace(one, is_active=False) for one in found)
@@ -133,6 +151,13 @@ class Fabric:
                 call.add_done_callback(_consume)
                 raise FabricHung(f"Fabric Manager did not answer within {TIMEOUT_S:.0f} s", call) from None
 
+    async def _save(self) -> None:
+        modules = self._topology.modules
+        if modules != self._saved:
+            content = orjson.dumps(dict(modules), option=orjson.OPT_SORT_KEYS)
+            await self._host.replace(self._modules_path, content, mode=0o644, durable=True)
+            self._saved = modules
+
     async def close(self) -> None:
         if self._hung is None or self._hung.done():
             await asyncio.get_running_loop().run_in_executor(None, self._manager.close)
@@ -141,6 +166,16 @@ class Fabric:
         if topology != self._topology:
             self._topology = topology
             self._merged = None
+
+
+def _read_modules(host: Host, path: str) -> Mapping[str, int]:
+    """Module ids by PCI address, as kept by an earlier run; empty if there is no such file."""
+    try:
+        found = orjson.loads(host.read(path))
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    known = found.items() if isinstance(found, dict) else ()
+    return {address: module for address, module in known if isinstance(module, int)}
 
 
 def _consume(call: asyncio.Future[Any]) -> None:

@@ -13,6 +13,7 @@ from nvdra.gpu.fabric import ActivateFabricPartition
 from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.sharing import UNSHARED, Sharing
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice
+from nvdra.gpu.vfio import BindVfio
 from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S
 from nvdra.node.context import ClaimContext
@@ -21,6 +22,7 @@ from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
+from nvdra.node.gpu.actors.vfio import VfioActor
 from nvdra.node.parts import NodePaths, claim_context
 from nvdra.node.steps import Actor
 from nvdra.ports import Clock, Host
@@ -39,6 +41,7 @@ def gpu_context(
     clock: Clock,
     mps: MpsActor | None = None,
     fabric: FabricActor | None = None,
+    vfio: VfioActor | None = None,
     sharing: Sharing = UNSHARED,
     rescan: Callable[[], Coroutine[Any, Any, None]],
     on_checkpoint: Callable[[Checkpoint], None] = lambda _checkpoint: None,
@@ -46,8 +49,9 @@ def gpu_context(
 ) -> tuple[ClaimContext, CheckpointFile]:
     """gpu.nvidia.com on this node.
 
-    mps      needed with gate MPSSupport
     fabric   needed with gate FabricManagerPartitioning
+    mps      needed with gate MPSSupport
+    vfio     needed with gate PassthroughSupport
     """
     actors: dict[str, Actor] = {
         CreatePartition.kind: mig,
@@ -55,6 +59,7 @@ def gpu_context(
         SetTimeSlice.kind: time_slices,
         **({} if mps is None else {StartMpsDaemon.kind: mps}),
         **({} if fabric is None else {ActivateFabricPartition.kind: fabric}),
+        **({} if vfio is None else {BindVfio.kind: vfio}),
     }
 
     def former_locks(address: str) -> Iterable[str]:

@@ -34,20 +34,24 @@ _COMMANDS = {
         "nvdra.programs.people.mps:main",
         "end this node's MPS control daemons and restore compute modes, before an uninstall",
     ),
+    "vfio give-back": (
+        "nvdra.programs.people.vfio:main",
+        "give GPUs that are bound for virtual machines back to their drivers, before an uninstall",
+    ),
     "cdi render": ("nvdra.programs.people.cdi:main", "the CDI document that a claim for given devices would get"),
     "prestart": ("nvdra.programs.prestart:main", "wait until the node's driver is there: the init container's program"),
 }
 
 _ABOUT = """\
 nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU. Only
-doctor --fix and mps remove do, and ask first.
+doctor --fix, mps remove and vfio give-back do, and ask first.
 
 usage: nvdra COMMAND [OPTIONS]
 
 {commands}
 
-Each command has --help; all have --output json, except demo, mps remove and prestart. The plugin's own flags and
-variables say where the node's files are, so inside the plugin's container no flag is needed:
+Each command has --help; all have --output json, except demo, mps remove, vfio give-back and prestart. The plugin's
+own flags and variables say where the node's files are, so inside the plugin's container no flag is needed:
 
   kubectl exec -n NAMESPACE POD -c gpus -- nvdra doctor
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nvdra.api.gates import DYNAMIC_MIG, Gates
+from nvdra.api.gates import DYNAMIC_MIG, PASSTHROUGH_SUPPORT, Gates
 from nvdra.checkpoint import Checkpoint, Unreadable
 from nvdra.gpu import (
     Gpu,
@@ -21,6 +21,8 @@ from nvdra.gpu import (
     NotPublished,
     Partitioning,
     Partitions,
+    VfioGpu,
+    VfioName,
     parent,
     parse_name,
     published,
@@ -47,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
     here, values, _ = open_local_node("devices", _ABOUT, argv, os.environ, more=GATES)
     gates = gates_of(values)
     bus = here.bus()
-    inventory = asyncio.run(here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG)))
+    inventory = asyncio.run(
+        here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG), passthrough=gates.enabled(PASSTHROUGH_SUPPORT))
+    )
     checkpoint, unreadable = _checkpoint(here)
     left_out = list(_left_out(inventory, bus, checkpoint))
     shown = _Shown(inventory, holders_of(checkpoint), left_out, unreadable, divided(inventory, checkpoint))
@@ -109,7 +113,7 @@ def refused(inventory: Inventory) -> list[NotPublished]:
     return [
         left
         for left in inventory.not_published
-        if left.device not in read and not isinstance(parse_name(left.device), MigName)
+        if left.device not in read and not isinstance(parse_name(left.device), MigName | VfioName)
     ]
 
 
@@ -138,7 +142,11 @@ def _print(shown: _Shown) -> None:
         print(f"\n{shown.unreadable}")
 
 
-def _row(device: Gpu | MigDevice, holders: Mapping[str, list[str]]) -> list[str]:
+def _row(device: Gpu | MigDevice | VfioGpu, holders: Mapping[str, list[str]]) -> list[str]:
+    held_by = ", ".join(holders.get(device.name, [])) or "-"
+    if isinstance(device, VfioGpu):
+        numa = "-" if device.pci.numa_node is None else str(device.pci.numa_node)
+        return [device.name, device.facts.product_name, "-", device.pci_bus_id, numa, device.uuid, held_by]
     gpu = parent(device)
     match device:
         case Gpu():
@@ -152,7 +160,7 @@ def _row(device: Gpu | MigDevice, holders: Mapping[str, list[str]]) -> list[str]
         gpu.pci_bus_id,
         "-" if gpu.pci.numa_node is None else str(gpu.pci.numa_node),
         device.uuid,
-        ", ".join(holders.get(device.name, [])) or "-",
+        held_by,
     ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from nvdra.api import Gates
-from nvdra.api.gates import DYNAMIC_MIG
+from nvdra.api.gates import DYNAMIC_MIG, PASSTHROUGH_SUPPORT
 from nvdra.programs.flags import GATES, Flag, UsageError, boolean
 from nvdra.programs.people import doctor_claims, doctor_driver, doctor_fix, doctor_holders, doctor_kubelet, doctor_mig
 from nvdra.programs.people.finding import LEVELS, Finding, Level, worst
@@ -90,7 +90,8 @@ def _ask(question: str) -> bool:
 async def examine(here: LocalNode, gates: Gates) -> list[Finding]:
     """Every finding, in order. A check that fails is a finding too."""
     bus = here.bus()
-    inventory = await here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG))
+    passthrough = gates.enabled(PASSTHROUGH_SUPPORT)
+    inventory = await here.inventory(bus, dynamic_mig=gates.enabled(DYNAMIC_MIG), passthrough=passthrough)
     answers = await doctor_kubelet.ask(here)
     holders = await doctor_holders.find(here, inventory)
     looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (

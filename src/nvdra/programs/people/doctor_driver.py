@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from nvdra.gpu import Gpu, Inventory, MigDevice, MigSpec, bound
+from nvdra.gpu import Gpu, Inventory, MigDevice, MigSpec, VfioGpu, bound
 from nvdra.host import (
     DriverFileMissing,
     DriverVersionUnknown,
@@ -122,9 +122,14 @@ def _gpus(bus: PciBus, inventory: Inventory) -> Iterator[Finding]:
 
 def _gpus_published(inventory: Inventory) -> Iterator[Finding]:
     devices = inventory.devices.values()
-    for kind, word in ((Gpu, "GPU"), (MigDevice, "MIG device")):
+    for kind, word in ((Gpu, "GPU"), (MigDevice, "MIG device"), (VfioGpu, "VFIO device")):
         if names := [device.name for device in devices if isinstance(device, kind)]:
             yield Finding("GPUs", "ok", f"{counted(len(names), word)} offered: {', '.join(names)}")
+    if inventory.pci_gpus and inventory.no_passthrough:
+        next_step = "turn it on in the firmware and on the kernel's command line (intel_iommu=on), then reboot"
+        yield Finding(
+            "GPUs", "warning", f"no GPU is offered to virtual machines: {inventory.no_passthrough}", next_step
+        )
     if count := sum(isinstance(device, MigSpec) for device in devices):
         yield Finding("GPUs", "ok", f"{counted(count, 'partition')} offered, to be made when a claim has one")
 
@@ -138,6 +143,7 @@ def _hidden(function: PciFunction) -> Finding:
         case "vfio-pci":
             return Finding("GPUs", "warning", text, "nothing, if a virtual machine is to have it")
         case "":
-            return Finding("GPUs", "warning", text, "dmesg tells why the driver did not take it")
+            next_step = "dmesg tells why the driver did not take it; nvdra vfio give-back lets the kernel try again"
+            return Finding("GPUs", "warning", text, next_step)
         case _:
             return Finding("GPUs", "problem", text, f"keep {function.driver} from loading, then reboot")

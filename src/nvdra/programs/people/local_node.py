@@ -11,9 +11,18 @@ from nvdra.api import Gates
 from nvdra.api import gates as feature_gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.checkpoint import decode as decode_checkpoint
-from nvdra.gpu import Inventory, from_scan
+from nvdra.gpu import Inventory, from_scan, with_twins
 from nvdra.gpu.extents import DRIVER
-from nvdra.host import DriverRoot, Node, PciBus, driver_root, find_library, look_at_bus
+from nvdra.host import (
+    DriverRoot,
+    Node,
+    PciBus,
+    PciNames,
+    driver_root,
+    find_library,
+    look_at_bus,
+    look_at_passthrough,
+)
 from nvdra.node.checkpoint_file import NAME
 from nvdra.node.clock import LoopClock
 from nvdra.node.gpu.stuck_modes import read_stuck_modes
@@ -29,6 +38,9 @@ _SHARED = (
     "kubelet-registrar-directory-path",
     "nvidia-cdi-hook-path",
 )
+
+
+_HOST_ROOT = "/host-root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +100,25 @@ class LocalNode:
         except FileNotFoundError:
             return None
 
-    async def inventory(self, bus: PciBus, *, dynamic_mig: bool = False) -> Inventory:
+    async def inventory(self, bus: PciBus, *, dynamic_mig: bool = False, passthrough: bool = False) -> Inventory:
         """The node's inventory now; `unread` says why if NVML gives no answer.
 
         dynamic_mig   GPUs are partitioned on demand, as with the gate of that name
+        passthrough   GPUs are offered to virtual machines too, as with the gate PassthroughSupport
         """
+        found = await self._scanned(bus, dynamic_mig=dynamic_mig)
+        if not passthrough:
+            return found
+        root = self.node_root
+        facts = look_at_passthrough(self.host, self.root, root, PciNames(self.host, root), bus.facts)
+        return with_twins(found, bus.facts, facts)
+
+    @property
+    def node_root(self) -> str:
+        """The host's root as this process sees it."""
+        return _HOST_ROOT if self.host.exists(_HOST_ROOT) else "/"
+
+    async def _scanned(self, bus: PciBus, *, dynamic_mig: bool) -> Inventory:
         nvml = Nvml(self.library, LoopClock())
         try:
             scan = await nvml.scan(profiles=dynamic_mig)

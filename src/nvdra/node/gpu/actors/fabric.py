@@ -31,7 +31,7 @@ class FabricActor:
                     return {}
                 telemetry.info(1, "Activated a fabric partition", partition=step.id, devices=list(step.names))
                 return {}
-            except OddTopology as error:
+            except (OddTopology, OSError) as error:
                 raise StepFailed(f"{prefix}: {error}") from error
             except FabricError as error:
                 if isinstance(error, FabricHung):
@@ -53,7 +53,7 @@ class FabricActor:
             elif now.is_active:
                 await self._fabric.deactivate(step.id)
                 telemetry.info(1, "Deactivated a fabric partition", partition=step.id, devices=list(step.names))
-        except (FabricError, OddTopology) as error:
+        except (FabricError, OddTopology, OSError) as error:
             if isinstance(error, FabricHung):
                 self._keep(step, journal, error)
             raise StepFailed(f"error deactivating fabric partition: {step.id}: {error}") from error
@@ -78,7 +78,7 @@ class FabricActor:
             return str(error)
         try:
             partitions = await self._fabric.partitions()
-        except (FabricError, OddTopology):
+        except (FabricError, OddTopology, OSError):
             return str(error)
         wanted = {module for one in partitions if one.id == step.id for module in one.modules}
         active = [one.id for one in partitions if one.is_active and one.id != step.id and wanted & set(one.modules)]
