@@ -242,6 +242,22 @@ class FabricVfioWorld(VfioWorld):
         return self.fabric.of(replace(self.inventory, gpus=gpus))
 
 
+async def test_a_node_without_a_fabric_waits_for_none(tmp_path: Path) -> None:
+    clock, inventory = VirtualClock(), inventory_of(2)
+    none = Fabric(FakeFabric([]), FakeHost(tmp_path), clock, "/modules", lambda: False, lambda: None)
+    assert none.of(inventory) is inventory  # before anything was looked for
+    assert await none.look()
+
+    def unreadable() -> bool:
+        raise PermissionError(13, "Permission denied", "/sys/class/infiniband")
+
+    unknown = Fabric(FakeFabric([]), FakeHost(tmp_path), clock, "/modules", unreadable, lambda: None)
+    assert not await unknown.look()
+    topology = unknown.of(inventory).fabric
+    assert topology is not None
+    assert "/sys/class/infiniband" in topology.unread
+
+
 async def test_a_call_that_does_not_return_is_given_up(tmp_path: Path) -> None:
     clock, release = VirtualClock(), threading.Event()
 

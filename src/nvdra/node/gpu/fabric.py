@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -75,8 +76,9 @@ class Fabric:
 
     def of(self, inventory: Inventory) -> Inventory:
         """The inventory with what is known of the fabric."""
-        if self._is_there is False:
-            return inventory
+        with contextlib.suppress(OSError):  # `look` tells of it
+            if not self._find():
+                return inventory
         known = dict(self._topology.modules)
         # A GPU that left its driver keeps the module id that it was seen with.
         known |= {address: gpu.module_id for address, gpu in inventory.gpus.items() if gpu.module_id}
@@ -95,13 +97,7 @@ class Fabric:
     async def look(self) -> bool:
         """Whether the partitions are known, or the node has no fabric."""
         try:
-            if self._is_there is None:
-                self._is_there = self._has_fabric()
-                if not self._is_there:
-                    telemetry.info(0, "This node has no NVSwitch fabric: no fabric partitions are used")
-                    self._merged = None
-                    self._on_change()
-            if self._is_there:
+            if self._find():
                 await self.partitions()
         except (FabricError, OddTopology, OSError) as error:
             self._set(replace(self._topology, unread=str(error)))
@@ -110,6 +106,14 @@ class Fabric:
                 self._said = str(error)
             return False
         return True
+
+    def _find(self) -> bool:
+        """Whether the node has a fabric. Raises OSError."""
+        if self._is_there is None:
+            self._is_there = self._has_fabric()
+            if not self._is_there:
+                telemetry.info(0, "This node has no NVSwitch fabric: no fabric partitions are used")
+        return self._is_there
 
     async def partitions(self) -> tuple[FabricPartition, ...]:
         """All partitions as they are now. Raises FabricError, OddTopology and OSError.
