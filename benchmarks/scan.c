@@ -13,7 +13,7 @@ struct link { unsigned is_active, version, remote_type; struct pci remote; };
 struct gpu {
     Device handle;
     char name[96], uuid[96];
-    unsigned minor, mig[2], architecture, brand, virtualization, persistence, numa;
+    unsigned minor, mig[2], architecture, brand, virtualization, persistence, module, numa;
     int capability[2];
     struct memory memory;
     struct pci pci;
@@ -34,7 +34,7 @@ struct gpu {
     NVML(nvmlDeviceGetPciInfo_v3, Device, struct pci *) \
     NVML(nvmlDeviceGetAddressingMode, Device, struct addressing *) \
     NVML(nvmlDeviceGetVirtualizationMode, Device, unsigned *) \
-    NVML(nvmlDeviceGetPersistenceMode, Device, unsigned *) NVML(nvmlDeviceGetNumaNodeId, Device, unsigned *) \
+    NVML(nvmlDeviceGetPersistenceMode, Device, unsigned *) NVML(nvmlDeviceGetModuleId, Device, unsigned *) NVML(nvmlDeviceGetNumaNodeId, Device, unsigned *) \
     NVML(nvmlDeviceGetCpuAffinity, Device, unsigned, unsigned long *) \
     NVML(nvmlDeviceGetMemoryAffinity, Device, unsigned, unsigned long *, unsigned) \
     NVML(nvmlDeviceGetNvLinkState, Device, unsigned, unsigned *) \
@@ -68,6 +68,7 @@ static void read_gpu(unsigned index) {
     nvmlDeviceGetAddressingMode(g->handle, &g->addressing);
     nvmlDeviceGetVirtualizationMode(g->handle, &g->virtualization);
     nvmlDeviceGetPersistenceMode(g->handle, &g->persistence);
+    nvmlDeviceGetModuleId(g->handle, &g->module);
     nvmlDeviceGetNumaNodeId(g->handle, &g->numa);
     nvmlDeviceGetCpuAffinity(g->handle, 128, g->cpus);
     nvmlDeviceGetMemoryAffinity(g->handle, 16, g->nodes, 0);

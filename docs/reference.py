@@ -58,6 +58,14 @@ def _meaning(gate: Gate) -> str:
             return "[sets time slices for claims](time-slicing.md)"
         case gates.PASSTHROUGH_SUPPORT:
             return "[gives GPUs to virtual machines](vfio.md)"
+        case gates.MPS_SUPPORT:
+            return "[runs MPS daemons for claims](mps.md)"
+        case gates.CONSUMABLE_SHARES:
+            return "[lets claims share devices](shares.md)"
+        case gates.DEVICE_METADATA:
+            return "[tells containers which devices they have](device-metadata.md)"
+        case gates.FABRIC_MANAGER_PARTITIONING:
+            return "[activates fabric partitions for claims](fabric-partitions.md)"
         case gates.DRA_LIST_TYPE_ATTRIBUTES:
             return "publishes `numaNode` as a list"
         case gates.LOGGING_ALPHA_OPTIONS | gates.LOGGING_BETA_OPTIONS:

@@ -28,6 +28,12 @@ class NativeBuildHook(BuildHookInterface):
         for name in ("nvidia-smi", "nvidia-cuda-mps-control", "nvidia-imex", "nvidia-imex-ctl"):
             program = self._compiled("--bin", name, rustc=("-C", "target-feature=+crt-static"))
             _replace(program / name, native / name)
+        source = Path(self.root) / "fabric/nvfm.c"
+        built = native / "libnvfm.so.new"
+        subprocess.run(
+            ["cc", "-O2", "-s", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(built), str(source)], check=True
+        )
+        built.replace(native / "libnvfm.so")
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"

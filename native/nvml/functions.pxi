@@ -41,6 +41,7 @@ cdef int PCI = _declare("nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetPciInfo_v2", "n
 cdef int ADDRESSING_MODE = _declare("nvmlDeviceGetAddressingMode")
 cdef int VIRTUALIZATION_MODE = _declare("nvmlDeviceGetVirtualizationMode")
 cdef int PERSISTENCE_MODE = _declare("nvmlDeviceGetPersistenceMode")
+cdef int MODULE_ID = _declare("nvmlDeviceGetModuleId")
 cdef int NUMA_NODE = _declare("nvmlDeviceGetNumaNodeId")
 cdef int CPU_AFFINITY = _declare("nvmlDeviceGetCpuAffinity")
 cdef int MEMORY_AFFINITY = _declare("nvmlDeviceGetMemoryAffinity")

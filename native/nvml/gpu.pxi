@@ -33,6 +33,7 @@ cdef struct Gpu:
     long long addressing_mode
     long long virtualization_mode
     long long persistence_mode
+    long long module_id
     long long numa_node
     char uuid[_NAME_SIZE]
     char name[_NAME_SIZE]
@@ -152,6 +153,8 @@ cdef int _read_surroundings(void **table, Gpu *gpu) noexcept nogil:
         return _REFUSED
     code = _number(table, PERSISTENCE_MODE, place, gpu.handle, &gpu.persistence_mode)
     if _refuse_lost(gpu, PERSISTENCE_MODE, code):
+        return _REFUSED
+    if _refuse_lost(gpu, MODULE_ID, _number(table, MODULE_ID, place, gpu.handle, &gpu.module_id)):
         return _REFUSED
     if _refuse_lost(gpu, NUMA_NODE, _number(table, NUMA_NODE, place, gpu.handle, &gpu.numa_node)):
         return _REFUSED

@@ -197,6 +197,7 @@ cdef class Sweep:
             _bits(gpu.nodes, _NODE_WORDS),
             _or_none(gpu.virtualization_mode),
             _or_none(gpu.persistence_mode),
+            _or_none(gpu.module_id),
         )
 
     cdef int _walk_node(self, int generation) noexcept nogil:

@@ -48,7 +48,10 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A file to unlink. One that is absent is fine, and so is one that cannot be removed: whoever asks sweeps."""
+    """A file to unlink, or an empty folder to remove.
+
+    One that is absent is fine, and so is one that cannot be removed or a folder with files: whoever asks sweeps.
+    """
 
     path: str
 
@@ -141,7 +144,7 @@ class Host(Protocol):
     async def replace(self, path: str, content: bytes, *, mode: int, durable: bool) -> None:
         """Write beside, rename into place. durable: the content is fsynced before the rename.
 
-        The file beside is `<name>.<digits>.tmp` for a YAML file and `.<digits>` for any other, so that no reader of
+        The file beside is `<name>.<digits>.tmp` for a CDI file and `.<digits>` for any other, so that no reader of
         these folders takes it for the real one, and who sweeps a folder that others write to as well knows its own.
         """
         ...

@@ -76,6 +76,7 @@ def _gpu(index: int, handle: Any) -> dict[str, Any]:
         "memory_affinity": _bits(_known(pynvml.nvmlDeviceGetMemoryAffinity, handle, _NODE_WORDS, _NODE_SCOPE)),
         "virtualization_mode": _known(pynvml.nvmlDeviceGetVirtualizationMode, handle),
         "persistence_mode": _known(pynvml.nvmlDeviceGetPersistenceMode, handle),
+        "module_id": _known(pynvml.nvmlDeviceGetModuleId, handle),
     }
 
 

@@ -408,9 +408,13 @@ async def test_changes_are_carried_out_in_order_and_stop_at_the_first_that_fails
 
 
 async def test_what_cannot_be_removed_stops_nothing(case: Case) -> None:
-    (case.disk / "folder").mkdir()
-    await case.host.carry_out([Removal(case("/folder")), Put(case("/a"), b"1", mode=0o644)])
-    assert (case.disk / "folder").is_dir()
+    for folder in ("folder", "empty"):
+        (case.disk / folder).mkdir()
+    (case.disk / "folder/file").touch()
+    removals = [Removal(case("/folder")), Removal(case("/empty")), Put(case("/a"), b"1", mode=0o644)]
+    await case.host.carry_out(removals)
+    assert (case.disk / "folder/file").exists()
+    assert not (case.disk / "empty").exists()
     assert (case.disk / "a").read_bytes() == b"1"
 
 

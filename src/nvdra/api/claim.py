@@ -8,9 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import orjson
+
 from nvdra._core import CoreError, identify_claim
 from nvdra._core import decode_claim as _decode_claim
 from nvdra._core import decode_status as _decode_status
+
+# Set by the controller that makes claims from templates.
+_POD_CLAIM = "resource.kubernetes.io/pod-claim-name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +64,14 @@ class Claim:
     status   `status` as JSON, projected onto the fields of resource.k8s.io/v1 that the checkpoint keeps
              (Go's field order, opaque parameters verbatim); two allocations are equal if these bytes' allocations are.
     results  of every driver, in the allocation's order; this driver's are chosen by `driver`.
+    pod_claim   the claim's name in the pod that it was made for from a template; "" for a claim of its own
     """
 
     ref: ClaimRef
     results: tuple[Result, ...]
     configs: tuple[OpaqueConfig, ...]
     status: bytes
+    pod_claim: str = ""
 
 
 class ClaimError(ValueError):
@@ -89,7 +96,7 @@ def decode_claim(body: bytes) -> Claim:
         namespace, name, uid, results, configs, status = _decode_claim(body)
     except CoreError as error:
         raise _refusal(error, claim_ref(body)) from None
-    return Claim(ClaimRef(namespace, name, uid), _results(results), _configs(configs), status)
+    return Claim(ClaimRef(namespace, name, uid), _results(results), _configs(configs), status, _pod_claim(body))
 
 
 def claim_ref(body: bytes) -> ClaimRef | None:
@@ -108,6 +115,15 @@ def decode_status(status: bytes) -> tuple[tuple[Result, ...], tuple[OpaqueConfig
     except CoreError as error:
         raise _refusal(error) from None
     return _results(results), _configs(configs)
+
+
+def _pod_claim(body: bytes) -> str:
+    if _POD_CLAIM.encode() not in body:
+        return ""
+    try:
+        return str(orjson.loads(body)["metadata"]["annotations"][_POD_CLAIM])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""  # elsewhere in the claim, or not as the API server writes it
 
 
 def _refusal(error: CoreError, ref: ClaimRef | None = None) -> ClaimError:

@@ -83,14 +83,7 @@ _CROSS_CHECKS: tuple[tuple[str, Relation, str], ...] = (
 )
 
 # Gates that would change a program's behaviour but are not built in this release.
-_UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "gpu-kubelet-plugin": (
-            DEVICE_METADATA,
-            FABRIC_MANAGER_PARTITIONING,
-        ),
-    }
-)
+_UNBUILT: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from nvdra.api.gates import DRA_LIST_TYPE_ATTRIBUTES, Gates
 from nvdra.gpu.counters import capacity, consumption
+from nvdra.gpu.fabric_topology import FabricTopology
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, NvmlDevice, parent
 from nvdra.gpu.topology import Topology
@@ -25,7 +26,9 @@ _NUMA_NODE = f"{_STANDARD}/numaNode"
 _NAMED_VALUES = 32 - 1
 
 
-def published(device: GpuDevice, gates: Gates, topology: Topology | None = None) -> dict[str, Any]:
+def published(
+    device: GpuDevice, gates: Gates, topology: Topology | None = None, fabric: FabricTopology | None = None
+) -> dict[str, Any]:
     """The device as it stands in a ResourceSlice's `spec.devices`; keys sorted as the API server stores them.
 
     What is unknown is absent: NUMA node, PCIe root, addressing mode, memory. So is the PCI address where its domain has
@@ -33,9 +36,11 @@ def published(device: GpuDevice, gates: Gates, topology: Topology | None = None)
 
     topology   where its GPU lies, if that is to be published; attributes beyond the API's limit are left out
     """
+    of_fabric = fabric.attributes(device.pci_bus_id) if fabric and isinstance(device, Gpu | VfioGpu) else {}
     if isinstance(device, VfioGpu):
-        return published_vfio(device, gates)
-    attributes = {**_of_gpu(parent(device), gates), **_own(device)}
+        made = published_vfio(device, gates)
+        return made | {"attributes": dict(sorted((made["attributes"] | of_fabric).items()))}
+    attributes = {**_of_gpu(parent(device), gates), **_own(device), **of_fabric}
     has = capacity(device)
     if topology is not None:
         if _NUMA_NODE not in attributes and topology.numa_node is not None:
@@ -43,7 +48,7 @@ def published(device: GpuDevice, gates: Gates, topology: Topology | None = None)
         for name, value in topology_attributes(topology, is_partition=not isinstance(device, Gpu)):
             if len(attributes) + len(has or ()) < _NAMED_VALUES:
                 attributes[name] = value
-    made: dict[str, Any] = {"attributes": dict(sorted(attributes.items()))}
+    made = {"attributes": dict(sorted(attributes.items()))}
     if has:
         made["capacity"] = has
     if consumes := consumption(device):

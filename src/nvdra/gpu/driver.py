@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nvdra.api.claim import Claim, ClaimRef, OpaqueConfig, Result
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, PASSTHROUGH_SUPPORT, TIME_SLICING_SETTINGS, Gates
+from nvdra.api.gates import (
+    DEVICE_METADATA,
+    DYNAMIC_MIG,
+    FABRIC_MANAGER_PARTITIONING,
+    MPS_SUPPORT,
+    PASSTHROUGH_SUPPORT,
+    TIME_SLICING_SETTINGS,
+    Gates,
+)
 from nvdra.cdi import GPU_CLAIMS, ClaimKind, Edits
 from nvdra.checkpoint import (
     GPU,
@@ -32,10 +40,12 @@ from nvdra.claims import (
     Steps,
     Teardown,
     answers,
+    metadata,
     prepared_allocation,
     unable,
 )
 from nvdra.gpu.admin import refused_device
+from nvdra.gpu.attributes import published
 from nvdra.gpu.extents import DRIVER, conflicts, extent, half_prepared_extents
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.groups import asked, groups, regroup
@@ -89,7 +99,14 @@ class GpuDriver:
 
     @property
     def has_steps(self) -> bool:
-        return any(map(self.gates.enabled, (DYNAMIC_MIG, TIME_SLICING_SETTINGS, MPS_SUPPORT, PASSTHROUGH_SUPPORT)))
+        having = (
+            DYNAMIC_MIG,
+            FABRIC_MANAGER_PARTITIONING,
+            MPS_SUPPORT,
+            PASSTHROUGH_SUPPORT,
+            TIME_SLICING_SETTINGS,
+        )
+        return any(map(self.gates.enabled, having))
 
     @property
     def on_abandoned(self) -> Literal["forget", "abort"]:
@@ -224,7 +241,16 @@ class GpuDriver:
             device=result.device,
             cdi_ids=(self.cdi.device_id(uid, result.device),),
             share_id=result.share_id,
+            metadata=self._metadata(made),
         )
+
+    def _metadata(self, made: NodeDevice) -> bytes:
+        """The attributes of a passthrough device, for programs that start virtual machines; b"" of any other."""
+        if not isinstance(made, BoundVfio) or not self.gates.enabled(DEVICE_METADATA):
+            return b""
+        group = made.device.facts.iommu_group
+        more = {"iommuGroup": {"int": int(group)}} if group.isdecimal() else {}
+        return metadata.encode(published(made.device, self.gates)["attributes"] | more)
 
     def _time_slice_applied(self, group: Group, facts: Facts) -> bool | None:
         """Explicit with the gate on, so that v0.4.1 of the Go driver resets only what was set. v0.4.0 does not know the

@@ -83,6 +83,7 @@ class Gpu:
 
     partitioning   None: it is not partitioned on demand (gate DynamicMIG off, or not capable of it)
     index          NVML's and `nvidia-smi`'s; it changes when a GPU before it goes
+    module_id      its place on the board, as Fabric Manager numbers it; 0 if it has none
     """
 
     minor: int
@@ -99,6 +100,7 @@ class Gpu:
     pci: PciFacts
     partitioning: Partitioning | None = None
     index: int = -1
+    module_id: int = 0
 
     @property
     def name(self) -> str:

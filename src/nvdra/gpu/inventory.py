@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nvdra.gpu.counters import counter_set
+from nvdra.gpu.fabric_topology import FabricTopology
 from nvdra.gpu.gpu import (
     Gpu,
     OddDeviceError,
@@ -104,6 +105,7 @@ class Inventory:
     memory_slices  how many a GPU has, by PCI address, where NVML told its MIG profiles
     hidden         by PCI address: GPUs that could not be read, or are too odd to be offered
     driver_version as NVML writes it, "580.159.04"; attributes have the form that the API server takes
+    fabric         partitions of Fabric Manager; None without them (gate FabricManagerPartitioning)
     pci_gpus       addresses of all GPUs on the PCI bus in their order, those never offered too; () if not looked for
     no_passthrough why no GPU of this node can be passed through; "" if some can
     stuck          by PCI address: GPUs that are offered as they stand, since their MIG mode does not change
@@ -122,6 +124,7 @@ class Inventory:
     driver_version: str = ""
     topology: Mapping[str, Topology] = field(default_factory=lambda: _NO_TOPOLOGY)
     refused: Mapping[str, str] = field(default_factory=lambda: _NOT_REFUSED)
+    fabric: FabricTopology | None = None
     pci_gpus: tuple[str, ...] = ()
     no_passthrough: str = "the feature gate PassthroughSupport is off"
 
@@ -381,6 +384,7 @@ def _gpu(seen: GpuScan, scan: NodeScan, pci: Mapping[str, PciFacts], made: Parti
         pci=pci.get(address) or _facts_of_nvml(seen),
         partitioning=made,
         index=seen.index,
+        module_id=seen.module_id or 0,
     )
 
 

@@ -92,6 +92,7 @@ class GpuScan:
 
     numa_node            of the GPU's own memory, where the platform makes it one (Grace); not the nearest one
     memory_affinity      the host's NUMA nodes nearest to the GPU; empty if unknown
+    module_id            the GPU's place on its board, as Fabric Manager numbers it; 0 is no place
     virtualization_mode  0 none, 1 passthrough, 2 vGPU guest, 3 host vGPU, 4 host vSGA
     Source: NVML 13 API reference.
     """
@@ -113,6 +114,7 @@ class GpuScan:
     memory_affinity: tuple[int, ...] = ()
     virtualization_mode: int | None = None
     persistence_mode: int | None = None
+    module_id: int | None = None
     mig: MigScan = MigScan()
 
 

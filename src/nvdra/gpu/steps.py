@@ -15,6 +15,7 @@ from nvdra.api.gates import TIME_SLICING_SETTINGS, Gates
 from nvdra.checkpoint import Checkpoint, Entry, PreparedGroup, Unsupported
 from nvdra.claims import Group, Refuse, Steps, allocation, answers, unable
 from nvdra.gpu.extents import DRIVER, exclusive_names, extent
+from nvdra.gpu.fabric import ActivateFabricPartition, fabric_steps, needs_partition
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.inventory import Inventory, Partitions
 from nvdra.gpu.mig import MigDevice, MigSpec
@@ -100,7 +101,7 @@ def create_partition(made: MigSpec | MigDevice, uuid: str = "") -> CreatePartiti
     return CreatePartition(made.parent, made.name, made.profile.profile_id, made.start, spec, uuid)
 
 
-GpuStep = CreatePartition | LeaveMigMode | SetTimeSlice | StartMpsDaemon | BindVfio
+GpuStep = CreatePartition | LeaveMigMode | SetTimeSlice | StartMpsDaemon | ActivateFabricPartition | BindVfio
 
 
 def steps(
@@ -137,11 +138,14 @@ def steps(
     mps = daemons(claim, groups, gates, sharing)
     if isinstance(mps, Refuse):
         return mps
+    fabric = fabric_steps(groups, inventory)
+    if isinstance(fabric, Refuse):
+        return fabric
     binds = bindings(claim, groups)
     if isinstance(binds, Refuse):
         return binds
     # Settings of devices that are shared are looked at for each claim, and stay for the others if that fails.
-    settings: tuple[GpuStep, ...] = (*slices, *mps)
+    settings: tuple[GpuStep, ...] = (*fabric, *slices, *mps)
     theirs = tuple(step for step in settings if is_shared(step, claim, checkpoint))
     return Steps((*found, *settings, *binds), (*shared, *theirs), made)
 
@@ -177,6 +181,8 @@ def needs(step: object, entry: Entry) -> bool:
             return gpu.uuid in set(sliced_uuids(entry)) or (
                 entry.state == "PrepareStarted" and gpu.name in sliced_names(entry)
             )
+        case ActivateFabricPartition():
+            return needs_partition(step, entry)
         case BindVfio(device=device):
             prepared = {each.uuid for each in answers(entry)}
             return vfio_uuid(step.address) in prepared or (not prepared and device in exclusive_names(entry))

@@ -11,7 +11,9 @@ from nvdra.api.claim import ClaimRef
 from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, PASSTHROUGH_SUPPORT, TIME_SLICING_SETTINGS, Gates
 from nvdra.checkpoint import Checkpoint, Entry, PreparedGroup, Unsupported
 from nvdra.claims import Refuse, Teardown, allocation, answers
-from nvdra.gpu.extents import DRIVER, exclusive_names, extent, partitions
+from nvdra.gpu.extents import DRIVER, exclusive_names, extent
+from nvdra.gpu.extents import partitions as mig_partitions
+from nvdra.gpu.fabric import fabric_teardown, uses_gpus
 from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.groups import regroup
 from nvdra.gpu.inventory import Inventory
@@ -40,7 +42,7 @@ def teardown(
     """The steps to roll back for `entry` of `claim`; none where nothing of it lies on hardware."""
     if refuse := _unsupported(claim, entry):
         return refuse
-    on_gpus = tuple(partitions(entry, inventory))
+    on_gpus = tuple(mig_partitions(entry, inventory))
     mps = _daemons(claim, entry, inventory, gates, sharing)
     if isinstance(mps, Refuse):
         return mps
@@ -65,7 +67,16 @@ def teardown(
             return sliced
         for slice_step in sliced:
             (shared if is_shared(slice_step, claim, checkpoint) else steps).append(slice_step)
-    return Teardown(tuple(steps), tuple(shared), _notes(claim, entry, on_gpus, gates), blocks_others=bool(on_gpus))
+    partitions, notes = fabric_teardown(claim, entry, inventory)
+    if inventory.fabric is not None and inventory.fabric.unread and uses_gpus(entry):
+        return Refuse(
+            f"{_prefix(claim, entry)}: error deactivating fabric partition: Fabric Manager is not ready: "
+            f"{inventory.fabric.unread}; kubelet will ask again"
+        )
+    for partition in partitions:
+        (shared if is_shared(partition, claim, checkpoint) else steps).append(partition)
+    notes += _notes(claim, entry, on_gpus, gates)
+    return Teardown(tuple(steps), tuple(shared), notes, blocks_others=bool(on_gpus or partitions))
 
 
 def _created(

@@ -35,6 +35,7 @@ class PassthroughFacts:
     vendor_id, device_id   "0x10de", "0x2330"
     addressable_bytes   of its 64-bit memory regions, rounded up to a power of two
     refused             why it cannot be passed through now; "" if it can
+    iommu_group         number of its IOMMU group; "" if it has none
     """
 
     product_name: str
@@ -42,6 +43,7 @@ class PassthroughFacts:
     device_id: str
     addressable_bytes: int
     refused: str = ""
+    iommu_group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
     stat.S_IFIFO: "fifo",
 }
-_TEMPORARY = re.compile(r"\.\d+|(?P<real>.+\.yaml)\.\d+\.tmp", re.ASCII)
+_TEMPORARY = re.compile(r"\.\d+|(?P<real>.+(?:\.yaml|_metadata_.+\.json))\.\d+\.tmp", re.ASCII)
 
 
 def is_temporary(name: str) -> bool:
@@ -43,7 +43,7 @@ def is_temporary(name: str) -> bool:
 
 
 def meant_for(name: str) -> str | None:
-    """The final name of a temporary YAML file; None if `name` is not temporary. Other programs use the folders too."""
+    """The final name of a temporary CDI file; None if `name` is not temporary. Other programs use the folders too."""
     found = _TEMPORARY.fullmatch(name)
     return found["real"] if found else None
 
@@ -150,7 +150,8 @@ class Node:
     def _replace(self, path: str, place: str, content: bytes, mode: int, durable: bool) -> None:
         directory, _, name = place.rpartition("/")
         digits = int.from_bytes(os.urandom(5), "big")
-        beside = f"{directory}/{name}.{digits}.tmp" if name.endswith(".yaml") else f"{directory}/.{digits}"
+        temporary = f"{name}.{digits}.tmp"
+        beside = f"{directory}/{temporary if _TEMPORARY.fullmatch(temporary) else f'.{digits}'}"
         try:
             descriptor = self._effect(
                 "create", path, lambda: os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -179,7 +180,7 @@ class Node:
                 self._replace(change.path, place, change.content, change.mode, change.durable)
             else:
                 with contextlib.suppress(OSError):
-                    self._effect("unlink", change.path, partial(_unlink, place))
+                    self._effect("unlink", change.path, partial(_discard, place))
 
     async def write_in_place(self, path: str, content: bytes) -> None:
         place = self._at(path)
@@ -352,6 +353,13 @@ def _write(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _discard(place: str) -> None:
+    try:
+        _unlink(place)
+    except IsADirectoryError:
+        os.rmdir(place)
 
 
 def _unlink(place: str) -> bool:

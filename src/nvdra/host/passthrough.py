@@ -168,6 +168,7 @@ def _facts(host: Host, root: DriverRoot, names: PciNames, address: str) -> Passt
         f"0x{device:04x}",
         _addressable(host.read(f"{folder}/resource").decode(errors="replace")),
         "" if slot is None else slot.why_not(),
+        "" if slot is None else slot.group,
     )
 
 

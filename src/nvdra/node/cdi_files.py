@@ -11,6 +11,7 @@ from nvdra.api import ClaimRef
 from nvdra.checkpoint import Checkpoint, Entry
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsMissing, EditsProvider
+from nvdra.node.metadata_files import MetadataFiles
 
 REWRITTEN = "Rewrote the CDI file of a prepared claim: it was lost or out of date"
 
@@ -21,13 +22,23 @@ _NO_EDITS = cdi.Edits()
 class CdiFiles:
     """Renders and checks claims' CDI files against the node and its driver files as they are now.
 
-    node   the driver's view of the node, as last seen
+    node      the driver's view of the node, as last seen
+    metadata  device metadata, which claims have beside their CDI file
     """
 
     driver: claims.Driver[Any]
     files: ClaimFiles
     edits: EditsProvider
     node: Callable[[], Any]
+    metadata: MetadataFiles
+
+    def contents(self, ref: ClaimRef, sealed: claims.Sealed, pod_claim: str | None) -> dict[str, bytes]:
+        """All files of a claim, content by path; `is_available` first. Raises EditsMissing and cdi.InvalidDocument.
+
+        pod_claim   as in `Claim`; None: whatever the files on disk say
+        """
+        own = {self.files.path(ref.uid): self.content(sealed.cdi_devices)}
+        return own | self.metadata.contents(ref, sealed.answers, pod_claim)
 
     def content(self, devices: Mapping[str, claims.SealedDevice]) -> bytes:
         """The content of a file for these devices; `is_available` first. Raises EditsMissing and cdi.InvalidDocument.
@@ -56,7 +67,7 @@ class CdiFiles:
         return None if isinstance(found, claims.Missing) else found
 
     def is_current(self, uid: str, entry: Entry, sealed: claims.Sealed | None) -> bool:
-        """Whether a completed claim's file has the content it should have.
+        """Whether a completed claim's files have the content they should have.
 
         Without `sealed` the content cannot be rendered: then every path that the file names must exist.
         """
@@ -67,7 +78,9 @@ class CdiFiles:
         if not self.is_available(sealed):
             return False
         try:
-            return self.files.read(uid) == self.content(sealed.cdi_devices)
+            ref = ClaimRef(entry.namespace, entry.name, uid)
+            is_own = self.files.read(uid) == self.content(sealed.cdi_devices)
+            return is_own and self.metadata.are_current(ref, sealed.answers)
         except (OSError, EditsMissing, cdi.InvalidDocument):
             return False
 

@@ -100,6 +100,7 @@ class CheckpointWriter:
         self._clock = clock
         self._lock_timeout_s = lock_timeout_s
         self._file = checkpoint_file
+        self._plugin_dir = plugin_dir
         self._pu_lock = f"{plugin_dir}/pu.lock"
         self._cp_lock = f"{plugin_dir}/cp.lock"
         self._on_checkpoint = on_checkpoint
@@ -277,7 +278,8 @@ class CheckpointWriter:
             return False
         made.add(folder)
         with contextlib.suppress(OSError):  # then the caller reports the file's own error
-            await self._host.mkdir(folder, mode=0o750)
+            # DROP-IN: the modes of the CDI folder and of the folders of device metadata.
+            await self._host.mkdir(folder, mode=0o755 if folder.startswith(self._plugin_dir) else 0o750)
             return True
         return False
 

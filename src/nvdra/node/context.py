@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from nvdra.api import ClaimRef
 from nvdra.checkpoint import Checkpoint
 from nvdra.claims import Driver, Step
 from nvdra.node.cdi_files import CdiFiles
@@ -14,6 +15,7 @@ from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsProvider
 from nvdra.node.hooks import NO_HOOKS, Hooks
 from nvdra.node.locks import ResourceLocks
+from nvdra.node.metadata_files import MetadataFiles
 from nvdra.node.steps import StepRunner
 from nvdra.node.work import WorkRegistry
 
@@ -40,10 +42,16 @@ class ClaimContext:
     node: Callable[[], Any]
     rescan: Callable[[], Coroutine[Any, Any, None]]
     hooks: Hooks = NO_HOOKS
+    metadata: MetadataFiles
 
     @property
     def cdi_files(self) -> CdiFiles:
-        return CdiFiles(self.driver, self.files, self.edits, self.node)
+        return CdiFiles(self.driver, self.files, self.edits, self.node, self.metadata)
+
+    def files_of(self, claim: ClaimRef) -> tuple[str, ...]:
+        """The files of the claim on this node, in the order in which they are removed."""
+        own = (self.files.path(claim.uid),) if self.files.exists(claim.uid) else ()
+        return own + self.metadata.files_of(claim)
 
     def still_need(self, shared: Iterable[Step], claim: str, checkpoint: Checkpoint) -> bool:
         """Whether other claims need each of these steps."""

@@ -17,6 +17,7 @@ from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
 from nvdra.node.hooks import NO_HOOKS, Hooks
 from nvdra.node.locks import ResourceLocks
+from nvdra.node.metadata_files import MetadataFiles
 from nvdra.node.steps import Actor, StepRunner
 from nvdra.node.sweep import ClaimLister, Sweep
 from nvdra.node.work import WorkRegistry
@@ -62,6 +63,7 @@ def claim_context(
     former_kind: str = "",
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     hooks: Hooks = NO_HOOKS,
+    has_metadata: bool = False,
 ) -> tuple[ClaimContext, CheckpointFile]:
     """Build the context and the checkpoint file of one driver on this node.
 
@@ -69,6 +71,7 @@ def claim_context(
     node            the driver's view of the node, as last seen
     former_locks, former_kind   what earlier releases left, as in `ResourceLocks`
     lock_timeout_s  as in `CheckpointWriter`
+    has_metadata    containers get files with the metadata of their devices
     """
     files = ClaimFiles(host, paths.cdi_root, driver.cdi)
     checkpoint_file = CheckpointFile(host, paths.plugin_dir, lambda: bool(files.uids()), driver.schema)
@@ -87,6 +90,7 @@ def claim_context(
         node=node,
         rescan=rescan,
         hooks=hooks,
+        metadata=MetadataFiles(host, paths.plugin_dir, paths.cdi_root, driver.name, has_metadata),
     )
     return context, checkpoint_file
 

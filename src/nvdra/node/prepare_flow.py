@@ -67,7 +67,7 @@ class PrepareFlow:
     async def prepare(self, claim: Claim) -> Answers | claims.Refuse:
         """The claim's devices, or why it was refused. Raises CheckpointError."""
         try:
-            return await self._settle(claim.ref.uid, partial(self._decide, claim))
+            return self._told(claim.ref.uid, await self._settle(claim.ref.uid, partial(self._decide, claim)))
         finally:
             self._context.end_work(claim.ref.uid, is_done=True)
 
@@ -86,11 +86,17 @@ class PrepareFlow:
         known = claims.answer_if_prepared(
             self._context.driver, claim, self._context.node(), checkpoint, has_file=has_file
         )
-        return known.answers if isinstance(known, claims.AlreadyPrepared) else None
+        if not isinstance(known, claims.AlreadyPrepared):
+            return None
+        return self._context.metadata.told(claim.ref.uid, known.answers)
 
     async def answer_from_checkpoint(self, ref: ClaimRef, otherwise: str) -> Answers | claims.Refuse:
         """The checkpoint's answer, else a refusal with the text `otherwise`. Raises CheckpointError."""
-        return await self._settle(ref.uid, partial(self._decide_from_checkpoint, ref, otherwise))
+        answer = await self._settle(ref.uid, partial(self._decide_from_checkpoint, ref, otherwise))
+        return self._told(ref.uid, answer)
+
+    def _told(self, uid: str, answer: Answers | claims.Refuse) -> Answers | claims.Refuse:
+        return answer if isinstance(answer, claims.Refuse) else self._context.metadata.told(uid, answer)
 
     async def _settle(self, uid: str, decide: Callable[[Checkpoint], Change[_Decision]]) -> Answers | claims.Refuse:
         """Decide under the checkpoint's locks; resolve conflicts and missing parts outside them, then decide again."""
@@ -146,10 +152,10 @@ class PrepareFlow:
             case claims.Refuse() | claims.RollBackFirst() | claims.WaitForClaim():
                 return Change(plan)
             case claims.Repair(sealed):
-                return self._repair(claim.ref, sealed)
+                return self._repair(claim.ref, sealed, claim.pod_claim)
             case claims.Ready():
                 sealed = claims.seal(self._context.driver, plan)
-                return self._with_file(uid, sealed, entries={uid: sealed.entry})
+                return self._with_files(claim.ref, sealed, claim.pod_claim, entries={uid: sealed.entry})
             case claims.NeedsSteps():
                 return self._begin(plan)
             case _:
@@ -181,7 +187,7 @@ class PrepareFlow:
             case claims.AlreadyPrepared(answers):
                 return Change(answers)
             case claims.Repair(sealed):
-                return self._repair(ref, sealed)
+                return self._repair(ref, sealed, None)
             case claims.Refuse() as refuse:
                 return Change(refuse)
             case None:
@@ -236,9 +242,10 @@ class PrepareFlow:
 
     async def _seal(self, needs: claims.NeedsSteps, facts: Mapping[str, Any]) -> Answers | claims.Refuse:
         sealed = claims.seal(self._context.driver, needs.completed(facts))
-        return await self._settle(needs.claim.ref.uid, partial(self._decide_seal, needs.claim.ref, sealed))
+        return await self._settle(needs.claim.ref.uid, partial(self._decide_seal, needs.claim, sealed))
 
-    def _decide_seal(self, ref: ClaimRef, sealed: claims.Sealed, checkpoint: Checkpoint) -> Change[_Decision]:
+    def _decide_seal(self, claim: Claim, sealed: claims.Sealed, checkpoint: Checkpoint) -> Change[_Decision]:
+        ref = claim.ref
         begun = checkpoint.entries.get(ref.uid)
         if begun is None or begun.state != "PrepareStarted":
             return Change(
@@ -246,7 +253,7 @@ class PrepareFlow:
                     f"another program changed the checkpoint's entry of claim {ref} meanwhile; kubelet will ask again"
                 )
             )
-        return self._with_file(ref.uid, sealed, entries={ref.uid: sealed.entry})
+        return self._with_files(ref, sealed, claim.pod_claim, entries={ref.uid: sealed.entry})
 
     def _decide_withdrawal(self, needs: claims.NeedsSteps, checkpoint: Checkpoint) -> Change[bool]:
         """Remove the half-prepared entry, unless it alone needs a shared step: that step is rolled back first."""
@@ -260,22 +267,24 @@ class PrepareFlow:
 
     # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _repair(self, ref: ClaimRef, sealed: claims.Sealed) -> Change[_Decision]:
-        change = self._with_file(ref.uid, sealed, entries={})
+    def _repair(self, ref: ClaimRef, sealed: claims.Sealed, pod_claim: str | None) -> Change[_Decision]:
+        change = self._with_files(ref, sealed, pod_claim, entries={})
         if change.write:
             telemetry.warning(REWRITTEN, claim=str(ref))
             self._context.hooks.report(Report(ref, "CDIFileRepaired", REWRITTEN, is_warning=False))
         return change
 
-    def _with_file(self, uid: str, sealed: claims.Sealed, entries: Mapping[str, Entry]) -> Change[_Decision]:
+    def _with_files(
+        self, ref: ClaimRef, sealed: claims.Sealed, pod_claim: str | None, entries: Mapping[str, Entry]
+    ) -> Change[_Decision]:
         if not sealed.cdi_devices:
             return Change(sealed.answers, entries=entries)
         if not self._cdi_files.is_available(sealed):
             return Change(_EditsNeeded(sealed.devices, sealed.has_common))
         try:
-            content = self._cdi_files.content(sealed.cdi_devices)
+            files = self._cdi_files.contents(ref, sealed, pod_claim)
         except EditsMissing as error:
             return Change(claims.Refuse(str(error)))
         except cdi.InvalidDocument as error:
             return Change(claims.Refuse(f"unable to create CDI spec file for claim: {error}"))
-        return Change(sealed.answers, entries=entries, write={self._context.files.path(uid): content})
+        return Change(sealed.answers, entries=entries, write=files)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 from nvdra import cdi, claims, telemetry
 from nvdra.api import Claim, ClaimError, ClaimRef, claim_ref, decode_claim
-from nvdra.checkpoint import Checkpoint, Entry
+from nvdra.checkpoint import Checkpoint, Entry, PreparedDevice
 from nvdra.node.cdi_files import REWRITTEN
 from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import Change, CheckpointError
@@ -217,7 +217,8 @@ class Sweep:
         if self._file.is_quarantined:
             return Change(())
         paths = [self._path(uid) for uid in claims.orphans(self._context.files.uids(), checkpoint)]
-        paths += [*self._context.files.temporary(), *self._file.leftovers()]
+        paths += [*self._context.files.temporary(), *self._context.metadata.leftovers(checkpoint)]
+        paths += self._file.leftovers()
         return Change(tuple(paths), remove=tuple(paths))
 
     # ── files of completed claims ──────────────────────────────────────────────────────────────────────────────
@@ -236,7 +237,8 @@ class Sweep:
             ref = ClaimRef(entry.namespace, entry.name, uid)
             try:
                 await self._context.edits.refresh(sealed.devices, common=sealed.has_common)
-                if await self._checkpoint_writer.submit(partial(self._decide_file, uid)):
+                pod_claim = await self._pod_claim(ref, sealed.answers)
+                if await self._checkpoint_writer.submit(partial(self._decide_file, uid, pod_claim)):
                     telemetry.warning(REWRITTEN, claim=str(ref))
                     self._context.hooks.report(Report(ref, "CDIFileRepaired", REWRITTEN, is_warning=False))
             except (EditsMissing, cdi.InvalidDocument) as error:
@@ -253,11 +255,22 @@ class Sweep:
         sealed = self._cdi_files.sealed(uid, entry)
         return None if sealed is None or self._cdi_files.is_current(uid, entry, sealed) else sealed
 
-    def _decide_file(self, uid: str, checkpoint: Checkpoint) -> Change[bool]:
+    async def _pod_claim(self, ref: ClaimRef, answers: Sequence[PreparedDevice]) -> str | None:
+        """What `Claim.pod_claim` says, asked of the API server if no file of the claim knows; None: the files know."""
+        if not self._context.metadata.has_lost_name(ref, answers):
+            return None
+        try:
+            return decode_claim(await self._source.claim(ref.namespace, ref.name, timeout_s=GET_TIMEOUT_S)).pod_claim
+        except (ApiError, ClaimError) as error:
+            raise EditsMissing(f"its device metadata is lost, and the claim cannot be read: {error}") from None
+
+    def _decide_file(self, uid: str, pod_claim: str | None, checkpoint: Checkpoint) -> Change[bool]:
         sealed = self._not_current(uid, checkpoint)
         if sealed is None or not self._cdi_files.is_available(sealed):
             return Change(False)
-        return Change(True, write={self._path(uid): self._cdi_files.content(sealed.cdi_devices)})
+        entry = checkpoint.entries[uid]
+        ref = ClaimRef(entry.namespace, entry.name, uid)
+        return Change(True, write=self._cdi_files.contents(ref, sealed, pod_claim))
 
     # ── a lost checkpoint ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -67,13 +67,12 @@ class UnprepareFlow:
             return Change(claims.NotPrepared())
         given_up_at = self._given_up_at(is_given_up)
         release = claims.unprepare(self._context.driver, ref, self._context.node(), checkpoint, given_up_at)
-        path = self._context.files.path(ref.uid)
         match release:
             case claims.Forget(remains=remains):
-                return Change(release, entries={ref.uid: remains}, remove=(path,))
-            case claims.NotPrepared() if self._context.files.exists(ref.uid):
-                # The file is an orphan. It is removed so that a lost checkpoint cannot be restored from it.
-                return Change(release, remove=(path,))
+                return Change(release, entries={ref.uid: remains}, remove=self._context.files_of(ref))
+            case claims.NotPrepared():
+                # Files are orphans. They are removed so that a lost checkpoint cannot be restored from them.
+                return Change(release, remove=self._context.files_of(ref))
             case claims.TearDownFirst(teardown, started):
                 locks, resources = self._context.locks, claims.resources(teardown.steps)
                 if not locks.try_take(ref.uid, resources):
@@ -111,7 +110,7 @@ class UnprepareFlow:
         given_up_at = self._given_up_at(is_given_up)
         remains = None if entry is None else claims.remains(self._context.driver, ref, entry, given_up_at)
         forget = claims.Forget(teardown.notes, remains=remains)
-        return Change(forget, entries={ref.uid: remains}, remove=(self._context.files.path(ref.uid),))
+        return Change(forget, entries={ref.uid: remains}, remove=self._context.files_of(ref))
 
 
 def _noted(ref: ClaimRef, released: Released) -> Released:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nvdra import telemetry
-from nvdra.api.gates import DYNAMIC_MIG, MPS_SUPPORT, NVML_DEVICE_HEALTH_CHECK, PASSTHROUGH_SUPPORT, Gates
+from nvdra.api.gates import DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, NVML_DEVICE_HEALTH_CHECK, PASSTHROUGH_SUPPORT, Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import GpuDevice, Inventory, MigDevice, Partitions, StuckMode
 from nvdra.gpu.coexistence import taints
@@ -28,6 +28,7 @@ from nvdra.host import (
     MpsControl,
     PciBus,
     driver_root,
+    fabric_manager,
     find_library,
     find_nvidia_smi,
     install_hook,
@@ -36,12 +37,14 @@ from nvdra.host import (
 )
 from nvdra.node.checkpoint_writer import CheckpointError
 from nvdra.node.edits import EditsMissing
+from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.mps import MpsActor, MpsPlace
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
 from nvdra.node.gpu.desired_pool import DesiredPool
 from nvdra.node.gpu.discovery import Discovery
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
+from nvdra.node.gpu.fabric import MODULES, Fabric
 from nvdra.node.gpu.mig_upkeep import MigUpkeep
 from nvdra.node.gpu.mps_pods import Pods
 from nvdra.node.gpu.mps_upkeep import MpsUpkeep
@@ -99,6 +102,7 @@ class GpuNode:
         self._events = self._claim_events() if options.claim_events else None
         self._guard = self._coexistence_guard() if options.coexistence_guard != "off" else None
         restore = None if options.nvidia_cdi_hook_path else partial(install_hook, host, chassis.paths.plugin_dir)
+        self._fabric = self._fabric_manager() if gates.enabled(FABRIC_MANAGER_PARTITIONING) else None
         self._edits_provider = GpuEditsProvider(
             host, root, hook_path=hook, host_root=options.nvidia_driver_root, restore_hook=restore
         )
@@ -116,6 +120,7 @@ class GpuNode:
             self._inventory,
             clock=chassis.clock,
             mps=self._mps,
+            fabric=None if self._fabric is None else FabricActor(self._fabric, chassis.clock),
             vfio=None if self._vfio is None else self._vfio.actor,
             sharing=self._sharing,
             rescan=lambda: self._guarded(self._discovery.scan()),
@@ -232,6 +237,25 @@ class GpuNode:
             sets_compute_mode=options.mps_compute_mode == "exclusive",
         )
 
+    def _fabric_manager(self) -> Fabric:
+        host, root = self._chassis.host, self._root
+        manager = fabric_manager.FabricManager(
+            lambda: find_library(host, root, fabric_manager.LIBRARY), fabric_manager.fabric_address(root, os.environ)
+        )
+        fabric = Fabric(
+            manager,
+            host,
+            self._chassis.clock,
+            f"{self._chassis.paths.plugin_dir}/{MODULES}",
+            lambda: fabric_manager.has_fabric(host, root, self._options.host_root, os.environ),
+            self._fabric_changed,
+        )
+        self._chassis.stack.push_async_callback(fabric.close)
+        return fabric
+
+    def _fabric_changed(self) -> None:
+        self._desired_pool.renew()
+
     async def look(self, parts: ClaimParts) -> None:
         """Scan the GPUs for the first time."""
         self._sweep = parts.sweep
@@ -307,6 +331,8 @@ class GpuNode:
         if self._health is not None:
             await self._health.serve()
             self._chassis.tasks.start("health", self._guarded(self._health.monitor.run()), may_end=True)
+        if self._fabric is not None:
+            self._chassis.tasks.start("fabric", self._fabric.run(), may_end=True)
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
     def _vfio_upkeep(self) -> VfioUpkeep:
@@ -331,6 +357,8 @@ class GpuNode:
 
     def _inventory(self) -> Inventory:
         inventory = self._discovery.inventory
+        if self._fabric is not None:
+            inventory = self._fabric.of(inventory)
         return inventory if self._guard is None else self._guard.view(inventory)
 
     def _current_root(self) -> DriverRoot:

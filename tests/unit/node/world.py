@@ -25,6 +25,7 @@ from nvdra.host import DriverRoot, find_nvidia_smi, install_hook
 from nvdra.kube import ResourceApi
 from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S, Change
 from nvdra.node.claim_service import Prepared, Unprepared
+from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.actors.mig import MigActor, Partitioner
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
@@ -107,6 +108,14 @@ class World:
         """What runs MPS daemons, of the program that starts now."""
         return None
 
+    def make_fabric(self) -> FabricActor | None:
+        """What activates fabric partitions, of the program that starts now."""
+        return None
+
+    def seen(self) -> Inventory:
+        """The inventory as the program has it."""
+        return self.inventory
+
     def make_vfio(self) -> VfioActor | None:
         """What binds GPUs for virtual machines, of the program that starts now."""
         return None
@@ -133,10 +142,11 @@ class World:
             self.edits_provider,
             self.mig,
             self.time_slices,
-            lambda: self.inventory,
+            self.seen,
             clock=self.clock,
             lock_timeout_s=self.lock_timeout_s,
             mps=self.make_mps(),
+            fabric=self.make_fabric(),
             vfio=self.make_vfio(),
             sharing=self.sharing,
             rescan=lambda: self._rescan(),

@@ -100,6 +100,7 @@ async def test_a_gpu_that_refuses_is_left_out_with_the_reason(root, function, co
         ("nvmlDeviceGetMemoryAffinity", 999, {"memory_affinity": ()}),
         ("nvmlDeviceGetVirtualizationMode", 999, {"virtualization_mode": None}),
         ("nvmlDeviceGetPersistenceMode", 999, {"persistence_mode": None}),
+        ("nvmlDeviceGetModuleId", 999, {"module_id": None}),
         ("nvmlDeviceGetNvLinkState", 999, {"nvlinks": ()}),
     ],
 )

@@ -13,5 +13,5 @@ checks:
 - [PassthroughSupport, excludes, NVMLDeviceHealthCheck]
 - [DeviceMetadata, requires, PassthroughSupport]
 unbuilt:
-  gpu-kubelet-plugin: [NVMLDeviceHealthCheck, DeviceMetadata, FabricManagerPartitioning]
+  gpu-kubelet-plugin: [NVMLDeviceHealthCheck]
 {{- end -}}

@@ -34,6 +34,7 @@ class Gpu:
     pci_class: int
     bars: tuple[Bar, ...]
     vbios: str | None
+    module_id: int
     near_cpus: str = ""  # as sysfs writes them, "0-55,112-167"
 
 
@@ -131,6 +132,7 @@ def _gpus(raw: dict[str, Any]) -> Iterator[Gpu]:
             numa_node=gpu["numa_node"][0],
             pci_device_id=model["pci_device_id"][0],
             pci_subsystem_id=model["pci_subsystem_id"][0],
+            module_id=gpu.get("module_id", [0])[0],
             pci_class=model["pci_class"][0],
             bars=tuple(Bar(bar["size_bytes"][0], bar["flags"][0]) for bar in model["bars"]),
             vbios=model.get("vbios", [None])[0],

@@ -87,7 +87,7 @@ class DesiredPool:
         )
 
     def _published(self, device: GpuDevice, inventory: Inventory) -> dict[str, Any]:
-        made = published(device, self._gates, inventory.topology.get(device.name))
+        made = published(device, self._gates, inventory.topology.get(device.name), inventory.fabric)
         made = counted(made if isinstance(device, VfioGpu) else shared(made, self._shares), device, inventory)
         return tainted(made, self._faults(device))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from nvdra.api.gates import Gates
+from nvdra.api.gates import DEVICE_METADATA, Gates
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import Inventory
 from nvdra.gpu.driver import GpuDriver
+from nvdra.gpu.fabric import ActivateFabricPartition
 from nvdra.gpu.mps import StartMpsDaemon
 from nvdra.gpu.sharing import UNSHARED, Sharing
 from nvdra.gpu.steps import CreatePartition, LeaveMigMode, SetTimeSlice
@@ -17,6 +18,7 @@ from nvdra.node.checkpoint_file import CheckpointFile
 from nvdra.node.checkpoint_writer import LOCK_TIMEOUT_S
 from nvdra.node.context import ClaimContext
 from nvdra.node.edits import EditsProvider
+from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
@@ -39,6 +41,7 @@ def gpu_context(
     *,
     clock: Clock,
     mps: MpsActor | None = None,
+    fabric: FabricActor | None = None,
     vfio: VfioActor | None = None,
     sharing: Sharing = UNSHARED,
     rescan: Callable[[], Coroutine[Any, Any, None]],
@@ -48,14 +51,16 @@ def gpu_context(
 ) -> tuple[ClaimContext, CheckpointFile]:
     """gpu.nvidia.com on this node.
 
-    mps   needed with gate MPSSupport
-    vfio  needed with gate PassthroughSupport
+    fabric   needed with gate FabricManagerPartitioning
+    mps      needed with gate MPSSupport
+    vfio     needed with gate PassthroughSupport
     """
     actors: dict[str, Actor] = {
         CreatePartition.kind: mig,
         LeaveMigMode.kind: mig,
         SetTimeSlice.kind: time_slices,
         **({} if mps is None else {StartMpsDaemon.kind: mps}),
+        **({} if fabric is None else {ActivateFabricPartition.kind: fabric}),
         **({} if vfio is None else {BindVfio.kind: vfio}),
     }
 
@@ -79,4 +84,5 @@ def gpu_context(
         former_kind=CreatePartition.kind,  # the one kind of step that they knew, by "<profile id>@<start>"
         lock_timeout_s=lock_timeout_s,
         hooks=hooks,
+        has_metadata=gates.enabled(DEVICE_METADATA),
     )

@@ -20,6 +20,7 @@ from nvdra.node.cdi_files import CdiFiles
 from nvdra.node.claim_files import ClaimFiles
 from nvdra.node.edits import EditsMissing, EditsProvider
 from nvdra.node.gpu.edits_provider import GpuEditsProvider
+from nvdra.node.metadata_files import MetadataFiles
 from nvdra.programs.flags import Flag, UsageError
 from nvdra.programs.people.local_node import LocalNode, open_local_node
 
@@ -71,7 +72,9 @@ async def _content(here: LocalNode, uid: str, names: Sequence[str]) -> bytes:
         here.host, here.root, hook_path=here.hook, host_root=here.host_root, makes_nodes=False
     )
     await edits_provider.refresh(sealed.devices, common=sealed.has_common)
-    files = CdiFiles(driver, ClaimFiles(here.host, here.cdi_root, driver.cdi), edits_provider, lambda: inventory)
+    metadata = MetadataFiles(here.host, here.plugin_dir, here.cdi_root, driver.name, is_on=False)
+    own = ClaimFiles(here.host, here.cdi_root, driver.cdi)
+    files = CdiFiles(driver, own, edits_provider, lambda: inventory, metadata)
     return files.content(sealed.cdi_devices)
 
 
