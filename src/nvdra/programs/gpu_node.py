@@ -11,7 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nvdra import telemetry
-from nvdra.api.gates import DYNAMIC_MIG, FABRIC_MANAGER_PARTITIONING, MPS_SUPPORT, NVML_DEVICE_HEALTH_CHECK, PASSTHROUGH_SUPPORT, Gates
+from nvdra.api.gates import (
+    DYNAMIC_MIG,
+    FABRIC_MANAGER_PARTITIONING,
+    MPS_SUPPORT,
+    NVML_DEVICE_HEALTH_CHECK,
+    PASSTHROUGH_SUPPORT,
+    Gates,
+)
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import GpuDevice, Inventory, MigDevice, Partitions, StuckMode
 from nvdra.gpu.coexistence import taints
@@ -50,9 +57,9 @@ from nvdra.node.gpu.mps_pods import Pods
 from nvdra.node.gpu.mps_upkeep import MpsUpkeep
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.stuck_modes import StuckModes
-from nvdra.node.hooks import Hooks, Report
 from nvdra.node.gpu.vfio_parts import VfioParts
 from nvdra.node.gpu.vfio_upkeep import VfioUpkeep
+from nvdra.node.hooks import Hooks, Report
 from nvdra.node.journals import trim_journals
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication

@@ -22,8 +22,8 @@ from nvdra.node.gpu.actors.fabric import FabricActor
 from nvdra.node.gpu.actors.mig import MigActor
 from nvdra.node.gpu.actors.mps import MpsActor
 from nvdra.node.gpu.actors.timeslice import TimeSliceActor
-from nvdra.node.hooks import NO_HOOKS, Hooks
 from nvdra.node.gpu.actors.vfio import VfioActor
+from nvdra.node.hooks import NO_HOOKS, Hooks
 from nvdra.node.parts import NodePaths, claim_context
 from nvdra.node.steps import Actor
 from nvdra.ports import Clock, Host

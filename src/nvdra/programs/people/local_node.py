@@ -20,7 +20,8 @@ from nvdra.host import (
     PciNames,
     driver_root,
     find_library,
-    localities, look_at_bus,
+    localities,
+    look_at_bus,
     look_at_passthrough,
 )
 from nvdra.node.checkpoint_file import NAME
