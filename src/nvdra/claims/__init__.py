@@ -38,7 +38,6 @@ from nvdra.claims.outcome import (
     TearDownFirst,
     WaitForClaim,
 )
-from nvdra.claims.pods import pods
 from nvdra.claims.prepare_plan import answer_from_checkpoint, answer_if_prepared, plan, unable
 from nvdra.claims.reconcile import NOT_FOUND, Answer, Settled, due, expired, nameless, orphans, settle, stale, to_get
 from nvdra.claims.sealing import adopted, restored, seal

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nvdra.gpu.gpu import Gpu
 from nvdra.gpu.health import ECC, GPU_LOST, RECOVERY_ACTION, SEVERITY, UNMONITORED, XID, Fault, Target, worst
 from nvdra.gpu.health_state import Health
 from nvdra.gpu.inventory import Inventory
-from nvdra.gpu.mig import GpuDevice, parent
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, address_of_device
 
 Verdict = Literal["healthy", "unhealthy", "unknown"]
 
@@ -34,10 +33,11 @@ def faults_of(device: GpuDevice, health: Health) -> tuple[Fault, ...]:
 
 def concerns(target: Target, device: GpuDevice) -> bool:
     """Whether a fault of the target is one of the device."""
-    if target.address != parent(device).pci_bus_id:
+    if target.address != address_of_device(device):
         return False
-    is_whole = not target.partition
-    return is_whole or (not isinstance(device, Gpu) and target.partition == (device.profile.profile_id, device.start))
+    if not target.partition:
+        return True
+    return isinstance(device, MigSpec | MigDevice) and target.partition == (device.profile.profile_id, device.start)
 
 
 def tainted(device: dict[str, Any], faults: Iterable[Fault]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from nvdra.gpu.gpu import (
     version,
 )
 from nvdra.gpu.hidden import HiddenGpu, hidden_gpus
-from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, live, parent, specs
+from nvdra.gpu.mig import GpuDevice, MigDevice, MigSpec, address_of_device, live, specs
 from nvdra.gpu.mig_profile import Partitioning, partitioning
 from nvdra.gpu.names import GpuName, MigName, VfioName, parse_name
 from nvdra.gpu.scan import GpuInstanceScan, GpuScan, LeftOut, NodeScan
@@ -272,7 +272,7 @@ def from_scan(
 
 
 def _topology(devices: Mapping[str, GpuDevice], by_address: Mapping[str, Topology]) -> Mapping[str, Topology]:
-    places = {name: by_address.get(parent(device).pci_bus_id) for name, device in devices.items()}
+    places = {name: by_address.get(address_of_device(device)) for name, device in devices.items()}
     return MappingProxyType({name: place for name, place in places.items() if place is not None})
 
 
@@ -307,11 +307,6 @@ def overlapping(inventory: Inventory, address: str, start: int, size: int) -> fr
 
     lying = ((name, device) for name, device in inventory.devices.items() if address_of_device(device) == address)
     return frozenset(name for name, device in lying if is_touched(device))
-
-
-def address_of_device(device: GpuDevice) -> str:
-    """The PCI address of the GPU that a device is or lies on."""
-    return device.pci_bus_id if isinstance(device, VfioGpu) else parent(device).pci_bus_id
 
 
 def _published(gpu: Gpu, seen: GpuScan) -> Iterator[GpuDevice | NotPublished]:

@@ -56,6 +56,11 @@ def parent(device: NvmlDevice) -> Gpu:
     return device if isinstance(device, Gpu) else device.parent
 
 
+def address_of_device(device: GpuDevice) -> str:
+    """The PCI address of the GPU a device is or lies on."""
+    return device.pci_bus_id if isinstance(device, VfioGpu) else parent(device).pci_bus_id
+
+
 def specs(gpu: Gpu) -> Iterator[MigSpec]:
     """Every partition that could be made of a GPU; none if it is not partitioned on demand."""
     for each, placements in gpu.partitioning.profiles if gpu.partitioning else ():

@@ -28,6 +28,7 @@ class ClaimContext:
     work       claims whose steps are running
     node       the driver's view of the node, as last seen
     rescan     scans the hardware again, for a device that the last scan did not find
+    metadata   files that tell containers about their devices
     hooks      what the program adds
     """
 
@@ -41,8 +42,8 @@ class ClaimContext:
     work: WorkRegistry
     node: Callable[[], Any]
     rescan: Callable[[], Coroutine[Any, Any, None]]
-    hooks: Hooks = NO_HOOKS
     metadata: MetadataFiles
+    hooks: Hooks = NO_HOOKS
 
     @property
     def cdi_files(self) -> CdiFiles:

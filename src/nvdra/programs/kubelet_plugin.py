@@ -180,7 +180,7 @@ class KubeletPlugin:
             for device in claims.answers(entry) if entry.state == "PrepareCompleted" else ():
                 about = describe(device)
                 uuid, pci, minor = (str(about.get(name, "")) for name in ("uuid", "pciBusID", "minor"))
-                for pod in claims.pods(entry.status) or ("",):
+                for pod in claims.pods(entry).values() or ("",):
                     yield entry.name, entry.namespace, pod, device.device, uuid, pci, minor
 
     async def _register(self, stack: AsyncExitStack, kube: HttpKube, clock: Clock, service: ClaimService) -> None:

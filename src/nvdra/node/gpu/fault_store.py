@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
 from nvdra import telemetry
-from nvdra.gpu import GpuDevice, Inventory, parent
+from nvdra.gpu import GpuDevice, Inventory
 from nvdra.gpu.health import Fault, Target
 from nvdra.gpu.health_report import DeviceVerdict, concerns, described, faults_of, verdicts
 from nvdra.gpu.health_state import Health
+from nvdra.gpu.mig import address_of_device
 from nvdra.node.gpu.health_file import HealthFile
 from nvdra.ports import Clock
 
@@ -58,7 +59,7 @@ class FaultStore:
     def verdicts(self) -> tuple[DeviceVerdict, ...]:
         """The health of every device for kubelet; of one that is not published any more while its GPU has a fault."""
         inventory = self._inventory()
-        self._published |= {name: parent(device).pci_bus_id for name, device in inventory.devices.items()}
+        self._published |= {name: address_of_device(device) for name, device in inventory.devices.items()}
         return verdicts(inventory, self.health, self._published)
 
     def shown(self) -> list[str]:

@@ -64,15 +64,15 @@ _COMMANDS = {
 
 _ABOUT = """\
 nvdra looks at one node the way gpu-kubelet-plugin does. Nothing here changes anything: no file, no claim, no GPU. Only
-doctor --fix, domains remove, mps remove and vfio give-back do, and ask first; health clear, pause and resume tell the running plugin what to do.
+doctor --fix, domains remove, mps remove and vfio give-back do, and ask first; health clear, pause and resume tell the
+running plugin what to do.
 
 usage: nvdra COMMAND [OPTIONS]
 
 {commands}
 
-Each command has --help; all have --output json, except demo, domains remove, mps remove, vfio give-back and prestart. The plugin's
-own
-flags and variables say where the node's files are, so inside the plugin's container no flag is needed:
+Each command has --help; all have --output json, except demo, domains remove, mps remove, vfio give-back and prestart.
+The plugin's own flags and variables say where the node's files are, so inside the plugin's container no flag is needed:
 
   kubectl exec -n NAMESPACE POD -c gpus -- nvdra doctor
 
