@@ -14,8 +14,8 @@ from typing import Any
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu.extents import held_extents, names
 from nvdra.gpu.gpu import Gpu, PciFacts
-from nvdra.gpu.inventory import Inventory, NotPublished, Partitions, address_of_device
-from nvdra.gpu.mig import GpuDevice
+from nvdra.gpu.inventory import Inventory, NotPublished, Partitions
+from nvdra.gpu.mig import GpuDevice, address_of_device
 from nvdra.gpu.names import VfioName, parse_name
 from nvdra.gpu.vfio import Passthrough, VfioGpu, is_vfio_driver
 
