@@ -8,7 +8,7 @@ import os
 from collections.abc import Coroutine, Iterable
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nvdra import telemetry
 from nvdra.api.gates import (
@@ -21,14 +21,13 @@ from nvdra.api.gates import (
 )
 from nvdra.checkpoint import Checkpoint
 from nvdra.gpu import GpuDevice, Inventory, MigDevice, Partitions, StuckMode
-from nvdra.gpu.coexistence import taints
-from nvdra.gpu.described import described
 from nvdra.gpu.driver import GpuDriver
 from nvdra.gpu.extents import DRIVER
 from nvdra.gpu.health import Fault
 from nvdra.gpu.mps_deployment import MpsPods
 from nvdra.gpu.shares import shares
 from nvdra.gpu.sharing import Sharing
+from nvdra.gpu.taints import Taints
 from nvdra.host import (
     DriverRoot,
     Hints,
@@ -59,20 +58,17 @@ from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.stuck_modes import StuckModes
 from nvdra.node.gpu.vfio_parts import VfioParts
 from nvdra.node.gpu.vfio_upkeep import VfioUpkeep
-from nvdra.node.hooks import Hooks, Report
 from nvdra.node.journals import trim_journals
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication
 from nvdra.node.sweep import Sweep
 from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung, NvmlInUse
 from nvdra.programs.chassis import Chassis
+from nvdra.programs.gpu_extras import GpuExtras
 from nvdra.programs.gpu_flags import Options, never_toggles
 from nvdra.slices import Pool
 
-if TYPE_CHECKING:  # imported by nodes that use them
-    from nvdra.node.claim_events import ClaimEvents
-    from nvdra.node.claim_status import ClaimStatus
-    from nvdra.node.gpu.coexistence_guard import CoexistenceGuard
+if TYPE_CHECKING:  # imported by nodes that use it
     from nvdra.programs.gpu_health import GpuHealth
 
 
@@ -106,8 +102,7 @@ class GpuNode:
         self._stuck = StuckModes(host, chassis.paths.plugin_dir)
         self._vfio = self._vfio_parts(nvml) if gates.enabled(PASSTHROUGH_SUPPORT) else None
         self._discovery = self._discovery_of(nvml)
-        self._events = self._claim_events() if options.claim_events else None
-        self._guard = self._coexistence_guard() if options.coexistence_guard != "off" else None
+        self._extras = GpuExtras(chassis, options, lambda: self._discovery.inventory, self._taint)
         restore = None if options.nvidia_cdi_hook_path else partial(install_hook, host, chassis.paths.plugin_dir)
         self._fabric = self._fabric_manager() if gates.enabled(FABRIC_MANAGER_PARTITIONING) else None
         self._edits_provider = GpuEditsProvider(
@@ -132,9 +127,8 @@ class GpuNode:
             sharing=self._sharing,
             rescan=lambda: self._guarded(self._discovery.scan()),
             on_checkpoint=chassis.on_checkpoint,
-            hooks=self._hooks(),
+            hooks=self._extras.hooks,
         )
-        self._status = self._claim_status() if options.claim_status else None
         self._upkeep = MigUpkeep(
             nvml,
             chassis.clock,
@@ -268,46 +262,9 @@ class GpuNode:
         self._sweep = parts.sweep
         await self._guarded(self._discovery.scan())
 
-    def _hooks(self) -> Hooks:
-        return Hooks(
-            report=self._report,
-            describe=lambda device: described(device, self._discovery.inventory),
-            before_prepare=None if self._guard is None else self._guard.refresh,
-        )
-
-    def _report(self, report: Report) -> None:
-        if self._events is not None:
-            self._events.report(report)
-
-    def _claim_events(self) -> ClaimEvents:
-        from nvdra.node.claim_events import ClaimEvents
-
-        return ClaimEvents(self._chassis.api, self._chassis.clock, DRIVER, self._options.node_name)
-
-    def _claim_status(self) -> ClaimStatus:
-        from nvdra.node.claim_status import ClaimStatus
-
-        return ClaimStatus(self._chassis.api, self._chassis.clock, DRIVER, self.context.hooks.describe)
-
-    def _coexistence_guard(self) -> CoexistenceGuard:
-        from nvdra.kubelet.pod_resources import PodResources
-        from nvdra.node.gpu.coexistence_guard import CoexistenceGuard
-
-        return CoexistenceGuard(
-            PodResources(self._options.pod_resources_socket),
-            self._chassis.clock,
-            lambda: self._discovery.inventory,
-            lambda given: self._desired_pool.taint("device plugin", taints(given)),
-            self._report,
-            enforces=self._options.coexistence_guard == "enforce",
-        )
-
     def checkpoint_changed(self, checkpoint: Checkpoint) -> None:
         self._desired_pool.checkpoint_changed(checkpoint)
-        if self._status is not None:
-            self._status.checkpoint_changed(checkpoint)
-        if self._guard is not None:
-            self._guard.checkpoint_changed(checkpoint)
+        self._extras.checkpoint_changed(checkpoint)
 
     async def serve(self, first_look: asyncio.Task[None]) -> None:
         """Publish, keep partitions in order, look for changes."""
@@ -332,9 +289,7 @@ class GpuNode:
                 is_checkpoint_lost=lambda: self.checkpoint_file.is_quarantined,
             )
             self._chassis.tasks.start("MPS upkeep", upkeep.run())
-        for name, part in (("events", self._events), ("claim status", self._status), ("guard", self._guard)):
-            if part is not None:
-                self._chassis.tasks.start(name, part.run())
+        self._extras.start()
         if self._health is not None:
             await self._health.serve()
             self._chassis.tasks.start("health", self._guarded(self._health.monitor.run()), may_end=True)
@@ -362,11 +317,12 @@ class GpuNode:
     def _bus(self) -> PciBus:
         return look_at_bus(self._chassis.host, self._root)
 
+    def _taint(self, source: str, taints: Taints) -> None:
+        self._desired_pool.taint(source, taints)
+
     def _inventory(self) -> Inventory:
         inventory = self._discovery.inventory
-        if self._fabric is not None:
-            inventory = self._fabric.of(inventory)
-        return inventory if self._guard is None else self._guard.view(inventory)
+        return self._extras.view(inventory if self._fabric is None else self._fabric.of(inventory))
 
     def _current_root(self) -> DriverRoot:
         return driver_root(self._chassis.host, self._options.container_driver_root)
