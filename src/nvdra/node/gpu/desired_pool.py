@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import GpuDevice, Inventory, VfioGpu, published
+from nvdra.gpu import Inventory
 from nvdra.gpu.partitions import unmanaged_partitions
-from nvdra.gpu.shares import NOT_SHARED, Shares, shared
-from nvdra.gpu.twins import counted, counter_sets, taken_twins
+from nvdra.gpu.shares import NOT_SHARED, Shares
+from nvdra.gpu.twins import counter_sets, offered, taken_twins
 from nvdra.gpu.unpublished import withdrawn
 from nvdra.node.publication import Publication
 
@@ -66,15 +65,11 @@ class DesiredPool:
                 telemetry.info(4, f"About to announce device {name}")
         self._announced = frozenset(inventory.devices)
         self._publication.publish(
-            [self._published(device, inventory) for device in inventory.devices.values()],
+            [offered(device, inventory, self._gates, self._shares) for device in inventory.devices.values()],
             withdrawn=unpublished,
             counter_sets=(*inventory.counter_sets(), *counter_sets(inventory)),
             uncounted_withdrawn=self._twins,
         )
-
-    def _published(self, device: GpuDevice, inventory: Inventory) -> dict[str, Any]:
-        made = published(device, self._gates)
-        return counted(made if isinstance(device, VfioGpu) else shared(made, self._shares), device, inventory)
 
     def _also_withdrawn(self, inventory: Inventory, checkpoint: Checkpoint) -> frozenset[str]:
         """Twins of claimed devices, where devices are shared: a share that consumes nothing may not count."""
