@@ -170,3 +170,13 @@ async def test_a_node_that_is_not_there_is_named_with_those_that_are(tmp_path: P
     dump.write_text(said)
     _, error = await forecast("h200x1", "--compare=node-2", f"--from={dump}", status=3)
     assert "node node-2 has no slice of gpu.nvidia.com; nodes that have: node-1" in error
+
+
+async def test_passthrough_forecasts_each_gpu_and_its_twin_with_one_counter() -> None:
+    out, _ = await forecast("h100x8", "--feature-gates=PassthroughSupport=true")
+    bodies = [body for body in yaml.safe_load_all(out) if body]
+    devices = {each["name"]: each for body in bodies for each in body["spec"].get("devices", ())}
+    assert set(devices) == {f"gpu-{n}" for n in range(8)} | {f"gpu-vfio-{n}" for n in range(8)}
+    for number in range(8):
+        twin = devices[f"gpu-vfio-{number}"]
+        assert devices[f"gpu-{number}"]["consumesCounters"] == twin["consumesCounters"]

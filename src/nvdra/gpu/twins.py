@@ -11,12 +11,15 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from nvdra.api.gates import Gates
 from nvdra.checkpoint import Checkpoint
+from nvdra.gpu.attributes import published
 from nvdra.gpu.extents import held_extents, names
 from nvdra.gpu.gpu import Gpu, PciFacts
 from nvdra.gpu.inventory import Inventory, NotPublished, Partitions
 from nvdra.gpu.mig import GpuDevice, address_of_device
 from nvdra.gpu.names import VfioName, parse_name
+from nvdra.gpu.shares import Shares, shared
 from nvdra.gpu.vfio import Passthrough, VfioGpu, is_vfio_driver
 
 _COUNTER = {"gpu": {"value": "1"}}
@@ -69,6 +72,12 @@ def counted(published: dict[str, Any], device: GpuDevice, inventory: Inventory) 
         return published
     consumes = [*published.get("consumesCounters", ()), {"counterSet": _set_name(twin), "counters": _COUNTER}]
     return dict(sorted({**published, "consumesCounters": consumes}.items()))
+
+
+def offered(device: GpuDevice, inventory: Inventory, gates: Gates, shares: Shares) -> dict[str, Any]:
+    """The device as it stands in a ResourceSlice, with shares and with the counter of twins."""
+    made = published(device, gates, inventory.topology.get(device.name), inventory.fabric)
+    return counted(made if isinstance(device, VfioGpu) else shared(made, shares), device, inventory)
 
 
 def taken_twins(inventory: Inventory, checkpoint: Checkpoint) -> frozenset[str]:

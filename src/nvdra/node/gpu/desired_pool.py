@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import GpuDevice, Inventory, VfioGpu, published
+from nvdra.gpu import Inventory
 from nvdra.gpu.health import Fault
 from nvdra.gpu.health_report import tainted
 from nvdra.gpu.partitions import unmanaged_partitions
-from nvdra.gpu.shares import NOT_SHARED, Shares, shared
+from nvdra.gpu.shares import NOT_SHARED, Shares
 from nvdra.gpu.taints import Taints, merged, with_taints
-from nvdra.gpu.twins import counted, counter_sets, taken_twins
+from nvdra.gpu.twins import counter_sets, offered, taken_twins
 from nvdra.gpu.unpublished import withdrawn
 from nvdra.node.publication import Publication
 
@@ -80,16 +79,14 @@ class DesiredPool:
         self._announced = frozenset(inventory.devices)
         taints = merged(self._taints)
         self._publication.publish(
-            [with_taints(self._published(device, inventory), taints) for device in inventory.devices.values()],
+            [with_taints(self._offered(device, inventory), taints) for device in inventory.devices.values()],
             withdrawn=unpublished,
             counter_sets=(*inventory.counter_sets(), *counter_sets(inventory)),
             uncounted_withdrawn=self._twins,
         )
 
-    def _published(self, device: GpuDevice, inventory: Inventory) -> dict[str, Any]:
-        made = published(device, self._gates, inventory.topology.get(device.name), inventory.fabric)
-        made = counted(made if isinstance(device, VfioGpu) else shared(made, self._shares), device, inventory)
-        return tainted(made, self._faults(device))
+    def _offered(self, device: GpuDevice, inventory: Inventory) -> dict[str, Any]:
+        return tainted(offered(device, inventory, self._gates, self._shares), self._faults(device))
 
     def _also_withdrawn(self, inventory: Inventory, checkpoint: Checkpoint) -> frozenset[str]:
         """Twins of claimed devices, where devices are shared: a share that consumes nothing may not count."""

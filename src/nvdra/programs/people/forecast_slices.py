@@ -9,15 +9,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nvdra.api.gates import DYNAMIC_MIG, Gates
-from nvdra.gpu import Inventory, NotPublished, from_scan, published
+from nvdra.api.gates import DYNAMIC_MIG, PASSTHROUGH_SUPPORT, Gates
+from nvdra.gpu import Inventory, NotPublished, from_scan, with_twins
 from nvdra.gpu.extents import DRIVER
-from nvdra.gpu.shares import NOT_SHARED, Shares, shared
-from nvdra.host import Node, driver_root, find_library, localities, look_at_bus
+from nvdra.gpu.shares import NOT_SHARED, Shares
+from nvdra.gpu.twins import counter_sets, offered
+from nvdra.host import Node, PciNames, driver_root, find_library, localities, look_at_bus, look_at_passthrough
 from nvdra.node.clock import LoopClock
 from nvdra.nvml import Nvml
 from nvdra.slices import COUNTERS_SINCE, Pool, changes, device_problems, slice_problems, specs_for
@@ -71,13 +72,15 @@ async def forecast(
     with_topology   the plugin publishes where GPUs lie
     Raises ForecastError.
     """
-    inventory = await _inventory(portrait, dynamic_mig=gates.enabled(DYNAMIC_MIG), with_topology=with_topology)
+    inventory = await _inventory(
+        portrait,
+        dynamic_mig=gates.enabled(DYNAMIC_MIG),
+        passthrough=gates.enabled(PASSTHROUGH_SUPPORT),
+        with_topology=with_topology,
+    )
     if inventory.unread:
         raise ForecastError(f"portrait {portrait}: its GPUs cannot be read: {inventory.unread}")
-    made = [
-        shared(published(device, gates, inventory.topology.get(device.name)), sharing)
-        for device in inventory.devices.values()
-    ]
+    made = [offered(device, inventory, gates, sharing) for device in inventory.devices.values()]
     refused = {str(device["name"]): problems for device in made if (problems := device_problems(device))}
     fit = [device for device in made if device["name"] not in refused]
     left_out = tuple(NotPublished(name, "; ".join(problems)) for name, problems in refused.items())
@@ -88,8 +91,8 @@ async def forecast(
 def _slices(devices: Sequence[Value], inventory: Inventory, gates: Gates, pool: Pool, minor: int) -> tuple[Value, ...]:
     specs = specs_for(
         devices,
-        inventory.counter_sets(),
-        has_counters=gates.enabled(DYNAMIC_MIG),
+        (*inventory.counter_sets(), *counter_sets(inventory)),
+        has_counters=gates.enabled(DYNAMIC_MIG) or gates.enabled(PASSTHROUGH_SUPPORT),
         is_counted=minor >= COUNTERS_SINCE,
         minor=minor,
     )
@@ -100,7 +103,8 @@ def _slices(devices: Sequence[Value], inventory: Inventory, gates: Gates, pool: 
     return bodies
 
 
-async def _inventory(portrait: str, *, dynamic_mig: bool, with_topology: bool) -> Inventory:
+async def _inventory(portrait: str, *, dynamic_mig: bool, passthrough: bool, with_topology: bool) -> Inventory:
+    """The inventory; for passthrough of a node whose GPUs have IOMMU groups of their own."""
     mock = _mock()
     with tempfile.TemporaryDirectory(prefix="nvdra-forecast-") as folder:
         try:
@@ -112,12 +116,24 @@ async def _inventory(portrait: str, *, dynamic_mig: bool, with_topology: bool) -
         nvml = Nvml(lambda: find_library(host, here), LoopClock())
         try:
             scan = await nvml.scan(profiles=dynamic_mig)
-            facts = look_at_bus(host, here).facts
-            places = localities(host, here, facts) if with_topology else None
-            return from_scan(scan, facts, dynamic_mig=dynamic_mig, never_toggles=False, localities=places)
+            pci = look_at_bus(host, here).facts
+            places = localities(host, here, pci) if with_topology else None
+            found = from_scan(scan, pci, dynamic_mig=dynamic_mig, never_toggles=False, localities=places)
+            if not passthrough:
+                return found
+            _lay_groups(Path(here.sysfs), [address for address, facts in pci.items() if facts.is_gpu])
+            facts = look_at_passthrough(host, here, "/", PciNames(host, "/"), pci)
+            return with_twins(found, pci, replace(facts, has_iommufd=False))
         finally:
             with suppress(TimeoutError):
                 await nvml.close(timeout_s=2.0)
+
+
+def _lay_groups(sysfs: Path, addresses: Sequence[str]) -> None:
+    for number, address in enumerate(addresses):
+        member = sysfs / f"kernel/iommu_groups/{number}/devices" / address
+        member.mkdir(parents=True)
+        (sysfs / "bus/pci/devices" / address).resolve().joinpath("iommu_group").symlink_to(member.parents[1])
 
 
 def _mock() -> Any:
