@@ -8,7 +8,7 @@ import os
 from collections.abc import Coroutine, Iterable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvdra import telemetry
 from nvdra.api.gates import (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from nvdra import telemetry
 from nvdra.api import Gates
 from nvdra.checkpoint import Checkpoint
-from nvdra.gpu import Inventory
+from nvdra.gpu import GpuDevice, Inventory
 from nvdra.gpu.health import Fault
 from nvdra.gpu.health_report import tainted
 from nvdra.gpu.partitions import unmanaged_partitions
