@@ -57,7 +57,6 @@ from nvdra.node.gpu.mps_upkeep import MpsUpkeep
 from nvdra.node.gpu.parts import gpu_context
 from nvdra.node.gpu.stuck_modes import StuckModes
 from nvdra.node.gpu.vfio_parts import VfioParts
-from nvdra.node.gpu.vfio_upkeep import VfioUpkeep
 from nvdra.node.journals import trim_journals
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication
@@ -275,10 +274,10 @@ class GpuNode:
             self._desired_pool.renew()  # devices that overlapped a destroyed partition are free
             self._chassis.tasks.start("upkeep", self._upkeep.run())
         elif self.context.driver.has_steps:
-            if self._vfio is not None:
-                await self._chassis.unless_stopped(self._vfio_upkeep().clean_up())
-                self._chassis.tasks.start("passthrough upkeep", self._vfio_upkeep().run())
-            await self._chassis.unless_stopped(trim_journals(self.context, self._lockable()))
+            if self._vfio is None:
+                await self._chassis.unless_stopped(trim_journals(self.context, self._lockable()))
+            else:
+                self._chassis.tasks.start("passthrough upkeep", self._keep_passthrough(self._vfio))
         if self._mps is not None:
             upkeep = MpsUpkeep(
                 self._chassis.clock,
@@ -297,9 +296,12 @@ class GpuNode:
             self._chassis.tasks.start("fabric", self._fabric.run(), may_end=True)
         self._chassis.tasks.start("discovery", self._guarded(self._discovery.run()), may_end=True)
 
-    def _vfio_upkeep(self) -> VfioUpkeep:
-        assert self._vfio is not None
-        return self._vfio.upkeep(self.context, self._inventory, lambda: self.checkpoint_file.is_quarantined)
+    async def _keep_passthrough(self, parts: VfioParts) -> None:
+        """Give back GPUs that no claim accounts for, now and from time to time; a virtual machine may delay that."""
+        upkeep = parts.upkeep(self.context, self._inventory, lambda: self.checkpoint_file.is_quarantined)
+        left = await upkeep.clean_up()
+        await trim_journals(self.context, [each for each in self._lockable() if each not in left])
+        await upkeep.run()
 
     async def _note_stuck(self, address: str, stuck: StuckMode) -> None:
         """Note that a GPU refuses a change of its MIG mode, and unpublish the devices that would need it."""

@@ -13,6 +13,7 @@ from nvdra import cdi
 from nvdra.api import ClaimRef
 from nvdra.checkpoint import PreparedVfio
 from nvdra.gpu.vfio import vfio_uuid
+from nvdra.node.checkpoint_writer import Change
 from nvdra.nvml import NvmlInUse
 from nvdra.ports import Finished
 from tests.unit.node.vfio_world import HOST_ROOT, PERSISTENCED, VfioWorld, audio_address, gpu_address, look, vfio
@@ -186,6 +187,19 @@ async def test_a_gpu_that_an_administrator_bound_is_not_recovered(world: VfioWor
     look(world)
     await world.timely(world.parts.upkeep(world.context, lambda: world.inventory, lambda: False).clean_up())
     assert world.kernel.driver(address) == "vfio-pci"
+
+
+async def test_a_gpu_that_a_lost_claim_left_bound_waits_for_its_virtual_machine(world: VfioWorld) -> None:
+    ref = await world.claim("vm", "gpu-vfio-0")
+    await world.prepared(ref)
+    await world.checkpoint_writer.submit(lambda _checkpoint: Change(None, entries={ref.uid: None}))
+    world.holding[240, 10] = [QEMU]
+    upkeep = world.parts.upkeep(world.context, lambda: world.inventory, lambda: False)
+    assert await world.timely(upkeep.clean_up()) == {gpu_address(0)}
+    assert world.kernel.driver(gpu_address(0)) == "vfio-pci"
+    world.holding.clear()
+    assert await world.timely(upkeep.clean_up()) == frozenset()
+    assert world.is_as_before()
 
 
 async def test_a_gpu_that_is_gone_from_the_node_keeps_no_claim(world: VfioWorld) -> None:

@@ -55,10 +55,11 @@ class VfioUpkeep:
             await self._clock.sleep(EVERY_S)
             await self.clean_up()
 
-    async def clean_up(self) -> None:
-        """Give back every GPU that no claim accounts for."""
+    async def clean_up(self) -> frozenset[str]:
+        """Give back every GPU that no claim accounts for; return those that could not be, whose journals must stay."""
+        left: set[str] = set()
         if self._is_checkpoint_lost():
-            return
+            return frozenset(self._inventory().pci_gpus)
         for address in self._inventory().pci_gpus:
             step = BindVfio("", address)
             try:
@@ -67,9 +68,11 @@ class VfioUpkeep:
                     async with self._clock.deadline(GIVE_BACK_TIMEOUT_S), self._context.runner.turns(step.resources):
                         await self._actor.roll_back(step, StepJournal(self._context.locks, _SELF, step))
             except (StepFailed, CheckpointError, LockError, TimeoutError) as error:
+                left.add(address)
                 telemetry.warning("A GPU could not be given back yet", address=address, cause=str(error))
             finally:
                 self._context.locks.give_back(_SELF, is_done=True)
+        return frozenset(left)
 
     def _take(self, step: BindVfio, checkpoint: Checkpoint) -> Change[bool]:
         """The GPU's lock, if nothing accounts for the GPU and it is not as it should be."""
