@@ -62,6 +62,8 @@ def _meaning(gate: Gate) -> str:
             return "[tells containers which devices they have](device-metadata.md)"
         case gates.FABRIC_MANAGER_PARTITIONING:
             return "[activates fabric partitions for claims](fabric-partitions.md)"
+        case gates.PASSTHROUGH_SUPPORT:
+            return "[gives GPUs to virtual machines](vfio.md)"
         case gates.DRA_LIST_TYPE_ATTRIBUTES:
             return "publishes `numaNode` as a list"
         case gates.LOGGING_ALPHA_OPTIONS | gates.LOGGING_BETA_OPTIONS:

@@ -163,6 +163,31 @@ async def test_what_cannot_be_replaced_leaves_nothing_behind_and_is_named(case: 
     assert os.listdir(case.disk) == ["d"]
 
 
+async def test_a_file_is_written_in_place_and_stays_the_same_file(case: Case) -> None:
+    (case.disk / "f").write_text("a longer content")
+    before = (case.disk / "f").stat().st_ino
+    await case.host.write_in_place(case("/f"), b"vfio-pci")
+    assert ((case.disk / "f").read_text(), (case.disk / "f").stat().st_ino) == ("vfio-pci", before)
+    with pytest.raises(FileNotFoundError) as caught:
+        await case.host.write_in_place(case("/none"), b"x")
+    assert caught.value.filename == case("/none")
+    assert os.listdir(case.disk) == ["f"]
+
+
+async def test_a_write_that_the_kernel_never_finishes_holds_up_no_other_call_and_no_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs")  # which nobody reads
+    host = Node()
+    writing = asyncio.ensure_future(host.write_in_place(f"{tmp_path}/hangs", b"x"))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(host.replace(f"{tmp_path}/f", b"new", mode=0o644, durable=True), 30)
+    assert not writing.done()
+    descriptor = os.open(tmp_path / "hangs", os.O_RDONLY)
+    await asyncio.wait_for(writing, 30)
+    assert os.read(descriptor, 8) == b"x"
+    os.close(descriptor)
+    host.close()
+
+
 async def test_durable_calls_are_made_in_the_order_they_were_asked_for(case: Case) -> None:
     calls = []
     for i in range(50):

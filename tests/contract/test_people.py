@@ -775,3 +775,25 @@ def test_a_gpu_that_does_not_change_its_mode_is_named(left: Site) -> None:
     kept["bootID"] = "another"
     (left.plugin_dir / "stuck-mig-modes.json").write_text(json.dumps(kept))
     assert text not in left.run("devices", *gate).out
+
+
+def test_what_virtual_machines_can_get_is_listed_with_the_gate(left: Site) -> None:
+    gate = {"FEATURE_GATES": "PassthroughSupport=true"}
+    assert ("GPUs", "no GPU is offered to virtual machines: IOMMU is not enabled in the kernel") in left.findings(
+        "warning", **gate
+    )
+    assert left.run("devices", "-o", "json").out == left.run("devices", "-o", "json", **gate).out
+    for number, gpu in enumerate(left.root.portrait.gpus):
+        member = left.root.sysfs / f"kernel/iommu_groups/{number}/devices" / gpu.pci_bus_id
+        member.mkdir(parents=True)
+        device = (left.root.sysfs / "bus/pci/devices" / gpu.pci_bus_id).resolve()
+        (device / "iommu_group").symlink_to(member.parents[1])
+    try:
+        twins = [each for each in left.run("devices", "-o", "json", **gate).json["devices"] if "vfio" in each["name"]]
+        assert [each["name"] for each in twins] == [f"gpu-vfio-{n}" for n in range(len(left.root.portrait.gpus))]
+        assert "gpu-vfio-0" in left.run("devices", **gate).out
+        assert any("VFIO devices offered: gpu-vfio-0" in text for _, text in left.findings("ok", **gate))
+    finally:
+        for gpu in left.root.portrait.gpus:
+            ((left.root.sysfs / "bus/pci/devices" / gpu.pci_bus_id).resolve() / "iommu_group").unlink()
+        shutil.rmtree(left.root.sysfs / "kernel/iommu_groups")

@@ -341,7 +341,8 @@ def _read(descriptor: int, offset: int, size: int | None) -> bytes:
 
 
 def _write_in_place(place: str, content: bytes) -> None:
-    descriptor = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
+    # Sysfs ignores O_TRUNC; a plain file in its place would keep the end of a longer content.
+    descriptor = os.open(place, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(descriptor, content)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Coroutine
 from functools import partial
@@ -50,7 +51,7 @@ from nvdra.node.journals import trim_journals
 from nvdra.node.parts import ClaimParts
 from nvdra.node.publication import Publication
 from nvdra.node.sweep import Sweep
-from nvdra.nvml import DriverChanged, Nvml
+from nvdra.nvml import DriverAbsent, DriverChanged, Nvml, NvmlHung, NvmlInUse
 from nvdra.programs.chassis import Chassis
 from nvdra.programs.gpu_flags import Options, never_toggles
 from nvdra.slices import Pool
@@ -147,8 +148,15 @@ class GpuNode:
             self._root,
             self._options.host_root,
             nvml,
-            lambda: self._chassis.tasks.start("passthrough", self._guarded(self._discovery.scan()), may_end=True),
+            lambda: self._chassis.tasks.start("passthrough", self._guarded(self._scan_anew(nvml)), may_end=True),
         )
+
+    async def _scan_anew(self, nvml: Nvml) -> None:
+        """Scan in a new session: one that is open does not learn of a GPU that got the NVIDIA driver since."""
+        with contextlib.suppress(NvmlInUse, NvmlHung, DriverAbsent):
+            async with nvml.kept_closed():
+                pass
+        await self._discovery.scan()
 
     def _mps_actor(self, folder: str) -> MpsActor:
         host, kube, options = self._chassis.host, self._chassis.api.kube, self._options

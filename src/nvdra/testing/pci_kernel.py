@@ -1,5 +1,7 @@
 """FakePciKernel: PCI functions and their drivers behind the sysfs of a FakeHost, with refusals and hangs.
 
+PipedPciKernel does the same for programs with processes of their own, through named pipes in the folder.
+
 It reacts to writes as the kernel does, and keeps all of its state in the files: it outlives programs.
 Source: Documentation/ABI/testing/sysfs-bus-pci, drivers/base/bus.c and drivers/pci/pci-driver.c of the Linux kernel.
 """
@@ -7,15 +9,20 @@ Source: Documentation/ABI/testing/sysfs-bus-pci, drivers/base/bus.c and drivers/
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import re
+import selectors
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from nvdra.testing.host import FakeHost
 
 _DEVICES, _DRIVERS, _GROUPS = "/sys/bus/pci/devices", "/sys/bus/pci/drivers", "/sys/kernel/iommu_groups"
+_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 _GPU = (0x030000, 0x030200)
 # Classes of the functions that each driver takes by itself; vfio-pci takes none.
 _TAKES = {
@@ -37,23 +44,26 @@ _MEMORY = (  # of an H100: 16 MiB, 80 GiB in a window of 128 GiB, 32 MiB
 
 
 class FakePciKernel:
-    """The kernel of one FakeHost: put it into `FakeHost.kernel`.
+    """The kernel of one FakeHost, or of a folder.
 
     writes     (path, text) of every write, refused ones included
     is_held    whether a program has a function's device node open: taking a driver away then hangs until it is not
     """
 
-    def __init__(self, host: FakeHost, folder: Path, *, drivers: tuple[str, ...] = ("nvidia", "snd_hda_intel")) -> None:
+    def __init__(
+        self, folder: Path, host: FakeHost | None = None, *, drivers: tuple[str, ...] = ("nvidia", "snd_hda_intel")
+    ) -> None:
         self._host = host
         self._folder = folder
         self._refused: dict[str, int] = {}
         self._hangs: dict[str, asyncio.Event] = {}
         self.writes: list[tuple[str, str]] = []
         self.is_held: Callable[[str], bool] = lambda _address: False
-        host.kernel = self
+        if host is not None:
+            host.kernel = self
         for name in ("devices", "drivers"):
             self._place(f"/sys/bus/pci/{name}").mkdir(parents=True, exist_ok=True)
-        self._file("/sys/bus/pci/drivers_probe")
+        self._entry("/sys/bus/pci/drivers_probe")
         for driver in drivers:
             self.load(driver)
 
@@ -62,7 +72,7 @@ class FakePciKernel:
     def load(self, driver: str) -> None:
         """Load a driver; it takes the functions without one that it knows."""
         for name in ("bind", "unbind"):
-            self._file(f"{_DRIVERS}/{driver}/{name}")
+            self._entry(f"{_DRIVERS}/{driver}/{name}")
         for address in self.addresses():
             if not self.driver(address):
                 self._probe(address)
@@ -149,8 +159,8 @@ class FakePciKernel:
 
     def overrides(self) -> dict[str, str]:
         """Functions that are reserved for one driver."""
-        found = {address: self._read(f"{_DEVICES}/{address}/driver_override") for address in self.addresses()}
-        return {address: override for address, override in found.items() if override != "(null)"}
+        found = {address: self._override(address) for address in self.addresses()}
+        return {address: override for address, override in found.items() if override}
 
     # ── writes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,14 +191,15 @@ class FakePciKernel:
                 if self.driver(text) or not self._fits(text, driver):
                     raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
                 self._attach(text, driver)
+            case ["drivers", driver, "unbind"] if self.driver(text) == driver:
+                self._detach(text)
             case ["drivers_probe"] if self._place(f"{_DEVICES}/{text}").exists():
                 self._probe(text)
             case _:
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
 
     def _fits(self, address: str, driver: str) -> bool:
-        override = self._read(f"{_DEVICES}/{address}/driver_override")
-        if override != "(null)":
+        if override := self._override(address):
             return override == driver
         return int(self._read(f"{_DEVICES}/{address}/class"), 16) in _TAKES.get(driver, ())
 
@@ -206,8 +217,8 @@ class FakePciKernel:
             )
         if driver == "vfio-pci" and group:
             self._file(f"/sys/class/vfio/{group}/dev", f"240:{group}\n")
-            self._host.put_device(f"/dev/vfio/{group}", 240, int(group))
-            if self._host.exists("/host-root/dev/iommu"):
+            self._device(f"/dev/vfio/{group}", 240, int(group))
+            if self._place("/host-root/dev/iommu").exists():
                 number = self.addresses().index(address)
                 self._file(f"{_DEVICES}/{address}/vfio-dev/vfio{number}/dev", f"241:{number}\n")
 
@@ -227,6 +238,9 @@ class FakePciKernel:
 
     # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _override(self, address: str) -> str:
+        return self._read(f"{_DEVICES}/{address}/driver_override").replace("(null)", "")
+
     def _group(self, address: str) -> str:
         try:
             return os.readlink(self._place(f"{_DEVICES}/{address}") / "iommu_group").rpartition("/")[2]
@@ -242,6 +256,16 @@ class FakePciKernel:
         except OSError:
             return ""
 
+    def _entry(self, path: str) -> None:
+        """A file that is there to be written to."""
+        self._file(path)
+
+    def _device(self, path: str, major: int, minor: int) -> None:
+        if self._host is None:
+            self._file(path)
+        else:
+            self._host.put_device(path, major, minor)
+
     def _file(self, path: str, content: str = "") -> None:
         place = self._place(path)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -252,3 +276,70 @@ class FakePciKernel:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
         place.symlink_to(target)
+
+
+class PipedPciKernel(FakePciKernel):
+    """The kernel behind a folder that other processes write to. What it refuses, the writer learns by looking again.
+
+    has_driver   called with address and driver ("" for none) whenever a function got another one
+    has_device   called with the path of a device node and its numbers; without it there is a plain file in the folder
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        has_driver: Callable[[str, str], None],
+        has_device: Callable[[str, int, int], None] | None = None,
+        *,
+        drivers: tuple[str, ...] = ("nvidia", "vfio-pci"),
+    ) -> None:
+        self._has_driver = has_driver
+        self._has_device = has_device
+        self._pipes = selectors.DefaultSelector()
+        super().__init__(folder, drivers=drivers)
+        self._ends, wakes = os.pipe()
+        self._pipes.register(self._ends, selectors.EVENT_READ, "")
+        self._wakes = wakes
+        self._thread = threading.Thread(target=self._run, name="kernel", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.write(self._wakes, b"x")
+        self._thread.join(10)
+        for key in list(self._pipes.get_map().values()):
+            os.close(key.fd)
+        os.close(self._wakes)
+        self._pipes.close()
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._pipes.select():
+                if not key.data:
+                    return
+                for address in _ADDRESS.findall(os.read(key.fd, 4096).decode()):
+                    with contextlib.suppress(OSError):
+                        self(f"/sys/bus/pci/{key.data}", address.encode())
+
+    def _entry(self, path: str) -> None:
+        place = self._place(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(place)
+        self._pipes.register(os.open(place, os.O_RDWR), selectors.EVENT_READ, path.removeprefix("/sys/bus/pci/"))
+
+    def _device(self, path: str, major: int, minor: int) -> None:
+        super()._device(path, major, minor)
+        if self._has_device is not None:
+            self._has_device(path, major, minor)
+
+    def _attach(self, address: str, driver: str) -> None:
+        super()._attach(address, driver)
+        self._has_driver(address, driver)
+
+    def _detach(self, address: str) -> None:
+        super()._detach(address)
+        self._has_driver(address, "")
+
+    def _link(self, path: str, target: str) -> None:
+        # Relative, as in sysfs: other programs may see the folder at another place.
+        place = self._place(path)
+        super()._link(path, os.path.relpath(self._place(target).resolve(), place.parent.resolve()))

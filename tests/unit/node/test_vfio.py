@@ -457,6 +457,26 @@ async def test_a_module_that_cannot_be_loaded_is_named_before_anything_is_touche
     assert world.is_as_before()
 
 
+# ── two programs, as during an update ──────────────────────────────────────────────────────────────────────────────
+
+
+async def test_two_programs_of_an_update_bind_a_gpu_once(world: VfioWorld) -> None:
+    other = world.beside()
+    ref = await world.claim("vm", "gpu-vfio-0")
+    world.holding[195, 0] = [TRAINING]
+    await world.refused(ref)
+    joining = asyncio.ensure_future(other.service.prepare([ref]))
+    await world.clock.settle()
+    world.holding.clear()
+    assert await world.prepared(ref) == ["gpu-vfio-0"]
+    answer = (await world.timely(joining))[ref.uid]
+    assert [device.device for device in answer] == ["gpu-vfio-0"]  # type: ignore[union-attr]
+    assert world.kernel.writes.count(("drivers/vfio-pci/bind", gpu_address(0))) == 1
+    await other.released(ref)
+    assert world.is_as_before()
+    await other.stop()
+
+
 # ── gate off ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

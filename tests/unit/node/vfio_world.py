@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -62,7 +63,7 @@ def lay(world: Any, gpus: int) -> None:
     world.nvml = ClosedNvml()
     world.holding = {}
     world.looks = []
-    world.kernel = FakePciKernel(world.host, world.folder, drivers=("nvidia", "snd_hda_intel", "vfio-pci", "mlx5_core"))
+    world.kernel = FakePciKernel(world.folder, world.host, drivers=("nvidia", "snd_hda_intel", "vfio-pci", "mlx5_core"))
     for minor in range(gpus):
         world.kernel.add(gpu_address(minor), group=10 + minor, minor=minor)
         world.kernel.add(audio_address(minor), kind=0x040300, device=0x22BA, driver="snd_hda_intel", group=10 + minor)
@@ -129,6 +130,13 @@ class VfioWorld(World):
 
     def make_vfio(self) -> VfioActor:
         return actor(self)
+
+    def beside(self) -> VfioWorld:
+        """Another program on the same node, as in an update."""
+        other = copy.copy(self)
+        other.host = self.host.revive()
+        other.start()
+        return other
 
     @property
     def smi(self) -> FakeNvidiaSmi:

@@ -277,3 +277,30 @@ def test_the_library_is_loaded_where_the_path_says(tmp_path):
 
     assert asyncio.run(names(first)) == {"NVIDIA H200"}
     assert asyncio.run(names(second)) == {"NVIDIA H100 80GB HBM3"}
+
+
+async def test_kept_closed_it_is_closed_and_who_wants_it_waits(root):
+    clock = StandingClock()
+    held = session(root, clock)
+    await held.scan()
+    async with held.kept_closed():
+        assert not held.is_open
+        async with held.kept_closed():  # of another GPU, at the same time
+            scanning = asyncio.ensure_future(held.scan())
+            await asyncio.sleep(0)
+            assert not held.is_open
+        assert not scanning.done()
+    await asyncio.wait_for(scanning, 30)
+    assert held.is_open
+    await held.close()
+
+
+async def test_while_it_is_held_it_cannot_be_kept_closed(root):
+    held = session(root, StandingClock())
+    async with held.hold("a test"):
+        with pytest.raises(NvmlInUse, match="held open for a test"):
+            async with held.kept_closed():
+                pass
+        assert held.is_open
+    async with held.kept_closed():
+        assert not held.is_open

@@ -39,6 +39,7 @@ LOOK_EVERY_S = 0.25
 LOOK_LATER_EVERY_S = 2.0
 LOOKS_OFTEN_FOR_S = 60.0
 MODPROBE_TIMEOUT_S = 30.0
+SETTLE_S = 1.0
 
 _NVIDIA = "nvidia"
 _NVIDIA_MAJOR = 195  # fixed in the kernel's list of devices
@@ -186,6 +187,7 @@ class VfioActor:
         # A program that opens the GPU between the look and the unbind would block the write until it closes the GPU.
         writing = await self._once_free(step, journal, lambda: drivers.unbind(each.address))
         await drivers.finish(writing, each.address)
+        await self._must_be_unbound(each.address)
 
     async def _unbind_one(self, address: str, drivers: PciDrivers) -> None:
         if _driver_now(self._host, self._node.root, address):
@@ -195,6 +197,20 @@ class VfioActor:
                 # The kernel unbinds a function by itself with the GPU that it depends on.
                 if _driver_now(self._host, self._node.root, address):
                     raise
+            await self._must_be_unbound(address)
+
+    async def _must_be_unbound(self, address: str) -> None:
+        if now := await self._comes_to(address, ""):
+            raise StepFailed(f"error unbinding {address}: the kernel accepted it, and it still has {now}")
+
+    async def _comes_to(self, address: str, driver: str) -> str:
+        """The driver of a function once it is this one, or after a moment: drivers may probe in the background."""
+        began = self._clock.now()
+        while (now := _driver_now(self._host, self._node.root, address)) != driver:
+            if self._clock.now() - began >= SETTLE_S:
+                break
+            await self._clock.sleep(SETTLE_S / 50)
+        return now
 
     async def _bind_one(self, address: str, driver: str, drivers: PciDrivers) -> None:
         now = _driver_now(self._host, self._node.root, address)
@@ -205,7 +221,7 @@ class VfioActor:
                 # The kernel binds a reserved function by itself where another program loads the driver.
                 if _driver_now(self._host, self._node.root, address) != driver:
                     raise
-        now = _driver_now(self._host, self._node.root, address)
+        now = await self._comes_to(address, driver)
         if now != driver:
             raise StepFailed(f"error binding {address} to {driver}: the kernel accepted it, and it has {now or 'none'}")
 
