@@ -670,7 +670,7 @@ def test_which_claims_hold_a_socket_that_is_gone(left: Site) -> None:
         (
             ["frobnicate"],
             "nvdra has no command 'frobnicate'; there are demo, doctor, devices, checkpoint show, claim explain, "
-            "domains remove, domains, forecast, mps remove, vfio give-back, cdi render, prestart",
+            "domains remove, domains, forecast, health show, health clear, health pause, health resume, mps remove, vfio give-back, cdi render, prestart",
         ),
         (["cdi"], "nvdra has no command 'cdi'; there are cdi render"),
         (["checkpoint", "edit"], "nvdra has no command 'checkpoint edit'; there are checkpoint show"),
@@ -697,7 +697,7 @@ def test_help_lists_the_commands(left: Site, words: list[str]) -> None:
         assert f"\n  nvdra {name} " in ran.out
 
 
-@pytest.mark.parametrize("words", ["doctor", "devices", "checkpoint show", "cdi render"])
+@pytest.mark.parametrize("words", ["doctor", "devices", "checkpoint show", "health clear", "cdi render"])
 def test_each_has_help(left: Site, words: str) -> None:
     ran = left.run(*words.split(), "--help")
     assert (ran.status, ran.err) == (0, "")
