@@ -79,7 +79,7 @@ async def test_the_plugin_waits_for_fabric_manager_and_outlives_it(node: PluginN
     assert len(fabric.active()) == 1
     await node.stop(signal.SIGKILL)
     await node.start(**GATES)
-    await has_attributes(node)
+    await until(lambda: node.log.count("Read the fabric partitions") == 2)
     await node.released(ref)
     assert fabric.active() == set()
 
