@@ -53,7 +53,7 @@ async def test_a_claim_of_a_partition_activates_it_over_one_connection(node: Plu
     ref = await node.claim(*left)
     await node.prepared(ref)
     assert fabric.active() == {LEFT}
-    other = await node.claim(members(node, RIGHT)[0], left[0])
+    other = await node.claim(*members(node, RIGHT)[:3])
     assert "does not match any FM partition" in await node.refused(other)
     await node.released(ref)
     assert fabric.active() == set()
@@ -65,6 +65,7 @@ async def test_a_claim_of_a_partition_activates_it_over_one_connection(node: Plu
 async def test_the_plugin_waits_for_fabric_manager_and_outlives_it(node: PluginNode) -> None:
     fabric = lay_fabric(node.root, is_running=False)
     await node.start(**GATES)
+    await until(lambda: "claims of GPUs wait for it" in node.log)
     assert all("partition1" not in values for values in published(node).values())
     ref = await node.claim("gpu-8" if node.root.portrait.name == "gpus16" else "gpu-0")
     assert "Fabric Manager is not ready: fmConnect to " in await node.refused(ref)
@@ -78,7 +79,7 @@ async def test_the_plugin_waits_for_fabric_manager_and_outlives_it(node: PluginN
     assert len(fabric.active()) == 1
     await node.stop(signal.SIGKILL)
     await node.start(**GATES)
-    await has_attributes(node)
+    await until(lambda: node.log.count("Read the fabric partitions") == 2)
     await node.released(ref)
     assert fabric.active() == set()
 
