@@ -10,7 +10,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 # maturin is called by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help build native demo test crash-test check fmt bench cluster-test oracle-test proto wheels clean
+.PHONY: help build native demo test crash-test check fmt bench cluster-test gpu-bundle oracle-test proto wheels clean
 
 # One process a core. Each takes tests from the one that has most left, so that a long file at the end keeps none idle;
 # tests of one file stay together otherwise, and share what the file sets up.
@@ -89,6 +89,9 @@ bench: build .make/bench-allocation ## every speed and memory claim, as ratios w
 
 cluster-test: build ## a real control plane, kubelet and containerd (first time: builds them, about 20 minutes)
 	@$(BIN)/python -m tests.cluster
+
+gpu-bundle: build ## in build/gpu-bundle/: the real cluster with the driver on it, for a machine with GPUs and no network
+	@$(BIN)/python -m tests.cluster.real_gpu.bundle build/gpu-bundle
 
 .make/oracle-%: tests/oracle/main.go tests/oracle/v%/release.go tests/oracle/v%/go.mod
 	@mkdir -p .make

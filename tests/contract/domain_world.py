@@ -102,7 +102,8 @@ class World:
         """A daemon's pod with an address, as the DaemonSet's controller, kubelet and the daemon leave it."""
         labels = {DOMAIN_LABEL: uid} | ({} if clique is None else {CLIQUE_LABEL: clique})
         name = f"computedomain-daemon-{uid[:8]}-{secrets.token_hex(3)}"
-        spec = {"nodeName": node, "containers": [{"name": "compute-domain-daemon", "image": "registry/driver:v1"}]}
+        containers = [{"name": "compute-domain-daemon", "image": "registry/driver:v1"}]
+        spec = {"nodeName": node, "containers": containers, "terminationGracePeriodSeconds": 0}
         body = {"metadata": {"name": name, "labels": labels}, "spec": spec}
         space = space or self.driver
         await self.make(PODS, "v1", "Pod", body, space)
@@ -118,16 +119,7 @@ class World:
 
     async def kill(self, pod: Object) -> None:
         """The pod is gone at once, as after a forced deletion."""
-        metadata = pod["metadata"]
-        patch = b'{"metadata":{"finalizers":null}}'
-        with contextlib.suppress(ApiError):
-            await self.kube.patch(PODS, metadata["name"], patch, metadata["namespace"])
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
-        if hasattr(self.kube, "_call"):  # the port knows no grace period
-            path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
-            await self.kube._call("DELETE", path, body=orjson.dumps(body))
-        else:
-            await self.kube.delete(PODS, metadata["name"], metadata["namespace"])
+        await self.kube.delete(PODS, pod["metadata"]["name"], pod["metadata"]["namespace"])
 
     # What is there
 

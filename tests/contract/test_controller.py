@@ -293,6 +293,25 @@ async def test_a_daemon_set_in_an_additional_namespace_is_respected(world: World
         await world.gone(TEMPLATES, world.other)
 
 
+async def test_two_daemon_sets_of_one_domain_are_told_and_change_no_member(world: World) -> None:
+    async with world.controller():
+        uid = (await world.domain())["metadata"]["uid"]
+        await world.daemon(uid, "n1", ready=True)
+        before = await world.ready_domain(decide=nodes_of)
+    second = daemon_set(uid, world.with_settings(namespace=world.other).daemons)
+    await world.kube.create(DAEMON_SETS, orjson.dumps(second), world.other)
+    async with world.controller(world.with_settings(additional=(world.other,))):
+        told = await world.event("DuplicateObject")
+        assert told["message"] == "more than one DaemonSet found with same ComputeDomain UID"
+        domain = await world.ready_domain()
+        assert nodes_of(domain) == nodes_of(before)
+        # Deleting the domain removes both.
+        await world.kube.delete(DOMAINS, "domain", world.user)
+        await world.gone(DOMAINS, world.user)
+        await world.gone(DAEMON_SETS, world.driver)
+        await world.gone(DAEMON_SETS, world.other)
+
+
 async def test_host_managed_domains_have_no_daemons(world: World) -> None:
     off = {**gates.defaults().values, "IMEXDaemonsWithDNSNames": False, "ComputeDomainCliques": False}
     async with world.controller(world.with_settings(is_host_managed=True, gates=off)):

@@ -59,8 +59,10 @@ class Reconciler:
             telemetry.warning("Could not create an object of a domain", domain=str(domain.meta), cause=str(error))
             await context.events.tell(domain.meta, "Warning", reason, str(error))
             context.again(domain.meta.uid, CLASH_AGAIN_S)
-        if daemons is None:
+        if context.settings.is_host_managed:
             members = Membership(())
+        elif daemons is None:
+            members = Membership(domain.nodes)  # as they were: it is not known which daemons count
         else:
             await follow_options(context, daemons)
             members = await self._members.settle(domain, daemons)

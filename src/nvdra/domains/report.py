@@ -23,6 +23,8 @@ from nvdra.domains.pods import DaemonPod, by_node, daemon_pod
 
 Object = Mapping[str, Any]
 
+MOST_PODS_OF_A_CLAIM = 256  # status.reservedFor, by the API of Kubernetes
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -68,6 +70,7 @@ class Snapshot:
     pods: Sequence[Object] | None
     cliques: Sequence[Object] | None
     nodes: Sequence[Object] | None
+    claims: Sequence[Object] | None = None
 
 
 def reports(snapshot: Snapshot) -> list[Report]:
@@ -116,6 +119,7 @@ def _whole(domain: ComputeDomain, snapshot: Snapshot, deleted: str, found: Seque
         step = f"its ResourceClaimTemplate {meta.namespace}/{domain.template} is missing"
         advice = f"kubectl -n {meta.namespace} get events --field-selector involvedObject.name={meta.name}"
         yield Finding("", step, meta.created, advice)
+    yield from _full_claims(meta.uid, snapshot)
     waiting = domain.num_nodes - len(domain.nodes)
     if waiting > 0:
         step = f"{waiting} of {domain.num_nodes} nodes (spec.numNodes) have not joined"
@@ -127,6 +131,20 @@ def _whole(domain: ComputeDomain, snapshot: Snapshot, deleted: str, found: Seque
     if found and snapshot.daemon_sets is not None and not _of(snapshot.daemon_sets, meta.uid):
         advice = "see the controller's log: it makes the DaemonSet before anything else"
         yield Finding("", f"its DaemonSet {daemon_name(meta.uid)} is missing", meta.created, advice)
+
+
+def _full_claims(uid: str, snapshot: Snapshot) -> Iterable[Finding]:
+    """Claims of the domain that no further pod can share."""
+    for each in snapshot.claims or ():
+        configs = objects(mapping(mapping(each, "spec"), "devices"), "config")
+        domains = {text(mapping(mapping(config, "opaque"), "parameters"), "domainID") for config in configs}
+        count = len(objects(mapping(each, "status"), "reservedFor"))
+        if uid in domains and count >= MOST_PODS_OF_A_CLAIM:
+            step = (
+                f"ResourceClaim {meta_of(each)} is shared by {count} pods: Kubernetes lets no more pods share a claim"
+            )
+            advice = "give each pod a claim of its own, by resourceClaimTemplateName"
+            yield Finding("", step, meta_of(each).created, advice)
 
 
 def _conditions(domain: ComputeDomain) -> Iterable[Finding]:

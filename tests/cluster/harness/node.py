@@ -12,7 +12,7 @@ from tests.cluster.harness.api import wait_until
 from tests.cluster.harness.children import Child, ChildEnded
 from tests.cluster.harness.control_plane import PODS, ControlPlane
 from tests.cluster.harness.programs import CONTAINERD, RUNC, Part
-from tests.cluster.harness.seclusion import NODE_ADDRESS, cgroup_roots
+from tests.cluster.harness.seclusion import NODE_ADDRESS, make_cgroups
 
 KUBELET_STARTS = 5
 
@@ -104,8 +104,7 @@ class Node:
         """The node is Ready and has the images of the test pods."""
         for path in (self.folder, self.cdi, self.folder / "cni", self.kubelet_root, self.plugins, self.registry):
             path.mkdir(exist_ok=True)
-        for root in cgroup_roots(self.cgroup):
-            root.mkdir(exist_ok=True)
+        make_cgroups(self.cgroup)
         self._start_containerd()
         self._start_kubelet()
         self._start_proxy()

@@ -22,6 +22,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent.parent / "build"
 PROGRESS_EVERY_S = 10.0
+GIVEN = "NVDRA_CLUSTER_PROGRAMS"
+"""Names a folder with built programs, in one folder for each part, for a machine that cannot build them."""
 
 
 class BuildFailed(Exception):
@@ -110,25 +112,28 @@ def found(part: Part) -> Path | None:
     return target if target.is_dir() else None
 
 
-def _label(part: Part) -> str:
+def label(part: Part) -> str:
+    """What the part is called in messages and folders."""
     return part.name if part.packages == (".",) or len(part.packages) > 1 else part.packages[0].rpartition("/")[2]
 
 
 def _target(part: Part) -> Path:
-    return cache() / f"{_label(part)}-{_fingerprint(part)}"
+    return cache() / f"{label(part)}-{_fingerprint(part)}"
 
 
 def _built(part: Part) -> Path:
-    root, label, target = cache(), _label(part), _target(part)
+    if given := os.environ.get(GIVEN):
+        return Path(given) / label(part)
+    root, name, target = cache(), label(part), _target(part)
     root.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         return target
-    with _only_one(root / f".{label}.lock", label):
+    with _only_one(root / f".{name}.lock", name):
         if target.is_dir():
             return target
-        work = Path(tempfile.mkdtemp(prefix=f".{label}-", dir=root))
+        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
         try:
-            _compile(part, label, work)
+            _compile(part, name, work)
             work.chmod(0o755)
             work.rename(target)
         finally:

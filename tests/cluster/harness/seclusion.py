@@ -105,6 +105,18 @@ def cgroup_roots(name: str) -> list[Path]:
     return sorted({hierarchy.resolve() / name for hierarchy in _CGROUPS.iterdir() if hierarchy.is_dir()})
 
 
+def make_cgroups(name: str) -> None:
+    """The control group exists, with every controller that the machine has."""
+    unified = _CGROUPS / "cgroup.subtree_control"
+    if unified.exists():
+        for controller in (_CGROUPS / "cgroup.controllers").read_text().split():
+            # A controller that cannot be handed down is one that the kubelet has to do without.
+            with contextlib.suppress(OSError):
+                unified.write_text(f"+{controller}")
+    for root in cgroup_roots(name):
+        root.mkdir(exist_ok=True)
+
+
 def _remove(folder: Path) -> None:
     for root in cgroup_roots(cgroup_name(folder)):
         for path, _, _ in os.walk(root, topdown=False):

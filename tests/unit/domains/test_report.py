@@ -33,6 +33,15 @@ def node(name: str) -> dict[str, Any]:
     return {"metadata": {"name": name, "uid": name, "labels": LABELS}}
 
 
+def shared_claim(pods: int) -> dict[str, Any]:
+    config = {"opaque": {"driver": "compute-domain.nvidia.com", "parameters": {"domainID": UID}}}
+    return {
+        "metadata": {"name": f"shared-{pods}", "namespace": "team", "uid": str(pods)},
+        "spec": {"devices": {"config": [config]}},
+        "status": {"reservedFor": [{"resource": "pods", "name": f"p{at}", "uid": str(at)} for at in range(pods)]},
+    }
+
+
 TEMPLATE = {"metadata": {"name": "channel", "uid": "t", "labels": LABELS | {TARGET_LABEL: "Workload"}}}
 SET = {"metadata": {"name": f"computedomain-daemon-{UID}", "uid": "s", "labels": LABELS}}
 
@@ -118,6 +127,11 @@ def test_a_ready_node_waits_for_nothing() -> None:
             domain(metadata={"deletionTimestamp": CREATED}),
             {},
             f"it is being deleted; left: finalizer {FINALIZER}",
+        ),
+        (
+            domain(),
+            {"claims": [shared_claim(255), shared_claim(256)]},
+            "ResourceClaim team/shared-256 is shared by 256 pods: Kubernetes lets no more pods share a claim",
         ),
         (domain(), {"templates": []}, "its ResourceClaimTemplate team/channel is missing"),
         (

@@ -88,9 +88,26 @@ async def look(kube: Kube) -> tuple[list[Report], list[str]]:
     domains = [document(each) for each in (await kube.list(DOMAINS)).items]
     templates = await ResourceApi(kube).resource(TEMPLATES)
     read = await asyncio.gather(
-        objects(DAEMON_SETS), objects(templates), objects(PODS), objects(CLIQUES, ""), objects(NODES)
+        objects(DAEMON_SETS),
+        objects(templates),
+        objects(PODS),
+        objects(CLIQUES, ""),
+        objects(NODES),
+        _claims(kube, notes),
     )
     return reports(Snapshot(domains, *read)), notes
+
+
+async def _claims(kube: Kube, notes: list[str]) -> list[dict[str, Any]] | None:
+    """Claims for channels; of all others nothing is kept."""
+    found: list[dict[str, Any]] = []
+    try:
+        async for page in ResourceApi(kube).claims():
+            found += [document(each) for each in page if b"ComputeDomainChannelConfig" in each]
+    except ApiError as error:
+        notes.append(f"resourceclaims cannot be read, so claims that are shared too often are not told: {error}")
+        return None
+    return found
 
 
 def _space(report: Report) -> str:
