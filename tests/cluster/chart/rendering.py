@@ -21,8 +21,15 @@ ALL_PROGRAMS = (
     "compute-domain-kubelet-plugin",
     "webhook",
 )
-RELEASED = ("compute-domain-controller", "gpu-kubelet-plugin", "webhook")
+RELEASED = (
+    "compute-domain-controller",
+    "compute-domain-daemon",
+    "compute-domain-kubelet-plugin",
+    "gpu-kubelet-plugin",
+    "webhook",
+)
 """What the image of this release has, as the chart says."""
+WITHOUT_DOMAINS = ("gpu-kubelet-plugin", "webhook")
 NAME = "dra-driver-nvidia-gpu"
 OPENSHIFT = "security.openshift.io/v1/SecurityContextConstraints"
 GPUS = {"gpuResourcesEnabledOverride": True}

@@ -106,8 +106,8 @@ def installed(helm: Helm, folder: Path, *versions: str, settings: tuple[str, ...
 )
 def test_the_highest_version_that_is_served(helm: Helm, tmp_path: Path, served: tuple[str, ...], wanted: str) -> None:
     text = installed(helm, tmp_path, *(f"resource.k8s.io/{each}" for each in served))
-    assert text.count(f"apiVersion: resource.k8s.io/{wanted}\nkind: DeviceClass") == 3
-    assert text.count("kind: DeviceClass") == 3
+    assert text.count(f"apiVersion: resource.k8s.io/{wanted}\nkind: DeviceClass") == 5
+    assert text.count("kind: DeviceClass") == 5
     # The field exists from v1 on, and an API server refuses what it does not know.
     assert ("extendedResourceName: nvidia.com/gpu" in text) == (wanted == "v1")
 
@@ -116,7 +116,7 @@ def test_a_version_that_the_user_sets_wins(helm: Helm, tmp_path: Path) -> None:
     versions = ("resource.k8s.io/v1", "resource.k8s.io/v1beta1")
     setting = ("resourceApiVersion=resource.k8s.io/v1beta1",)
     text = installed(helm, tmp_path, *versions, settings=setting)
-    assert text.count("apiVersion: resource.k8s.io/v1beta1\nkind: DeviceClass") == 3
+    assert text.count("apiVersion: resource.k8s.io/v1beta1\nkind: DeviceClass") == 5
     assert "extendedResourceName" not in text
 
 
@@ -131,7 +131,7 @@ def test_a_cluster_without_the_api_is_refused(helm: Helm, tmp_path: Path) -> Non
 
 def test_notes_follow_an_install(helm: Helm, tmp_path: Path) -> None:
     text = installed(helm, tmp_path, "resource.k8s.io/v1")
-    assert "ComputeDomains are not served" in text.partition("NOTES:")[2]
+    assert "rollout status daemonset/" in text.partition("NOTES:")[2]
 
 
 # A cluster names its kinds; GitOps renderers may give the version alone.

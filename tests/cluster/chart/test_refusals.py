@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nvdra.api import gates
-from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS, Helm, Refused
+from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS, WITHOUT_DOMAINS, Helm, Refused
 
 WEBHOOK = GPUS | {"webhook.enabled": True}
 IMEX = "resources.computeDomains.imex"
@@ -260,16 +260,16 @@ def test_imex_is_not_judged_where_compute_domains_are_off(helm: Helm) -> None:
 
 
 def test_compute_domains_alone_that_are_not_there(helm: Helm) -> None:
-    text = refusal(helm, {"resources.gpus.enabled": False})
+    text = refusal(helm, {"resources.gpus.enabled": False}, programs=WITHOUT_DOMAINS)
     assert "\nNothing to install: 'resources.gpus.enabled=false' leaves only ComputeDomains" in text
     helm.render({"resources.gpus.enabled": False, "resources.computeDomains.enabled": False})
 
 
 def test_notes_say_which_parts_are_off(helm: Helm) -> None:
     missing = "ComputeDomains are not served: resources.computeDomains.enabled is true, but their programs are not in"
-    assert missing in helm.notes(GPUS)
-    assert missing not in helm.notes(GPUS | {"resources.computeDomains.enabled": False})
-    assert missing not in helm.notes(GPUS, ALL_PROGRAMS)
+    assert missing in helm.notes(GPUS, WITHOUT_DOMAINS)
+    assert missing not in helm.notes(GPUS | {"resources.computeDomains.enabled": False}, WITHOUT_DOMAINS)
+    assert missing not in helm.notes(GPUS)
     assert "rollout status daemonset/dra-driver-nvidia-gpu-kubelet-plugin" in helm.notes(GPUS)
 
 

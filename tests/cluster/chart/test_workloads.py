@@ -39,8 +39,8 @@ def mounts(container: dict[str, Any]) -> dict[str, tuple[bool, str]]:
     }
 
 
-def test_by_default_the_plugin_of_gpus_alone(helm: Helm) -> None:
-    rendered = helm.render()
+def test_without_compute_domains_the_plugin_of_gpus_alone(helm: Helm) -> None:
+    rendered = helm.render(GPUS | {"resources.computeDomains.enabled": False})
     kinds = sorted(each["kind"] for each in rendered.objects)
     assert kinds == [
         "ClusterRole",
