@@ -84,8 +84,8 @@ impl Variant {
         let alpha = f.compatibility_groups || f.list_type_attributes;
         let old = minor <= 35;
         match self {
-            Variant::Stable => !late && !alpha && !(old && early),
-            Variant::Incubating => !alpha && !(old && late),
+            Variant::Stable => !(late || alpha || (old && early)),
+            Variant::Incubating => !(alpha || (old && late)),
             Variant::Experimental => true,
         }
     }
