@@ -96,11 +96,15 @@ gpu-bundle: build ## in build/gpu-bundle/: the real cluster with the driver on i
 .make/oracle-%: tests/oracle/main.go tests/oracle/v%/release.go tests/oracle/v%/go.mod
 	@mkdir -p .make
 	@echo "==> oracle: the allocator of Kubernetes $* (Go; minutes the first time)"
-	@cd tests/oracle/v$* && go build -o $(abspath $@) .
+	@cd tests/oracle/v$* && go build -ldflags='-s -w' -o $(abspath $@) .
 
-oracle-test: build .make/oracle-1.36 .make/oracle-1.37 ## the allocation engine against the schedulers' own allocators, N random cases from SEED
+RELEASES := 1.34 1.35 1.36 1.37
+
+oracle-test: build $(RELEASES:%=.make/oracle-%) ## the allocation engine against the schedulers' own allocators: their tables, N random cases from SEED
 	@cargo build -q --profile quick --manifest-path native/Cargo.toml -p nvdra-alloc --example answers
-	@for release in 1.36 1.37; do $(BIN)/python -m tests.oracle --release $$release --cases $(N) --seed $(SEED); done
+	@failed=; for release in $(RELEASES); do \
+	  $(BIN)/python -m tests.oracle --release $$release --tables --cases $(N) --seed $(SEED) --workers $$(nproc) || failed=1; \
+	done; test -z "$$failed"
 
 proto: .make/venv ## the kubelet's gRPC stubs from proto/
 	@$(BIN)/pip install -q -c constraints.txt --group proto

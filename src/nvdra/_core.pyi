@@ -181,7 +181,10 @@ class Cluster:
         """Adds an object or list of objects; returns the number of each kind. Raises AllocationError."""
 
     def add_file(self, path: Path) -> dict[str, int]:
-        """Adds the objects of a file, one at a time; returns the number of each kind. Raises AllocationError."""
+        """Adds the objects of a file, some at a time; returns the number of each kind. Raises AllocationError."""
+
+    def notes(self) -> list[str]:
+        """Returns what was odd about the objects, but kept none from being read."""
 
     def pending(self) -> list[str]:
         """Returns the claims without an allocation, as namespace/name."""

@@ -216,6 +216,17 @@ def test_parameters_of_other_drivers_keep_no_claim_from_its_explanation(dump: Du
         assert code == 0
 
 
+def test_bytes_that_are_no_text_are_named_and_keep_no_claim_from_its_explanation(dump: Dump) -> None:
+    odd = e.claim("odd")
+    odd["spec"]["devices"]["config"] = [{"opaque": {"driver": "other.example", "parameters": {"a": "BYTES"}}}]
+    whole = json.dumps(e.cluster(*_node(e.gpu(0)), odd, e.claim("want"))).encode()
+    for name in ("ml/odd", "ml/want"):
+        code, out, err = dump.ask("--output", "json", name, content=whole.replace(b"BYTES", b"\xff\xfe"))
+        assert err.startswith("Note: ResourceClaim odd has bytes that are not UTF-8"), err
+        assert json.loads(out)["claims"] == [name]
+        assert code == 0
+
+
 def test_a_name_that_is_not_there_gets_a_suggestion(dump: Dump) -> None:
     code, _, err = dump.ask("ml/wnat", objects=[*_node(e.gpu(0)), e.claim("want")])
     assert code == 3
@@ -267,10 +278,40 @@ def test_kubectl_finds_it_as_a_plugin(dump: Dump) -> None:
     assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == out
 
 
-def test_an_earlier_release_answers_by_its_own_rules(dump: Dump) -> None:
+@pytest.mark.parametrize(
+    ("release", "patch", "variant"),
+    [("1.34", "1.34.13", "experimental"), ("1.35", "1.35.10", "incubating"), ("1.36", "1.36.6", "incubating")],
+)
+def test_an_earlier_release_answers_by_its_own_rules(dump: Dump, release: str, patch: str, variant: str) -> None:
     broken = "device.attributes['gpu.nvidia.com'].missing == 1"
     objects = [*_node(e.gpu(0)), e.claim("want", selectors=[{"cel": {"expression": broken}}])]
-    _, out, _ = dump.ask("ml/want", "--release", "1.36", "--output", "json", objects=objects)
+    _, out, _ = dump.ask("ml/want", "--release", release, "--output", "json", objects=objects)
     found = json.loads(out)
-    assert found["profile"] == {"release": "1.36", "patch": "1.36.6", "variant": "incubating"}
+    assert found["profile"] == {"release": release, "patch": patch, "variant": variant}
     assert "on device" not in found["errors"][0]["error"]
+
+
+def test_devices_without_a_common_compatibility_group_are_not_for_one_gpu(dump: Dump) -> None:
+    def part(name: str, group: str) -> Json:
+        counters = {"memory": {"value": "1"}}
+        consumed = [{"counterSet": "gpu-0", "counters": counters, "compatibilityGroups": [group]}]
+        return {"name": name, "consumesCounters": consumed, "attributes": {"type": {"string": name}}}
+
+    counters = [{"name": "gpu-0", "counters": {"memory": {"value": "8"}}}]
+    pool = {"resourceSliceCount": 2}
+    objects = [
+        e.node("n1"),
+        e.device_class(),
+        e.slice_of("n1", [part("graphics", "g"), part("compute", "c")], pool=pool),
+        {**e.slice_of("n1", [], pool=pool, sharedCounters=counters), "metadata": {"name": "n1-1"}},
+        e.claim("old", held=[("n1", "graphics")]),
+        e.claim("want", selectors=[{"cel": {"expression": "device.attributes['gpu.nvidia.com'].type == 'compute'"}}]),
+    ]
+    gate = ("--allocator-features", "CompatibilityGroups=true")
+    _, out, _ = dump.ask(*gate, "--output", "json", "ml/want", objects=objects)
+    cause = _cause(json.loads(out), "counters.groups")
+    assert "counter set gpu-0" in cause["text"]
+    assert cause["holders"] == ["graphics (ml/old (pod old-pod))"]
+    # With the gate off the scheduler ignores such slices, and the pool is incomplete.
+    _, out, _ = dump.ask("--output", "json", "ml/want", objects=objects)
+    assert _codes(json.loads(out)) == {"pool.incomplete"}

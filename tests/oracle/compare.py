@@ -54,7 +54,7 @@ def _nodes(oracle: list[Json], engine: list[Json]) -> str | None:
             return f"{name}: error text {theirs.get('error')!r} / {ours.get('error')!r}"
         if _results(theirs) != _results(ours):
             return f"{name}: results {theirs.get('results')} / {ours.get('results')}"
-        if theirs["outcome"] in ("fit", "nofit") and theirs["steps"] != ours["steps"]:
+        if theirs["outcome"] in ("fit", "nofit") and theirs["steps"] not in (-1, ours["steps"]):
             return f"{name}: steps {theirs['steps']} / {ours['steps']}"
     return None
 

@@ -153,6 +153,18 @@ func setFeatures(target any, wanted map[string]bool) error {
 	value := reflect.ValueOf(target).Elem()
 	for name, on := range wanted {
 		field := value.FieldByName(name)
+		if binding := value.FieldByName("DeviceBinding"); name == "DeviceBindingAndStatus" && binding.IsValid() {
+			// 1.34 has one feature for each of the two gates.
+			binding.SetBool(on)
+			if on {
+				value.FieldByName("DeviceStatus").SetBool(true)
+			}
+			continue
+		}
+		if name == "DeviceStatus" && field.IsValid() {
+			field.SetBool(on || wanted["DeviceBindingAndStatus"])
+			continue
+		}
 		if !field.IsValid() {
 			if on {
 				return fmt.Errorf("unknown feature %s", name)
@@ -277,9 +289,12 @@ func allocateNode(ctx context.Context, allocator structured.Allocator, node *cor
 			one.Outcome, one.Error = "panic", fmt.Sprint(r)
 		}
 		if stats := reflect.ValueOf(allocator).MethodByName("GetStats"); stats.IsValid() {
-			total := stats.Call(nil)[0].FieldByName("NumAllocateOneInvocations").Int()
-			one.Steps = total - *before
-			*before = total
+			one.Steps = -1 // The oldest variants do not count.
+			if found := stats.Call(nil)[0]; found.Kind() != reflect.Pointer {
+				total := found.FieldByName("NumAllocateOneInvocations").Int()
+				one.Steps = total - *before
+				*before = total
+			}
 		}
 	}()
 	loops := max(c.Loop, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ class Answerer:
         return answer
 
 
-def ask(pair: tuple[Answerer, Answerer], case: Json) -> tuple[Json, Json]:
-    """Returns both answers to one case."""
+def ask(programs: Sequence[Answerer], case: Json) -> list[Json]:
+    """Returns each program's answer to one case."""
     line = json.dumps(case).encode() + b"\n"
-    for one in pair:
+    for one in programs:
         one.send(line)
-    return pair[0].receive(), pair[1].receive()
+    return [one.receive() for one in programs]

@@ -11,7 +11,7 @@ from .processes import Json
 
 DRIVERS = ("a.example", "b.example")
 FEATURES = (
-    "AdminAccess", "ConsumableCapacity", "DeviceBindingAndStatus", "DeviceTaints", "FractionalCapacityRange",
+    "AdminAccess", "CompatibilityGroups", "ConsumableCapacity", "DeviceBindingAndStatus", "DeviceTaints", "FractionalCapacityRange",
     "ListTypeAttributes", "PartitionableDevices", "PrioritizedList",
 )  # fmt: skip
 _ZONES = ("east", "west")
@@ -22,6 +22,7 @@ class Worlds:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        self.groups_random = random.Random(f"groups of {seed}")
         self.seed = seed
 
     def chance(self, probability: float) -> bool:
@@ -34,7 +35,14 @@ class Worlds:
         on = {name: True if default else self.chance(0.9) for name in FEATURES}
         on["ListTypeAttributes"] = self.chance(0.2)
         on["FractionalCapacityRange"] = self.chance(0.3)
-        beyond = ("ConsumableCapacity", "DeviceBindingAndStatus", "FractionalCapacityRange", "ListTypeAttributes")
+        on["CompatibilityGroups"] = random.Random(f"groups {self.seed}").random() < 0.15
+        beyond = (
+            "CompatibilityGroups",
+            "ConsumableCapacity",
+            "DeviceBindingAndStatus",
+            "FractionalCapacityRange",
+            "ListTypeAttributes",
+        )
         if self.chance(0.1):
             on.update(dict.fromkeys(beyond, False))
         # The stable variant takes pools in random order: it gets one pool.
@@ -181,6 +189,7 @@ class Worlds:
                 {"counterSet": name, "counters": self.counters((1, 2, 4))}
                 for name in rng.sample(self.sets, rng.choice((1, len(self.sets))))
             ]
+            self.groups(device["consumesCounters"])
             if self.chance(0.02):
                 device["consumesCounters"][0]["counterSet"] = "missing"
         if per_device:
@@ -194,6 +203,13 @@ class Worlds:
         if self.chance(0.05):
             device["bindsToNode"] = True
         return device
+
+    def groups(self, consumed: list[Json]) -> None:
+        """Adds compatibility groups to consumptions, often where the gate is on."""
+        rng = self.groups_random
+        for one in consumed:
+            if rng.random() < (0.6 if self.on["CompatibilityGroups"] else 0.005):
+                one["compatibilityGroups"] = rng.sample(("g1", "g2", "g3"), rng.choice((1, 2)))
 
     def listed(self) -> Json:
         rng = self.random

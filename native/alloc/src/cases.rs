@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::api;
-use crate::cel::{COST_LIMIT, CompileError, DeviceView, Program, RunError};
+use crate::cel::{COST_LIMIT, CompileError, Declared, DeviceView, Program, RunError};
 use crate::profile::{Features, Profile};
 use crate::result;
 use crate::search::{Attempt, Failure, Shared, Silent};
@@ -66,8 +66,7 @@ struct Case {
     nodes: Vec<String>,
     timeout_ms: u64,
     r#loop: u32,
-    #[serde(rename = "env")]
-    _env: String,
+    env: String,
     expression: String,
     devices: Vec<CelDevice>,
     cost_limit: Option<u64>,
@@ -94,7 +93,12 @@ pub fn answer(line: &str) -> Value {
 fn cel(case: &Case) -> Result<Map<String, Value>, String> {
     let mut answer = Map::new();
     let profile = profile(case)?;
-    let program = match Program::compile(&case.expression, &profile.quirks) {
+    let declared = match case.env.as_str() {
+        "new" => Declared::new_expressions(&profile),
+        _ => Declared::stored(&profile.quirks),
+    };
+    let compiled = Program::compile_declared(&case.expression, &profile.quirks, declared);
+    let program = match compiled {
         Ok(program) => program,
         Err(CompileError::Invalid(text)) => {
             answer.insert("compileError".into(), text.into());

@@ -1,22 +1,27 @@
 //! A cluster read from API objects, and the questions that people ask about it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::Read;
 use std::path::Path;
+use std::thread;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::api;
+use crate::dump;
 use crate::explain::{self, Holders, Question};
 use crate::profile::{Features, Profile};
 use crate::search::claim_text;
 use crate::world::World;
 
 const GROUP: &str = "resource.k8s.io/";
+/// Bytes of objects that are parsed at a time, on all cores.
+const BATCH: usize = 8 << 20;
+/// Bytes that are worth a thread.
+const BYTES_OF_A_THREAD: usize = 256 << 10;
 
 /// What an object is.
 #[derive(Deserialize, Default)]
@@ -69,6 +74,7 @@ pub struct Cluster {
     pods: BTreeMap<String, Pod>,
     rules: Vec<api::TaintRule>,
     holders: Holders,
+    notes: Vec<String>,
     sealed: bool,
 }
 
@@ -86,93 +92,71 @@ impl Cluster {
             pods: BTreeMap::new(),
             rules: Vec::new(),
             holders: HashMap::new(),
+            notes: Vec::new(),
             sealed: false,
         })
     }
 
     /// Adds an object or a list of objects; returns how many of each kind. Other kinds are not looked at.
     pub fn add(&mut self, document: &[u8]) -> Result<BTreeMap<String, usize>, String> {
-        self.read(serde_json::Deserializer::from_slice(document))
+        self.read(document)
     }
 
-    /// The same from a file, of which only one object is held at a time.
+    /// The same from a file, of which only some objects are held at a time.
     pub fn add_file(&mut self, path: &Path) -> Result<BTreeMap<String, usize>, String> {
-        let file = File::open(path).map_err(|e| e.to_string())?;
-        let reader = BufReader::with_capacity(1 << 20, file);
-        self.read(serde_json::Deserializer::from_reader(reader))
+        self.read(File::open(path).map_err(|e| e.to_string())?)
     }
 
-    fn read<'de>(
-        &mut self,
-        mut source: serde_json::Deserializer<impl serde_json::de::Read<'de>>,
-    ) -> Result<BTreeMap<String, usize>, String> {
+    /// What was odd about the objects, but kept none from being read.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn read(&mut self, source: impl Read) -> Result<BTreeMap<String, usize>, String> {
         if self.sealed {
             return Err("objects are added before the first question".into());
         }
         let mut counts = BTreeMap::new();
-        let mut kind = None;
-        Document {
-            cluster: self,
-            counts: &mut counts,
-            kind: &mut kind,
-        }
-        .deserialize(&mut source)
-        .and_then(|()| source.end())
-        .map_err(|e| e.to_string())?;
+        let mut batch: Vec<(Vec<u8>, Option<String>)> = Vec::new();
+        let mut bytes = 0;
+        dump::objects(source, |item, kind| {
+            bytes += item.len();
+            batch.push((item, kind.map(str::to_string)));
+            if bytes < BATCH {
+                return Ok(());
+            }
+            bytes = 0;
+            self.add_batch(std::mem::take(&mut batch), &mut counts)
+        })?;
+        self.add_batch(batch, &mut counts)?;
         Ok(counts)
     }
 
-    /// Reads one object: first what it is, then the whole of it if it matters.
-    fn object(&mut self, object: &str, list: Option<&str>) -> Result<String, String> {
-        if !object.trim_start().starts_with('{') {
-            return Ok(String::new());
-        }
-        let header: Header = serde_json::from_str(object).map_err(|e| e.to_string())?;
-        let (mut kind, version, name) = (header.kind, header.api_version, header.metadata.name);
-        if kind.is_empty() {
-            kind = list
-                .and_then(|l| l.strip_suffix("List"))
-                .unwrap_or("")
-                .to_string();
-        }
-        if version.starts_with(GROUP)
-            && version != format!("{GROUP}v1")
-            && kind != "DeviceTaintRule"
-        {
-            return Err(format!(
-                "{kind} {name} is of {version}: this reads {GROUP}v1; write the dump with `kubectl get {}.v1.resource.k8s.io -o json`",
-                kind.to_lowercase() + "s"
-            ));
-        }
-        let failed = |error: serde_json::Error| format!("{kind} {name}: {error}");
-        match kind.as_str() {
-            "Node" => self
-                .world
-                .add_node(serde_json::from_str(object).map_err(failed)?),
-            "DeviceClass" => self
-                .world
-                .add_class(serde_json::from_str(object).map_err(failed)?),
-            "ResourceSlice" => self
-                .world
-                .add_slice(serde_json::from_str(object).map_err(failed)?)?,
-            "DeviceTaintRule" => self
-                .rules
-                .push(serde_json::from_str(object).map_err(failed)?),
-            "ResourceClaim" => {
-                let mut claim: api::ResourceClaim = serde_json::from_str(object).map_err(failed)?;
-                default(&mut claim);
-                self.claims.insert(claim_text(&claim), claim);
+    fn add_batch(
+        &mut self,
+        batch: Vec<(Vec<u8>, Option<String>)>,
+        counts: &mut BTreeMap<String, usize>,
+    ) -> Result<(), String> {
+        for item in parsed(&batch) {
+            let Item { kind, object, note } = item?;
+            self.notes.extend(note);
+            *counts.entry(kind).or_default() += 1;
+            match object {
+                Object::Other => {}
+                Object::Node(node) => self.world.add_node(node),
+                Object::Class(class) => self.world.add_class(class),
+                Object::Slice(slice) => self.world.add_slice(*slice)?,
+                Object::Rule(rule) => self.rules.push(rule),
+                Object::Claim(claim) => {
+                    self.claims.insert(claim_text(&claim), *claim);
+                }
+                Object::Pod(pod) => {
+                    let name = format!("{}/{}", pod.metadata.namespace, pod.metadata.name);
+                    self.pods.insert(name, pod);
+                }
             }
-            "Pod" => {
-                let pod: Pod = serde_json::from_str(object).map_err(failed)?;
-                self.pods.insert(
-                    format!("{}/{}", pod.metadata.namespace, pod.metadata.name),
-                    pod,
-                );
-            }
-            _ => {}
         }
-        Ok(kind)
+        Ok(())
     }
 
     pub(crate) fn seal(&mut self) -> Result<(), String> {
@@ -316,6 +300,90 @@ impl Cluster {
     }
 }
 
+/// An object of a kind that matters here.
+enum Object {
+    Node(api::Node),
+    Class(api::DeviceClass),
+    Slice(Box<api::ResourceSlice>),
+    Rule(api::TaintRule),
+    Claim(Box<api::ResourceClaim>),
+    Pod(Pod),
+    Other,
+}
+
+struct Item {
+    kind: String,
+    object: Object,
+    note: Option<String>,
+}
+
+/// The objects of a batch in their order, parsed by one thread a core.
+fn parsed(batch: &[(Vec<u8>, Option<String>)]) -> Vec<Result<Item, String>> {
+    let one = |(text, list): &(Vec<u8>, Option<String>)| parse(text, list.as_deref());
+    let bytes: usize = batch.iter().map(|(text, _)| text.len()).sum();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(bytes / BYTES_OF_A_THREAD).max(1);
+    if threads == 1 {
+        return batch.iter().map(one).collect();
+    }
+    let parts = batch.chunks(batch.len().div_ceil(threads));
+    thread::scope(|scope| {
+        let running: Vec<_> = parts
+            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
+            .collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, Vec<Result<Item, String>>>| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        running.into_iter().flat_map(join).collect()
+    })
+}
+
+/// Parses one object: first what it is, then the whole of it if it matters. `list`: the kind of the list that it is in.
+fn parse(text: &[u8], list: Option<&str>) -> Result<Item, String> {
+    let other = |kind: String| Item {
+        kind,
+        object: Object::Other,
+        note: None,
+    };
+    if text.first() != Some(&b'{') {
+        return Ok(other(String::new()));
+    }
+    let read = String::from_utf8_lossy(text);
+    let text: &str = &read;
+    let header: Header = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let (mut kind, version, name) = (header.kind, header.api_version, header.metadata.name);
+    if kind.is_empty() {
+        let listed = list.and_then(|l| l.strip_suffix("List"));
+        kind = listed.unwrap_or("").to_string();
+    }
+    if version.starts_with(GROUP) && version != format!("{GROUP}v1") && kind != "DeviceTaintRule" {
+        return Err(format!(
+            "{kind} {name} is of {version}: this reads {GROUP}v1; write the dump with `kubectl get {}.v1.resource.k8s.io -o json`",
+            kind.to_lowercase() + "s"
+        ));
+    }
+    let failed = |error: serde_json::Error| format!("{kind} {name}: {error}");
+    let object = match kind.as_str() {
+        "Node" => Object::Node(serde_json::from_str(text).map_err(failed)?),
+        "DeviceClass" => Object::Class(serde_json::from_str(text).map_err(failed)?),
+        "ResourceSlice" => Object::Slice(Box::new(serde_json::from_str(text).map_err(failed)?)),
+        "DeviceTaintRule" => Object::Rule(serde_json::from_str(text).map_err(failed)?),
+        "ResourceClaim" => {
+            let mut claim: api::ResourceClaim = serde_json::from_str(text).map_err(failed)?;
+            default(&mut claim);
+            Object::Claim(Box::new(claim))
+        }
+        "Pod" => Object::Pod(serde_json::from_str(text).map_err(failed)?),
+        _ => return Ok(other(kind)),
+    };
+    let replaced = matches!(read, Cow::Owned(_));
+    let note = replaced
+        .then(|| format!("{kind} {name} has bytes that are not UTF-8; they are read as \u{fffd}"));
+    Ok(Item { kind, object, note })
+}
+
 /// An allocated claim with the pods that use it.
 fn holder_text(name: &str, claim: &api::ResourceClaim) -> String {
     let pods: Vec<&str> = claim
@@ -404,101 +472,4 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// Reads a document item by item, so that a large list is never held as a tree.
-struct Document<'a> {
-    cluster: &'a mut Cluster,
-    counts: &'a mut BTreeMap<String, usize>,
-    kind: &'a mut Option<String>,
-}
-
-impl<'de> DeserializeSeed<'de> for Document<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
-        source.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Document<'_> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
-        out.write_str("an object of the Kubernetes API or a list of them")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut single = serde_json::Map::new();
-        let mut was_list = false;
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
-                "items" => {
-                    was_list = true;
-                    let cluster = &mut *self.cluster;
-                    map.next_value_seed(Items {
-                        cluster,
-                        counts: self.counts,
-                        kind: self.kind.clone(),
-                    })?;
-                }
-                "kind" => {
-                    let kind: String = map.next_value()?;
-                    *self.kind = Some(kind.clone());
-                    single.insert(key, kind.into());
-                }
-                _ if was_list => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-                _ => {
-                    single.insert(key, map.next_value()?);
-                }
-            }
-        }
-        if !was_list {
-            let kind = self
-                .cluster
-                .object(&Value::from(single).to_string(), None)
-                .map_err(serde::de::Error::custom)?;
-            *self.counts.entry(kind).or_default() += 1;
-        }
-        Ok(())
-    }
-}
-
-struct Items<'a> {
-    cluster: &'a mut Cluster,
-    counts: &'a mut BTreeMap<String, usize>,
-    kind: Option<String>,
-}
-
-impl<'de> DeserializeSeed<'de> for Items<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
-        source.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Items<'_> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
-        out.write_str("a list of objects")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while let Some(item) = items.next_element::<Box<RawValue>>()? {
-            let kind = self
-                .cluster
-                .object(item.get(), self.kind.as_deref())
-                .map_err(serde::de::Error::custom)?;
-            *self.counts.entry(kind).or_default() += 1;
-        }
-        Ok(())
-    }
 }

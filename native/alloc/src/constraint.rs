@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api;
+use crate::profile::Quirks;
 use crate::world::{AttributeValue, Device, Slice, Sym, World};
 
 /// Values of one type; scalars are sets of one.
@@ -29,6 +30,10 @@ impl Set {
             _ => return None,
         };
         Some(set)
+    }
+
+    fn is_disjoint(&self, from: &AttributeValue) -> bool {
+        Set::of(from).is_none_or(|known| self.common(&known).is_none())
     }
 
     /// What both have; nothing if that is empty or the types differ.
@@ -64,6 +69,10 @@ pub struct Constraint<'w> {
     sets: bool,
     /// Only the latest value of each request is compared, and forgotten with any device of the request.
     by_request: Option<BTreeMap<String, &'w AttributeValue>>,
+    /// Only a value of the same device is a duplicate.
+    by_device: bool,
+    /// What lists have in common is not widened again.
+    narrowed_stays: bool,
     /// Values of the devices accepted so far.
     values: Vec<&'w AttributeValue>,
     /// Running intersections of a match over sets, one for each accepted device.
@@ -76,12 +85,11 @@ impl<'w> Constraint<'w> {
         world: &'w World,
         from: &api::Constraint,
         sets: bool,
-        supports_distinct: bool,
-        by_request: bool,
+        quirks: &Quirks,
     ) -> Option<Constraint<'w>> {
         let (attribute, distinct) = match (&from.match_attribute, &from.distinct_attribute) {
             (Some(name), _) => (name, false),
-            (None, Some(name)) if supports_distinct => (name, true),
+            (None, Some(name)) if !quirks.basic => (name, true),
             _ => return None,
         };
         let parts = attribute
@@ -94,7 +102,9 @@ impl<'w> Constraint<'w> {
             parts,
             distinct,
             sets,
-            by_request: (by_request && distinct).then(BTreeMap::new),
+            by_request: (quirks.distinct_by_request && distinct).then(BTreeMap::new),
+            by_device: quirks.distinct_by_device,
+            narrowed_stays: quirks.narrowed_stays,
             values: Vec::new(),
             narrowed: Vec::new(),
         })
@@ -119,7 +129,16 @@ impl<'w> Constraint<'w> {
     pub fn add(&mut self, slice: &Slice, device: &'w Device, request: &str) -> Result<(), Refusal> {
         let value = self.find(slice, device).ok_or(Refusal::Absent)?;
         if let Some(known) = &mut self.by_request {
-            let differs = is_scalar(value) && known.values().all(|k| *k != value);
+            let by_device = self.by_device;
+            let same = |known: &AttributeValue| match by_device {
+                true => std::ptr::eq(known, value),
+                false => known == value,
+            };
+            let differs = match (self.sets, Set::of(value)) {
+                (true, Some(set)) => known.values().all(|k| set.is_disjoint(k)),
+                (true, None) => false,
+                (false, _) => is_scalar(value) && !known.values().any(|k| same(k)),
+            };
             if !self.values.is_empty() && !differs {
                 return Err(Refusal::Duplicate);
             }
@@ -149,7 +168,12 @@ impl<'w> Constraint<'w> {
             known.remove(request);
         }
         self.values.pop();
-        self.narrowed.pop();
+        let last = self.narrowed.pop();
+        if self.narrowed_stays
+            && let (Some(current), Some(last)) = (self.narrowed.last_mut(), last)
+        {
+            *current = last;
+        }
     }
 
     fn is_distinct(&self, value: &AttributeValue) -> bool {
@@ -157,11 +181,7 @@ impl<'w> Constraint<'w> {
             let Some(set) = Set::of(value) else {
                 return false;
             };
-            return self
-                .values
-                .iter()
-                .filter_map(|v| Set::of(v))
-                .all(|known| set.common(&known).is_none());
+            return self.values.iter().all(|known| set.is_disjoint(known));
         }
         if self.values.is_empty() {
             return true;

@@ -20,6 +20,8 @@ pub enum Trouble {
         have: usize,
         want: i64,
         generation: i64,
+        /// What is wrong besides, where releases look.
+        invalid: Option<String>,
     },
     Invalid(String),
 }
@@ -64,6 +66,15 @@ impl Pool {
     pub fn is_bad(&self) -> bool {
         self.trouble.is_some()
     }
+
+    /// Why the pool is invalid.
+    pub fn invalid(&self) -> Option<&str> {
+        match &self.trouble {
+            Some(Trouble::Invalid(reason)) => Some(reason),
+            Some(Trouble::Incomplete { invalid, .. }) => invalid.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// Pools in the order in which the allocator looks at them; obsolete pools only if `with_obsolete`.
@@ -74,16 +85,17 @@ pub fn gather(
     with_obsolete: bool,
     built: &Built,
 ) -> Result<Vec<Arc<Pool>>, String> {
+    let quirks = &profile.quirks;
     let all: Vec<u32>;
     let own = world
         .slices_of_node
         .get(node.metadata.name.as_str())
         .map_or(&[][..], |v| v);
     let everywhere = |s: &u32| !world.slices[*s as usize].counters.is_empty();
-    let candidates: &mut dyn Iterator<Item = u32> = if profile.is_stable() {
+    let candidates: &mut dyn Iterator<Item = u32> = if quirks.unordered {
         all = (0..world.slices.len() as u32).collect();
         &mut all.into_iter()
-    } else if profile.quirks.counters_for_every_node {
+    } else if quirks.counters_for_every_node {
         let shared = (0..world.slices.len() as u32)
             .filter(|s| world.slices[*s as usize].node().is_empty() || everywhere(s));
         all = own
@@ -96,13 +108,23 @@ pub fn gather(
     } else {
         &mut own.iter().chain(&world.slices_of_no_node).copied()
     };
-    let mut order: Vec<PoolId> = Vec::new();
-    let mut kept: HashMap<PoolId, Vec<u32>> = HashMap::new();
+    let mut relevant: Vec<u32> = Vec::new();
+    let mut last: Vec<u32> = Vec::new();
     for index in candidates {
-        let slice = &world.slices[index as usize];
-        if !is_relevant(profile, node, slice)? {
+        if !is_relevant(profile, node, &world.slices[index as usize])? {
             continue;
         }
+        let first = everywhere(&index) && !quirks.plain_pools;
+        match quirks.binding_slices_last && !first && binds(world, &[index]) {
+            true => last.push(index),
+            false => relevant.push(index),
+        }
+    }
+    relevant.append(&mut last);
+    let mut order: Vec<PoolId> = Vec::new();
+    let mut kept: HashMap<PoolId, Vec<u32>> = HashMap::new();
+    for index in relevant {
+        let slice = &world.slices[index as usize];
         let list = kept.entry(slice.pool).or_insert_with(|| {
             order.push(slice.pool);
             Vec::new()
@@ -124,31 +146,29 @@ pub fn gather(
         if matches!(pool.trouble, Some(Trouble::Obsolete { .. })) && !with_obsolete {
             continue;
         }
-        pools.push((!profile.is_stable() && pool.binds, pool));
+        pools.push((!quirks.basic && pool.binds, pool));
     }
-    if profile.is_stable() {
-        // Random upstream; by identity here.
-        pools.sort_by(|(_, a), (_, b)| world.pool_name(a.id).cmp(&world.pool_name(b.id)));
-    } else {
-        pools.sort_by(|(a_late, a), (b_late, b)| {
-            a_late
-                .cmp(b_late)
-                .then_with(|| world.pool_name(a.id).cmp(&world.pool_name(b.id)))
-        });
-    }
+    pools.sort_by(|(a_late, a), (b_late, b)| {
+        let names = || world.pool_name(a.id).cmp(&world.pool_name(b.id));
+        let by_name = || match quirks.unordered {
+            true => std::cmp::Ordering::Equal,
+            false => names(),
+        };
+        a_late.cmp(b_late).then_with(by_name)
+    });
     Ok(pools.into_iter().map(|(_, pool)| pool).collect())
 }
 
 fn is_relevant(profile: &Profile, node: &Node, slice: &Slice) -> Result<bool, String> {
     let partitions = profile.features.partitionable_devices;
-    if !partitions && (slice.per_device.is_some() || !slice.counters.is_empty()) {
+    let counters = !slice.counters.is_empty() && !profile.quirks.plain_pools;
+    if !partitions && (slice.per_device.is_some() || counters) {
         return Ok(false);
     }
-    if slice.compatibility_groups {
+    if slice.compatibility_groups && !profile.features.compatibility_groups {
         return Ok(false);
     }
-    let everywhere = profile.is_stable() || profile.quirks.counters_for_every_node;
-    if everywhere && !slice.counters.is_empty() {
+    if profile.quirks.counters_for_every_node && counters {
         return Ok(true);
     }
     if !slice.node().is_empty() || slice.all_nodes || slice.node_selector.is_some() {
@@ -205,6 +225,9 @@ fn binds(world: &World, slices: &[u32]) -> bool {
 }
 
 fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> Pool {
+    if profile.quirks.plain_pools {
+        return plain(world, profile, id, slices);
+    }
     let first = &world.slices[slices[0] as usize];
     let (want, generation) = (first.count, first.generation);
     let mut others: Vec<u32> = Vec::new();
@@ -231,7 +254,8 @@ fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> 
             .copied()
             .filter(|s| {
                 let slice = &world.slices[*s as usize];
-                slice.generation == generation && !slice.compatibility_groups
+                let ignored = slice.compatibility_groups && !profile.features.compatibility_groups;
+                slice.generation == generation && !ignored
             })
             .collect();
         if all.len() as i64 != want {
@@ -239,6 +263,7 @@ fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> 
                 have: all.len(),
                 want,
                 generation,
+                invalid: None,
             });
         }
         if slices.len() < all.len() {
@@ -252,7 +277,7 @@ fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> 
                 .collect();
         }
     }
-    if !profile.is_stable() {
+    if !profile.quirks.unordered {
         slices.sort_by(|a, b| {
             world.slices[*a as usize]
                 .name
@@ -263,7 +288,7 @@ fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> 
     let has_counters = |s: &u32| partitions && !world.slices[*s as usize].counters.is_empty();
     let mut counters: Vec<u32> = slices.iter().copied().filter(has_counters).collect();
     slices.retain(|s| !has_counters(s));
-    if !profile.is_stable() {
+    if !profile.quirks.unordered {
         counters.extend(others.iter().copied().filter(has_counters));
         others.retain(|s| !has_counters(s));
     }
@@ -281,10 +306,51 @@ fn build(world: &World, profile: &Profile, id: PoolId, mut slices: Vec<u32>) -> 
     }
 }
 
-fn validate(world: &World, profile: &Profile, pool: &Pool) -> Result<(), String> {
+/// A pool as releases up to 1.34 build it, and the stable variant of 1.35.
+fn plain(world: &World, profile: &Profile, id: PoolId, slices: Vec<u32>) -> Pool {
+    let first = &world.slices[slices[0] as usize];
+    let (want, generation) = (first.count, first.generation);
+    let invalid = unique_devices(world, &slices).err();
+    let mut have = slices.len();
+    let mut obsolete = None;
+    if have as i64 != want && !profile.quirks.bad_pools_serve {
+        let published = &world.slices_of_pool[id.0 as usize];
+        let generations = || {
+            published
+                .iter()
+                .map(|s| world.slices[*s as usize].generation)
+        };
+        have = generations().filter(|g| *g == generation).count();
+        obsolete = generations().max().filter(|newest| *newest > generation);
+    }
+    let trouble = match (obsolete, have as i64 == want, invalid) {
+        (Some(generation), _, _) => Some(Trouble::Obsolete { generation }),
+        (None, false, invalid) => Some(Trouble::Incomplete {
+            have,
+            want,
+            generation,
+            invalid,
+        }),
+        (None, true, invalid) => invalid.map(Trouble::Invalid),
+    };
+    let serves = match &trouble {
+        None => true,
+        Some(Trouble::Incomplete { invalid: None, .. }) => profile.quirks.bad_pools_serve,
+        Some(_) => false,
+    };
+    Pool {
+        id,
+        trouble,
+        binds: binds(world, &slices),
+        slices: if serves { slices } else { Vec::new() },
+        others: Vec::new(),
+        counters: Vec::new(),
+    }
+}
+
+fn unique_devices(world: &World, slices: &[u32]) -> Result<(), String> {
     let mut names: HashSet<Sym> = HashSet::new();
-    for device in pool
-        .slices
+    for device in slices
         .iter()
         .flat_map(|s| &world.slices[*s as usize].devices)
     {
@@ -295,6 +361,11 @@ fn validate(world: &World, profile: &Profile, pool: &Pool) -> Result<(), String>
             ));
         }
     }
+    Ok(())
+}
+
+fn validate(world: &World, profile: &Profile, pool: &Pool) -> Result<(), String> {
+    unique_devices(world, &pool.slices)?;
     if !profile.features.partitionable_devices {
         return Ok(());
     }

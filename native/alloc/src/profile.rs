@@ -1,10 +1,15 @@
 //! Which allocator of which Kubernetes release is imitated.
 
+pub use crate::quirks::Quirks;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Features {
     pub admin_access: bool,
+    pub compatibility_groups: bool,
     pub consumable_capacity: bool,
     pub device_binding_and_status: bool,
+    /// Only in 1.34, which chooses its variant by it.
+    pub device_status: bool,
     pub device_taints: bool,
     pub fractional_capacity_range: bool,
     pub list_type_attributes: bool,
@@ -13,10 +18,12 @@ pub struct Features {
 }
 
 /// Names of the features, as the scheduler's allocator calls them.
-pub const FEATURES: [&str; 8] = [
+pub const FEATURES: [&str; 10] = [
     "AdminAccess",
+    "CompatibilityGroups",
     "ConsumableCapacity",
     "DeviceBindingAndStatus",
+    "DeviceStatus",
     "DeviceTaints",
     "FractionalCapacityRange",
     "ListTypeAttributes",
@@ -29,8 +36,10 @@ impl Features {
     pub fn set(&mut self, name: &str, on: bool) -> Result<(), String> {
         let field = match name {
             "AdminAccess" => &mut self.admin_access,
+            "CompatibilityGroups" => &mut self.compatibility_groups,
             "ConsumableCapacity" => &mut self.consumable_capacity,
             "DeviceBindingAndStatus" => &mut self.device_binding_and_status,
+            "DeviceStatus" => &mut self.device_status,
             "DeviceTaints" => &mut self.device_taints,
             "FractionalCapacityRange" => &mut self.fractional_capacity_range,
             "ListTypeAttributes" => &mut self.list_type_attributes,
@@ -65,12 +74,18 @@ impl Variant {
         }
     }
 
-    fn supports(self, f: &Features) -> bool {
-        let beyond_stable =
-            f.device_binding_and_status || f.consumable_capacity || f.fractional_capacity_range;
+    fn supports(self, minor: u32, f: &Features) -> bool {
+        let late = f.device_binding_and_status
+            || f.device_status
+            || f.consumable_capacity
+            || f.fractional_capacity_range;
+        let early =
+            f.admin_access || f.device_taints || f.partitionable_devices || f.prioritized_list;
+        let alpha = f.compatibility_groups || f.list_type_attributes;
+        let old = minor <= 35;
         match self {
-            Variant::Stable => !beyond_stable && !f.list_type_attributes,
-            Variant::Incubating => !f.list_type_attributes,
+            Variant::Stable => !(late || alpha || (old && early)),
+            Variant::Incubating => !(alpha || (old && late)),
             Variant::Experimental => true,
         }
     }
@@ -83,27 +98,6 @@ pub struct Arithmetic {
     pub wraps: bool,
 }
 
-/// What earlier releases do otherwise than the newest.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Quirks {
-    /// Slices with counters count for every node, whatever node they name.
-    pub counters_for_every_node: bool,
-    /// A claim's configuration is listed once for each request that it is for, and keeps its requests.
-    pub config_for_each_request: bool,
-    /// A distinct attribute remembers one value for each request.
-    pub distinct_by_request: bool,
-    /// A request for all devices leaves out those whose capacity is in use.
-    pub all_drops_exhausted: bool,
-    /// A share that consumes no capacity does not count as paid for its counters.
-    pub shares_pay_again: bool,
-    /// Capacities beyond 64 bits wrap around, and what cannot be computed skips the device instead of failing.
-    pub capacity_wraps: bool,
-    /// Errors of selectors name no device and give no hint.
-    pub terse_errors: bool,
-    /// Attributes are of type any, which no comprehension takes, and lists are no values.
-    pub attributes_are_any: bool,
-}
-
 /// One release's allocator with its gates.
 #[derive(Clone, Copy, Debug)]
 pub struct Profile {
@@ -114,26 +108,10 @@ pub struct Profile {
 }
 
 /// Releases that the engine imitates, proven against their own module.
-pub const RELEASES: [&str; 2] = ["1.36", "1.37"];
+pub const RELEASES: [&str; 4] = ["1.34", "1.35", "1.36", "1.37"];
 
 /// The patch releases whose modules they are proven against, in the same order.
-const PATCHES: [&str; 2] = ["1.36.6", "1.37.2"];
-
-impl Quirks {
-    fn of(release: &str) -> Quirks {
-        let old = release == "1.36";
-        Quirks {
-            counters_for_every_node: old,
-            config_for_each_request: old,
-            distinct_by_request: old,
-            all_drops_exhausted: old,
-            shares_pay_again: old,
-            capacity_wraps: old,
-            terse_errors: old,
-            attributes_are_any: old,
-        }
-    }
-}
+const PATCHES: [&str; 4] = ["1.34.13", "1.35.10", "1.36.6", "1.37.2"];
 
 impl Profile {
     /// The profile of a release. `variant` is "auto" (the first that supports all features) or a name.
@@ -147,27 +125,37 @@ impl Profile {
                     RELEASES.join(", ")
                 )
             })?;
-        let quirks = Quirks::of(release);
-        for (name, on) in [
+        let minor = minor_of(release);
+        let since = [
+            (
+                "CompatibilityGroups",
+                features.compatibility_groups,
+                minor >= 37,
+            ),
             (
                 "FractionalCapacityRange",
                 features.fractional_capacity_range,
+                minor >= 37,
             ),
-            ("ListTypeAttributes", features.list_type_attributes),
-        ] {
-            if on && quirks.terse_errors {
-                return Err(format!(
-                    "feature {name} of Kubernetes {release} is not known to this engine"
-                ));
-            }
+            (
+                "ListTypeAttributes",
+                features.list_type_attributes,
+                minor >= 36,
+            ),
+            ("DeviceStatus", features.device_status, minor <= 34),
+        ];
+        if let Some((name, _, _)) = since.iter().find(|(_, on, known)| *on && !known) {
+            return Err(format!(
+                "feature {name} of Kubernetes {release} is not known to this engine"
+            ));
         }
         let all = [Variant::Stable, Variant::Incubating, Variant::Experimental];
         let variant = match variant {
-            "auto" => all.into_iter().find(|v| v.supports(&features)),
+            "auto" => all.into_iter().find(|v| v.supports(minor, &features)),
             name => {
                 let named = all.into_iter().find(|v| v.name() == name);
                 Some(named.ok_or_else(|| format!("no allocator named {name}"))?)
-                    .filter(|v| v.supports(&features))
+                    .filter(|v| v.supports(minor, &features))
             }
         };
         let variant = variant.ok_or("internal error: no allocator available for feature set")?;
@@ -175,20 +163,24 @@ impl Profile {
             release,
             variant,
             features,
-            quirks,
+            quirks: Quirks::of(minor, variant, &features),
         })
     }
 
     /// The gates that a release has on by default.
     pub fn defaults(release: &str) -> Result<Profile, String> {
+        let minor = minor_of(release);
+        let beta = minor >= 36;
         let features = Features {
             admin_access: true,
-            consumable_capacity: true,
-            device_binding_and_status: true,
-            device_taints: true,
+            compatibility_groups: false,
+            consumable_capacity: beta,
+            device_binding_and_status: beta,
+            device_status: minor == 34,
+            device_taints: beta,
             fractional_capacity_range: false,
             list_type_attributes: false,
-            partitionable_devices: true,
+            partitionable_devices: beta,
             prioritized_list: true,
         };
         Profile::new(release, "auto", features)
@@ -200,14 +192,19 @@ impl Profile {
         known.map_or(self.release, |index| PATCHES[index])
     }
 
-    pub fn arithmetic(&self) -> Arithmetic {
-        Arithmetic {
-            fractional: self.features.fractional_capacity_range,
-            wraps: self.quirks.capacity_wraps,
-        }
+    /// The number after the dot of the release.
+    pub fn minor(&self) -> u32 {
+        minor_of(self.release)
     }
 
-    pub fn is_stable(&self) -> bool {
-        self.variant == Variant::Stable
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.quirks
+            .arithmetic(self.features.fractional_capacity_range)
     }
+}
+
+/// The number after the dot of a release; that of the newest for a text that is no release.
+fn minor_of(release: &str) -> u32 {
+    let minor = release.split_once('.').map(|(_, minor)| minor);
+    minor.and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)
 }

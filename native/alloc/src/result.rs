@@ -58,7 +58,7 @@ fn device(world: &World, profile: &Profile, one: &Granted, shares: &mut u32) -> 
     if one.admin {
         entry.insert("adminAccess".into(), true.into());
     }
-    if !one.tolerations.is_empty() {
+    if !one.tolerations.is_empty() && !profile.quirks.no_tolerations {
         entry.insert("tolerations".into(), json!(one.tolerations[..]));
     }
     if let Some(rare) = device
@@ -193,9 +193,9 @@ fn node_selector(
             ),
             false => (slice.node_name.as_deref(), slice.node_selector.as_deref()),
         };
-        let binds = !profile.is_stable() && rare.is_some_and(|r| r.binds_to_node);
+        let binds = !profile.quirks.basic && rare.is_some_and(|r| r.binds_to_node);
         if name.is_some() || binds {
-            let target = match (profile.is_stable(), name) {
+            let target = match (profile.quirks.basic, name) {
                 (true, Some(name)) => name,
                 _ => &node.metadata.name,
             };

@@ -110,6 +110,7 @@ pub struct Capacity {
 pub struct Consumption {
     pub set: Sym,
     pub counters: Vec<(Sym, Quantity)>,
+    pub groups: Vec<Sym>,
 }
 
 #[derive(Clone, Debug)]
@@ -344,6 +345,11 @@ impl World {
         (self.names.text(driver), self.names.text(name))
     }
 
+    /// The number of the pool's name, whatever its driver.
+    pub fn pool_name_number(&self, pool: PoolId) -> u32 {
+        self.pool_names[pool.0 as usize].1.0
+    }
+
     pub fn pool_text(&self, pool: PoolId) -> String {
         let (driver, name) = self.pool_name(pool);
         format!("{driver}/{name}")
@@ -497,9 +503,19 @@ impl World {
                 .iter()
                 .map(|(n, c)| (self.names.add(n), c.value))
                 .collect();
-            key.extend([u64::from(set.0), counters.len() as u64]);
+            let groups: Vec<_> = one
+                .compatibility_groups
+                .iter()
+                .map(|group| self.names.add(group))
+                .collect();
+            key.extend([u64::from(set.0), counters.len() as u64, groups.len() as u64]);
             key.extend(counters.iter().flat_map(|(n, q)| quantity_key(*n, q)));
-            consumes.push(Consumption { set, counters });
+            key.extend(groups.iter().map(|group| u64::from(group.0)));
+            consumes.push(Consumption {
+                set,
+                counters,
+                groups,
+            });
         }
         let consumes = self.consumptions.shared(key, consumes);
         let rare = Rare {

@@ -40,6 +40,10 @@ impl Cluster {
             .map_err(AllocationError::new_err)
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.0.notes().to_vec()
+    }
+
     fn pending(&self) -> Vec<String> {
         self.0.pending()
     }

@@ -2,10 +2,12 @@
 
 mod ast;
 mod check;
+mod declared;
 mod eval;
 mod functions;
 mod lex;
 pub mod references;
+mod macros;
 pub mod semver;
 mod time;
 mod types;
@@ -18,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use crate::profile::{Profile, Quirks};
 use crate::world::{AttributeValue, Device, Slice, World};
 use check::{Checker, Node, Problem};
+pub use declared::Declared;
 use semver::Semver;
 use types::Type;
 use value::{Fault, Value};
@@ -57,7 +60,17 @@ pub struct Program {
 }
 
 impl Program {
+    /// Compiles an expression as the scheduler does, which reads it from a stored object.
     pub fn compile(expression: &str, quirks: &Quirks) -> Result<Program, CompileError> {
+        Program::compile_declared(expression, quirks, Declared::stored(quirks))
+    }
+
+    /// Compiles an expression with what is declared for it: `Declared::new_expressions` is the API server's view.
+    pub fn compile_declared(
+        expression: &str,
+        quirks: &Quirks,
+        declared: Declared,
+    ) -> Result<Program, CompileError> {
         let invalid = |(at, text): (usize, String)| {
             let before = &expression[..at.min(expression.len())];
             let line = before.matches('\n').count() + 1;
@@ -72,16 +85,16 @@ impl Program {
             )));
         }
         let tree = ast::parse(expression).map_err(invalid)?;
-        let (root, output) = Checker::new(quirks.attributes_are_any).run(&tree).map_err(
-            |problem| match problem {
+        let (root, output) = Checker::new(quirks, declared)
+            .run(&tree)
+            .map_err(|problem| match problem {
                 Problem::Invalid(error) => invalid(error),
                 Problem::Program(text) => {
                     CompileError::Invalid(format!("program instantiation failed: {text}"))
                 }
                 Problem::Unsupported(text) => CompileError::Unsupported(text),
-            },
-        )?;
-        let open = match quirks.attributes_are_any {
+            })?;
+        let open = match declared.any {
             true => matches!(output, Type::Any),
             false => matches!(output, Type::Dyn),
         };
@@ -110,7 +123,7 @@ impl Program {
             false => &view.device.attributes,
         };
         for attribute in attributes {
-            let lists = !self.quirks.attributes_are_any;
+            let lists = !self.quirks.lists_are_no_values;
             if let Err(text) = convertible(&attribute.value, lists) {
                 let name = view.world.names.text(attribute.name);
                 return (

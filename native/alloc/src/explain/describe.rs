@@ -151,6 +151,15 @@ pub fn describe(
             };
             ("counters.short", text)
         }
+        Reason::Groups { set } => {
+            let holders = counter_holders(question, answer, candidate);
+            detail.insert("holders".into(), json!(holders));
+            let text = format!(
+                "{request}: the devices in use on counter set {} have no compatibility group of the device",
+                name(*set)
+            );
+            ("counters.groups", text)
+        }
         Reason::Taint(taint) => {
             let origin = taint
                 .rule

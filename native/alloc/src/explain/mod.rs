@@ -312,6 +312,7 @@ fn collect(
                 have,
                 want,
                 generation,
+                ..
             }) => {
                 let text = format!(
                     "pool {name} is incomplete: {have} of {want} slices of generation {generation} are published"

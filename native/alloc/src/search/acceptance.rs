@@ -8,8 +8,10 @@ impl<'a, O: Observer> Search<'a, O> {
         &mut self,
         at: At,
         candidate: Candidate,
+        k: i64,
         must: bool,
     ) -> Result<Option<Undo>, Failure> {
+        let quirks = self.profile.quirks;
         let features = self.profile.features;
         let (slice, device) = self.device(candidate);
         let shareable = features.consumable_capacity && device.shareable;
@@ -25,8 +27,9 @@ impl<'a, O: Observer> Search<'a, O> {
                 .refused(at, Some(candidate), &|| Reason::CounterGate);
             return Ok(None);
         }
-        let paid = shareable && self.has_shares(candidate.id);
+        let paid = shareable && !quirks.shares_always_pay && self.has_shares(candidate.id);
         let mut undo = Undo {
+            groups: Vec::new(),
             counters: false,
             constraints: 0,
             marked: false,
@@ -34,19 +37,30 @@ impl<'a, O: Observer> Search<'a, O> {
             result: false,
         };
         if consumes && !paid {
+            if features.compatibility_groups {
+                match self.join_groups(candidate, device) {
+                    Ok(before) => undo.groups = before,
+                    Err(set) => {
+                        let reason = || Reason::Groups { set };
+                        self.observer.refused(at, Some(candidate), &reason);
+                        return Ok(None);
+                    }
+                }
+            }
             if let Some(reason) = self.take_counters(candidate, device) {
                 self.observer
                     .refused(at, Some(candidate), &|| reason.clone());
+                self.undo(at, candidate, undo);
                 return Ok(None);
             }
-            undo.counters = true;
+            undo.counters = !quirks.refused_keep;
         }
         let wish = &self.wishes[at.claim][at.request][at.alternative];
         if features.device_taints
-            && let Some(taint) = device
-                .taints
-                .iter()
-                .find(|t| blocks(&t.taint) && !tolerated(&t.taint, &wish.tolerations))
+            && let Some(taint) = device.taints.iter().find(|t| {
+                (quirks.every_taint_blocks || blocks(&t.taint))
+                    && !tolerated(&t.taint, &wish.tolerations)
+            })
         {
             self.observer.refused(at, Some(candidate), &|| {
                 Reason::Taint(Box::new(taint.clone()))
@@ -84,8 +98,9 @@ impl<'a, O: Observer> Search<'a, O> {
             undo.marked = true;
         }
         if features.consumable_capacity {
-            match self.has_capacity(at, candidate, "rechecking capacity") {
+            match self.still_has_capacity(at, candidate, k) {
                 Ok(true) => {}
+                Ok(false) if quirks.refused_keep => return Ok(None),
                 other => {
                     self.undo(at, candidate, undo);
                     return other.map(|_| None);
@@ -118,6 +133,11 @@ impl<'a, O: Observer> Search<'a, O> {
             tolerations: wish.tolerations.clone(),
         });
         undo.result = true;
+        // Releases that keep what was refused take counters back here, but not those of a share.
+        undo.counters = match quirks.refused_keep {
+            true => consumes && !shareable,
+            false => undo.counters,
+        };
         Ok(Some(undo))
     }
 
@@ -126,19 +146,7 @@ impl<'a, O: Observer> Search<'a, O> {
             self.results[at.claim].pop();
         }
         if let Some((amounts, known)) = undo.capacity {
-            if let Some(entry) = self.capacity.get_mut(&candidate.id) {
-                for (name, amount) in &amounts {
-                    if let Some((_, sum)) = entry.iter_mut().find(|(n, _)| n == name) {
-                        *sum = sum.minus(amount).unwrap_or(*sum);
-                    }
-                }
-                if entry.iter().all(|(_, sum)| sum.is_zero()) {
-                    self.capacity.remove(&candidate.id);
-                }
-            }
-            if known {
-                self.capacity.entry(candidate.id).or_default();
-            }
+            self.give_capacity_back(candidate.id, &amounts, known);
         }
         if undo.marked
             && let Some(claims) = self.allocating.get_mut(&candidate.id)
@@ -158,8 +166,32 @@ impl<'a, O: Observer> Search<'a, O> {
             }
         }
         if undo.counters {
-            let (slice, device) = self.device(candidate);
-            self.charge(slice.pool, device, -1);
+            let (_, device) = self.device(candidate);
+            self.charge(self.counter_key(candidate), device, -1);
+        }
+        if !undo.groups.is_empty() {
+            self.leave_groups(candidate, undo.groups);
+        }
+    }
+
+    /// `known`: whether an earlier share had marked the device as shared.
+    fn give_capacity_back(&mut self, id: DeviceId, amounts: &[(Sym, Quantity)], known: bool) {
+        let keeps = self.profile.quirks.refused_keep;
+        if keeps && amounts.is_empty() {
+            return;
+        }
+        if let Some(entry) = self.capacity.get_mut(&id) {
+            for (name, amount) in amounts {
+                if let Some((_, sum)) = entry.iter_mut().find(|(n, _)| n == name) {
+                    *sum = sum.minus(amount).unwrap_or(*sum);
+                }
+            }
+            if entry.iter().all(|(_, sum)| sum.is_zero()) {
+                self.capacity.remove(&id);
+            }
+        }
+        if known && !keeps {
+            self.capacity.entry(id).or_default();
         }
     }
 }

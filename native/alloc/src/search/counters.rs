@@ -9,8 +9,19 @@ impl<'a, O: Observer> Search<'a, O> {
         state.aggregate.contains_key(&id) || shared || self.capacity.contains_key(&id)
     }
 
-    pub(super) fn charge(&mut self, pool: PoolId, device: &Device, sign: i128) {
-        let consumed = self.consumed.entry(pool).or_default();
+    /// Whose counters a device consumes, as a number: its pool's, in old releases its slice's or its pool name's.
+    pub(super) fn counter_key(&self, candidate: Candidate) -> u32 {
+        let quirks = &self.profile.quirks;
+        let pool = self.pools[candidate.pool as usize].id;
+        match (quirks.counters_of_slice, quirks.counters_by_pool_name) {
+            (true, _) => candidate.slice,
+            (false, true) => self.world.pool_name_number(pool),
+            (false, false) => pool.0,
+        }
+    }
+
+    pub(super) fn charge(&mut self, key: u32, device: &Device, sign: i128) {
+        let consumed = self.consumed.entry(key).or_default();
         for one in device.consumes.iter() {
             for (counter, quantity) in &one.counters {
                 *consumed.entry((one.set, *counter)).or_insert(0) += sign * quantity.nanos();
@@ -24,17 +35,17 @@ impl<'a, O: Observer> Search<'a, O> {
         candidate: Candidate,
         device: &Device,
     ) -> Option<Reason> {
-        let pool = &self.pools[candidate.pool as usize];
-        let available = match self.available.get(&pool.id) {
+        let key = self.counter_key(candidate);
+        let available = match self.available.get(&key) {
             Some(known) => known.clone(),
             None => {
-                let counters = self.available(pool);
-                self.available.insert(pool.id, counters.clone());
+                let counters = self.available(key, candidate);
+                self.available.insert(key, counters.clone());
                 counters
             }
         };
-        self.charge(pool.id, device, 1);
-        let consumed = &self.consumed[&pool.id];
+        self.charge(key, device, 1);
+        let consumed = &self.consumed[&key];
         let short = available.iter().filter_map(|(key, have)| {
             let taken = consumed.get(key).copied().unwrap_or(0);
             (taken > *have).then_some((*key, *have, taken))
@@ -47,13 +58,13 @@ impl<'a, O: Observer> Search<'a, O> {
                 .find(|(name, _)| *name == counter)
                 .map(|(_, quantity)| *quantity)
         };
-        let (key, have, taken) = short.min_by_key(|(key, _, _)| (own(*key).is_none(), *key))?;
-        self.charge(pool.id, device, -1);
-        let need = own(key).unwrap_or(Quantity::ZERO);
-        let foreign = own(key).is_none();
+        let (name, have, taken) = short.min_by_key(|(name, _, _)| (own(*name).is_none(), *name))?;
+        self.charge(key, device, -1);
+        let need = own(name).unwrap_or(Quantity::ZERO);
+        let foreign = own(name).is_none();
         Some(Reason::Counters {
-            set: key.0,
-            counter: key.1,
+            set: name.0,
+            counter: name.1,
             need,
             available: have,
             taken: taken - need.nanos(),
@@ -61,35 +72,33 @@ impl<'a, O: Observer> Search<'a, O> {
         })
     }
 
-    /// Total of each counter minus what allocated devices of the pool consume; computed once for all nodes.
-    pub(super) fn available(&self, pool: &Pool) -> Arc<Counters> {
-        if let Some(known) = self
-            .shared
-            .available
-            .lock()
-            .expect("no panic while locked")
-            .get(&pool.id)
-        {
-            return known.clone();
+    /// Total of each counter minus what allocated devices consume; computed once for all nodes.
+    fn available(&self, key: u32, candidate: Candidate) -> Arc<Counters> {
+        let known = |shared: &Shared| {
+            let available = shared.available.lock().expect("no panic while locked");
+            available.get(&key).cloned()
+        };
+        if let Some(known) = known(self.shared) {
+            return known;
         }
+        let own = [candidate.slice];
+        let pool = &self.pools[candidate.pool as usize];
+        let (sets, devices) = match self.profile.quirks.counters_of_slice {
+            true => (&own[..], [&own[..], &[]]),
+            false => (&pool.counters[..], [&pool.slices[..], &pool.others]),
+        };
+        let slice = |index: &u32| &self.world.slices[*index as usize];
         let mut counters = Counters::default();
-        for set in pool
-            .counters
-            .iter()
-            .flat_map(|s| &self.world.slices[*s as usize].counters)
-        {
+        for set in sets.iter().flat_map(|s| &slice(s).counters) {
             for (counter, total) in &set.counters {
                 counters.insert((set.name, *counter), total.nanos());
             }
         }
         let state = &self.world.state;
-        for device in pool
-            .slices
-            .iter()
-            .chain(&pool.others)
-            .flat_map(|s| &self.world.slices[*s as usize].devices)
-        {
-            let allocated = match self.profile.is_stable() {
+        let dedicated_only = self.profile.quirks.counters_dedicated_only;
+        let slices = devices.into_iter().flatten();
+        for device in slices.flat_map(|s| &slice(s).devices) {
+            let allocated = match dedicated_only {
                 true => state.is_dedicated(device.id),
                 false => state.is_allocated(device.id),
             };
@@ -105,11 +114,8 @@ impl<'a, O: Observer> Search<'a, O> {
             }
         }
         let counters = Arc::new(counters);
-        self.shared
-            .available
-            .lock()
-            .expect("no panic while locked")
-            .insert(pool.id, counters.clone());
+        let mut available = self.shared.available.lock().expect("no panic while locked");
+        available.insert(key, counters.clone());
         counters
     }
 }

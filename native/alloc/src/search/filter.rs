@@ -24,7 +24,13 @@ impl<'a, O: Observer> Search<'a, O> {
     }
 
     /// Class selectors, request selectors, then the device's own node selection; the verdict is kept.
-    pub(super) fn is_selectable(&mut self, at: At, index: usize) -> Result<bool, Failure> {
+    /// `remembered`: for which alternative the verdict is kept.
+    pub(super) fn is_selectable(
+        &mut self,
+        at: At,
+        index: usize,
+        remembered: usize,
+    ) -> Result<bool, Failure> {
         let candidate = self.candidates[index];
         let (slice, device) = self.device(candidate);
         let binding = device
@@ -38,7 +44,7 @@ impl<'a, O: Observer> Search<'a, O> {
                 .refused(at, Some(candidate), &|| Reason::BindingGate);
             return Ok(false);
         }
-        match self.wishes[at.claim][at.request][at.alternative].selectable[index] {
+        match self.wishes[at.claim][at.request][remembered].selectable[index] {
             1 => return Ok(false),
             2 => return Ok(true),
             _ => {}
@@ -59,7 +65,7 @@ impl<'a, O: Observer> Search<'a, O> {
                 refusal = Some(Reason::OtherNode);
             }
         }
-        self.wishes[at.claim][at.request][at.alternative].selectable[index] =
+        self.wishes[at.claim][at.request][remembered].selectable[index] =
             if refusal.is_some() { 1 } else { 2 };
         let Some(reason) = refusal else {
             return Ok(true);
@@ -115,7 +121,7 @@ impl<'a, O: Observer> Search<'a, O> {
             let Some(program) = &wish.programs[index] else {
                 continue;
             };
-            let shareable = device.shareable && !self.profile.is_stable();
+            let shareable = device.shareable && !self.profile.quirks.basic;
             let view = cel::DeviceView {
                 world: self.world,
                 slice,
@@ -146,6 +152,29 @@ impl<'a, O: Observer> Search<'a, O> {
             }
         }
         Ok(None)
+    }
+
+    /// The second look at a candidate's capacity; `k` is its number within the request.
+    pub(super) fn still_has_capacity(
+        &mut self,
+        at: At,
+        candidate: Candidate,
+        k: i64,
+    ) -> Result<bool, Failure> {
+        let mut looked_at = candidate;
+        if self.profile.quirks.capacity_of_other_device && self.profile.features.consumable_capacity
+        {
+            let slice = &self.world.slices[candidate.slice as usize];
+            let Some(other) = slice.devices.get(k as usize) else {
+                return Err(Failure::Unsupported(format!(
+                    "kube-scheduler {} crashes here: it looks for device number {k} of slice {}",
+                    self.profile.release, slice.name
+                )));
+            };
+            looked_at.device = k as u32;
+            looked_at.id = other.id;
+        }
+        self.has_capacity(at, looked_at, "rechecking capacity")
     }
 
     pub(super) fn has_capacity(

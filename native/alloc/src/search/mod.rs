@@ -3,6 +3,7 @@
 mod acceptance;
 mod counters;
 mod filter;
+mod groups;
 mod validation;
 
 use std::sync::{Arc, Mutex};
@@ -57,6 +58,10 @@ pub enum Reason {
         available: i128,
         taken: i128,
         foreign: bool,
+    },
+    /// The counter set carries devices without a common compatibility group.
+    Groups {
+        set: Sym,
     },
     Taint(Box<Taint>),
     Constraint {
@@ -147,7 +152,7 @@ type Counters = HashMap<(Sym, Sym), i128>;
 /// Facts shared by all nodes of one attempt: compiled expressions and available counters.
 #[derive(Default)]
 pub struct Shared {
-    available: Mutex<HashMap<PoolId, Arc<Counters>>>,
+    available: Mutex<HashMap<u32, Arc<Counters>>>,
     pub pools: pools::Built,
     pub programs: cel::Cache,
     pub kept: Kept,
@@ -239,8 +244,20 @@ fn run<O: Observer>(
     pools: &[Arc<Pool>],
     steps: &mut u64,
 ) -> Result<Option<Vec<ClaimResult>>, Failure> {
+    let quirks = &attempt.profile.quirks;
     let mut candidates = Vec::new();
+    let mut invalid_pool = None;
     for (index, pool) in pools.iter().enumerate() {
+        if quirks.bad_pools_serve
+            && let Some(reason) = pool.invalid()
+        {
+            let (_, name) = attempt.world.pool_name(pool.id);
+            let end = (
+                candidates.len(),
+                format!("pool {name} is invalid: {reason}"),
+            );
+            invalid_pool.get_or_insert(end);
+        }
         for slice in &pool.slices {
             for (device, known) in attempt.world.slices[*slice as usize]
                 .devices
@@ -267,12 +284,14 @@ fn run<O: Observer>(
         observer: attempt.observer,
         pools,
         candidates,
+        invalid_pool,
         wishes: Vec::new(),
         constraints: Vec::new(),
         allocating: HashMap::default(),
         capacity: HashMap::default(),
         consumed: HashMap::default(),
         available: HashMap::default(),
+        groups: HashMap::default(),
         results: attempt.claims.iter().map(|_| Vec::new()).collect(),
         chosen: attempt
             .claims
@@ -291,10 +310,7 @@ fn run<O: Observer>(
     *steps = search.steps;
     attempt.shared.kept.put(std::mem::take(&mut search.wishes));
     if !outcome? {
-        if pools
-            .iter()
-            .any(|p| matches!(p.trouble, Some(pools::Trouble::Invalid(_))))
-        {
+        if !quirks.invalid_pools_unnamed && pools.iter().any(|p| p.invalid().is_some()) {
             return Err(Failure::NodeError(
                 "invalid resource pools were encountered".into(),
             ));
@@ -326,14 +342,18 @@ struct Search<'a, O: Observer> {
     observer: &'a mut O,
     pools: &'a [Arc<Pool>],
     candidates: Vec<Candidate>,
+    /// Where an invalid pool ends every search, and its error; in old releases only.
+    invalid_pool: Option<(usize, String)>,
     /// By claim, request, alternative.
     wishes: Vec<Vec<Vec<Wish<'a>>>>,
     constraints: Vec<Vec<Constraint<'a>>>,
     /// Claims for which a device is being allocated.
     allocating: HashMap<DeviceId, Vec<usize>>,
     capacity: HashMap<DeviceId, Amounts>,
-    consumed: HashMap<PoolId, Counters>,
-    available: HashMap<PoolId, Arc<Counters>>,
+    /// Charged and available counters by `counter_key`.
+    consumed: HashMap<u32, Counters>,
+    available: HashMap<u32, Arc<Counters>>,
+    groups: HashMap<PoolId, groups::OfPool>,
     results: Vec<Vec<Granted>>,
     chosen: Vec<Vec<usize>>,
     steps: u64,
@@ -341,6 +361,7 @@ struct Search<'a, O: Observer> {
 
 /// What accepting one candidate changed.
 struct Undo {
+    groups: groups::Before,
     counters: bool,
     constraints: usize,
     marked: bool,
@@ -426,39 +447,50 @@ impl<'a, O: Observer> Search<'a, O> {
         }
         if wish.count - k > MAX_RESULTS - self.results[at.claim].len() as i64 {
             self.observer.refused(at, None, &|| Reason::TooMany);
-            return Err(Stop::TooMany);
+            return match self.profile.quirks.no_cutoff {
+                true => Ok(false),
+                false => Err(Stop::TooMany),
+            };
         }
         if let Some(all) = &wish.all {
             let candidate = all[k as usize];
-            let Some(undo) = self.accept(at, candidate, true)? else {
+            let Some(undo) = self.accept(at, candidate, k, true)? else {
                 self.observer
                     .refused(at, Some(candidate), &|| Reason::AllBlocked);
                 return Ok(false);
             };
-            let done = self.step(at, k + 1, in_alternative, 0);
+            let alternative = match self.profile.quirks.alternatives_misindexed {
+                true => 0,
+                false => at.alternative,
+            };
+            let done = self.step(At { alternative, ..at }, k + 1, in_alternative, 0);
             if !matches!(done, Ok(true)) {
                 self.undo(at, candidate, undo);
             }
             return done;
         }
         let admin = wish.admin;
-        for index in start..self.candidates.len() {
+        let end = match &self.invalid_pool {
+            Some((end, _)) => *end,
+            None => self.candidates.len(),
+        };
+        for index in start..end {
             let candidate = self.candidates[index];
             if let Some(reason) = self.in_use(at, candidate.id, admin, false) {
                 self.observer
                     .refused(at, Some(candidate), &|| reason.clone());
                 continue;
             }
-            if !self.is_selectable(at, index)? {
+            if !self.is_selectable(at, index, at.alternative)? {
                 continue;
             }
             if !self.has_capacity(at, candidate, "checking capacity")? {
                 continue;
             }
-            let Some(undo) = self.accept(at, candidate, false)? else {
+            let Some(undo) = self.accept(at, candidate, k, false)? else {
                 continue;
             };
-            let next = if self.profile.is_stable() {
+            let next = if self.profile.quirks.unordered {
                 0
             } else {
                 index + 1
@@ -470,6 +502,9 @@ impl<'a, O: Observer> Search<'a, O> {
             self.undo(at, candidate, undo);
             done?;
         }
-        Ok(false)
+        match &self.invalid_pool {
+            Some((_, error)) => Err(Failure::Error(error.clone()).into()),
+            None => Ok(false),
+        }
     }
 }

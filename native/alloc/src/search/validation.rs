@@ -5,6 +5,7 @@ use super::*;
 impl<'a, O: Observer> Search<'a, O> {
     pub(super) fn validate(&mut self) -> Result<(), Failure> {
         let features = self.profile.features;
+        let quirks = self.profile.quirks;
         for (claim_index, claim) in self.claims.iter().enumerate() {
             let claim: &'a ResourceClaim = claim;
             let display = claim_text(claim);
@@ -17,7 +18,7 @@ impl<'a, O: Observer> Search<'a, O> {
                         "claim {display}, request {name}: has subrequests, but the DRAPrioritizedList feature is disabled"
                     )));
                 }
-                if !features.consumable_capacity && !self.profile.is_stable() {
+                if !features.consumable_capacity && !quirks.basic {
                     let text =
                         "has capacity requests, but the DRAConsumableCapacity feature is disabled";
                     if request
@@ -34,6 +35,11 @@ impl<'a, O: Observer> Search<'a, O> {
                         .iter()
                         .find(|s| s.capacity.is_some())
                     {
+                        if quirks.capacity_gate_names_request {
+                            return Err(Failure::Error(format!(
+                                "claim {display}, request {name}: {text}"
+                            )));
+                        }
                         return Err(Failure::Error(format!(
                             "claim {display}, subrequest {}: {text}",
                             sub.name
@@ -78,8 +84,7 @@ impl<'a, O: Observer> Search<'a, O> {
                     self.world,
                     constraint,
                     features.list_type_attributes,
-                    !self.profile.is_stable(),
-                    self.profile.quirks.distinct_by_request,
+                    &quirks,
                 );
                 constraints.push(made.ok_or_else(|| {
                     Failure::Error(format!(
@@ -88,6 +93,11 @@ impl<'a, O: Observer> Search<'a, O> {
                 })?);
             }
             self.constraints.push(constraints);
+        }
+        if quirks.alternatives_misindexed {
+            // What was remembered for the wrong alternative ends with the checks.
+            let wishes = self.wishes.iter_mut().flatten().flatten();
+            wishes.for_each(|wish| wish.selectable.fill(0));
         }
         Ok(())
     }
@@ -158,6 +168,10 @@ impl<'a, O: Observer> Search<'a, O> {
     fn collect_all(&mut self, at: At, display: &str) -> Result<Vec<Candidate>, Failure> {
         let mut all = Vec::new();
         let mut next = 0;
+        let remembered = match self.profile.quirks.alternatives_misindexed {
+            true => at.alternative.saturating_sub(1),
+            false => at.alternative,
+        };
         for index in 0..self.pools.len() {
             let pool = &self.pools[index];
             if let Some(trouble) = &pool.trouble {
@@ -173,7 +187,7 @@ impl<'a, O: Observer> Search<'a, O> {
             }
             while next < self.candidates.len() && self.candidates[next].pool as usize == index {
                 let candidate = self.candidates[next];
-                if self.is_selectable(at, next)?
+                if self.is_selectable(at, next, remembered)?
                     && self.has_static_capacity(at, candidate, display)?
                 {
                     all.push(candidate);

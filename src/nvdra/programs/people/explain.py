@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     except (AllocationError, ConfigError, ApiError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 3
-    for note in objects.notes:
+    for note in (*objects.notes, *cluster.notes()):
         print(f"Note: {note}", file=sys.stderr)
     if values["output"] == "json":
         print(as_json(answers[0] if words else {"claims": answers}), end="")

@@ -49,12 +49,12 @@ async def from_cluster(kubeconfig: str, namespace: str, env: Mapping[str, str]) 
             raise ApiError(
                 _NOT_FOUND, "NotFound", f"the cluster does not serve {_GROUP}/v1: it has no Dynamic Resource Allocation"
             )
-        documents: list[tuple[str, bytes | Path]] = [
-            (resource.plural, await _listed(kube, kind, resource)) for kind, resource in _NEEDED
-        ]
+        documents: list[tuple[str, bytes | Path]] = []
+        for kind, resource in _NEEDED:
+            documents += await _listed(kube, kind, resource)
         for kind, resource, where in (("Pod", _PODS, namespace), ("DeviceTaintRule", _RULES, "")):
             try:
-                documents.append((resource.plural, await _listed(kube, kind, resource, where)))
+                documents += await _listed(kube, kind, resource, where)
             except ApiError as error:
                 if error.status not in (_FORBIDDEN, _NOT_FOUND):
                     raise
@@ -62,6 +62,9 @@ async def from_cluster(kubeconfig: str, namespace: str, env: Mapping[str, str]) 
     return Objects(tuple(documents), version, tuple(notes))
 
 
-async def _listed(kube: HttpKube, kind: str, resource: Resource, namespace: str = "") -> bytes:
-    page = await kube.list(resource, namespace)
-    return b'{"kind":"%sList","items":[%s]}' % (kind.encode(), b",".join(page.items))
+async def _listed(kube: HttpKube, kind: str, resource: Resource, namespace: str = "") -> list[tuple[str, bytes | Path]]:
+    """Returns one document a page."""
+    return [
+        (resource.plural, b'{"kind":"%sList","items":[%s]}' % (kind.encode(), b",".join(page.items)))
+        async for page in kube.pages(resource, namespace)
+    ]

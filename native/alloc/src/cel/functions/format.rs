@@ -3,7 +3,7 @@
 use super::convert::to_string;
 use super::{Input, list, text};
 use crate::cel::types::Type;
-use crate::cel::value::{Evaluated, Fault, Value, error};
+use crate::cel::value::{Evaluated, Fault, Value, entries, error};
 
 pub fn format(input: &Input, args: &[Value]) -> Evaluated {
     let source = text(&args[0])?;
@@ -104,8 +104,9 @@ fn formatted(input: &Input, clause: char, value: &Value) -> Result<String, Fault
     let found = match (clause, value) {
         ('s', Value::Null) => "null".into(),
         ('s', Value::Type(name)) => name.to_string(),
-        ('s', Value::List(_)) | ('f' | 'e', _) => return unsupported(clause),
-        ('s', value) if value.is_map() => return unsupported(clause),
+        ('f' | 'e', _) => return unsupported(clause),
+        ('s', Value::List(_)) => literal(input, value)?,
+        ('s', value) if value.is_map() => literal(input, value)?,
         (
             's',
             Value::Quantity { .. }
@@ -137,6 +138,75 @@ fn formatted(input: &Input, clause: char, value: &Value) -> Result<String, Fault
     Ok(found)
 }
 
+/// A value within a list or map, as it would be written in an expression.
+fn literal(input: &Input, value: &Value) -> Result<String, Fault> {
+    let as_text = || match to_string(input, std::slice::from_ref(value))? {
+        Value::Str(text) => Ok(text.to_string()),
+        _ => error("a value that cannot be formatted"),
+    };
+    Ok(match value {
+        Value::List(list) => {
+            let items: Result<Vec<String>, Fault> =
+                list.iter().map(|item| literal(input, item)).collect();
+            format!("[{}]", items?.join(", "))
+        }
+        map if map.is_map() => {
+            let mut pairs = Vec::new();
+            for (key, inner) in entries(map, input.view) {
+                if !matches!(
+                    key,
+                    Value::Str(_) | Value::Bool(_) | Value::Int(_) | Value::Uint(_)
+                ) {
+                    return error("a key that cannot be formatted");
+                }
+                pairs.push((literal(input, &key)?, literal(input, &inner)?));
+            }
+            pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+            let pairs: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k}:{v}")).collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+        Value::Null => "null".into(),
+        Value::Type(name) => name.to_string(),
+        Value::Double(number) if number.is_nan() => quoted("NaN")?,
+        Value::Double(number) if number.is_infinite() => {
+            quoted(if *number > 0.0 { "+Inf" } else { "-Inf" })?
+        }
+        Value::Double(number) => format!("{number:.6}"),
+        Value::Str(text) => quoted(text)?,
+        Value::Bytes(_) => format!("b{}", quoted(&as_text()?)?),
+        Value::Timestamp(_) => format!("timestamp({})", quoted(&as_text()?)?),
+        Value::Duration(_) => format!("duration({})", quoted(&as_text()?)?),
+        Value::Bool(_) | Value::Int(_) | Value::Uint(_) => as_text()?,
+        _ => return error("a value that cannot be formatted"),
+    })
+}
+
+/// The text in double quotes. Which characters beyond ASCII are escaped is another library's table.
+fn quoted(text: &str) -> Result<String, Fault> {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\u{7}' => out += "\\a",
+            '\u{8}' => out += "\\b",
+            '\u{c}' => out += "\\f",
+            '\n' => out += "\\n",
+            '\r' => out += "\\r",
+            '\t' => out += "\\t",
+            '\u{b}' => out += "\\v",
+            ' '..='~' => out.push(c),
+            c if c.is_ascii() => out += &format!("\\x{:02x}", u32::from(c)),
+            _ => {
+                return Err(Fault::Unsupported(
+                    "text beyond ASCII within a list or map that is formatted is not evaluated by this engine".into(),
+                ));
+            }
+        }
+    }
+    out.push('"');
+    Ok(out)
+}
+
 fn signed(value: i64, text: fn(u64) -> String) -> String {
     let sign = if value < 0 { "-" } else { "" };
     format!("{sign}{}", text(value.unsigned_abs()))
@@ -144,6 +214,6 @@ fn signed(value: i64, text: fn(u64) -> String) -> String {
 
 fn unsupported(clause: char) -> Result<String, Fault> {
     Err(Fault::Unsupported(format!(
-        "clause %{clause} of format is not evaluated by this engine for doubles, lists and maps"
+        "clause %{clause} of format is not evaluated by this engine"
     )))
 }
