@@ -90,7 +90,7 @@ impl Cluster {
                         world: &self.world,
                         slice,
                         device,
-                        shareable: device.shareable && !self.profile.is_stable(),
+                        shareable: device.shareable && !self.profile.quirks.basic,
                     };
                     let place = || self.world.device_text(device.id);
                     matched += u64::from(tried.iter_mut().all(|one| one.accepts(&view, &place)));

@@ -12,6 +12,5 @@ checks:
 - [DynamicMIG, excludes, MPSSupport]
 - [PassthroughSupport, excludes, NVMLDeviceHealthCheck]
 - [DeviceMetadata, requires, PassthroughSupport]
-unbuilt:
-  gpu-kubelet-plugin: [NVMLDeviceHealthCheck]
+unbuilt: {}
 {{- end -}}

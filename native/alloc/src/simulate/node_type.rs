@@ -278,7 +278,11 @@ impl NodeType {
         if self.kept.len() <= template {
             self.kept.resize_with(template + 1, Kept::on);
         }
-        std::mem::swap(&mut shared.kept, &mut self.kept[template]);
+        // Where verdicts may be those of another alternative, every search asks anew.
+        let keeps = !profile.quirks.alternatives_misindexed;
+        if keeps {
+            std::mem::swap(&mut shared.kept, &mut self.kept[template]);
+        }
         let list: Vec<&ResourceClaim> = claims.iter().collect();
         let mut causes = Deepest::default();
         let answer = Attempt {
@@ -292,7 +296,9 @@ impl NodeType {
             observer: &mut causes,
         }
         .run();
-        std::mem::swap(&mut shared.kept, &mut self.kept[template]);
+        if keeps {
+            std::mem::swap(&mut shared.kept, &mut self.kept[template]);
+        }
         self.shared = shared;
         match answer.outcome {
             Ok(Some(results)) => {
