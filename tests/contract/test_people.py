@@ -670,7 +670,8 @@ def test_which_claims_hold_a_socket_that_is_gone(left: Site) -> None:
         (
             ["frobnicate"],
             "nvdra has no command 'frobnicate'; there are demo, doctor, devices, checkpoint show, claim explain, "
-            "domains remove, domains, forecast, health show, health clear, health pause, health resume, mps remove, vfio give-back, cdi render, prestart",
+            "domains remove, domains, forecast, health show, health clear, "
+            "health pause, health resume, mps remove, vfio give-back, cdi render, prestart",
         ),
         (["cdi"], "nvdra has no command 'cdi'; there are cdi render"),
         (["checkpoint", "edit"], "nvdra has no command 'checkpoint edit'; there are checkpoint show"),
