@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cluster
 
 MINOR = 5
 DEFAULT, EXCLUSIVE = 0, 3
-ASK = "echo get_default_active_thread_percentage | nvidia-cuda-mps-control && echo $CUDA_MPS_PIPE_DIRECTORY"
+ASK = "nvidia-cuda-mps-control --as-client && echo joined $CUDA_MPS_PIPE_DIRECTORY"
 
 
 def served(api: Api, plugin: Plugin, name: str) -> Object:
@@ -62,7 +62,7 @@ def test_two_containers_compute_through_one_daemon_and_nothing_is_left_of_it(mps
         assert seen(api, "served", container).uuids == {root.gpu(MINOR).uuid}
         wait_until(
             "the daemon to answer inside the container",
-            lambda container=container: "50.0\n/tmp/nvidia-mps" in api.logs("served", container),  # type: ignore[misc]
+            lambda container=container: "joined /tmp/nvidia-mps" in api.logs("served", container),  # type: ignore[misc]
             20,
             lambda container=container: api.logs("served", container),  # type: ignore[misc]
         )

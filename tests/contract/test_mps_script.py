@@ -34,7 +34,13 @@ async def test_the_script_starts_the_daemon_with_its_settings_and_ends_it_when_t
         control = MpsControl(host, DriverRoot(str(root), str(root)))
         assert await control.default_percentage(str(pipe)) == 50.0
         assert f"Cmd:set_default_device_pinned_mem_limit {UUID} 1024M" in (log / "control.log").read_text()
-        pid = int((pipe / "nvidia-cuda-mps-control.pid").read_text())
+        named = pipe / "nvidia-cuda-mps-control.pid"
+        pid = int(named.read_text())
+        # As seen from a container with PIDs of its own.
+        named.write_text("999999999\n")
+        with pytest.raises(MpsControlUnusable, match="PID namespace"):
+            await control.default_percentage(str(pipe))
+        named.write_text(f"{pid}\n")
         shell.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(shell.wait(), 20) == 0
         await until(lambda: not is_alive(pid), "the daemon to end")

@@ -36,13 +36,9 @@ async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: flo
         raise
     assert child.stdout is not None
     assert child.stderr is not None
-    if child.stdin is not None:
-        # It waits in a pipe's buffer until the program reads it; one that ended without reading it is no failure here.
-        child.stdin.write(stdin)
-        child.stdin.close()
-    ended = asyncio.gather(_keep(child.stdout), _keep(child.stderr), child.wait())
+    ended = asyncio.gather(_keep(child.stdout), _keep(child.stderr), child.wait(), _feed(child.stdin, stdin))
     try:
-        stdout, stderr, exit_code = await asyncio.wait_for(asyncio.shield(ended), timeout_s)
+        stdout, stderr, exit_code, _ = await asyncio.wait_for(asyncio.shield(ended), timeout_s)
     except TimeoutError:
         await _kill(child, ended)
         raise TimeoutError(f"{argv[0]} did not end within {timeout_s:g} s and was killed") from None
@@ -50,6 +46,16 @@ async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: flo
         await _kill(child, ended)
         raise
     return Finished(exit_code, stdout, stderr)
+
+
+async def _feed(stream: asyncio.StreamWriter | None, content: bytes) -> None:
+    if stream is None:
+        return
+    # One that ended without reading is no failure here.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        stream.write(content)
+        stream.close()
+        await stream.wait_closed()
 
 
 async def _keep(stream: asyncio.StreamReader) -> bytes:

@@ -18,6 +18,9 @@ DEADLINE_S = 2.0
 _PERCENTAGE = re.compile(rb"\d+(\.\d+)?\s*", re.ASCII)
 # What a shell says of a program that cannot be executed, and the loader of one whose libraries do not fit.
 _CANNOT_RUN = frozenset((126, 127))
+# The program asks a daemon only if it sees its process: not from a container without the host's PID namespace.
+_UNSEEN = b"Cannot find MPS control daemon process"
+_PID = "nvidia-cuda-mps-control.pid"
 _LOADER = re.compile(rb"error while loading shared libraries|version `GLIBC_|cannot execute|not found")
 
 
@@ -26,7 +29,7 @@ class MpsControlError(Exception):
 
 
 class MpsControlUnusable(Exception):
-    """The program is not there, or does not run in this container: nothing is known of the daemon."""
+    """The program is not there, or cannot ask from this container: nothing is known of the daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,15 @@ class MpsControl:
             raise MpsControlError(f"{command} was not answered within {DEADLINE_S:g} s") from None
         except (DriverFileMissing, OSError) as error:
             raise MpsControlUnusable(str(error)) from None
+        if _UNSEEN in finished.stdout + finished.stderr and self._has_started(pipe_folder):
+            raise MpsControlUnusable("the daemon's process cannot be seen from this PID namespace")
         if finished.exit_code in _CANNOT_RUN or (finished.exit_code != 0 and _LOADER.search(finished.stderr)):
             raise MpsControlUnusable(finished.stderr.decode(errors="replace").strip())
         return finished
+
+    def _has_started(self, pipe_folder: str) -> bool:
+        """Whether the daemon wrote its process id, which it removes at its end."""
+        try:
+            return bool(self.host.read(f"{pipe_folder}/{_PID}"))
+        except OSError:
+            return False

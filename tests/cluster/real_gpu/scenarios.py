@@ -149,17 +149,21 @@ def full_gpu(stage: Stage) -> None:
     remove(api, ("full",), ("full",))
 
 
+def _through_mps(body: Object, settings: Object) -> Object:
+    """The claim, with MPS as these settings say."""
+    sharing = {"strategy": "MPS", "mpsConfig": settings}
+    parameters = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig", "sharing": sharing}
+    body["spec"]["devices"]["config"] = [{"opaque": {"driver": DRIVER, "parameters": parameters}}]
+    return body
+
+
 def mps(stage: Stage) -> None:
     """Two pods share one GPU through the real MPS daemon, with limits that CUDA sees."""
     api = stage.up.api
     stage.upgrade("featureGates.MPSSupport=true", "mpsComputeMode=unchanged")
     stage.wait_published()
-    body = claim(api, "mps")
     limits = {"defaultActiveThreadPercentage": 50, "defaultPinnedDeviceMemoryLimit": "4Gi"}
-    sharing = {"strategy": "MPS", "mpsConfig": limits}
-    parameters = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig", "sharing": sharing}
-    body["spec"]["devices"]["config"] = [{"opaque": {"driver": DRIVER, "parameters": parameters}}]
-    api.create(body)
+    api.create(_through_mps(claim(api, "mps"), limits))
     before = stage.settings()
     began = time.monotonic()
     stage.run("mps-a", COMPUTE, "mps")
@@ -205,7 +209,7 @@ def shares(stage: Stage) -> None:
     for name, memory in (("small", "2Gi"), ("large", "8Gi")):
         body = claim(api, name)
         body["spec"]["devices"]["requests"][0]["exactly"]["capacity"] = {"requests": {"memory": memory}}
-        api.create(body)
+        api.create(_through_mps(body, {"defaultActiveThreadPercentage": 50}))
         stage.run(name, COMPUTE, name)
     texts = {name: stage.said(name) for name in ("small", "large")}
     for name, said in texts.items():

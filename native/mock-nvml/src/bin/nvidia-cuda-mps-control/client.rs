@@ -2,12 +2,15 @@
 
 use std::io::{BufRead, BufReader, Write};
 
-use crate::files::Folders;
+use crate::files::{Folders, PID};
 
 const NO_DAEMON: &str = "Cannot find MPS control daemon process";
 
 /// Each command's answer on standard output.
 pub fn ask(folders: &Folders, commands: &str) -> Result<(), String> {
+    if !sees_daemon(folders) {
+        return Err(NO_DAEMON.to_string());
+    }
     let stream = folders.connect().map_err(|_| NO_DAEMON.to_string())?;
     let mut answers = BufReader::new(stream.try_clone().map_err(|error| error.to_string())?);
     let mut commanding = stream;
@@ -27,6 +30,17 @@ pub fn ask(folders: &Folders, commands: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether the daemon's process exists in this PID namespace: the real program asks no other.
+fn sees_daemon(folders: &Folders) -> bool {
+    let pid = std::fs::read_to_string(folders.pipe.join(PID));
+    pid.is_ok_and(|text| {
+        // SAFETY: signal 0 is not sent.
+        text.trim()
+            .parse::<libc::pid_t>()
+            .is_ok_and(|pid| unsafe { libc::kill(pid, 0) } == 0)
+    })
 }
 
 /// What a CUDA program does first: it connects, and the daemon starts a server.

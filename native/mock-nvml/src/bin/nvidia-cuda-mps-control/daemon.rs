@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::files::{CONTROL, Folders, PRIVILEGED};
+use crate::files::{CONTROL, Folders, PID, PRIVILEGED};
 
-const PID: &str = "nvidia-cuda-mps-control.pid";
 const FIFO: &str = "log";
 
 struct Daemon {

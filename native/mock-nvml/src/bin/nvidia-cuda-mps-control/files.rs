@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 pub const CONTROL: &str = "control";
+pub const PID: &str = "nvidia-cuda-mps-control.pid";
 pub const PRIVILEGED: &str = "control_privileged";
 const FAULTS: &str = "etc/nvdra-mock-mps";
 
