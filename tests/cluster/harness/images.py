@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PAUSE = "nvdra.test/pause:1"
@@ -15,10 +16,19 @@ BUSYBOX = "nvdra.test/busybox:1"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def write_archive(target: Path) -> None:
-    """An OCI archive at `target` with the images PAUSE and BUSYBOX."""
+_OWN = {PAUSE: ("/bin/sleep", "infinity"), BUSYBOX: ("/bin/sh",)}
+
+
+def write_archive(
+    target: Path, commands: Mapping[str, Sequence[str]] = _OWN, scripts: Mapping[str, str] | None = None
+) -> None:
+    """An OCI archive at `target` with the images PAUSE and BUSYBOX, or others of the same layer.
+
+    commands   command of each image by its whole name
+    scripts    programs beside busybox, by their paths without the first slash
+    """
     busybox = next(path for path in (Path("/usr/bin/busybox"), Path("/bin/busybox")) if path.exists())
-    layer = _layer(busybox)
+    layer = _layer(busybox, scripts or {})
     blobs: dict[str, bytes] = {}
 
     def store(content: bytes) -> dict[str, object]:
@@ -29,11 +39,11 @@ def write_archive(target: Path) -> None:
     compressed = store(gzip.compress(layer, 1, mtime=0))
     machine = subprocess.run(["uname", "-m"], capture_output=True, text=True, check=True).stdout.strip()
     manifests = []
-    for name, command in ((PAUSE, ["/bin/sleep", "infinity"]), (BUSYBOX, ["/bin/sh"])):
+    for name, command in commands.items():
         config = {
             "architecture": _ARCHITECTURES[machine],
             "os": "linux",
-            "config": {"Cmd": command, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
+            "config": {"Cmd": list(command), "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
         }
         manifest = {
@@ -57,7 +67,7 @@ def write_archive(target: Path) -> None:
             _file(archive, f"blobs/sha256/{digest}", content)
 
 
-def _layer(busybox: Path) -> bytes:
+def _layer(busybox: Path, scripts: Mapping[str, str]) -> bytes:
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -74,6 +84,8 @@ def _layer(busybox: Path) -> bytes:
             entry.type = tarfile.SYMTYPE
             entry.linkname = "busybox"
             tar.addfile(entry)
+        for name, script in scripts.items():
+            _file(tar, name, script.encode(), mode=0o755)
         _file(tar, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\n")
         _file(tar, "etc/group", b"root:x:0:\n")
     return buffer.getvalue()
