@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 PROGRAMS = {
-    "compute-domain-controller": "nvdra.programs.compute_domain_controller:main",
     "gpu-kubelet-plugin": "nvdra.programs.gpu_kubelet_plugin:main",
+    "compute-domain-controller": "nvdra.programs.compute_domain_controller:main",
     "compute-domain-daemon": "nvdra.programs.compute_domain_daemon:main",
     "compute-domain-kubelet-plugin": "nvdra.programs.compute_domain_kubelet_plugin:main",
     "webhook": "nvdra.programs.webhook:main",

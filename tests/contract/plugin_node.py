@@ -270,7 +270,8 @@ class PluginNode:
         try:
             await until(lambda: self.files() == wanted and not self.leftovers())
         except AssertionError:
-            assert (self.files(), self.leftovers()) == (wanted, [])
+            now = (self.files(), self.leftovers())
+            assert now == (wanted, []), f"found {now}, wanted {wanted}"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nvdra.controller.controller import Controller
 from nvdra.controller.election import Election, LeaseSettings
 from nvdra.controller.settings import DAEMON_SETS, DOMAINS, NODES
 from nvdra.kube import HttpKube, ResourceApi, Response, access, document
-from nvdra.ports import Resource
+from nvdra.ports import ApiError, Resource
 from tests.cluster.chart.rendering import ALL_PROGRAMS, GPUS, NAME, Helm
 from tests.cluster.harness.programs import HELM, KUBERNETES, found
 from tests.contract.domain_world import TEMPLATES, World, crds, install
@@ -49,6 +50,19 @@ def rendered(helm: Helm, world: World) -> list[Mapping[str, Any]]:
     return [each for each in objects if each["kind"] in KINDS and "controller" in each["metadata"]["name"]]
 
 
+async def _in_effect(world: World, kube: HttpKube) -> None:
+    """The API server's own caches know the roles; it learns of them a moment after they are created."""
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(ApiError):
+                # The first needs a role that the API server itself makes at its start.
+                await ResourceApi(kube).version()
+                await kube.list(DOMAINS)
+                await kube.list(DAEMON_SETS, world.driver)
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_the_charts_rights_are_enough(kubeconfig: Path, tmp_path: Path) -> None:
     helm_folder = found(HELM)
     assert helm_folder is not None
@@ -69,6 +83,8 @@ async def test_the_charts_rights_are_enough(kubeconfig: Path, tmp_path: Path) ->
         token = await _token(admin, world)
         limited = await asyncio.to_thread(_with_token, kubeconfig, token, tmp_path)
         async with HttpKube(access(limited, {}), qps=0, on_response=watched) as kube:
+            await _in_effect(world, kube)
+            refused.clear()
             await _works(world, kube)
         assert not refused, refused
         await world.tear_down()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.contract import explained as e
-from tests.contract.picture import PICTURE, svg
+from tests.contract.picture import GUIDE, svg
 
 PROGRAM = [sys.executable, "-c", "import sys; from nvdra import cli; sys.exit(cli.start('nvdra', sys.argv[1:]))"]
 
@@ -265,9 +265,8 @@ def test_a_file_that_is_not_there_is_named(dump: Dump) -> None:
 
 def test_the_guide_shows_what_the_command_prints(dump: Dump) -> None:
     _, out, _ = dump.ask("ml/eval", content=json.dumps(e.example()).encode())
-    guide = Path(__file__).parents[2] / "docs/guide/pending-claims.md"
-    assert out in guide.read_text(encoding="utf-8"), out
-    assert PICTURE.read_text(encoding="utf-8") == svg("nvdra claim explain ml/eval", out)
+    assert out in (GUIDE / "pending-claims.md").read_text(encoding="utf-8"), out
+    assert (GUIDE / "pending-claim.svg").read_text(encoding="utf-8") == svg("nvdra claim explain ml/eval", out)
 
 
 def test_kubectl_finds_it_as_a_plugin(dump: Dump) -> None:

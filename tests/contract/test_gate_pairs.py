@@ -28,12 +28,17 @@ def is_built(gate: str) -> bool:
     return True
 
 
+def needed(pair: tuple[str, str]) -> list[str]:
+    """The gates that one of the two requires."""
+    return [other for name, relation, other in gates.special() if relation == "requires" and name in pair]
+
+
 WORKING = [pair for pair in PAIRS if pair not in REFUSED and all(map(is_built, pair))]
 
 
 @pytest.mark.parametrize("pair", WORKING, ids="+".join)
 async def test_a_pair_that_works_publishes_watches_and_prepares(pair: tuple[str, str]) -> None:
-    flags = {"feature_gates": ",".join(f"{gate}=true" for gate in pair)}
+    flags = {"feature_gates": ",".join(f"{gate}=true" for gate in (*pair, *needed(pair)))}
     if CONSUMABLE_SHARES in pair:
         flags["consumable_shares"] = "unlimited"
     async with plugin_node("h100x8", gpus=(0, 1)) as node:
@@ -58,8 +63,7 @@ REQUIRED = {
 @pytest.mark.parametrize("program", REQUIRED)
 @pytest.mark.parametrize("pair", REFUSED, ids="+".join)
 async def test_a_refused_pair_stops_every_program_with_its_text(pair: tuple[str, str], program: str) -> None:
-    needed = [other for name, relation, other in gates.special() if relation == "requires" and name in pair]
-    setting = ",".join(f"{gate}=true" for gate in (*pair, *needed))
+    setting = ",".join(f"{gate}=true" for gate in (*pair, *needed(pair)))
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name(program)),
         f"--feature-gates={setting}",

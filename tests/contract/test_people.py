@@ -669,8 +669,9 @@ def test_which_claims_hold_a_socket_that_is_gone(left: Site) -> None:
     [
         (
             ["frobnicate"],
-            "nvdra has no command 'frobnicate'; there are demo, doctor, devices, checkpoint show, claim explain, "
-            "domains remove, domains, forecast, health show, health clear, "
+            "nvdra has no command 'frobnicate'; there are demo, doctor, devices, checkpoint show, "
+            "claim explain, claim lint, "
+            "simulate, domains remove, domains, forecast, health show, health clear, "
             "health pause, health resume, mps remove, vfio give-back, cdi render, prestart",
         ),
         (["cdi"], "nvdra has no command 'cdi'; there are cdi render"),

@@ -18,6 +18,7 @@ from nvdra.testing.kubelet import PluginError
 from tests.contract.domain_node import DomainNode, domain_node
 from tests.crash.sample import Sample
 from tests.crash.test_every_system_call import ASKED, Enumeration, killed_at
+from tests.waiting import until
 
 # The entry begins; the CDI file; the entry is complete.
 CHANNEL = (("rename", 1), ("rename", 2), ("rename", 3), ("fsync", 1), ("fsync", 2))
@@ -60,6 +61,7 @@ async def node() -> AsyncIterator[DomainNode]:
 async def ready_domain(node: DomainNode) -> str:
     domain = await node.domain()
     await node.clique(domain)
+    await until((node.cdi / "k8s.compute-domain.nvidia.com-device_base.yaml").exists, "the base document")
     return domain
 
 

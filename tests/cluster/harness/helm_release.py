@@ -79,8 +79,9 @@ class HelmRelease:
         return f"--kubeconfig={self.cluster.plane.kubeconfig('admin')}", f"--namespace={NAMESPACE}"
 
     def pods(self) -> list[Object]:
-        """The pods of the driver."""
-        return self.cluster.api.items("Pod", NAMESPACE)
+        """The pods of the kubelet plugins."""
+        pods = self.cluster.api.items("Pod", NAMESPACE)
+        return [each for each in pods if "-kubelet-plugin-" in each["metadata"]["name"]]
 
     def is_ready(self) -> bool:
         """The one pod of the DaemonSet passes its probes."""

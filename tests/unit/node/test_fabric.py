@@ -78,7 +78,7 @@ async def test_a_gpu_without_a_module_id_is_refused(node: FabricWorld) -> None:
 async def test_attributes_name_the_partitions_of_a_gpu(node: FabricWorld) -> None:
     inventory = node.seen()
     gates = feature_gates.parse(node.gates)
-    attributes = published(inventory.devices["gpu-3"], gates, inventory.fabric)["attributes"]
+    attributes = published(inventory.devices["gpu-3"], gates, fabric=inventory.fabric)["attributes"]
     assert attributes["gpuModuleID"] == {"int": 4}
     own = {key: value for key, value in attributes.items() if key.startswith("partition")}
     assert own == {f"partition{size}": {"int": number} for size, number in ((8, 0), (4, 1), (2, 4), (1, 10))}
@@ -213,7 +213,7 @@ async def test_gpus_of_virtual_machines_are_a_partition_too(tmp_path: Path) -> N
     await node.prepared(ref)
     assert node.manager.active == {1}
     gates = feature_gates.parse(node.gates)
-    attributes = published(node.seen().devices["gpu-vfio-0"], gates, node.seen().fabric)["attributes"]
+    attributes = published(node.seen().devices["gpu-vfio-0"], gates, fabric=node.seen().fabric)["attributes"]
     assert (attributes["gpuModuleID"], attributes["partition2"]) == ({"int": 1}, {"int": 1})
     await node.restart()
     await node.timely(node.fabric.look())

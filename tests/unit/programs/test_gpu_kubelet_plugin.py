@@ -89,13 +89,6 @@ def test_help() -> None:
             "feature gate validation failed: feature gate DynamicMIG is currently mutually exclusive with MPSSupport",
         ),
         (
-            [],
-            {**REQUIRED, "FEATURE_GATES": "FabricManagerPartitioning=true,"},
-            "feature gate validation failed: gpu-kubelet-plugin does not support feature gate "
-            "FabricManagerPartitioning yet: turn it off in --feature-gates (FEATURE_GATES), or run the Go driver for "
-            "it",
-        ),
-        (
             ["--consumable-shares=memory"],
             REQUIRED,
             "invalid CLI flags: --consumable-shares requires feature gate ConsumableShares to be enabled",
