@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from nvdra.host import Node, is_temporary
 from nvdra.ports import DeviceHolders, Finished, Host, LockError, LockTimeout, Put, Removal
@@ -380,6 +381,18 @@ def test_errors_are_those_of_the_system(case: Case) -> None:
     with pytest.raises(OSError, match="directory") as caught:
         case.host.list(case("/f"))
     assert caught.value.errno == errno.ENOTDIR
+
+
+def test_a_program_that_ends_without_reading_its_input_is_no_failure_on_uvloop_either() -> None:
+    async def spawned() -> list[int]:
+        host = Node()
+        try:
+            ran = [host.spawn(["/bin/true"], stdin=b"x" * 100_000) for _ in range(100)]
+            return [each.exit_code for each in await asyncio.gather(*ran)]
+        finally:
+            host.close()
+
+    assert uvloop.run(spawned()) == [0] * 100
 
 
 async def test_changes_are_carried_out_in_order_and_stop_at_the_first_that_fails(case: Case) -> None:

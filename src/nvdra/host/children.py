@@ -51,8 +51,8 @@ async def run(argv: Sequence[str], env: Mapping[str, str] | None, timeout_s: flo
 async def _feed(stream: asyncio.StreamWriter | None, content: bytes) -> None:
     if stream is None:
         return
-    # One that ended without reading is no failure here.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    # One that ended without reading is no failure here. uvloop's word for a pipe that closed before is RuntimeError.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
         stream.write(content)
         stream.close()
         await stream.wait_closed()
