@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -145,19 +144,6 @@ def refusal(helm: Helm, values: dict[str, Any], **options: Any) -> str:
 )
 def test_refusal(helm: Helm, values: dict[str, Any], text: str) -> None:
     assert text in refusal(helm, values, programs=ALL_PROGRAMS)
-
-
-@pytest.mark.parametrize("gate", gates.table()["unbuilt"]["gpu-kubelet-plugin"])
-def test_a_gate_that_the_program_refuses_is_refused_at_once(helm: Helm, gate: str) -> None:
-    needed = {"DeviceMetadata": {"PassthroughSupport": True}}.get(gate, {})
-    text = refusal(helm, GPUS | {"featureGates": {gate: True, **needed}})
-    with pytest.raises(gates.GateError) as refused:
-        gates.refuse_unbuilt(gates.parse(",".join(f"{name}=true" for name in (gate, *needed))), "gpu-kubelet-plugin")
-    named = re.search(r"feature gates? (\w+)", str(refused.value))
-    assert named is not None
-    assert f"\ngpu-kubelet-plugin does not support feature gate {named[1]} yet: " in text
-    # Off it may be named, and without the program it may be on.
-    helm.render(GPUS | {"featureGates": {gate: False}})
 
 
 @pytest.mark.parametrize(
