@@ -21,6 +21,7 @@ import yaml
 from nvdra_mock_nvml import Root, lay_out
 
 from tests.cluster.harness import images
+from tests.cluster.harness import UNPROVEN
 from tests.cluster.harness.api import Object, pod_phase, wait_until
 from tests.cluster.harness.driver import DRIVER, Installed, Plugin
 from tests.cluster.harness.helm_release import NAMESPACE
@@ -66,7 +67,7 @@ def folder() -> Path | None:
     return found if found.is_dir() else None
 
 
-pytestmark = [
+pytestmark = [pytest.mark.cluster, UNPROVEN]
     pytest.mark.cluster,
     pytest.mark.skipif(
         folder() is None,

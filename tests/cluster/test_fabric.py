@@ -9,11 +9,12 @@ import pytest
 from nvdra_mock_nvml import MockFabric, lay_fabric
 from nvdra_mock_nvml.fabric import LIBRARY
 
+from tests.cluster.harness import UNPROVEN
 from tests.cluster.harness.api import wait_until
 from tests.cluster.harness.claims import claim, claim_of, remove, user, wait_running
 from tests.cluster.harness.driver import DRIVER, Installed, Plugin
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, UNPROVEN]
 
 
 @pytest.fixture(scope="module")

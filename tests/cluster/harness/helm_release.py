@@ -43,6 +43,8 @@ class HelmRelease:
         env = [{"name": key, "value": f"/driver-root/{path.relative_to(root.root)}"} for key, path in shown.items()]
         values: Object = {
             "gpuResourcesEnabledOverride": True,
+            # No scenario here is about ComputeDomains, whose programs would run beside the GPUs'.
+            "resources": {"computeDomains": {"enabled": False}},
             "nvidiaDriverRoot": str(root.root),
             "kubeletPlugin": {
                 "kubeletRegistrarDirectoryPath": str(node.registry),
