@@ -21,10 +21,10 @@ import yaml
 from nvdra_mock_nvml import Root, lay_out
 
 from tests.cluster.harness import images
-from tests.cluster.harness import UNPROVEN
 from tests.cluster.harness.api import Object, pod_phase, wait_until
 from tests.cluster.harness.driver import DRIVER, Installed, Plugin
 from tests.cluster.harness.helm_release import NAMESPACE
+from tests.cluster.unproven import UNPROVEN
 
 FOLDER = "NVDRA_DEMO_SPECS"
 MODULE = "sigs.k8s.io/dra-driver-nvidia-gpu@v0.4.1"
@@ -67,7 +67,8 @@ def folder() -> Path | None:
     return found if found.is_dir() else None
 
 
-pytestmark = [pytest.mark.cluster, UNPROVEN]
+pytestmark = [
+    UNPROVEN,
     pytest.mark.cluster,
     pytest.mark.skipif(
         folder() is None,

@@ -9,10 +9,10 @@ import pytest
 from nvdra_mock_nvml import MockFabric, lay_fabric
 from nvdra_mock_nvml.fabric import LIBRARY
 
-from tests.cluster.harness import UNPROVEN
 from tests.cluster.harness.api import wait_until
 from tests.cluster.harness.claims import claim, claim_of, remove, user, wait_running
 from tests.cluster.harness.driver import DRIVER, Installed, Plugin
+from tests.cluster.unproven import UNPROVEN
 
 pytestmark = [pytest.mark.cluster, UNPROVEN]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.harness import UNPROVEN
 from tests.cluster.harness.api import Api, Object, pod_phase, wait_until
 from tests.cluster.harness.claims import claim, remove, user, wait_running
 from tests.cluster.harness.driver import DRIVER, Installed, Plugin
 from tests.cluster.harness.helm_release import NAMESPACE
+from tests.cluster.unproven import UNPROVEN
 
 pytestmark = [pytest.mark.cluster, UNPROVEN]
 

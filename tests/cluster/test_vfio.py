@@ -17,10 +17,10 @@ import pytest
 
 from nvdra.testing.pci_bus import lay_bus
 from nvdra.testing.pci_kernel import PipedPciKernel
-from tests.cluster.harness import UNPROVEN
 from tests.cluster.harness.api import Api, Object, pod_phase, wait_until
 from tests.cluster.harness.claims import claim, claim_of, remove, seen, user, wait_running
 from tests.cluster.harness.driver import DRIVER, Installed, Plugin
+from tests.cluster.unproven import UNPROVEN
 
 pytestmark = [pytest.mark.cluster, UNPROVEN]
 
