@@ -59,8 +59,9 @@ def health_of(api: Api, pod: str) -> list[Object]:
 
 def nvdra(plugin: Plugin, *words: str) -> str:
     """What `nvdra health …` says in the driver's pod."""
-    (pod,) = plugin.release.pods()
-    name = pod["metadata"]["name"]
+    # One of before the upgrade may still be ending.
+    newest = max(plugin.release.pods(), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    name = newest["metadata"]["name"]
     command = ("exec", f"--namespace={NAMESPACE}", name, "--container=gpus", "--", "nvdra", "health", *words)
     return plugin.cluster.kubectl(*command)
 
