@@ -82,6 +82,8 @@ def stream(up: Cluster) -> Iterator[Stream]:
 
 def upgrade(release: HelmRelease, *arguments: str) -> Object:
     """The pod that the upgrade left, Ready and alone."""
+    # One of before an earlier upgrade may still be ending.
+    wait_until("one pod of the driver", lambda: len(release.pods()) == 1, 60, release.state)
     (before,) = release.pods()
     release.upgrade(*arguments)
 
