@@ -20,12 +20,12 @@ layout=$(mktemp -d $root/.image-XXXX)
 tar -xf "$bundle/image.tar" -C "$layout"
 tar -xf "$(find "$layout/blobs" -type f -printf '%s %p\n' | sort -n | tail -1 | cut -d' ' -f2)" -C $root
 rm -rf "$layout"
-mkdir -p $root/{dev,proc,sys,run,tmp,var/log,work}
+mkdir -p $root/{dev,proc,sys,run,tmp,var/log,bundle}
 mount --rbind /dev $root/dev
 mount --rbind /sys $root/sys
 mount -t proc proc $root/proc
-cp -r "$bundle/packages" "$bundle/programs" "$bundle/source" "$bundle/image.tar" $root/work
-DEBIAN_FRONTEND=noninteractive chroot $root dpkg --force-depends -i -R /work/packages >"$out/packages.log" 2>&1 \
+cp -r "$bundle/packages" "$bundle/programs" "$bundle/source" "$bundle/image.tar" $root/bundle
+DEBIAN_FRONTEND=noninteractive chroot $root dpkg --force-depends -i -R /bundle/packages >"$out/packages.log" 2>&1 \
   || { tail -20 "$out/packages.log"; exit 1; }
 if [ "$driver" != mock ]; then
   # As a package of the distribution would lay it out.
@@ -41,5 +41,5 @@ mkdir .before
 pivot_root . .before
 umount -l /.before
 exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-  PYTHONPATH=/work/source:/work/source/native/mock-nvml/python NVDRA_CLUSTER_PROGRAMS=/work/programs \
-  NVDRA_CLUSTER_IMAGE=/work/image.tar /opt/nvdra/bin/python3 -m tests.cluster.real_gpu.run /out "$@"
+  PYTHONPATH=/bundle/source:/bundle/source/native/mock-nvml/python NVDRA_CLUSTER_PROGRAMS=/bundle/programs \
+  NVDRA_CLUSTER_IMAGE=/bundle/image.tar /opt/nvdra/bin/python3 -m tests.cluster.real_gpu.run /out "$@"
