@@ -99,6 +99,9 @@ async def test_both_devices_and_the_base_document_are_there(node: DomainNode) ->
     base = node.cdi / "k8s.compute-domain.nvidia.com-device_base.yaml"
     await until(base.exists, "the base document")
     assert "nvidia-imex-ctl" in base.read_text()
+    # Once for each driver, not at every look.
+    assert node.log.count("Starting driver version validation for IMEXDaemonsWithDNSNames feature...") == 1
+    assert "Driver version validation passed: 580.159.04 >= 570.158.01" in node.log
 
 
 @pytest.mark.parametrize(

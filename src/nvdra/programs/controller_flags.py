@@ -74,7 +74,7 @@ FLAGS = (
     Flag(("imex-isolation",), ("IMEX_ISOLATION",), "domain", "domain"),
     Flag(("http-endpoint",), ("HTTP_ENDPOINT",), "", "address of the metrics server, for instance :8080; empty: off"),
     Flag(("metrics-path",), ("METRICS_PATH",), "/metrics", "path of the metrics; empty: off"),
-    Flag(("pprof-path",), ("PPROF_PATH",), "", "accepted for the Go driver's sake: there is no Go runtime to profile"),
+    Flag(("pprof-path",), ("PPROF_PATH",), "", "accepted and ignored: this program serves no profiles"),
     Flag(
         ("additional-namespaces",),
         ("ADDITIONAL_NAMESPACES",),

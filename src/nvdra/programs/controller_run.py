@@ -88,7 +88,7 @@ async def _serve(stack: AsyncExitStack, options: Options, gates: Gates, stop: St
         await server.start()
         stack.push_async_callback(server.stop)
     if options.pprof_path:
-        telemetry.warning("There is no Go runtime to profile, so the path is not served", path=options.pprof_path)
+        telemetry.warning("Ignored --pprof-path: this program serves no profiles", path=options.pprof_path)
     if not options.leader_election_enabled:
         metrics.leads(True)
         await stop.unless(controller.run())

@@ -13,7 +13,7 @@ from nvdra import telemetry
 from nvdra.checkpoint import Checkpoint
 from nvdra.domains.claim_configs import domains_of
 from nvdra.domains.devices import CapabilityNode, DomainNode, DomainRef
-from nvdra.domains.fabric import Fabric, GpuFabric, driver_too_old, fabric
+from nvdra.domains.fabric import MINIMUM_DRIVER, Fabric, GpuFabric, driver_too_old, fabric
 from nvdra.host import CapabilityUnknown, DriverRoot, device_major, fabric_node
 from nvdra.nvml import DriverAbsent, Nvml, NvmlHung
 from nvdra.ports import Clock, Host
@@ -57,6 +57,7 @@ class NodeView:
         self._changed = changed
         self._is_strict = is_strict
         self._needs_names = needs_names
+        self._validated = ""  # the driver version that the log told of last
         self._single_node = single_node
         self._seen: Hashable = None
         self._looked_s = 0.0
@@ -136,8 +137,14 @@ class NodeView:
         except (DriverAbsent, NvmlHung) as error:
             return Fabric(unready=f"the GPUs cannot be read: {error}")
         if self._needs_names:
-            telemetry.info(4, "Starting driver version validation", driver=version)
-            if too_old := driver_too_old(version):
+            too_old = driver_too_old(version)
+            if version != self._validated:
+                self._validated = version
+                # DROP-IN: texts of the Go driver.
+                telemetry.info(0, "Starting driver version validation for IMEXDaemonsWithDNSNames feature...")
+                if not too_old:
+                    telemetry.info(0, f"Driver version validation passed: {version} >= {MINIMUM_DRIVER}")
+            if too_old:
                 return Fabric(unready=too_old)
         rows = [GpuFabric(*gpu) for gpu in gpus]
         return fabric(rows, is_strict=self._is_strict, single_node=self._single_node())
